@@ -1,0 +1,52 @@
+"""Errors that snnsim raises on purpose; each is also the built-in error that a user expects.
+
+Every message names the argument, shows its value, states the rule and says what to do instead.
+"""
+
+
+class SnnsimError(Exception):
+    """Base of every error that snnsim raises on purpose."""
+
+
+class InvalidValueError(SnnsimError, ValueError):
+    """An argument has the right type and a value outside its range."""
+
+
+class InvalidTypeError(SnnsimError, TypeError):
+    """An argument has the wrong type or dtype."""
+
+
+class ShapeError(SnnsimError, ValueError):
+    """A tensor's shape does not fit the others it is used with."""
+
+
+class StateError(SnnsimError, RuntimeError):
+    """A held state does not fit the input: another shape, dtype or device, or a step out of turn."""
+
+
+class RunError(SnnsimError, RuntimeError):
+    """A network cannot be run the way it was asked to."""
+
+
+class EngineError(SnnsimError, RuntimeError):
+    """An engine was asked for by name and cannot run here."""
+
+
+class CheckpointError(SnnsimError, RuntimeError):
+    """A checkpoint is damaged or belongs to something else."""
+
+
+class DataError(SnnsimError, ValueError):
+    """A data file is corrupt, truncated or of another format."""
+
+
+class MissingDataError(SnnsimError, FileNotFoundError):
+    """A data file or folder is not where it was looked for."""
+
+
+class OutputError(SnnsimError, OSError):
+    """A result cannot be written where it was asked for."""
+
+
+class ContractError(SnnsimError, AssertionError):
+    """A part of the user's own breaks a rule that the rest of the library relies on."""
