@@ -1,0 +1,52 @@
+"""How a spike is differentiated."""
+
+from snnsim.surrogate.base import FunctionSurrogate, Surrogate, from_derivative, heaviside, parameter
+from snnsim.surrogate.check import GradientCheck, check_gradient
+from snnsim.surrogate.library import (
+    S2NN,
+    ATan,
+    Erf,
+    FastSigmoid,
+    LeakyKReLU,
+    LogTailedReLU,
+    MultiGaussian,
+    NonzeroSignLogAbs,
+    PiecewiseExp,
+    PiecewiseLeakyReLU,
+    PiecewiseQuadratic,
+    QPseudoSpike,
+    Rect,
+    Sigmoid,
+    SoftSign,
+    StraightThrough,
+    SuperSpike,
+    Triangle,
+)
+
+__all__ = [
+    "S2NN",
+    "ATan",
+    "Erf",
+    "FastSigmoid",
+    "FunctionSurrogate",
+    "GradientCheck",
+    "LeakyKReLU",
+    "LogTailedReLU",
+    "MultiGaussian",
+    "NonzeroSignLogAbs",
+    "PiecewiseExp",
+    "PiecewiseLeakyReLU",
+    "PiecewiseQuadratic",
+    "QPseudoSpike",
+    "Rect",
+    "Sigmoid",
+    "SoftSign",
+    "StraightThrough",
+    "SuperSpike",
+    "Surrogate",
+    "Triangle",
+    "check_gradient",
+    "from_derivative",
+    "heaviside",
+    "parameter",
+]
