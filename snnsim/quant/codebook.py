@@ -1,0 +1,312 @@
+"""Codebook: the values a quantized state may take, and the cells that map onto them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.fixed_dtype import FixedDtype
+from snnsim.quant import ste as straight
+
+__all__ = ["Codebook"]
+
+STE_KINDS = ("pass", "clip")
+ROUNDINGS = ("nearest", "floor", "stochastic")
+
+
+class Codebook(FixedDtype):
+    """Strictly increasing levels, with edges between them; calling it rounds a tensor to its levels.
+
+    Cell `i` covers `edges[i-1] <= h < edges[i]`; a value on an edge belongs to the upper cell. Infinities go to the outermost
+    levels, NaN stays NaN. The levels and edges are buffers: they move with `.to(device)` and keep their dtype.
+
+    Args:
+        levels: `[L]`, L >= 2, strictly increasing, finite, in the unit of the threshold.
+        edges: `[L-1]` with `levels[i] < edges[i] <= levels[i+1]`; midpoints by default.
+        ste: gradient of the rounding: "clip" is 1 within the outermost levels and 0 outside, "pass" is 1 everywhere.
+        dtype: float32 or float64; float64 by default only for levels given as a float64 tensor.
+
+    Raises:
+        InvalidValueError: levels that are not strictly increasing in the dtype, or edges out of order.
+        InvalidTypeError: a dtype other than float32 and float64.
+    """
+
+    levels: Tensor
+    edges: Tensor
+
+    def __init__(
+        self,
+        levels: Sequence[float] | Tensor,
+        edges: Sequence[float] | Tensor | None = None,
+        ste: str = "clip",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if ste not in STE_KINDS:
+            raise InvalidValueError(f"Codebook(ste={ste!r}): the straight-through gradient is 'pass' or 'clip'")
+        dtype = _codebook_dtype(levels, dtype)
+        exact = torch.as_tensor(levels, dtype=torch.float64).detach().clone()
+        rounded = _checked_levels(exact, dtype)
+        self.register_buffer("levels", rounded)
+        self.register_buffer("edges", _midpoints(rounded) if edges is None else _checked_edges(edges, rounded))
+        self.ste = ste
+        self._remember_limits()
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold one code: ceil(log2(L))."""
+        return math.ceil(math.log2(self.num_levels))
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels, L."""
+        return self.levels.shape[0]
+
+    @property
+    def code_dtype(self) -> torch.dtype:
+        """uint8 up to 8 bits, int32 above."""
+        return torch.uint8 if self.num_levels <= 256 else torch.int32
+
+    def encode(self, h: Tensor) -> Tensor:
+        """Code of the cell each value falls into.
+
+        Args:
+            h: floating-point values, any shape, in the unit of the levels.
+
+        Returns:
+            Codes in [0, L), same shape; uint8 up to 8 bits, int32 above.
+
+        Raises:
+            InvalidValueError: `h` holds NaN, which has no code.
+        """
+        h = self._widened(h)
+        if not torch.compiler.is_compiling():
+            missing = int(torch.isnan(h).sum())
+            if missing:
+                raise InvalidValueError(
+                    f"Codebook.encode(h): h holds {missing} NaN of {h.numel()} values and NaN has no code; "
+                    "find its source with snnsim.debug(True), or use forward, which keeps NaN"
+                )
+        return self._cell(h).to(self.code_dtype)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Level of each code.
+
+        Args:
+            codes: integer codes in [0, L), any shape.
+
+        Returns:
+            Levels, same shape, in the codebook's dtype.
+
+        Raises:
+            InvalidTypeError: codes that are not integers.
+            InvalidValueError: codes outside [0, L).
+        """
+        if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
+            raise InvalidTypeError(f"Codebook.decode(codes): codes must be integers, got {codes.dtype}")
+        if not torch.compiler.is_compiling() and codes.numel():
+            low, high = int(codes.min()), int(codes.max())
+            if low < 0 or high >= self.num_levels:
+                raise InvalidValueError(
+                    f"Codebook.decode(codes): codes run from {low} to {high}; a code of this codebook is in "
+                    f"[0, {self.num_levels - 1}]"
+                )
+        return self.levels[codes.long()]
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The level of each value's cell, with the straight-through gradient.
+
+        Args:
+            h: floating-point values, any shape; half types are widened to the codebook's dtype.
+
+        Returns:
+            Values on the levels, same shape, float32 or float64.
+        """
+        h = self._widened(h)
+        return self.with_gradient(self._on_level(self._cell(h.detach()), h), h)
+
+    def snap(self, target: Tensor, rest: float) -> Tensor:
+        """Level that a reset to `target` lands on: the cell's level, a value on an edge going toward `rest`.
+
+        Decided in float64, with a few float32 roundings of slack around each edge, so that a target that is a tie on paper is
+        a tie here. Carries the straight-through gradient with respect to `target`.
+
+        Args:
+            target: potentials to reset to, any shape.
+            rest: rest potential, decides ties.
+
+        Returns:
+            Values on the levels, same shape.
+        """
+        target = self._widened(target)
+        return self.with_gradient(self._on_level(self._snap_cell(target.detach(), rest), target), target)
+
+    def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
+        """`value` in the forward, the gradient of this codebook's rounding with respect to `h` in the backward."""
+        if self.ste == "clip":
+            h = straight.clamp(h, *self.limits)
+        return straight.straight_through(value, h)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest level."""
+        return self._limits
+
+    def with_rounding(self, rounding: str, generator: torch.Generator | None = None) -> Codebook:
+        """The same levels under another rounding.
+
+        Args:
+            rounding: "nearest"; "floor" (the level at or below); or "stochastic" (one of the two neighbours, with the
+                probability that makes the mean exact).
+            generator: source of randomness for "stochastic"; torch's global one by default.
+
+        Returns:
+            A new codebook; this one is unchanged.
+        """
+        if rounding not in ROUNDINGS:
+            raise InvalidValueError(f"with_rounding(rounding={rounding!r}): choose one of {', '.join(ROUNDINGS)}")
+        if rounding == "stochastic":
+            from snnsim.quant.stochastic import StochasticCodebook
+
+            return StochasticCodebook(self.levels, ste=self.ste, generator=generator)
+        if generator is not None:
+            raise InvalidValueError(
+                f"with_rounding({rounding!r}, generator=...): only 'stochastic' draws; drop the generator"
+            )
+        return Codebook(self.levels, edges=self.levels[1:] if rounding == "floor" else None, ste=self.ste)
+
+    def effective_threshold(self, v_threshold: float) -> float:
+        """Charged membrane at which a neuron with this codebook starts to fire.
+
+        The lower edge of the first level at or above `v_threshold`: -inf if every level fires, inf if none does.
+        """
+        firing = torch.nonzero(self.levels >= v_threshold)
+        if not len(firing):
+            return math.inf
+        first = int(firing[0])
+        return float(self.edges[first - 1]) if first else -math.inf
+
+    def stuck_codes(self, leak: Callable[[Tensor], Tensor] | float) -> Tensor:
+        """Codes that a leak cannot move: without input the state stays there for ever.
+
+        Args:
+            leak: function of the membrane, or the factor of an exponential leak towards 0.
+
+        Returns:
+            int64 codes whose leaked level rounds back to themselves; levels that the leak leaves where they are (rest) not
+            counted.
+        """
+        with torch.no_grad():
+            leaked = leak(self.levels) if callable(leak) else self.levels * leak
+        same = self._cell(leaked) == torch.arange(self.num_levels, device=leaked.device)
+        return torch.nonzero(same & (leaked != self.levels)).flatten()
+
+    def extra_repr(self) -> str:
+        low, high = self.limits
+        name = f"{self.bits} bit{'s' if self.bits > 1 else ''}"
+        return f"{name}, {self.num_levels} levels from {low:.4g} to {high:.4g}, ste={self.ste!r}"
+
+    def _widened(self, h: Tensor) -> Tensor:
+        if not h.dtype.is_floating_point:
+            raise InvalidTypeError(f"Codebook: h must be floating point, got {h.dtype}; convert it with h.float()")
+        return h.to(torch.promote_types(h.dtype, self.levels.dtype))
+
+    def _cell(self, h: Tensor) -> Tensor:
+        """Index of the cell of each value, int32; NaN goes to the highest."""
+        # contiguous: bucketize copies and warns otherwise
+        return torch.bucketize(h.contiguous(), self.edges.to(h.dtype), right=True, out_int32=True)
+
+    def _on_level(self, cell: Tensor, h: Tensor) -> Tensor:
+        """Level of each cell in the dtype of `h`, NaN where `h` is NaN."""
+        levels = self.levels.to(h.dtype)[cell.reshape(-1)].reshape(h.shape)
+        return torch.where(torch.isnan(h), h, levels).detach()
+
+    def _snap_cell(self, target: Tensor, rest: float) -> Tensor:
+        shape = target.shape
+        # at least one axis: indexing with a 0-dim tensor reads it back from its device
+        levels, edges, target = self.levels.double(), self.edges.double(), target.double().reshape(-1)
+        gaps = levels.diff()
+        slack = torch.minimum(4 * torch.finfo(self.levels.dtype).eps * levels.abs().max(), gaps / 8)
+        nearer_rest = ((levels[1:] - rest).abs() < (levels[:-1] - rest).abs()).long()
+        cell = torch.bucketize(target, edges, right=True)
+        below, above = (cell - 1).clamp(min=0), cell.clamp(max=len(edges) - 1)
+        cell = torch.where((edges[above] - target).abs() <= slack[above], above + nearer_rest[above], cell)
+        cell = torch.where((target - edges[below]).abs() <= slack[below], below + nearer_rest[below], cell)
+        # a level is never a tie, also where an edge lies on it (floor)
+        nearest = torch.bucketize(target, levels[:-1] + gaps / 2, right=True)
+        on_level = (target - levels[nearest]).abs() <= slack[nearest.clamp(max=len(slack) - 1)]
+        return torch.where(on_level, nearest, cell).reshape(shape)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._remember_limits()
+
+    def _remember_limits(self) -> None:
+        # plain numbers, so that a step reads no tensor back from its device
+        self._limits = (float(self.levels[0]), float(self.levels[-1]))
+
+
+def _codebook_dtype(levels: Sequence[float] | Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        wide = isinstance(levels, Tensor) and levels.dtype == torch.float64
+        return torch.float64 if wide else torch.float32
+    if dtype in (torch.float32, torch.float64):
+        return dtype
+    distinct = ""
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        values = torch.as_tensor(levels)
+        distinct = (
+            f" (in {dtype} only {values.to(dtype).unique().numel()} of the {values.numel()} levels stay distinct)"
+        )
+    raise InvalidTypeError(
+        f"Codebook(dtype={dtype}): a codebook is float32 or float64{distinct}; spikes still take the dtype of the input"
+    )
+
+
+def _checked_levels(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    if exact.dim() != 1 or exact.numel() < 2:
+        raise InvalidValueError(f"Codebook(levels): needs a list of at least 2 levels, got shape {tuple(exact.shape)}")
+    rounded = exact.to(dtype)
+    if not torch.isfinite(rounded).all():
+        raise InvalidValueError(f"Codebook(levels): every level must be finite, got {exact.tolist()}")
+    wrong = torch.nonzero(rounded.diff() <= 0).flatten()
+    if len(wrong):
+        i = int(wrong[0])
+        a, b = float(exact[i]), float(exact[i + 1])
+        if a < b:
+            raise InvalidValueError(
+                f"Codebook(levels): levels {i} and {i + 1} ({a!r} and {b!r}) are one value in {dtype}; "
+                f"{rounded.unique().numel()} of {len(rounded)} stay distinct: use fewer levels, or dtype=torch.float64"
+            )
+        raise InvalidValueError(
+            f"Codebook(levels): levels must be strictly increasing, but level {i} is {a!r} and level {i + 1} is {b!r}; "
+            "sort them and drop duplicates"
+        )
+    return rounded
+
+
+def _midpoints(levels: Tensor) -> Tensor:
+    middle = ((levels[:-1].double() + levels[1:].double()) / 2).to(levels.dtype)
+    # between neighbouring floats the midpoint may round onto the lower level; an edge lies above it
+    return torch.where(middle > levels[:-1], middle, levels[1:])
+
+
+def _checked_edges(edges: Sequence[float] | Tensor, levels: Tensor) -> Tensor:
+    rounded = torch.as_tensor(edges).detach().to(levels).clone()
+    if rounded.shape != (len(levels) - 1,):
+        raise InvalidValueError(
+            f"Codebook(edges): {len(levels)} levels need {len(levels) - 1} edges, got shape {tuple(rounded.shape)}"
+        )
+    wrong = torch.nonzero(~((levels[:-1] < rounded) & (rounded <= levels[1:]))).flatten()
+    if len(wrong):
+        i = int(wrong[0])
+        raise InvalidValueError(
+            f"Codebook(edges): edge {i} is {float(rounded[i])!r}; it must lie above level {i} ({float(levels[i])!r}) and not "
+            f"above level {i + 1} ({float(levels[i + 1])!r})"
+        )
+    return rounded

@@ -1,0 +1,95 @@
+"""Straight-through functions: the forward is a step, the gradient passes as if it were not there.
+
+Source: Bengio, Leonard & Courville 2013, "Estimating or Propagating Gradients Through Stochastic Neurons", arXiv 1308.3432.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnsim.errors import InvalidValueError
+
+__all__ = ["ceil", "clamp", "floor", "round", "straight_through"]
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The value of one tensor with the gradient of another."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, source: Tensor) -> Tensor:
+        # a fresh tensor: returning the input itself would alias it
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, Tensor | None]:
+        return None, grad_outputs[0]
+
+
+def straight_through(value: Tensor, source: Tensor) -> Tensor:
+    """`value` in the forward; in the backward the gradient goes to `source` unchanged.
+
+    The usual idiom `source + (value - source).detach()` returns values that are off by an ulp; this returns `value` exactly.
+
+    Args:
+        value: result of the forward, any shape.
+        source: tensor that receives the gradient, same shape and dtype as `value`.
+
+    Returns:
+        A tensor equal to `value`, bit for bit.
+    """
+    return _StraightThrough.apply(value.detach(), source)
+
+
+def round(x: Tensor) -> Tensor:
+    """Nearest integer, ties to even, with straight-through gradient."""
+    return straight_through(torch.round(x), x)
+
+
+def ceil(x: Tensor) -> Tensor:
+    """Smallest integer not below `x`, with straight-through gradient."""
+    return straight_through(torch.ceil(x), x)
+
+
+def floor(x: Tensor) -> Tensor:
+    """Largest integer not above `x`, with straight-through gradient."""
+    return straight_through(torch.floor(x), x)
+
+
+class _Clamp(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, min_value: float, max_value: float) -> Tensor:
+        return torch.clamp(x, min_value, max_value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, min_value, max_value = inputs
+        ctx.save_for_backward((x >= min_value) & (x <= max_value))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grad_outputs[0] * inside, None, None
+
+
+def clamp(x: Tensor, min_value: float, max_value: float) -> Tensor:
+    """`x` limited to [min_value, max_value]; gradient 1 inside, bounds included, 0 outside.
+
+    Raises:
+        InvalidValueError: min_value above max_value.
+    """
+    if not min_value <= max_value:
+        raise InvalidValueError(
+            f"clamp(min_value={min_value}, max_value={max_value}): min_value must not exceed max_value; swap the two"
+        )
+    return _Clamp.apply(x, min_value, max_value)
