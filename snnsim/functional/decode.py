@@ -1,0 +1,67 @@
+"""Decoders: from sequences `[T, B, *n]` to one value per neuron, `[B, *n]`; all differentiable."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from snnsim.checks import as_floating, check_sequence
+from snnsim.functional.misc import soft_first_spike_time
+
+__all__ = ["first_spike", "membrane", "rate"]
+
+
+def rate(s_seq: Tensor) -> Tensor:
+    """Spikes per time step: the mean over time.
+
+    Args:
+        s_seq: spikes, `[T, B, *n]`, any numeric or bool dtype.
+
+    Returns:
+        Rates `[B, *n]` within 0..1, floating.
+
+    Raises:
+        ShapeError: no time and batch axes, or no time step.
+    """
+    check_sequence("rate", "s_seq", s_seq)
+    return as_floating(s_seq).mean(0)
+
+
+def first_spike(s_seq: Tensor) -> Tensor:
+    """Earliness of the first spike: 1 at step 0, falling by 1/T per step, 0 without a spike.
+
+    The gradient is that of `soft_first_spike_time`.
+
+    Args:
+        s_seq: spikes, `[T, B, *n]`, within 0..1.
+
+    Returns:
+        Scores `[B, *n]` within 0..1, floating.
+
+    Raises:
+        InvalidValueError: a value outside 0..1.
+        ShapeError: no time and batch axes, or no time step.
+    """
+    check_sequence("first_spike", "s_seq", s_seq)
+    time_steps = len(s_seq)
+    return 1 - soft_first_spike_time(s_seq.movedim(0, -1), none_value=time_steps) / time_steps
+
+
+def membrane(v_seq: Tensor) -> Tensor:
+    """Largest membrane potential over time, of a readout that does not fire.
+
+    For its mean take `v_seq.mean(0)`, for its last value `v_seq[-1]`.
+
+    Args:
+        v_seq: membranes, `[T, B, *n]`, in the unit of the threshold.
+
+    Returns:
+        Potentials `[B, *n]`; the gradient goes to the time step of the maximum, shared where several are equal.
+
+    Raises:
+        ShapeError: no time and batch axes, or no time step.
+
+    Source: Cramer et al. 2020, "The Heidelberg spiking datasets for the systematic evaluation of spiking neural
+    networks", arXiv 1910.07407.
+    """
+    check_sequence("membrane", "v_seq", v_seq)
+    return v_seq.amax(0)

@@ -1,0 +1,157 @@
+"""Losses on spike trains `[T, B, *n]`, time first: each a scalar, the mean over batch and neurons."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from snnsim.checks import as_floating, check_class_sequence, check_labels, check_sequence, check_shape, checked_number
+from snnsim.functional import decode
+from snnsim.functional.misc import redundant_one_hot, soft_first_spike_time
+
+__all__ = ["rate_cross_entropy", "rate_mse", "spike_count", "temporal_cross_entropy", "temporal_mse", "van_rossum"]
+
+
+def rate_mse(s_seq: Tensor, target_rate: Tensor) -> Tensor:
+    """Mean squared difference of the firing rates from their targets.
+
+    Args:
+        s_seq: spikes, `[T, B, *n]`.
+        target_rate: spikes per time step, `[B, *n]`; one-hot labels for a class per neuron.
+
+    Raises:
+        ShapeError: a target of another shape, or no time and batch axes.
+    """
+    check_sequence("rate_mse", "s_seq", s_seq)
+    check_shape("rate_mse", "target_rate", target_rate, s_seq.shape[1:])
+    rates = decode.rate(s_seq)
+    return mse_loss(rates, target_rate.to(rates.dtype))
+
+
+def rate_cross_entropy(s_seq: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
+    """Cross-entropy with the firing rates as logits.
+
+    Rates lie within 0..1, so that with `scale=1` the loss stays above log(1 + (C - 1)/e); `scale=T` takes the spike
+    counts as logits.
+
+    Args:
+        s_seq: spikes, `[T, B, C]`.
+        labels: `[B]` class indices.
+        scale: factor of the rates, above 0.
+
+    Raises:
+        InvalidTypeError: labels that are not integers, or a scale that is not a number.
+        InvalidValueError: a label outside 0..C-1, or a scale not above 0.
+        ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
+    """
+    _check_classification("rate_cross_entropy", s_seq, labels)
+    scale = checked_number("rate_cross_entropy", "scale", scale, above=0)
+    return cross_entropy(scale * decode.rate(s_seq), labels.long())
+
+
+def spike_count(s_seq: Tensor, labels: Tensor, true_count: float, false_count: float) -> Tensor:
+    """Mean squared difference of the spike counts from a count for the right class and one for the others.
+
+    Args:
+        s_seq: spikes, `[T, B, C]`.
+        labels: `[B]` class indices.
+        true_count: spikes wanted of the right class, at least 0.
+        false_count: spikes wanted of each other class, at least 0.
+
+    Raises:
+        InvalidTypeError: labels that are not integers, or a count that is not a number.
+        InvalidValueError: a label outside 0..C-1, or a negative count.
+        ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
+
+    Source: Shrestha & Orchard 2018, "SLAYER", arXiv 1810.08646.
+    """
+    _check_classification("spike_count", s_seq, labels)
+    true_count = checked_number("spike_count", "true_count", true_count, at_least=0)
+    false_count = checked_number("spike_count", "false_count", false_count, at_least=0)
+    counts = as_floating(s_seq).sum(0)
+    right = redundant_one_hot(labels, num_classes=s_seq.shape[2], n=1) == 1
+    return mse_loss(counts, torch.full_like(counts, false_count).masked_fill(right, true_count))
+
+
+def temporal_mse(s_seq: Tensor, target_time: Tensor) -> Tensor:
+    """Mean squared difference of the first-spike times from their targets, in time steps squared.
+
+    A silent neuron counts as firing at step T. The gradient is that of `soft_first_spike_time`.
+
+    Args:
+        s_seq: spikes, `[T, B, *n]`, within 0..1.
+        target_time: wanted step of the first spike, `[B, *n]`, counted from 0; T for none.
+
+    Raises:
+        InvalidValueError: a value of `s_seq` outside 0..1.
+        ShapeError: a target of another shape, or no time and batch axes.
+    """
+    check_sequence("temporal_mse", "s_seq", s_seq)
+    check_shape("temporal_mse", "target_time", target_time, s_seq.shape[1:])
+    times = _first_spike_time(s_seq)
+    return mse_loss(times, target_time.to(times.dtype))
+
+
+def temporal_cross_entropy(s_seq: Tensor, labels: Tensor, tau: float = 1.0) -> Tensor:
+    """Cross-entropy with `-time / tau` as logits: the class that fires first wins.
+
+    A silent neuron counts as firing at step T. The gradient is that of `soft_first_spike_time`.
+
+    Args:
+        s_seq: spikes, `[T, B, C]`, within 0..1.
+        labels: `[B]` class indices.
+        tau: how many time steps earlier make the odds e times larger, above 0.
+
+    Raises:
+        InvalidTypeError: labels that are not integers, or a tau that is not a number.
+        InvalidValueError: a label outside 0..C-1, a tau not above 0, or a value of `s_seq` outside 0..1.
+        ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
+
+    Source: Comsa et al. 2020, "Temporal Coding in Spiking Neural Networks with Alpha Synaptic Function",
+    arXiv 1907.13223.
+    """
+    _check_classification("temporal_cross_entropy", s_seq, labels)
+    tau = checked_number("temporal_cross_entropy", "tau", tau, above=0)
+    return cross_entropy(-_first_spike_time(s_seq) / tau, labels.long())
+
+
+def van_rossum(s_seq: Tensor, target_seq: Tensor, tau: float) -> Tensor:
+    """Squared van Rossum distance of two spike trains, mean over batch and neurons.
+
+    Both trains are filtered with a decaying exponential; the distance is that of the two traces:
+
+        f[t] = sum over r <= t of exp(-(t - r) / tau) (s_seq[r] - target_seq[r]);   D^2 = sum over t of f[t]^2 / tau
+
+    Args:
+        s_seq: spikes, `[T, B, *n]`.
+        target_seq: wanted spikes, same shape.
+        tau: time constant of the filter, in time steps, above 0: small compares single spikes, large compares rates.
+
+    Raises:
+        InvalidTypeError: `tau` is not a number.
+        InvalidValueError: `tau` not above 0.
+        ShapeError: a target of another shape, or no time and batch axes.
+
+    Source: van Rossum 2001, "A Novel Spike Distance", Neural Computation 13(4), with sums over time steps for
+    integrals.
+    """
+    check_sequence("van_rossum", "s_seq", s_seq)
+    check_shape("van_rossum", "target_seq", target_seq, s_seq.shape)
+    tau = checked_number("van_rossum", "tau", tau, above=0)
+    difference = as_floating(s_seq) - as_floating(target_seq)
+    step = torch.arange(len(s_seq), device=s_seq.device, dtype=difference.dtype)
+    # [T, T]; a spike in the future is infinitely far away
+    age = (step[:, None] - step).masked_fill(step[:, None] < step, torch.inf)
+    trace = torch.exp(-age / tau) @ difference.flatten(1)
+    return trace.square().sum(0).mean() / tau
+
+
+def _check_classification(where: str, s_seq: Tensor, labels: Tensor) -> None:
+    check_class_sequence(where, "s_seq", s_seq)
+    check_labels(where, labels, s_seq.shape[2])
+    check_shape(where, "labels", labels, s_seq.shape[1:2])
+
+
+def _first_spike_time(s_seq: Tensor) -> Tensor:
+    return soft_first_spike_time(s_seq.movedim(0, -1), none_value=len(s_seq))

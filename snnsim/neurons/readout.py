@@ -1,0 +1,58 @@
+"""Membranes that do not fire: the output is the membrane itself."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from snnsim.neurons.base import Membrane
+from snnsim.neurons.leaky import Leaky, set_tau, tau_repr
+from snnsim.quant.codebook import Codebook
+from snnsim.temporal import stack_steps
+
+__all__ = ["LIReadout", "Readout"]
+
+
+class Readout(Membrane):
+    """A membrane whose output is its own potential after every step: `v = codebook(leak(v) + drive(x))`."""
+
+    def forward_sequence(self, x_seq: Tensor) -> Tensor:
+        """Potentials of a whole sequence `[T, B, *n]`, from the held state or from rest; in the dtype of the input."""
+        driven = self.checked_input(x_seq, self.state_quant)
+        v = self.initial("v", driven, self.state_quant)
+        potentials = []
+        for x in driven.unbind(0):
+            v = self.quantize(self.charge(x, v))
+            potentials.append(v)
+            self.trace(v, v, v)
+        self.hold(v=v)
+        return stack_steps(potentials).to(x_seq.dtype)
+
+
+class LIReadout(Leaky, Readout):
+    """Leaky integrator that never fires; the last layer of a network that is read by its potentials.
+
+        v = codebook(v - v/tau + x/tau)
+
+    Args:
+        tau: time constant in time steps, > 1.
+        decay_input: divide the input by tau.
+        state_quant: codebook of the membrane; None keeps it in floating point.
+        min_decay: a level that the leak cannot move leaks one level toward rest instead.
+    """
+
+    def __init__(
+        self,
+        tau: float | Tensor = 2.0,
+        decay_input: bool = True,
+        state_quant: Codebook | None = None,
+        *,
+        min_decay: bool = False,
+    ) -> None:
+        super().__init__(0.0, state_quant, min_decay)
+        set_tau(self, tau)
+        self.decay_input = decay_input
+        if state_quant is not None and self.tau.dim() == 0:
+            self.warn_if_stuck(state_quant, self.leak)
+
+    def extra_repr(self) -> str:
+        return f"{tau_repr(self)}, decay_input={self.decay_input}" + ", min_decay=True" * self.min_decay

@@ -1,0 +1,109 @@
+"""Second-order leaky integrate-and-fire: a synaptic current drives the membrane."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from snnsim.checks import checked_number
+from snnsim.errors import InvalidValueError
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.readout import Readout
+from snnsim.quant.codebook import Codebook
+from snnsim.surrogate import ATan, Surrogate
+
+__all__ = ["SynapticCurrent", "SynapticNode"]
+
+
+class SynapticCurrent(Readout):
+    """Synaptic current: `i = codebook(alpha * i + x)`.
+
+    Args:
+        alpha: what is left of the current after one step, in [0, 1).
+        current_quant: codebook of the current; None keeps it in floating point.
+    """
+
+    def __init__(self, alpha: float, current_quant: Codebook | None = None) -> None:
+        super().__init__(0.0, current_quant)
+        self.alpha = checked_number("SynapticNode", "alpha", alpha)
+        if not 0 <= self.alpha < 1:
+            raise InvalidValueError(f"SynapticNode(alpha={alpha}): what is left of the current after a step lies in [0, 1)")
+
+    def leak(self, v: Tensor) -> Tensor:
+        """The fraction `alpha` of the current."""
+        return self.alpha * v
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class SynapticNode(BaseNode):
+    """Current-based leaky integrate-and-fire neuron.
+
+        i = codebook_i(alpha * i + x);  h = beta * v + i;  then quantize, fire and discharge as every node
+
+    Args:
+        alpha: what is left of the synaptic current after one step, in [0, 1).
+        beta: what is left of the membrane after one step, in [0, 1].
+        current_quant: codebook of the synaptic current; None keeps it in floating point.
+        others: see BaseNode.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate: Surrogate = ATan(),  # noqa: B008  frozen
+        detach_reset: bool = False,
+        state_quant: Codebook | None = None,
+        current_quant: Codebook | None = None,
+        *,
+        learn_threshold: bool = False,
+        min_decay: bool = False,
+    ) -> None:
+        super().__init__(
+            v_threshold,
+            v_reset,
+            surrogate,
+            detach_reset,
+            state_quant,
+            learn_threshold=learn_threshold,
+            min_decay=min_decay,
+        )
+        self.current = SynapticCurrent(alpha, current_quant)
+        self.beta = checked_number(type(self).__name__, "beta", beta)
+        if not 0 <= self.beta <= 1:
+            raise InvalidValueError(f"SynapticNode(beta={beta}): what is left of the membrane after a step lies in [0, 1]")
+        if state_quant is not None and self.beta < 1:
+            self.warn_if_stuck(state_quant, self.leak)
+
+    def leak(self, v: Tensor) -> Tensor:
+        """The fraction `beta` of the membrane."""
+        return self.beta * v
+
+    def forward_sequence(self, x_seq: Tensor) -> Tensor:
+        """Spikes of a whole sequence `[T, B, *n]`: a scan of the current, then one of the membrane it drives."""
+        before = self.current.state()
+        try:
+            return super().forward_sequence(self.current.forward_sequence(x_seq))
+        except BaseException:
+            # a step that fails changes neither state
+            self.current.load_state(before)
+            raise
+
+    @property
+    def i(self) -> Tensor | None:
+        """The held synaptic current `[B, *n]`; None at rest."""
+        return self.current.v
+
+    def reset(self) -> None:
+        super().reset()
+        self.current.reset()
+
+    def detach(self) -> None:
+        super().detach()
+        self.current.detach()
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, {super().extra_repr()}"

@@ -1,0 +1,134 @@
+"""Temporal: what a module that knows about time has in common with every other one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnsim.errors import InvalidTypeError, RunError, ShapeError, StateError
+
+__all__ = ["Temporal", "stack_steps"]
+
+
+def stack_steps(steps: Sequence[Tensor]) -> Tensor:
+    """Time steps `[B, *n]` along a new first axis: `[T, B, *n]`."""
+    # inductor drops the copy of a stack of one without noticing the alias, and backward then overwrites the output
+    return torch.stack(list(steps)) if len(steps) > 1 else steps[0].unsqueeze(0)
+
+
+class Temporal(nn.Module):
+    """Base of modules that need to see time: neurons, delays, and the user's own.
+
+    A subclass implements `forward_sequence`. Called by itself the module takes one time step `[B, *n]` and keeps its state for
+    the next; inside MultiStep it receives the folded sequence `[T*B, *n]`, unfolds it, and hands the same shape on.
+    State is read with `held(name)` and written with `hold(name=tensor)`; both know whether the current run carries state.
+    """
+
+    # set by a runner for the length of one call, as plain attributes (a context variable would break torch.compile)
+    _time_steps: int | None = None
+    _carries_state: bool = True
+    _keeps_graph: bool = True
+    _calls: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state: dict[str, Tensor] = {}
+
+    def forward_sequence(self, x_seq: Tensor) -> Tensor:
+        """All time steps at once, from the held state (or from rest).
+
+        Args:
+            x_seq: `[T, B, *n]`.
+
+        Returns:
+            `[T, B, *out]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement forward_sequence(x_seq [T, B, *n]) -> [T, B, *out]")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One time step `[B, *n]`; inside MultiStep the folded sequence `[T*B, *n]`."""
+        self._count_call()
+        if self._time_steps is None:
+            return self.forward_sequence(x.unsqueeze(0)).squeeze(0)
+        return self.forward_sequence(self._unfold(x)).flatten(0, 1)
+
+    def held(self, name: str) -> Tensor | None:
+        """A state tensor kept from the step before, or None at rest."""
+        return self._state.get(name) if self._carries_state else None
+
+    def hold(self, **tensors: Tensor) -> None:
+        """Keep state tensors for the next step, if this run carries state."""
+        if self._carries_state:
+            self._state = {name: tensor if self._keeps_graph else tensor.detach() for name, tensor in tensors.items()}
+
+    def reset(self) -> None:
+        """Go back to rest."""
+        self._state = {}
+
+    def detach(self) -> None:
+        """Cut the held state from the graph of the steps before (truncated backpropagation through time)."""
+        self._state = {name: tensor.detach() for name, tensor in self._state.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The held state by name; empty at rest. Not part of `state_dict`."""
+        return dict(self._state)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` returned; empty for rest."""
+        for name, tensor in state.items():
+            if not isinstance(tensor, Tensor):
+                raise InvalidTypeError(f"load_state: {name!r} must be a tensor, got {type(tensor).__name__}")
+        self._state = dict(state)
+
+    def check_held(self, name: str, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The held state tensor, checked against one step of input.
+
+        Args:
+            name: of the state tensor.
+            x: one time step of input, `[B, *n]`.
+            dtype: of the state that this input asks for.
+
+        Raises:
+            StateError: another shape, dtype or device than the state held from the step before.
+        """
+        tensor = self.held(name)
+        if tensor is None:
+            return None
+        who = f"{type(self).__name__}: the state held from the step before"
+        if tensor.shape != x.shape:
+            raise StateError(
+                f"{who} has shape {tuple(tensor.shape)} and the input of this step {tuple(x.shape)}; a new sequence starts with "
+                "snnsim.reset(net), and an input with a leading time axis [T, B, ...] goes through snnsim.MultiStep(net)"
+            )
+        if tensor.dtype != dtype or tensor.device != x.device:
+            raise StateError(
+                f"{who} is {tensor.dtype} on {tensor.device} and this input asks for {dtype} on {x.device}; call "
+                "snnsim.reset(net) after changing dtype or device, or convert the input"
+            )
+        return tensor
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        steps = self._time_steps
+        if steps is None or x.dim() == 0 or x.shape[0] % steps:
+            raise ShapeError(
+                f"{type(self).__name__}: got shape {tuple(x.shape)} within a run of {steps} time steps; the first axis must stay "
+                "time x batch from the runner's input to every neuron, so keep the batch axis first in all layers"
+            )
+        return x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
+
+    def _count_call(self) -> None:
+        if self._calls is None:
+            return
+        if self._calls:
+            raise RunError(
+                f"{type(self).__name__} is used twice within one run: its second use would continue from the state of the first; "
+                "give each place in the network a module of its own"
+            )
+        self._calls = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a held state may be inside a graph, which can be neither copied nor pickled
+        return {**self.__dict__, "_state": {name: tensor.detach() for name, tensor in self._state.items()}}

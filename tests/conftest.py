@@ -1,0 +1,21 @@
+"""Shared fixtures."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with MNIST and other recordings; tests that need it are skipped where it is not set."""
+    folder = os.environ.get("SNNSIM_DATA")
+    if not folder:
+        pytest.skip("SNNSIM_DATA is not set")
+    return Path(folder)
