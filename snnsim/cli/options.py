@@ -1,0 +1,23 @@
+"""Types of command-line arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from snnsim.quant.state import MAX_BITS
+
+
+def state_bits(text: str) -> int | None:
+    """Bits of a state; None for "float"."""
+    if text in ("float", "float32"):
+        return None
+    if text.isdecimal() and 1 <= int(text) <= MAX_BITS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bits in 1..{MAX_BITS} nor 'float'")
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")

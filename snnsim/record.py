@@ -1,0 +1,80 @@
+"""Opt-in traces of what every neuron did: spikes, and the membrane before and after the reset."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from torch import Tensor, nn
+
+from snnsim.errors import InvalidTypeError, RunError
+from snnsim.neurons.base import Membrane
+from snnsim.temporal import stack_steps
+
+__all__ = ["Recorder", "Trace"]
+
+
+class Trace:
+    """What one node did during the runs that were recorded.
+
+    Attributes:
+        name: of the module in the network.
+        spikes: `[T, B, *n]`; the potentials themselves for a readout.
+        charged: membrane before the reset, on its codebook, `[T, B, *n]`.
+        membrane: membrane after the reset, `[T, B, *n]`.
+    """
+
+    def __init__(self, name: str, steps: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        self.name = name
+        self.spikes, self.charged, self.membrane = (stack_steps(parts) for parts in zip(*steps, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Trace({self.name!r}, {tuple(self.spikes.shape)})"
+
+
+class Recorder:
+    """Records the neurons of a network while it is entered.
+
+    Recording keeps every time step of every neuron in memory and takes the neurons through the step loop; results are the same.
+
+    Args:
+        net: network, or runner around one.
+
+    Example:
+        >>> import torch
+        >>> from snnsim import MultiStep, Recorder, neurons
+        >>> net = MultiStep(neurons.IFNode())
+        >>> with Recorder(net) as recorder:
+        ...     spikes = net(torch.full((4, 1, 1), 0.5))
+        >>> recorder["net"].spikes.flatten().tolist()
+        [0.0, 1.0, 0.0, 1.0]
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        if not isinstance(net, nn.Module):
+            raise InvalidTypeError(f"Recorder(net): must be an nn.Module, got {type(net).__name__}")
+        self._nodes = {name: module for name, module in net.named_modules() if isinstance(module, Membrane)}
+        self._steps: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+
+    def __enter__(self) -> Recorder:
+        if any(node._trace is not None for node in self._nodes.values()):
+            raise RunError("Recorder: this network is being recorded already; leave the other recorder first")
+        self._steps = {name: [] for name in self._nodes}
+        for name, node in self._nodes.items():
+            node._trace = self._steps[name]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for node in self._nodes.values():
+            node._trace = None
+
+    def traces(self) -> dict[str, Trace]:
+        """The trace of every node that ran, by module name in network order."""
+        return {name: Trace(name, steps) for name, steps in self._steps.items() if steps}
+
+    def __getitem__(self, name: str) -> Trace:
+        if not self._steps.get(name):
+            recorded = ", ".join(map(repr, self.traces())) or "nothing yet"
+            raise KeyError(f"Recorder[{name!r}]: no such node was recorded; recorded: {recorded}")
+        return Trace(name, self._steps[name])
