@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from snnsim.data.events import EventCamera, saccades
+from snnsim.errors import InvalidValueError, ShapeError
+
+TIMES = np.array([0, 1000])
+
+
+def ramp(*log_steps: float, floor: float = 0.1) -> np.ndarray:
+    """One pixel whose log intensity starts at log(floor) and moves by these steps."""
+    levels = np.exp(np.cumsum([math.log(floor), *log_steps])) - floor
+    return np.clip(levels, 0, 1).reshape(-1, 1, 1)
+
+
+def test_one_event_per_threshold_at_the_time_it_is_passed():
+    events = EventCamera(threshold_on=0.5, threshold_off=0.5)(ramp(1.25), TIMES)
+    assert events["t"].tolist() == [400, 800]
+    assert events["p"].tolist() == [1, 1]
+
+
+def test_each_polarity_has_its_threshold():
+    events = EventCamera(threshold_on=0.5, threshold_off=0.25)(ramp(1.1, -0.4), np.array([0, 1000, 2000]))
+    assert events["p"].tolist() == [1, 1, 0]
+    # up to 1.1, last report at 1.0; the next below is at 0.75
+    assert events["t"][2] == 1000 + math.floor(1000 * 0.35 / 0.4)
+
+
+def test_change_adds_up_over_frames():
+    events = EventCamera(threshold_on=0.5)(ramp(0.3, 0.3), np.array([0, 1000, 2000]))
+    assert events["t"].tolist() == [1000 + math.floor(1000 * 0.2 / 0.3)]
+
+
+def test_still_picture_is_silent():
+    assert len(EventCamera()(np.full((3, 4, 4), 0.7), np.array([0, 5, 9]))) == 0
+
+
+def test_refractory_time_loses_events():
+    every = EventCamera(threshold_on=0.1)(ramp(1.05), TIMES)
+    some = EventCamera(threshold_on=0.1, refractory=200)(ramp(1.05), TIMES)
+    assert len(every) == 10
+    assert (np.diff(some["t"]) >= 200).all()
+    assert set(some["t"]) < set(every["t"])
+
+
+def test_event_has_its_pixel():
+    frames = np.zeros((2, 3, 4))
+    frames[1, 2, 1] = 0.2
+    events = EventCamera(threshold_on=1.0)(frames, TIMES)
+    assert events[["x", "y", "p"]].tolist() == [(1, 2, 1)]
+
+
+def test_noise_has_its_rate_and_repeats():
+    camera = EventCamera(noise=50.0)
+    still, times = np.full((2, 10, 10), 0.5), np.array([0, 1_000_000])
+    events = camera(still, times, np.random.default_rng(0))
+    assert 4700 < len(events) < 5300
+    assert (np.diff(events["t"]) >= 0).all()
+    assert np.array_equal(events, camera(still, times, np.random.default_rng(0)))
+    assert not np.array_equal(events, camera(still, times, np.random.default_rng(1)))
+
+
+def test_saccades_come_back_to_their_start():
+    image = np.zeros((9, 9))
+    image[4, 4] = 1
+    frames, times = saccades(image, amplitude=2.0, duration=100, frames_per_saccade=4)
+    assert frames.shape == (13, 9, 9)
+    assert times.tolist() == [25 * index for index in range(13)]
+    assert np.array_equal(frames[0], frames[-1])
+    corners = [np.argwhere(frames[index] == 1).tolist() for index in (0, 4, 8, 12)]
+    assert corners == [[[3, 3]], [[5, 4]], [[3, 5]], [[3, 3]]]
+
+
+def test_moved_image_keeps_its_light():
+    image = np.zeros((9, 9))
+    image[3:6, 3:6] = np.arange(9).reshape(3, 3) / 9
+    frames, _ = saccades(image)
+    assert np.allclose(frames.sum((1, 2)), image.sum(), rtol=0, atol=1e-12)
+
+
+def test_moving_edge_is_bright_in_front_and_dark_behind():
+    image = np.zeros((12, 12))
+    image[4:8, 4:8] = 1.0
+    frames, times = saccades(image, frames_per_saccade=4)
+    events = EventCamera()(frames[:5], times[:5])
+    assert events["y"][events["p"] == 1].mean() > events["y"][events["p"] == 0].mean()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"threshold_on": 0.0}, "threshold_on, threshold_off and floor must be above 0"),
+        ({"threshold_off": -1.0}, "threshold_on, threshold_off and floor must be above 0"),
+        ({"floor": 0.0}, "threshold_on, threshold_off and floor must be above 0"),
+        ({"refractory": -1}, r"EventCamera\(.*refractory \(microseconds\) and noise \(events per second\) must be at"),
+        ({"noise": -1.0}, "must be at least 0"),
+    ],
+)
+def test_bad_parameters_are_refused(keywords, message):
+    with pytest.raises(InvalidValueError, match=message):
+        EventCamera(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("frames", "times", "error", "message"),
+    [
+        (np.zeros((4, 4)), TIMES, ShapeError, r"frames: \[4, 4\].* let a still image move with saccades"),
+        (np.zeros((1, 4, 4)), [0], ShapeError, "K at least 2"),
+        (np.zeros((3, 4, 4)), TIMES, ShapeError, "one time per frame"),
+        (np.full((2, 1, 1), 255.0), TIMES, InvalidValueError, r"intensities must be in \[0, 1\], found 255 to 255"),
+        (np.full((2, 1, 1), np.nan), TIMES, InvalidValueError, r"intensities must be in \[0, 1\], found nan"),
+        (np.zeros((2, 1, 1)), [5, 5], InvalidValueError, r"EventCamera\(times\): must be strictly increasing"),
+    ],
+)
+def test_bad_frames_are_refused(frames, times, error, message):
+    with pytest.raises(error, match=message):
+        EventCamera()(frames, times)
+
+
+def test_noise_needs_a_generator():
+    with pytest.raises(InvalidValueError, match=r"noise is drawn from a generator; pass numpy.random.default_rng\(seed\)"):
+        EventCamera(noise=1.0)(np.zeros((2, 1, 1)), TIMES)
+
+
+def test_bad_saccades_are_refused():
+    with pytest.raises(ShapeError, match=r"saccades\(image: \[2, 3, 4\]\): expected one image"):
+        saccades(np.zeros((2, 3, 4)))
+    with pytest.raises(InvalidValueError, match=r"amplitude=0, .*amplitude must be above 0"):
+        saccades(np.zeros((3, 4)), amplitude=0)
+    with pytest.raises(InvalidValueError, match="at least 1 frame and 1 microsecond per frame"):
+        saccades(np.zeros((3, 4)), frames_per_saccade=0)

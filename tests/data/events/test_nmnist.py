@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from snnsim.data.events import NMNIST, FramesByTime
+from snnsim.errors import DataError, InvalidTypeError, MissingDataError
+
+
+def recording(x: int) -> bytes:
+    return bytes([x, 1, 0x80, 0, 5]) + bytes([33, 33, 0, 0, 9])
+
+
+def listed(**changes: bytes | None) -> dict[str, bytes]:
+    """Files of the layout with lists; a change of None takes a file out."""
+    files: dict[str, bytes | None] = {
+        "small/train3.txt": b"#sample #class\r\n1\t5\r\n2\t0\r\n\r\n10\t9\r\n",
+        "small/test1.txt": b"#sample #class\n4\t3\n",
+        **{f"small/{number}.bs2": recording(number) for number in (1, 2, 4, 10)},
+        **changes,
+    }
+    return {name: content for name, content in files.items() if content is not None}
+
+
+def foldered(part: str) -> dict[str, bytes]:
+    return {f"{part}/7/00002.bin": recording(2), f"{part}/0/00001.bin": recording(1), f"{part}/notes.txt": b""}
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def contents(dataset: NMNIST) -> list[tuple[int, int]]:
+    return [(int(events["x"][0]), label) for events, label in dataset]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_lists_give_the_labels(tmp_path, kind):
+    root = write_folder(tmp_path, listed()) if kind == "folder" else write_zip(tmp_path / "small.zip", listed())
+    assert contents(NMNIST(root)) == [(1, 5), (2, 0), (10, 9)]
+    assert contents(NMNIST(root, train=False)) == [(4, 3)]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "zips"])
+def test_folders_give_the_labels(tmp_path, kind):
+    if kind == "folder":
+        root = write_folder(tmp_path, foldered("Train") | foldered("Test"))
+    elif kind == "zip":
+        root = write_zip(tmp_path / "both.zip", foldered("Train") | foldered("Test"))
+    else:
+        root = tmp_path
+        for part in ("Train", "Test"):
+            write_zip(tmp_path / f"{part}.zip", foldered(part))
+    assert contents(NMNIST(root)) == [(1, 0), (2, 7)]
+    assert contents(NMNIST(root, train=False)) == [(1, 0), (2, 7)]
+
+
+def test_folder_of_one_part_alone_is_that_part(tmp_path):
+    write_folder(tmp_path, foldered("Train"))
+    assert contents(NMNIST(tmp_path / "Train")) == [(1, 0), (2, 7)]
+    with pytest.raises(MissingDataError):
+        NMNIST(tmp_path / "Train", train=False)
+
+
+def test_pickles_for_workers(tmp_path):
+    dataset = NMNIST(write_zip(tmp_path / "small.zip", listed()))
+    assert contents(pickle.loads(pickle.dumps(dataset))) == contents(dataset)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_missing_label_file_is_named(tmp_path, train):
+    name = "train3" if train else "test1"
+    root = write_zip(tmp_path / "small.zip", listed(**{f"small/{name}.txt": None}))
+    part = "train" if train else "test"
+    with pytest.raises(MissingDataError, match=rf'no labels in .*small.zip; .* a list {part}\*.txt of "number label" lines'):
+        NMNIST(root, train=train)
+
+
+def test_missing_recording_is_named(tmp_path):
+    root = write_zip(tmp_path / "small.zip", listed(**{"small/2.bs2": None}))
+    with pytest.raises(MissingDataError, match=r"small/train3.txt, line 3 lists small/2.bs2, which is not there"):
+        NMNIST(root)
+
+
+@pytest.mark.parametrize("line", [b"1", b"1 10", b"one 1", b"1 2 3", b"1 -1"])
+def test_strange_line_is_named(tmp_path, line):
+    root = write_folder(tmp_path, listed(**{"small/train3.txt": b"1 5\n" + line}))
+    with pytest.raises(DataError, match=r"train3.txt, line 2: expected a recording's number and a label 0..9, found"):
+        NMNIST(root)
+
+
+def test_missing_root_is_named(tmp_path):
+    with pytest.raises(MissingDataError, match="nothing: there is neither such a folder nor such a zip archive"):
+        NMNIST(tmp_path / "nothing")
+
+
+def test_archive_cut_short_is_refused(tmp_path):
+    path = write_zip(tmp_path / "small.zip", listed())
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"small.zip: not a zip archive, or one cut short .*; fetch it again"):
+        NMNIST(path)
+
+
+def test_corrupt_recording_in_an_archive_is_refused(tmp_path):
+    path = tmp_path / "small.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in listed().items():
+            archive.writestr(name, content)
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(recording(2), recording(3), 1))
+    with pytest.raises(DataError, match=r"small.zip: small/2.bs2 in it is corrupt .*; fetch the archive again"):
+        NMNIST(path)[1]
+
+
+def test_event_outside_the_sensor_names_file_and_offset(tmp_path):
+    root = write_zip(tmp_path / "small.zip", listed(**{"small/1.bs2": recording(34)}))
+    with pytest.raises(DataError, match=r"small.zip: small/1.bs2: byte offset 0: an event at x=34, y=1 is outside"):
+        NMNIST(root)[0]
+
+
+def test_part_must_be_a_bool(tmp_path):
+    with pytest.raises(InvalidTypeError, match=r"NMNIST\(train='test'\): expected True"):
+        NMNIST(tmp_path, train="test")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with N-MNIST")
+def test_real_recordings():
+    root = Path(os.environ["SNNSIM_DATA"]) / "NMNIST" / "NMNISTsmall.zip"
+    train, test = (NMNIST(root, train=part, transforms=[FramesByTime((34, 34), 20)]) for part in (True, False))
+    assert (len(train), len(test)) == (1000, 100)
+    assert train.labels[:5] == [5, 0, 4, 1, 9]
+    assert test.labels[:5] == [7, 2, 1, 0, 4]
+    frames, _ = train[0]
+    assert frames.shape == (20, 2, 34, 34)
+    # 5 bytes an event
+    assert torch.equal(frames.sum(), torch.tensor(23405 / 5))

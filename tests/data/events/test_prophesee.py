@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snnsim.data.events import read_dat, read_evt3
+from snnsim.errors import DataError
+
+DAT_HEADER = b"% Data file containing CD events.\n% Version 2\n"
+EVT3_HEADER = b"% Date 2026-01-01\n% evt 3.0\n% geometry 1280x720\n"
+ROW, SINGLE, BASE, VECTOR_12, VECTOR_8, LOW, HIGH, TRIGGER = 0, 2, 3, 4, 5, 6, 8, 10
+
+
+def dat_event(x: int, y: int, t: int, p: int) -> bytes:
+    return struct.pack("<II", t, p << 28 | y << 14 | x)
+
+
+def write(folder: Path, *parts: bytes) -> Path:
+    path = folder / "recording"
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def evt3(*words: tuple[int, int]) -> bytes:
+    return b"".join(struct.pack("<H", kind << 12 | payload) for kind, payload in words)
+
+
+def test_dat_bits_of_an_event(tmp_path):
+    path = write(tmp_path, DAT_HEADER, b"\0\x08", dat_event(303, 239, 5, 1), dat_event(0, 1, 2**31, 0))
+    assert read_dat(path).tolist() == [(303, 239, 5, 1), (0, 1, 2**31, 0)]
+
+
+def test_dat_time_goes_on_behind_32_bits(tmp_path):
+    path = write(tmp_path, DAT_HEADER, b"\0\x08", dat_event(0, 0, 2**32 - 1, 1), dat_event(0, 0, 3, 1))
+    assert read_dat(path)["t"].tolist() == [2**32 - 1, 2**32 + 3]
+
+
+def test_dat_header_tells_the_size(tmp_path):
+    header = DAT_HEADER + b"% Height 240\n% Width 304\n"
+    path = write(tmp_path, header, b"\0\x08", dat_event(304, 0, 0, 1))
+    with pytest.raises(DataError, match=f"byte offset {len(header) + 2}: .*x=304, y=0 is outside the sensor of 304 x 240"):
+        read_dat(path)
+    assert len(read_dat(path, (240, 305))) == 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ((b"\0\x0c" + bytes(12),), "byte offset 47: expected an event size of 8 bytes, found 12"),
+        ((b"\0",), "byte offset 47: expected an event size of 8 bytes, the file ends here"),
+        ((b"\0\x08", dat_event(0, 0, 0, 0), b"abc"), "byte offset 56: the file is truncated; .* 3 are left"),
+        ((b"\0\x08", dat_event(0, 0, 9, 0), dat_event(0, 0, 8, 0)), "byte offset 56: time runs backwards, from 9 to 8"),
+        ((b"\0\x08",), "holds no events"),
+    ],
+)
+def test_damaged_dat_is_refused(tmp_path, parts, message):
+    assert len(DAT_HEADER) == 46
+    with pytest.raises(DataError, match=message):
+        read_dat(write(tmp_path, DAT_HEADER, *parts))
+
+
+def test_evt3_single_events(tmp_path):
+    words = evt3((HIGH, 2), (LOW, 3), (ROW, 700), (SINGLE, 1 << 11 | 1279), (LOW, 4), (SINGLE, 5), (ROW, 1), (SINGLE, 6))
+    t = 2 << 12
+    assert read_evt3(write(tmp_path, EVT3_HEADER, words)).tolist() == [
+        (1279, 700, t + 3, 1),
+        (5, 700, t + 4, 0),
+        (6, 1, t + 4, 0),
+    ]
+
+
+def test_evt3_vectors_move_on_from_their_start(tmp_path):
+    words = evt3(
+        (HIGH, 0), (LOW, 9), (ROW, 8), (BASE, 1 << 11 | 100), (VECTOR_12, 0b100000000001), (VECTOR_8, 0xF02), (SINGLE, 7),
+        (VECTOR_12, 1), (BASE, 200), (VECTOR_8, 0x80),
+    )  # fmt: skip
+    events = read_evt3(write(tmp_path, EVT3_HEADER, words))
+    # the upper bits of a vector of 8 mean nothing
+    assert events["x"].tolist() == [100, 111, 113, 7, 120, 207]
+    assert events["p"].tolist() == [1, 1, 1, 0, 1, 0]
+
+
+def test_evt3_lower_time_starts_again_with_the_upper(tmp_path):
+    words = evt3((HIGH, 1), (LOW, 4000), (ROW, 0), (SINGLE, 0), (HIGH, 2), (SINGLE, 0), (LOW, 1), (SINGLE, 0))
+    assert read_evt3(write(tmp_path, EVT3_HEADER, words))["t"].tolist() == [8096, 8192, 8193]
+
+
+def test_evt3_time_goes_on_behind_24_bits(tmp_path):
+    words = evt3((HIGH, 4095), (LOW, 4095), (ROW, 0), (SINGLE, 0), (HIGH, 0), (LOW, 1), (SINGLE, 0))
+    assert read_evt3(write(tmp_path, EVT3_HEADER, words))["t"].tolist() == [2**24 - 1, 2**24 + 1]
+
+
+def test_evt3_events_before_the_first_time_are_skipped(tmp_path):
+    words = evt3((ROW, 1), (SINGLE, 1), (HIGH, 0), (SINGLE, 2), (TRIGGER, 1), (VECTOR_8, 0xFF))
+    assert read_evt3(write(tmp_path, EVT3_HEADER, words))["x"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"% evt 2.0\n", "expected a header that says evt 3, found EVT2"),
+        (b"% format EVT21;height=720\n", "expected a header that says evt 3, found EVT2"),
+        (evt3((HIGH, 0)), "expected a header that says evt 3, found none"),
+        (EVT3_HEADER + evt3((HIGH, 0)) + b"!", f"byte offset {len(EVT3_HEADER) + 2}: the file is truncated in the middle"),
+        (EVT3_HEADER, "holds no events"),
+        (
+            EVT3_HEADER + evt3((HIGH, 0), (ROW, 720), (SINGLE, 0)),
+            f"byte offset {len(EVT3_HEADER) + 4}: an event at x=0, y=720 is outside the sensor of 1280 x 720",
+        ),
+        (
+            EVT3_HEADER + evt3((HIGH, 0), (ROW, 0), (LOW, 5), (SINGLE, 0), (LOW, 4), (SINGLE, 0)),
+            f"byte offset {len(EVT3_HEADER) + 10}: time runs backwards, from 5 to 4",
+        ),
+    ],
+)
+def test_damaged_evt3_is_refused(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        read_evt3(write(tmp_path, content))
+
+
+def test_header_of_the_newer_format_ends_at_end(tmp_path):
+    header = b"% format EVT3;height=4;width=3\n% end\n"
+    words = evt3((HIGH, 0), (ROW, 3), (SINGLE, 2))
+    assert read_evt3(write(tmp_path, header, words)).tolist() == [(2, 3, 0, 0)]
+    with pytest.raises(DataError, match="outside the sensor of 3 x 4 pixels"):
+        read_evt3(write(tmp_path, header, evt3((HIGH, 0), (ROW, 4), (SINGLE, 2))))
+
+
+needs_data = pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with recordings")
+
+
+@needs_data
+def test_real_evt3_recording():
+    folder = Path(os.environ["SNNSIM_DATA"]) / "events"
+    events, recorded = read_evt3(folder / "evt3_sample.raw", (720, 1280)), np.load(folder / "evt3_sample.npy")
+    for name in "xyp":
+        assert np.array_equal(events[name], recorded[name])
+    # the lower time of this file steps back a little behind some upper times, without events between; the array beside it
+    # takes each step for a turn of the counter and runs ahead, past every upper time in the file
+    assert np.array_equal(events["t"][:20121], recorded["t"][:20121])
+    assert np.array_equal(np.unique(events["t"] >> 12), [2861, 2862, 2863])
+
+
+@needs_data
+def test_real_dat_recording():
+    events = read_dat(Path(os.environ["SNNSIM_DATA"]) / "events" / "sample_ncars.dat", (100, 120))
+    assert len(events) == 2009
+    assert events["t"][-1] == 99952
+    assert events["p"].sum() == 1350

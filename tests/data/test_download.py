@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from snnsim.data import download
+from snnsim.data.download import RemoteFile, fetch
+from snnsim.errors import DataError, InvalidValueError, MissingDataError, OutputError
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT: /ranges as asked for, /whole always from the start, /cut only half; anything else is not there."""
+
+    asked: list[str | None]
+
+    def do_GET(self) -> None:
+        wanted = self.headers["Range"]
+        self.asked.append(wanted)
+        if self.path not in ("/ranges", "/whole", "/cut"):
+            self.send_error(404)
+            return
+        body = CONTENT
+        if self.path == "/ranges" and wanted:
+            body = CONTENT[int(wanted.removeprefix("bytes=").removesuffix("-")) :]
+            self.send_response(206)
+        else:
+            self.send_response(200)
+        if self.path == "/cut":
+            body = CONTENT[:5000]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Handler.asked = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+def remote(url: str, content: bytes = CONTENT) -> RemoteFile:
+    return RemoteFile("data.bin", url, len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_fetches_into_a_new_folder(server, tmp_path):
+    path = fetch(remote(server + "/ranges"), tmp_path / "new")
+    assert path == tmp_path / "new" / "data.bin"
+    assert path.read_bytes() == CONTENT
+
+
+def test_whole_file_is_not_fetched_again(server, tmp_path):
+    (tmp_path / "data.bin").write_bytes(CONTENT)
+    fetch(remote(server + "/ranges"), tmp_path)
+    assert Handler.asked == []
+
+
+def test_damaged_file_is_fetched_again(server, tmp_path):
+    (tmp_path / "data.bin").write_bytes(CONTENT[:-1] + b"!")
+    assert fetch(remote(server + "/ranges"), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("route", ["/ranges", "/whole"])
+def test_goes_on_where_it_was_cut_off(server, tmp_path, route):
+    (tmp_path / "data.bin.partial").write_bytes(CONTENT[:1000])
+    assert fetch(remote(server + route), tmp_path).read_bytes() == CONTENT
+    assert Handler.asked == ["bytes=1000-"]
+    assert not (tmp_path / "data.bin.partial").exists()
+
+
+def test_short_answer_is_refused_and_kept(server, tmp_path):
+    with pytest.raises(DataError, match=r"not what was published \(5,000 of 10,240 bytes.*; try again"):
+        fetch(remote(server + "/cut"), tmp_path)
+    assert (tmp_path / "data.bin.partial").read_bytes() == CONTENT[:5000]
+    assert not (tmp_path / "data.bin").exists()
+
+
+def test_wrong_content_is_refused_and_removed(server, tmp_path):
+    with pytest.raises(DataError, match=r"or a wrong checksum"):
+        fetch(remote(server + "/whole", bytes(len(CONTENT))), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failing_network_says_what_to_put_where(server, tmp_path):
+    with pytest.raises(MissingDataError, match=r"/gone: cannot be fetched .*404.* put it there as .*data.bin"):
+        fetch(remote(server + "/gone"), tmp_path)
+
+
+def test_folder_that_is_a_file_is_refused(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot be written .*; pick another folder"):
+        fetch(remote(server + "/ranges"), tmp_path / "file")
+
+
+def test_unknown_dataset_lists_the_known():
+    with pytest.raises(InvalidValueError, match=r"download\('imagenet'\): .* known are dvs-gesture, mnist, nmnist, shd, ssc"):
+        download("imagenet", ".")
+
+
+@pytest.mark.parametrize("name", ["nmnist", "dvs-gesture", "shd", "ssc"])
+def test_dataset_to_fetch_by_hand_says_how(name):
+    with pytest.raises(MissingDataError, match=r"cannot be fetched for you; fetch .* https://.* where the folder is 'here'"):
+        download(name, "here")
+
+
+def test_download_fetches_every_file(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules["snnsim.data.download"]._REMOTE, "mnist", [remote(server + "/whole")])
+    assert download("mnist", tmp_path) == tmp_path
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT

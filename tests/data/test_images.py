@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from snnsim.data import ImageDataset, batches
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+
+
+def dataset(count: int = 10) -> ImageDataset:
+    pixels = torch.arange(count * 2, dtype=torch.uint8).view(count, 1, 1, 2)
+    return ImageDataset(pixels, torch.arange(count), white=20)
+
+
+def test_item_is_a_float_image_and_an_int_label():
+    image, label = dataset()[3]
+    assert torch.equal(image, torch.tensor([[[6.0, 7.0]]]) / 20)
+    assert image.dtype == torch.float32
+    assert type(label) is int
+    assert label == 3
+
+
+def test_is_an_ordinary_dataset():
+    images, labels = next(iter(DataLoader(dataset(), batch_size=4)))
+    assert isinstance(dataset(), Dataset)
+    assert torch.equal(images, dataset().tensors()[0][:4])
+    assert torch.equal(labels, torch.arange(4))
+
+
+def test_iteration_stops_after_the_last_item():
+    assert [label for _, label in dataset(3)] == [0, 1, 2]
+
+
+def test_tensors_equal_the_items():
+    images, labels = dataset().tensors()
+    assert torch.equal(images, torch.stack([image for image, _ in dataset()]))
+    assert torch.equal(labels, torch.arange(10))
+
+
+def test_white_is_one():
+    assert ImageDataset(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))[0][0] == 1
+
+
+def test_subset_keeps_the_order_asked_for():
+    part = dataset().subset([7, 2])
+    assert torch.equal(part.labels, torch.tensor([7, 2]))
+    assert torch.equal(part[0][0], dataset()[7][0])
+
+
+def test_to_moves_images_and_labels():
+    moved = dataset().to("meta")
+    assert moved.images.device.type == moved.labels.device.type == "meta"
+    assert moved.white == 20
+
+
+def test_pickles():
+    assert torch.equal(pickle.loads(pickle.dumps(dataset())).tensors()[0], dataset().tensors()[0])
+
+
+def test_repr_names_size_and_device():
+    assert repr(dataset()) == "ImageDataset(10 images [1, 1, 2], cpu)"
+
+
+def test_batches_in_order_cover_the_dataset():
+    chunks = list(batches(dataset(), 4))
+    assert [len(labels) for _, labels in chunks] == [4, 4, 2]
+    assert torch.equal(torch.cat([images for images, _ in chunks]), dataset().tensors()[0])
+
+
+def test_drop_last_leaves_out_the_smaller_batch():
+    assert [len(labels) for _, labels in batches(dataset(), 4, drop_last=True)] == [4, 4]
+    assert [len(labels) for _, labels in batches(dataset(), 5, drop_last=True)] == [5, 5]
+
+
+def test_shuffle_repeats_with_the_generator():
+    def order(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.cat([labels for _, labels in batches(dataset(), 3, shuffle=True, generator=generator)])
+
+    assert torch.equal(order(0), order(0))
+    assert not torch.equal(order(0), order(1))
+    assert torch.equal(order(0).sort().values, torch.arange(10))
+
+
+def test_shuffle_keeps_images_with_their_labels():
+    generator = torch.Generator().manual_seed(0)
+    for images, labels in batches(dataset(), 3, shuffle=True, generator=generator):
+        assert torch.equal(images[:, 0, 0, 0] * 10, labels.float())
+
+
+def test_second_pass_of_one_generator_has_another_order():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        torch.cat([labels for _, labels in batches(dataset(), 3, shuffle=True, generator=generator)]) for _ in range(2)
+    )
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"batch_size": 0}, InvalidValueError, r"batch_size=0\): must be at least 1"),
+        ({"batch_size": 2.0}, InvalidTypeError, r"batch_size=2.0\): expected an int"),
+        ({"batch_size": True}, InvalidTypeError, r"batch_size=True\): expected an int"),
+        ({"batch_size": 2, "generator": torch.Generator()}, InvalidValueError, r"pass shuffle=True"),
+    ],
+)
+def test_bad_batches_raise_at_the_call(arguments, error, message):
+    with pytest.raises(error, match=message):
+        batches(dataset(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "white", "error", "message"),
+    [
+        (torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64), 255, InvalidTypeError, "kept as uint8"),
+        (torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2), 255, InvalidTypeError, "labels as int64"),
+        (
+            torch.zeros(2, 1, 1, dtype=torch.uint8),
+            torch.zeros(2, dtype=torch.int64),
+            255,
+            ShapeError,
+            r"\[N, C, H, W\]",
+        ),
+        (
+            torch.zeros(2, 1, 1, 1, dtype=torch.uint8),
+            torch.zeros(3, dtype=torch.int64),
+            255,
+            ShapeError,
+            "one label per",
+        ),
+        (
+            torch.zeros(2, 1, 1, 1, dtype=torch.uint8),
+            torch.zeros(2, dtype=torch.int64),
+            0,
+            InvalidValueError,
+            r"in 1..255",
+        ),
+    ],
+)
+def test_bad_dataset_raises(images, labels, white, error, message):
+    with pytest.raises(error, match=message):
+        ImageDataset(images, labels, white=white)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from snnsim import viz
+from snnsim.errors import InvalidValueError, ShapeError
+
+HISTORY = {"train_loss": [2.0, 1.0], "test_loss": [2.1, 1.2], "test_accuracy": [0.5, 0.9]}
+
+
+def labels(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def twin(ax):
+    return next(other for other in ax.figure.axes if other is not ax)
+
+
+def test_loss_is_left_and_accuracy_right():
+    ax = viz.learning_curve(HISTORY)
+    right = twin(ax)
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[2, 1], [2.1, 1.2]]
+    assert [line.get_ydata().tolist() for line in right.lines] == [[0.5, 0.9]]
+    assert (ax.get_ylabel(), right.get_ylabel()) == ("loss", "accuracy (% of samples)")
+    assert labels(ax) == ["train loss", "test loss", "test accuracy"]
+
+
+def test_epochs_count_from_one():
+    ax = viz.learning_curve(HISTORY)
+    assert ax.lines[0].get_xdata().tolist() == [1, 2]
+    assert ax.get_xlabel() == "epoch"
+
+
+def test_accuracy_alone_has_the_left_axis_in_percent():
+    ax = viz.learning_curve({"accuracy": torch.tensor([0.5, 1.0])})
+    assert ax.figure.axes == [ax]
+    assert ax.get_ylabel() == "accuracy (% of samples)"
+    assert ax.yaxis.get_major_formatter()(0.5) == "50"
+
+
+def test_loss_alone_has_one_axis():
+    ax = viz.learning_curve({"loss": [1.0]})
+    assert ax.figure.axes == [ax]
+    assert ax.get_ylabel() == "loss"
+
+
+def test_runs_differ_in_more_than_colour():
+    ax = viz.learning_curve([HISTORY, HISTORY], ["float", "4 bit"])
+    first, second = ax.lines[0], ax.lines[2]
+    assert labels(ax)[0] == "float: train loss"
+    assert labels(ax)[3] == "4 bit: train loss"
+    assert first.get_marker() != second.get_marker()
+    assert first.get_linestyle() == second.get_linestyle()
+
+
+def test_names_of_one_run_differ_in_more_than_colour():
+    train, test = viz.learning_curve(HISTORY).lines
+    assert train.get_linestyle() != test.get_linestyle()
+
+
+def test_runs_may_differ_in_length():
+    ax = viz.learning_curve([{"loss": [1.0]}, {"loss": [1.0, 0.5]}], ["stopped", "whole"])
+    assert [len(line.get_xdata()) for line in ax.lines] == [1, 2]
+
+
+def test_diverged_run_is_drawn_as_far_as_it_goes():
+    assert math.isnan(viz.learning_curve({"loss": [1.0, math.nan]}).lines[0].get_ydata()[1])
+
+
+@pytest.mark.parametrize(
+    ("history", "names", "error", "message"),
+    [
+        ({}, None, InvalidValueError, "there is nothing to draw"),
+        ([], None, InvalidValueError, r"history=\[\]\): there is no run to draw"),
+        (HISTORY, ["a"], InvalidValueError, r"labels=\['a'\]\): one history has no labels; pass a list"),
+        ([HISTORY], None, InvalidValueError, r"labels=None\): 1 histories need as many labels, all different"),
+        ([HISTORY, HISTORY], ["a", "a"], InvalidValueError, "2 histories need as many labels, all different"),
+        ({"seconds": [1.0]}, None, InvalidValueError, r"history\['seconds'\]\): a name must contain either 'loss' or"),
+        ({"test_accuracy": [91.0]}, None, InvalidValueError, r"a share in \[0, 1\]; divide percentages by 100"),
+        (
+            {"loss": [1.0], "test_loss": [1.0, 2.0]},
+            None,
+            ShapeError,
+            r"one value per epoch, found {'loss': 1, 'test_loss': 2}",
+        ),
+        ({"loss": []}, None, ShapeError, r"history\['loss'\]\) has shape \[0\]: expected \[epochs\]"),
+        ({"loss": [[1.0]]}, None, ShapeError, r"has shape \[1, 1\]: expected \[epochs\]"),
+    ],
+)
+def test_bad_history_is_refused(history, names, error, message):
+    with pytest.raises(error, match=message):
+        viz.learning_curve(history, names)

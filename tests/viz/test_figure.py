@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from snnsim import viz
+from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError
+
+SPIKES = np.eye(4)
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_same_picture_is_the_same_bytes(tmp_path, kind):
+    first = viz.save(viz.raster(SPIKES), tmp_path / f"first.{kind}").read_bytes()
+    second = viz.save(viz.raster(SPIKES), tmp_path / f"second.{kind}").read_bytes()
+    assert first == second
+    assert b"Matplotlib" not in first
+
+
+def test_save_makes_folders_and_returns_the_path(tmp_path):
+    path = tmp_path / "a" / "b" / "raster.png"
+    assert viz.save(viz.raster(SPIKES), str(path)) == path
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_save_takes_a_figure_and_axes_of_a_subfigure(tmp_path):
+    figure = Figure()
+    part = figure.subfigures(1, 2)[0]
+    ax = viz.raster(SPIKES, ax=part.add_subplot())
+    assert viz.save(figure, tmp_path / "whole.svg").read_bytes() == viz.save(ax, tmp_path / "part.svg").read_bytes()
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = viz.save(viz.raster(SPIKES), tmp_path / "raster.png")
+    before = path.read_bytes()
+
+    def fail(*args, **kwargs):
+        args[1].write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\); pick a folder"):
+        viz.save(viz.raster(SPIKES), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["raster.png"]
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"save\(path='.*file/raster.png'\): cannot be written"):
+        viz.save(viz.raster(SPIKES), tmp_path / "file" / "raster.png")
+
+
+@pytest.mark.parametrize("name", ["raster", "raster.gif"])
+def test_unknown_format_is_refused(tmp_path, name):
+    with pytest.raises(InvalidValueError, match=r"the suffix picks the format and must be .png, .pdf or .svg"):
+        viz.save(viz.raster(SPIKES), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: viz.raster(SPIKES, ax=ax),
+        lambda ax: viz.membrane(SPIKES, ax=ax),
+        lambda ax: viz.codebook([0.0, 1.0], [0.5], ax=ax),
+        lambda ax: viz.learning_curve({"loss": [1.0]}, ax=ax),
+    ],
+)
+def test_every_picture_draws_into_the_axes_given(draw):
+    ax = Figure().add_subplot()
+    assert draw(ax) is ax
+    assert isinstance(draw(None), Axes)
+    assert draw(None) is not ax
+    with pytest.raises(InvalidTypeError, match=r"expected one matplotlib Axes; .* such as ax=grid\[0\]"):
+        draw(Figure().subplots(2))
+
+
+def test_pyplot_is_never_imported():
+    code = (
+        "import sys; from snnsim import viz; viz.raster([[0, 1]]); viz.membrane([0.5]); viz.codebook([0, 1], [0.5]);"
+        "viz.learning_curve({'loss': [1.0]}); sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
