@@ -1,0 +1,155 @@
+"""Fetching datasets: resumed where it was cut off, and checked before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import ssl
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from snnsim.errors import DataError, InvalidValueError, MissingDataError, OutputError
+
+__all__ = ["RemoteFile", "download", "fetch"]
+
+_LOG = logging.getLogger("snnsim")
+_CHUNK = 1 << 18
+_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file somewhere else: what to call it, where it is, and how to tell that it arrived whole.
+
+    Args:
+        name: file name in the folder it is fetched to.
+        url: where it is.
+        size: its bytes.
+        sha256: its SHA-256, in hexadecimal.
+    """
+
+    name: str
+    url: str
+    size: int
+    sha256: str
+
+
+_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_MNIST = [
+    ("train-images-idx3-ubyte.gz", 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+    ("train-labels-idx1-ubyte.gz", 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+    ("t10k-images-idx3-ubyte.gz", 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+    ("t10k-labels-idx1-ubyte.gz", 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+]
+
+_REMOTE = {"mnist": [RemoteFile(name, _MNIST_URL + name, size, sha256) for name, size, sha256 in _MNIST]}
+
+# what has to be fetched by hand: because of a licence to accept, or because no checksum of it is known here
+_BY_HAND = {
+    "nmnist": "fetch Train.zip and Test.zip from https://www.garrickorchard.com/datasets/n-mnist; "
+    "read them with snnsim.data.events.NMNIST(folder)",
+    "dvs-gesture": "fetch DvsGesture.tar.gz from https://research.ibm.com/interactive/dvsgesture/ (IBM asks for its "
+    "terms to be accepted) and unpack it; read it with snnsim.data.events.DVSGesture(folder)",
+    "shd": "fetch shd_train.h5.gz and shd_test.h5.gz from https://zenkelab.org/datasets/ and unpack them; "
+    "read one with snnsim.data.events.SpokenSpikes(path)",
+    "ssc": "fetch ssc_train.h5.gz, ssc_valid.h5.gz and ssc_test.h5.gz from https://zenkelab.org/datasets/ and unpack "
+    "them; read one with snnsim.data.events.SpokenSpikes(path)",
+}
+
+
+def download(name: str, folder: str | os.PathLike[str]) -> Path:
+    """Fetch a dataset into a folder; files that are there and whole are left as they are.
+
+    Args:
+        name: "mnist"; for "nmnist", "dvs-gesture", "shd" and "ssc" the error says what to put where by hand.
+        folder: where to; made if it is not there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InvalidValueError: a name that is not one of these.
+        MissingDataError: the network does not give it, or it has to be fetched by hand; says what to put where.
+        DataError: what arrived is not what was published.
+        OutputError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    if name in _BY_HAND:
+        raise MissingDataError(
+            f"download({name!r}): cannot be fetched for you; {_BY_HAND[name]}, where the folder is {str(folder)!r}"
+        )
+    if name not in _REMOTE:
+        known = ", ".join(sorted([*_REMOTE, *_BY_HAND]))
+        raise InvalidValueError(f"download({name!r}): no such dataset; known are {known}")
+    for remote in _REMOTE[name]:
+        fetch(remote, folder)
+    return folder
+
+
+def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
+    """Fetch one file into a folder, unless it is there and whole; goes on where an earlier try was cut off.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        MissingDataError: the network does not give it; says what to put where.
+        DataError: what arrived is not what was published; removed, unless it is only too short.
+        OutputError: the folder cannot be written to.
+    """
+    path = Path(folder) / remote.name
+    if path.is_file() and _is_whole(path, remote):
+        return path
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        _receive(remote, partial)
+        whole = _is_whole(partial, remote)
+        if whole:
+            partial.replace(path)
+        else:
+            size = partial.stat().st_size
+            # too short is kept, to go on from there; as long or longer and yet wrong is of no use
+            if size >= remote.size:
+                partial.unlink()
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+        raise MissingDataError(
+            f"{remote.url}: cannot be fetched ({error}); with another machine or browser fetch it and put it there as {path}"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); pick another folder") from error
+    if not whole:
+        raise DataError(
+            f"{remote.url}: what arrived is not what was published ({size:,} of {remote.size:,} bytes, or a "
+            "wrong checksum); try again, or fetch it from elsewhere"
+        )
+    return path
+
+
+def _receive(remote: RemoteFile, partial: Path) -> None:
+    """Append to `partial` what it still lacks."""
+    have = partial.stat().st_size if partial.is_file() else 0
+    if have >= remote.size:
+        have = 0
+    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+        # 206: the server goes on from there; 200: it sends everything again
+        resumed = response.status == 206
+        _LOG.info("%s: fetching from byte %d of %d", remote.url, have if resumed else 0, remote.size)
+        with partial.open("ab" if resumed else "wb") as file:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+
+
+def _is_whole(path: Path, remote: RemoteFile) -> bool:
+    if path.stat().st_size != remote.size:
+        return False
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == remote.sha256

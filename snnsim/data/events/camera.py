@@ -1,0 +1,164 @@
+"""A simulated event camera: what a dynamic vision sensor would report of an image that moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from snnsim.data.events.array import event_array
+from snnsim.errors import InvalidValueError, ShapeError
+
+__all__ = ["EventCamera", "saccades"]
+
+
+@dataclass(frozen=True)
+class EventCamera:
+    """Reports each change of log intensity by a threshold, pixel by pixel, since the last report of that pixel.
+
+        l = log(intensity + floor), linear in time between two frames
+        polarity 1 each time that l passes l_last + threshold_on, polarity 0 each time that it passes l_last -
+        threshold_off
+
+    An event within the refractory time after the last one of its pixel is lost. Noise events have random pixels, times
+    and polarities.
+
+    Args:
+        threshold_on: rise of log intensity per event of polarity 1, above 0.
+        threshold_off: fall of log intensity per event of polarity 0, above 0.
+        refractory: shortest time between two events of a pixel, in microseconds.
+        noise: rate of noise events, in events per pixel and second.
+        floor: intensity added before the logarithm, above 0: how dark black is.
+
+    Source:
+        Lichtsteiner, Posch & Delbruck 2008, "A 128x128 120 dB 15 us latency asynchronous temporal contrast vision
+        sensor"; Rebecq, Gehrig & Scaramuzza 2018, "ESIM: an Open Event Camera Simulator".
+    """
+
+    threshold_on: float = 0.3
+    threshold_off: float = 0.3
+    refractory: int = 0
+    noise: float = 0.0
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (self.threshold_on > 0 and self.threshold_off > 0 and self.floor > 0):
+            raise InvalidValueError(f"{self}: threshold_on, threshold_off and floor must be above 0")
+        if not (self.refractory >= 0 and self.noise >= 0):
+            raise InvalidValueError(f"{self}: refractory (microseconds) and noise (events per second) must be at least 0")
+
+    def __call__(self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """Events of a sequence of frames.
+
+        Args:
+            frames: intensities in [0, 1], `[K, H, W]`, K at least 2.
+            times: when each frame is seen, in microseconds, integers, strictly increasing, `[K]`.
+            generator: source of the noise; needed where `noise` is above 0.
+
+        Returns:
+            Structured array `[N]` with fields x, y, t, p, in order of time.
+        """
+        frames, times = np.asarray(frames, dtype=np.float64), np.asarray(times, dtype=np.int64)
+        self._check(frames, times, generator)
+        log = np.log(frames + self.floor)
+        reported = log[0].copy()
+        latest = np.full(log[0].shape, np.iinfo(np.int64).min // 2)
+        found: list[np.ndarray] = []
+        for index in range(len(times) - 1):
+            found += self._between(log[index : index + 2], times[index : index + 2], reported, latest)
+        if self.noise and generator is not None:
+            found.append(self._noise(log[0].shape, times, generator))
+        events = np.concatenate(found) if found else event_array([], [], [], [])
+        return events[np.argsort(events["t"], kind="stable")]
+
+    def _between(self, log: np.ndarray, times: np.ndarray, reported: np.ndarray, latest: np.ndarray) -> list[np.ndarray]:
+        """Events between two frames; `reported` and `latest` are brought up to the second frame."""
+        change = log[1] - log[0]
+        rising = log[1] >= reported
+        step = np.where(rising, self.threshold_on, -self.threshold_off)
+        # a pixel that rests reports nothing, whatever rounding left between it and its last report
+        count = np.where(change == 0, 0, np.floor((log[1] - reported) / step)).astype(np.int64)
+        found = []
+        for number in range(1, int(count.max()) + 1):
+            y, x = np.nonzero(count >= number)
+            share = (reported[y, x] + number * step[y, x] - log[0, y, x]) / change[y, x]
+            t = times[0] + np.floor(np.clip(share, 0, 1) * (times[1] - times[0])).astype(np.int64)
+            if self.refractory:
+                ready = t - latest[y, x] >= self.refractory
+                x, y, t = x[ready], y[ready], t[ready]
+                latest[y, x] = t
+            found.append(event_array(x, y, t, rising[y, x]))
+        reported += count * step
+        return found
+
+    def _noise(self, shape: tuple[int, ...], times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        height, width = shape
+        seconds = (times[-1] - times[0]) * 1e-6
+        count = generator.poisson(self.noise * height * width * seconds)
+        return event_array(
+            generator.integers(0, width, count),
+            generator.integers(0, height, count),
+            generator.integers(times[0], times[-1], count),
+            generator.integers(0, 2, count),
+        )
+
+    def _check(self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None) -> None:
+        if frames.ndim != 3 or len(frames) < 2 or times.shape != frames.shape[:1]:
+            raise ShapeError(
+                f"EventCamera(frames: {list(frames.shape)}, times: {list(times.shape)}): expected frames [K, "
+                "H, W], K at least 2, and one time per frame, [K]; let a still image move with saccades"
+            )
+        if not (frames.min() >= 0 and frames.max() <= 1):
+            raise InvalidValueError(
+                f"EventCamera(frames): intensities must be in [0, 1], found {frames.min():g} to {frames.max():g}"
+            )
+        if not (np.diff(times) > 0).all():
+            raise InvalidValueError("EventCamera(times): must be strictly increasing, in microseconds")
+        if self.noise and generator is None:
+            raise InvalidValueError(f"{self}: noise is drawn from a generator; pass numpy.random.default_rng(seed)")
+
+
+def saccades(
+    image: np.ndarray, *, amplitude: float = 2.0, duration: int = 100_000, frames_per_saccade: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
+    """A still image as it is seen during the three saccades of N-MNIST: down right, up right, and back left.
+
+    Args:
+        image: intensities, `[H, W]`; outside of it is black.
+        amplitude: how far the image moves along each axis, in pixels, above 0.
+        duration: of one saccade, in microseconds.
+        frames_per_saccade: frames that a saccade is sampled by, at least 1.
+
+    Returns:
+        Frames `[3 * frames_per_saccade + 1, H, W]` and their times `[K]` in microseconds, from 0.
+
+    Source:
+        Orchard, Jayawant, Cohen & Thakor 2015, arXiv 1507.07629, section 2.2; the pixels moved and the sampling are
+        ours.
+    """
+    image = np.asarray(image, dtype=np.float64)
+    if image.ndim != 2:
+        raise ShapeError(f"saccades(image: {list(image.shape)}): expected one image, [H, W]")
+    if not amplitude > 0 or frames_per_saccade < 1 or duration < frames_per_saccade:
+        raise InvalidValueError(
+            f"saccades(amplitude={amplitude}, duration={duration}, frames_per_saccade={frames_per_saccade}): "
+            "amplitude must be above 0, and there must be at least 1 frame and 1 microsecond per frame"
+        )
+    corners = amplitude / 2 * np.array([[-1, -1], [1, 0], [-1, 1], [-1, -1]], dtype=np.float64)
+    place = np.arange(3 * frames_per_saccade + 1)
+    path = np.stack([np.interp(place, frames_per_saccade * np.arange(4), corners[:, axis]) for axis in (0, 1)], axis=1)
+    times = place * duration // frames_per_saccade
+    return np.stack([_shifted(image, dy, dx) for dy, dx in path]), times
+
+
+def _shifted(image: np.ndarray, dy: float, dx: float) -> np.ndarray:
+    """The image moved by a fraction of a pixel, bilinear, black outside."""
+    height, width = image.shape
+    # room for the move and for the pixel that interpolation looks ahead
+    margin = int(max(abs(dy), abs(dx))) + 2
+    padded = np.pad(image, margin)
+    top, left = margin - dy, margin - dx
+    row, column = int(np.floor(top)), int(np.floor(left))
+    fy, fx = top - row, left - column
+    rows = (1 - fy) * padded[row : row + height] + fy * padded[row + 1 : row + 1 + height]
+    return (1 - fx) * rows[:, column : column + width] + fx * rows[:, column + 1 : column + 1 + width]

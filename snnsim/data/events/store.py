@@ -1,0 +1,58 @@
+"""A folder or a zip archive, read alike."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from snnsim.errors import DataError, MissingDataError
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Files under a folder, or in a zip archive, by their path in it with forward slashes.
+
+    Pickles, and opens the archive once per process, so that workers of a DataLoader do not share a file position.
+
+    Args:
+        path: the folder or the archive.
+
+    Raises:
+        MissingDataError: there is neither.
+        DataError: a file that is no zip archive.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._archive: tuple[int, zipfile.ZipFile] | None = None
+        if self.path.is_dir():
+            files = (file for file in self.path.rglob("*") if file.is_file())
+            self.names = sorted(file.relative_to(self.path).as_posix() for file in files)
+        elif self.path.is_file():
+            self.names = sorted(name for name in self._opened().namelist() if not name.endswith("/"))
+        else:
+            raise MissingDataError(f"{self.path}: there is neither such a folder nor such a zip archive")
+
+    def read(self, name: str) -> bytes:
+        """Content of one file."""
+        if self.path.is_dir():
+            return (self.path / name).read_bytes()
+        try:
+            return self._opened().read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{self.path}: {name} in it is corrupt ({error}); fetch the archive again") from error
+
+    def _opened(self) -> zipfile.ZipFile:
+        if self._archive is None or self._archive[0] != os.getpid():
+            try:
+                self._archive = os.getpid(), zipfile.ZipFile(self.path)
+            except zipfile.BadZipFile as error:
+                raise DataError(f"{self.path}: not a zip archive, or one cut short ({error}); fetch it again") from error
+        return self._archive[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": None}

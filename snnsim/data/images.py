@@ -1,0 +1,123 @@
+"""Image datasets that fit in memory: kept as bytes, delivered as float32, batched without a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+
+__all__ = ["ImageDataset", "batches"]
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Images and their labels, held in memory; an ordinary dataset whose items are (image, label).
+
+    An item is a float32 image `[C, H, W]` in [0, 1] and an int label. `images` and `labels` are the whole set as it is
+    held; `take` and `batches` read many items at once, which is far faster than one at a time.
+
+    Args:
+        images: pixels, `[N, C, H, W]`, uint8.
+        labels: class of each image, `[N]`, int64.
+        white: pixel value that is delivered as 1.0, in [1, 255].
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, *, white: int = 255) -> None:
+        if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+            raise InvalidTypeError(
+                f"ImageDataset(images: {images.dtype}, labels: {labels.dtype}): images are kept as uint8 and labels as "
+                "int64; convert them first"
+            )
+        if images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ShapeError(
+                f"ImageDataset(images: {list(images.shape)}, labels: {list(labels.shape)}): expected images "
+                "[N, C, H, W] and one label per image, [N]"
+            )
+        if not 1 <= white <= 255:
+            raise InvalidValueError(f"ImageDataset(white={white}): the value of a white pixel must be in 1..255")
+        self.images = images
+        self.labels = labels
+        self.white = white
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._shade(self.images[index]), int(self.labels[index])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} images {list(self.images.shape[1:])}, {self.images.device})"
+
+    def _shade(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32) / self.white
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The items at `index`, `[M]` int64: float32 images `[M, C, H, W]` in [0, 1] and int64 labels `[M]`."""
+        index = index.to(self.images.device)
+        return self._shade(self.images.index_select(0, index)), self.labels.index_select(0, index)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Every item in order: float32 images `[N, C, H, W]` in [0, 1] and int64 labels `[N]`."""
+        return self._shade(self.images), self.labels
+
+    def subset(self, index: Tensor | Sequence[int]) -> ImageDataset:
+        """A dataset of the items at `index` only, in that order."""
+        index = torch.as_tensor(index, dtype=torch.int64, device=self.images.device)
+        return ImageDataset(self.images[index], self.labels[index], white=self.white)
+
+    def to(self, device: torch.device | str) -> ImageDataset:
+        """The same dataset held on another device, so that batches are made there."""
+        return ImageDataset(self.images.to(device), self.labels.to(device), white=self.white)
+
+
+def batches(
+    dataset: ImageDataset,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    generator: torch.Generator | None = None,
+    drop_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over an in-memory dataset, batch by batch.
+
+    Args:
+        dataset: where the batches come from; they are made on its device.
+        batch_size: items per batch, at least 1; the last batch may be smaller.
+        shuffle: draw a new order for this pass.
+        generator: source of that order, so that a pass can be repeated; torch's default generator when None.
+        drop_last: leave out a last batch that is smaller.
+
+    Returns:
+        Iterator of float32 images `[B, C, H, W]` in [0, 1] and int64 labels `[B]`.
+
+    Example:
+        >>> import torch
+        >>> from snnsim.data import batches, digits
+        >>> order = torch.Generator().manual_seed(0)
+        >>> images, labels = next(batches(digits(train=True), 32, shuffle=True, generator=order))
+        >>> images.shape, labels.shape
+        (torch.Size([32, 1, 8, 8]), torch.Size([32]))
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise InvalidTypeError(f"batches(batch_size={batch_size!r}): expected an int, the number of items per batch")
+    if batch_size < 1:
+        raise InvalidValueError(f"batches(batch_size={batch_size}): must be at least 1")
+    if generator is not None and not shuffle:
+        raise InvalidValueError("batches(generator=..., shuffle=False): nothing would be drawn from it; pass shuffle=True")
+    return _batches(dataset, batch_size, shuffle, generator, drop_last)
+
+
+def _batches(
+    dataset: ImageDataset, batch_size: int, shuffle: bool, generator: torch.Generator | None, drop_last: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    count = len(dataset)
+    if shuffle:
+        order = torch.randperm(count, generator=generator, device=generator.device if generator else "cpu")
+    else:
+        order = torch.arange(count)
+    stop = count - count % batch_size if drop_last else count
+    for start in range(0, stop, batch_size):
+        yield dataset.take(order[start : start + batch_size])

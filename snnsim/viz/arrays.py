@@ -1,0 +1,54 @@
+"""What a picture accepts as numbers: tensors, arrays and sequences, checked and turned into NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+
+__all__ = ["Numbers", "as_array", "as_levels", "as_spikes"]
+
+Numbers = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+
+
+def as_array(name: str, values: Any) -> np.ndarray:
+    """Values as a float64 array; a tensor may be on any device and require a gradient."""
+    if isinstance(values, Tensor):
+        values = values.detach().to("cpu", torch.float64).numpy()
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(f"{name}={values!r}: expected a tensor, an array or a sequence of numbers") from error
+
+
+def as_spikes(name: str, values: Any) -> np.ndarray:
+    """Spikes as a bool array `[T, N]`; `[T]` is one neuron."""
+    spikes = as_array(name, values)
+    if spikes.ndim == 1:
+        spikes = spikes[:, None]
+    if spikes.ndim != 2:
+        raise ShapeError(
+            f"{name} has shape {list(spikes.shape)}: expected [T, N], time first; pick one sample of a batch with "
+            "x[:, 0], then lay feature maps out as neurons with .flatten(1)"
+        )
+    if spikes.size == 0:
+        raise ShapeError(f"{name} has shape {list(spikes.shape)}: expected at least one time step and one neuron")
+    strange = spikes[(spikes != 0) & (spikes != 1)]
+    if strange.size:
+        raise InvalidValueError(f"{name} holds {strange[0]:g}: a spike is 0 or 1; draw potentials with membrane")
+    return spikes.astype(bool)
+
+
+def as_levels(name: str, values: Any) -> np.ndarray:
+    """Levels `[L]` of a codebook, or of anything with a `levels` attribute."""
+    levels = as_array(name, getattr(values, "levels", values))
+    if levels.ndim != 1 or levels.size == 0:
+        raise ShapeError(f"{name} has shape {list(levels.shape)}: expected [L], the levels of one codebook")
+    if not (np.isfinite(levels).all() and (np.diff(levels) > 0).all()):
+        raise InvalidValueError(f"{name} must be finite and strictly increasing; sort them and remove repeated ones")
+    return levels

@@ -1,0 +1,84 @@
+"""Where pictures are drawn and how they are saved: no display, no global state, the same bytes for the same picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError
+
+__all__ = ["ACCENT", "FAINT", "INK", "axes_or_new", "save"]
+
+# told apart in black and white as well: black, mid grey and light grey
+INK = "#1b1b1b"
+ACCENT = "#c1440e"
+FAINT = "#c4c4c4"
+
+# what a file format writes about the day and the software, so that it can be left out
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+
+
+def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
+    """`ax` with its upper and right frame lines taken off; axes of a figure of their own when it is None.
+
+    Args:
+        ax: axes to draw into.
+        width: width of a new figure, in inches.
+        height: height of a new figure, in inches.
+    """
+    if ax is None:
+        ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    elif not isinstance(ax, Axes):
+        raise InvalidTypeError(f"ax={ax!r}: expected one matplotlib Axes; of an array of subplots pass one, such as ax=grid[0]")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: int = 200) -> Path:
+    """Write a picture to a file, making its folders; a file is replaced whole or not at all.
+
+    The same picture gives the same bytes, whatever the day.
+
+    Args:
+        picture: figure, or axes whose figure is meant.
+        path: where to; the suffix picks the format: .png, .pdf or .svg.
+        dpi: pixels per inch of what is drawn as pixels.
+
+    Returns:
+        The path written to.
+
+    Raises:
+        InvalidValueError: a suffix that is not one of the three.
+        OutputError: the file cannot be written there.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in _METADATA:
+        raise InvalidValueError(
+            f"save(path={str(path)!r}): the suffix picks the format and must be .png, .pdf or .svg, not {path.suffix!r}"
+        )
+    figure = picture if isinstance(picture, (Figure, SubFigure)) else picture.figure
+    while isinstance(figure, SubFigure):
+        figure = figure.figure
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with matplotlib.rc_context({"svg.hashsalt": "snnsim"}):
+                figure.savefig(partial, format=kind, dpi=dpi, metadata=_METADATA[kind])
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"save(path={str(path)!r}): cannot be written ({error.strerror or error}); pick a folder that you may write to"
+        ) from error
+    return path
