@@ -57,9 +57,9 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
     values = bits = 0
     with Recorder(net) as recorder:
         _run_quietly(net, x)
-    for name, trace in recorder.traces().items():
+    for trace in recorder.traces().values():
         count = trace.membrane[0, 0].numel()
-        codebook = net.get_submodule(name).state_quant
+        codebook = trace.node.state_quant
         values += count
         bits += count * (codebook.bits if codebook is not None else torch.finfo(trace.membrane.dtype).bits)
     weight_values = weight_bits = 0
@@ -152,7 +152,5 @@ class FiringMeter:
         """Mean spikes per neuron and time step over all nodes, each neuron counted alike."""
         places = sum(self._places.values())
         if not places:
-            raise InvalidValueError(
-                "FiringMeter.mean(): no node has run; call the network within `with FiringMeter(net):`"
-            )
+            raise InvalidValueError("FiringMeter.mean(): no node has run; call the network within `with FiringMeter(net):`")
         return sum(self._spikes.values()) / places

@@ -18,13 +18,15 @@ class Trace:
 
     Attributes:
         name: of the module in the network.
+        node: the module.
         spikes: `[T, B, *n]`; the potentials themselves for a readout.
         charged: membrane before the reset, on its codebook, `[T, B, *n]`.
         membrane: membrane after the reset, `[T, B, *n]`.
     """
 
-    def __init__(self, name: str, steps: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    def __init__(self, name: str, node: Membrane, steps: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         self.name = name
+        self.node = node
         self.spikes, self.charged, self.membrane = (stack_steps(parts) for parts in zip(*steps, strict=True))
 
     def __repr__(self) -> str:
@@ -63,18 +65,16 @@ class Recorder:
             node._trace = self._steps[name]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for node in self._nodes.values():
             node._trace = None
 
     def traces(self) -> dict[str, Trace]:
         """The trace of every node that ran, by module name in network order."""
-        return {name: Trace(name, steps) for name, steps in self._steps.items() if steps}
+        return {name: Trace(name, self._nodes[name], steps) for name, steps in self._steps.items() if steps}
 
     def __getitem__(self, name: str) -> Trace:
         if not self._steps.get(name):
             recorded = ", ".join(map(repr, self.traces())) or "nothing yet"
             raise KeyError(f"Recorder[{name!r}]: no such node was recorded; recorded: {recorded}")
-        return Trace(name, self._steps[name])
+        return Trace(name, self._nodes[name], self._steps[name])

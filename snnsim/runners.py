@@ -128,8 +128,9 @@ class MultiStep(_Runner):
         """Run the sequences `[T, B, *n]` (or static inputs `[B, *n]` with `time_steps`); the outputs get `[T, B]` back."""
         modules = self._temporal()
         steps = self._check_sequences(x_seq)
+        net: Callable[..., Any] = self.net
         if self.time_steps is None:
-            net, folded = self.net, [x.flatten(0, 1) for x in x_seq]
+            folded = [x.flatten(0, 1) for x in x_seq]
         else:
             net, once = _split_static(self.net, x_seq)
             folded = [x.expand(steps, *x.shape).flatten(0, 1) for x in once]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from tqdm import tqdm
 from snnsim import data, neurons, quant
 from snnsim._version import __version__
 from snnsim.data import ImageDataset, batches
-from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
+from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, MissingDataError
+from snnsim.files import write_whole
 from snnsim.metrics import FiringMeter
 from snnsim.quant import Codebook
 from snnsim.runners import MultiStep
@@ -31,7 +31,6 @@ __all__ = [
     "build_network",
     "load_checkpoint",
     "load_datasets",
-    "save_atomically",
 ]
 
 CHECKPOINT_FORMAT = 1
@@ -58,7 +57,7 @@ class Config:
         batch_size: images per step.
         learning_rate: of Adam at the start; falls to 0 along a cosine.
         tau: time constant of the neurons in time steps.
-        soft_reset: subtract the threshold after a spike instead of resetting to 0.
+        hard_reset: reset to 0 after a spike instead of subtracting the threshold.
         seed: of weights and order of the images.
     """
 
@@ -70,8 +69,8 @@ class Config:
     epochs: int = 6
     batch_size: int = 128
     learning_rate: float = 2e-3
-    tau: float = 2.0
-    soft_reset: bool = False
+    tau: float = 3.0
+    hard_reset: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,7 +102,7 @@ def build_network(config: Config) -> MultiStep:
         return neurons.LIFNode(
             tau=config.tau,
             decay_input=False,
-            v_reset=None if config.soft_reset else 0.0,
+            v_reset=0.0 if config.hard_reset else None,
             state_quant=config.make_codebook(),
         )
 
@@ -187,21 +186,23 @@ class Training:
         return right / len(self.test_set), meter.mean()
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, atomically: a kill at any moment leaves the old file or the new one."""
-        save_atomically(
-            {
-                "format": CHECKPOINT_FORMAT,
-                "version": __version__,
-                "config": dataclasses.asdict(self.config),
-                "model": self.runner.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "order": self.order.get_state(),
-                "rng": torch.get_rng_state(),
-                "history": self.history,
-            },
-            path,
-        )
+        """Write a checkpoint, atomically: a kill at any moment leaves the old file or the new one.
+
+        Raises:
+            OutputError: the folder cannot be made or written.
+        """
+        content = {
+            "format": CHECKPOINT_FORMAT,
+            "version": __version__,
+            "config": dataclasses.asdict(self.config),
+            "model": self.runner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "order": self.order.get_state(),
+            "rng": torch.get_rng_state(),
+            "history": self.history,
+        }
+        write_whole(path, lambda file: torch.save(content, file), "Training.save", durable=True)
 
     def resume(self, path: str | Path) -> None:
         """Continue from a checkpoint, to the weights an uninterrupted run would have.
@@ -232,29 +233,8 @@ def classification_loss(spikes: Tensor, labels: Tensor) -> Tensor:
 
 
 def describe_bits(bits: int | None) -> str:
-    """`4 bits`, or `float32`."""
-    return "float32" if bits is None else f"{bits} bit{'s' * (bits > 1)}"
-
-
-def save_atomically(content: dict[str, Any], path: str | Path) -> None:
-    """`torch.save` into a temporary file beside `path`, then rename.
-
-    Raises:
-        OutputError: the folder cannot be made or written.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as problem:
-        raise OutputError(f"cannot write {path}: {problem.strerror or problem}; choose another folder with --out") from problem
-    finally:
-        partial.unlink(missing_ok=True)
+    """`4-bit`, or `float32`."""
+    return "float32" if bits is None else f"{bits}-bit"
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -41,9 +41,7 @@ NODES: dict[str, Callable[..., Membrane]] = {
     "LIF": neurons.LIFNode,
     "LIF-undecayed": lambda **options: neurons.LIFNode(tau=3.0, decay_input=False, **options),
     "PLIF": lambda **options: neurons.ParametricLIFNode(init_tau=1.7, **options),
-    "synaptic": lambda **options: neurons.SynapticNode(
-        0.6, 0.8, current_quant=quant.uniform(8, low=-3.0, high=3.0), **options
-    ),
+    "synaptic": lambda **options: neurons.SynapticNode(0.6, 0.8, current_quant=quant.uniform(8, low=-3.0, high=3.0), **options),
     "quadratic": QuadraticNode,
 }
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# the suite runs in several processes; threads of torch's own would fight over the same cores
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

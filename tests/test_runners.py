@@ -74,9 +74,7 @@ def test_runners_agree_to_rounding_with_float_layers():
 def test_gradients_agree_between_runners():
     net = nn.Sequential(nn.Linear(5, 8), node(), nn.Linear(8, 3), node()).double()
     x_seq = torch.rand(6, 4, 5, dtype=torch.float64) * 3
-    gradients = [
-        torch.autograd.grad(run(net)(x_seq).square().sum(), list(net.parameters())) for run in (SingleStep, MultiStep)
-    ]
+    gradients = [torch.autograd.grad(run(net)(x_seq).square().sum(), list(net.parameters())) for run in (SingleStep, MultiStep)]
     for single, multi in zip(*gradients, strict=True):
         assert torch.allclose(single, multi, rtol=1e-10, atol=1e-10)
 
@@ -268,7 +266,7 @@ def test_refuses_inputs_that_disagree(runner):
 
 @pytest.mark.parametrize("runner", [MultiStep, SingleStep])
 def test_refuses_arguments(runner):
-    with pytest.raises(InvalidTypeError, match="must be an nn.Module, got function"):
+    with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module, got function"):
         runner(lambda x: x)
     with pytest.raises(InvalidTypeError, match="time_steps='3'"):
         runner(node(), time_steps="3")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from snnsim.cli.options import positive_int
 from snnsim.cli.pictures import draw_curves, draw_membranes
 from snnsim.metrics import footprint
 from snnsim.training import Config, Training, describe_bits, load_datasets
@@ -26,13 +28,10 @@ def add_parser(commands: Any) -> None:
         "neuron states, and print accuracy, firing rate and bytes of state for each.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a few epochs only: shows that everything runs, not how well"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="where checkpoint and pictures go"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few epochs only: shows that everything runs, not how well")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="where checkpoint and pictures go")
     parser.add_argument("--seed", type=int, default=0, help="of weights and image order")
+    parser.add_argument("--threads", type=positive_int, default=1, help="of torch; more do not help a network this small")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -40,6 +39,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train at every width; returns the exit status."""
     started = time.perf_counter()
+    torch.set_num_threads(options.threads)
     trained: dict[int | None, Training] = {}
     rows = []
     for bits in WIDTHS:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         )
         training = Training(config, *load_datasets(config, None), progress=not options.quiet)
         # shows an unwritable folder before the work, not after it
-        checkpoint = options.out / f"digits-{describe_bits(bits).replace(' ', '-')}.pt"
+        checkpoint = options.out / f"digits-{describe_bits(bits)}.pt"
         training.save(checkpoint)
         while training.epoch < config.epochs:
             record = training.run_epoch()
@@ -67,24 +67,21 @@ def run(options: argparse.Namespace) -> int:
     count = len(trained[None].test_set)
     print(f"\nHandwritten digits, 64-64-10 spiking network, 8 time steps, {count} test images\n")
     print(table(("state", "test accuracy", "spikes per neuron and step", "bytes of neuron state"), rows))
-    curves = draw_curves(
-        {describe_bits(bits): run.history for bits, run in trained.items()}, options.out / "learning_curves.png"
-    )
+    curves = draw_curves({describe_bits(bits): run.history for bits, run in trained.items()}, options.out / "learning_curves.png")
     membranes = draw_membranes(trained[DRAWN], options.out / "membranes.png")
-    kept = options.out / f"digits-{DRAWN}-bits.pt"
+    kept = options.out / f"digits-{describe_bits(DRAWN)}.pt"
     print(f"\ncheckpoint  {kept}  (and the other widths beside it)\npictures    {curves}\n            {membranes}")
     print(f"{time.perf_counter() - started:.0f} s")
     return 0
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
 
-    def line(row: tuple[str, ...]) -> str:
+    def line(row: Sequence[str]) -> str:
         return "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
 
     return "\n".join([line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from snnsim import neurons, quant
 from snnsim._version import __version__
+from snnsim.errors import EngineError
+from snnsim.kernels.registry import engines
 
 PACKAGES = ("torch", "numpy", "numba", "triton", "matplotlib", "scikit-learn")
 
@@ -31,7 +34,27 @@ def run(options: argparse.Namespace) -> int:
         print(f"  {package:<13}{_version(package)}")
     print(f"threads        {torch.get_num_threads()}")
     print(f"devices        {', '.join(devices())}")
+    print("engines, fastest first, for a layer of 4-bit LIF neurons:")
+    for device in devices():
+        for line in engine_lines(device.split()[0]):
+            print(f"  {device:<13}{line}")
     return 0
+
+
+def engine_lines(device: str) -> list[str]:
+    """Each engine, and whether it can run a quantized layer on this device or why not; the first that can is taken."""
+    node = neurons.LIFNode(state_quant=quant.uniform(4)).to(device)
+    x_seq = torch.zeros(8, 16, 1000, device=device)
+    kernel = node.plan(x_seq[0]).kernel
+    if kernel is None:
+        raise EngineError("a 4-bit LIF layer has no table; report this")
+    lines, taken = [], False
+    for engine in engines():
+        reason = engine.why_not(x_seq, kernel)
+        state = f"cannot run: {reason}" if reason else "can run" if taken else "runs"
+        taken |= reason is None
+        lines.append(f"{engine.name}: {state}")
+    return lines
 
 
 def devices() -> list[str]:

@@ -9,7 +9,9 @@ import torch
 from matplotlib.figure import Figure
 
 from snnsim import viz
+from snnsim.neurons import BaseNode
 from snnsim.record import Recorder
+from snnsim.runners import MultiStep
 from snnsim.training import Training, describe_bits
 
 
@@ -26,33 +28,31 @@ def draw_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
     if len(runs) == 1:
         viz.learning_curve(runs[0], ax=figure.add_subplot())
     else:
-        viz.learning_curve(
-            [{"test accuracy": run["test accuracy"]} for run in runs], list(histories), ax=figure.add_subplot()
-        )
+        viz.learning_curve([{"test accuracy": run["test accuracy"]} for run in runs], list(histories), ax=figure.add_subplot())
     viz.save(figure, path)
     return path
 
 
 @torch.no_grad()
-def draw_membranes(training: Training, path: Path, neurons: int = 3) -> Path:
-    """Raster of one test image, and the membranes of the hidden neurons that fired most on their levels."""
+def draw_membranes(training: Training, path: Path, time_steps: int = 24) -> Path:
+    """Raster of one test image, and the membranes of the hidden neurons that moved most, on their levels."""
     images, labels = training.test_set.take(torch.tensor([0]))
-    training.runner.eval()
-    with Recorder(training.runner) as recorder:
-        training.runner(images)
+    # longer than in training, for more to see
+    runner = MultiStep(training.runner.net, time_steps=time_steps).eval()
+    with Recorder(runner) as recorder:
+        runner(images)
     hidden, output = recorder.traces().values()
-    spikes = hidden.spikes[:, 0]
-    busiest = spikes.sum(0).topk(neurons).indices
-    node = training.runner.get_submodule(hidden.name)
+    spikes, charged = hidden.spikes[:, 0], hidden.charged[:, 0]
+    moves = (charged.diff(dim=0) != 0).sum(0) + 2 * (spikes.sum(0) > 1)
+    liveliest = moves.topk(3).indices
+    node = hidden.node
+    threshold = float(node.v_threshold) if isinstance(node, BaseNode) else None
     figure = Figure(figsize=(8, 8), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.3))
     viz.raster({"hidden": spikes, "output": output.spikes[:, 0]}, ax=top)
-    top.set_title(
-        f"One test image of the digit {int(labels[0])}, {describe_bits(training.config.bits)} states", loc="left"
-    )
-    viz.membrane(
-        hidden.charged[:, 0, busiest], node.state_quant, float(node.v_threshold), spikes[:, busiest], ax=bottom
-    )
-    bottom.set_title("Hidden neurons that fired most: membrane before reset", loc="left", y=1.08)
+    states = f"{describe_bits(training.config.bits)} states"
+    top.set_title(f"One test image of the digit {int(labels[0])}, {states}", loc="left")
+    viz.membrane(charged[:, liveliest], node.state_quant, threshold, spikes[:, liveliest], ax=bottom)
+    bottom.set_title("Three hidden neurons: membrane before reset", loc="left", y=1.08)
     viz.save(figure, path)
     return path

@@ -43,9 +43,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--codebook", choices=tuple(CODEBOOKS), default=defaults.codebook, help="recipe of the levels")
     parser.add_argument("--hidden", type=positive_int, default=defaults.hidden, help="neurons of the hidden layer")
-    parser.add_argument(
-        "--time-steps", type=positive_int, default=defaults.time_steps, help="how often an image is presented"
-    )
+    parser.add_argument("--time-steps", type=positive_int, default=defaults.time_steps, help="how often an image is presented")
     parser.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training set")
     parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="images per step")
     parser.add_argument(
@@ -55,14 +53,11 @@ def add_parser(commands: Any) -> None:
         help="of Adam at the start, decays along a cosine",
     )
     parser.add_argument("--tau", type=float, default=defaults.tau, help="time constant in time steps")
-    parser.add_argument(
-        "--soft-reset", action="store_true", help="subtract the threshold after a spike instead of resetting to 0"
-    )
+    parser.add_argument("--hard-reset", action="store_true", help="reset to 0 after a spike instead of subtracting the threshold")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of weights and image order")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/train"), metavar="DIR", help="where checkpoint and pictures go"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/train"), metavar="DIR", help="where checkpoint and pictures go")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -79,9 +74,10 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         tau=options.tau,
-        soft_reset=options.soft_reset,
+        hard_reset=options.hard_reset,
         seed=options.seed,
     )
+    torch.set_num_threads(options.threads)
     training = Training(config, *load_datasets(config, options.data), progress=not options.quiet)
     checkpoint = options.out / "checkpoint.pt"
     if options.resume:

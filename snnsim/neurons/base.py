@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from snnsim.checks import checked_number
 from snnsim.debug import check_finite
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.fixed_dtype import FixedDtype
+from snnsim.kernels.table import LinearMembrane
+from snnsim.neurons.fused import Plan, Planner
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.ste import straight_through
 from snnsim.surrogate import ATan, Surrogate
@@ -36,6 +38,7 @@ class Membrane(FixedDtype, Temporal):
 
     def __init__(self, v_rest: float, state_quant: Codebook | None, min_decay: bool = False) -> None:
         super().__init__()
+        self._planner = Planner()
         self.state_quant = checked_codebook(type(self).__name__, "state_quant", state_quant)
         self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
         if min_decay and state_quant is None:
@@ -44,13 +47,28 @@ class Membrane(FixedDtype, Temporal):
             )
         self.min_decay = min_decay
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # a constant of the equations may have changed; private attributes are state and bookkeeping
+        if not name.startswith("_") and "_planner" in self.__dict__:
+            self._planner.clear()
+
     def leak(self, v: Tensor) -> Tensor:
         """What is left of the membrane after one step without input; elementwise, same shape."""
         raise NotImplementedError(f"{type(self).__name__} must implement leak(v)")
 
     def drive(self, x: Tensor) -> Tensor:
         """What one step of input adds to the membrane; elementwise, same shape."""
-        return x
+        divisor = self.input_divisor()
+        return x if divisor is None else x / divisor
+
+    def input_divisor(self) -> Tensor | None:
+        """What `drive` divides the input by, a number or broadcasting against `[*n]`; None for nothing."""
+        return None
+
+    def divides_input(self) -> bool:
+        """Whether `drive` is no more than the division by `input_divisor`."""
+        return type(self).drive is Membrane.drive
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """Charged membrane `h = leak(v) + drive(x)`."""
@@ -84,13 +102,8 @@ class Membrane(FixedDtype, Temporal):
             raise InvalidValueError(f"{type(self).__name__}.codes: this state is not quantized; give the node a state_quant")
         return None if self.v is None else self.state_quant.encode(self.v)
 
-    def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
-        """A fresh state for one step of input `x`: rest, snapped to its level."""
-        value = torch.full((), self.v_rest, dtype=dtype, device=x.device)
-        return (value if codebook is None else codebook.snap(value, self.v_rest)).detach().expand(x.shape)
-
-    def checked_input(self, x_seq: Tensor, codebook: Codebook | None) -> Tensor:
-        """`x_seq` in the dtype of the state, float32 or float64.
+    def state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
+        """float32, or float64 where the input or the codebook is.
 
         Raises:
             InvalidTypeError: an input that is not floating point.
@@ -102,19 +115,118 @@ class Membrane(FixedDtype, Temporal):
         if not x_seq.dtype.is_floating_point:
             raise InvalidTypeError(f"{who}: x must be floating point, got {x_seq.dtype}; convert it with x.float()")
         check_finite(who, x_seq)
-        dtype = torch.float32 if codebook is None else codebook.levels.dtype
-        return x_seq.to(torch.promote_types(x_seq.dtype, dtype))
+        return torch.promote_types(x_seq.dtype, torch.float32 if codebook is None else codebook.levels.dtype)
 
-    def initial(self, name: str, x_seq: Tensor, codebook: Codebook | None) -> Tensor:
-        """The state that a sequence starts from: the held one, or rest."""
-        x = x_seq[0]
-        held = self.check_held(name, x, x_seq.dtype)
-        return self.rest(x, x_seq.dtype, codebook) if held is None else held
+    def initial(self, name: str, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
+        """The state before the first step of input `x`, `[B, *n]`: the held one, or one number, the level of rest."""
+        held = self.check_held(name, x, dtype)
+        if held is not None:
+            return held
+        rest = torch.full([1] * x.dim(), self.v_rest, dtype=dtype, device=x.device)
+        return rest if codebook is None else codebook.snap(rest, self.v_rest).detach()
+
+    def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One time step, without held state.
+
+        Args:
+            x: input, `[B, *n]`.
+            v: state, same shape.
+
+        Returns:
+            Output, membrane before the reset, state after it.
+        """
+        return self.settle(self.quantize(self.charge(x, v)))
+
+    def settle(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What follows from the quantized membrane alone: output, the membrane itself, state after the reset."""
+        return q, q, q
+
+    def transition(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a quantized membrane leads to: output, state after the reset, what is left of that one step later."""
+        output, _, after = self.settle(q)
+        return output, after, self.decayed(after)
+
+    def forward_sequence(self, x_seq: Tensor) -> Tensor:
+        """Outputs of a whole sequence `[T, B, *n]`, from the held state or from rest, in the dtype of the input.
+
+        Fused over time where the node's equations allow, else step by step; the values are the same.
+        """
+        dtype = self.state_dtype(x_seq, self.state_quant)
+        self.check_constants(x_seq[0])
+        v = self.initial("v", x_seq[0], dtype, self.state_quant)
+        plan = self.plan(x_seq[0])
+        if plan.kernel is not None:
+            output, v = plan.run(self, x_seq, v)
+        else:
+            outputs = []
+            v = v.expand(x_seq.shape[1:])
+            for x in x_seq.to(dtype).unbind(0):
+                s, q, v = self.step(x, v)
+                self.trace(s, q, v)
+                outputs.append(s)
+            output = stack_steps(outputs).to(x_seq.dtype)
+        self.hold(v=v)
+        return output
+
+    def explain(self, x: Tensor) -> str:
+        """How the node would run on one step of input `[B, *n]`, and why: fused, by which engine, or step by step."""
+        return f"{type(self).__name__}: {self.plan(x).explain(x.unsqueeze(0))}"
+
+    def plan(self, x: Tensor) -> Plan:
+        """How the node runs on steps of input like `x`, `[B, *n]`."""
+        return self._planner.plan(self, x, self.state_dtype(x, self.state_quant))
+
+    def coupling(self) -> str | None:
+        """Why the next state does not follow from code and input alone; None where it does."""
+        return None
+
+    def linear_membrane(self, neurons: torch.Size, dtype: torch.dtype) -> LinearMembrane | None:
+        """This node's constants, where it is an un-quantized integrate-and-fire neuron with linear leak; else None."""
+        return None
+
+    def check_constants(self, x: Tensor) -> None:
+        """Refuse constants that do not fit one step of input."""
 
     def trace(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
         """Hand one time step to the recorder, if there is one."""
         if self._trace is not None:
             self._trace.append((output.detach(), charged.detach(), after.detach()))
+
+    def set_state_quant(self, state_quant: Codebook | None) -> None:
+        """Put another codebook in place, or none, under the checks of the construction.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: what the construction refuses; the old codebook stays then.
+            StateError: a state is held, which lies on the old codebook.
+        """
+        who = type(self).__name__
+        codebook = checked_codebook(who, "state_quant", state_quant)
+        if self._state:
+            raise StateError(f"{who}.set_state_quant: a state is held, on the old codebook; call snnsim.reset(net) first")
+        if self.min_decay and codebook is None:
+            raise InvalidValueError(f"{who}(min_decay=True): only a quantized state can get stuck; give state_quant")
+        before = self.state_quant
+        self.state_quant = codebook
+        try:
+            self.check_codebook()
+        except BaseException:
+            self.state_quant = before
+            raise
+
+    def check_codebook(self) -> None:
+        """Refuse a codebook that this node cannot work on; warn of one whose levels do not leak."""
+        if self.state_quant is not None and self.stuck_levels():
+            self.warn_if_stuck(self.state_quant, self.leak)
+
+    def stuck_levels(self) -> int:
+        """How many levels the leak alone cannot move; 0 where `min_decay` does, or where neurons leak differently."""
+        if self.state_quant is None or self.min_decay:
+            return 0
+        levels = self.state_quant.levels
+        with torch.no_grad():
+            # behind the axes of any per-neuron constant, whose table would be larger
+            leaked = self.leak(levels.reshape(-1, *[1] * 8))
+        return len(self.state_quant.stuck_codes(lambda _: leaked.flatten())) if leaked.numel() == len(levels) else 0
 
     def warn_if_stuck(self, codebook: Codebook, leak: Any) -> None:
         """Warn where most levels of a codebook are beyond the leak's reach."""
@@ -186,32 +298,18 @@ class BaseNode(Membrane):
             mixed = _select(target, q, s, mixed)
         return mixed if self.state_quant is None else self.state_quant.snap(mixed, self.v_rest)
 
-    def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One time step, without held state.
-
-        Args:
-            x: input, `[B, *n]`.
-            v: membrane, same shape.
-
-        Returns:
-            Spikes, membrane before the reset, membrane after it.
-        """
-        q = self.quantize(self.charge(x, v))
+    def settle(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Spikes, membrane before the reset, membrane after it."""
         s = self.fire(q)
         return s, q, self.discharge(q, s)
 
-    def forward_sequence(self, x_seq: Tensor) -> Tensor:
-        """Spikes of a whole sequence `[T, B, *n]`, from the held state or from rest."""
-        driven = self.checked_input(x_seq, self.state_quant)
-        self._check_broadcast(driven[0])
-        v = self.initial("v", driven, self.state_quant)
-        spikes = []
-        for x in driven.unbind(0):
-            s, q, v = self.step(x, v)
-            spikes.append(s)
-            self.trace(s, q, v)
-        self.hold(v=v)
-        return stack_steps(spikes).to(x_seq.dtype)
+    def coupling(self) -> str | None:
+        """Why the next state does not follow from code and input alone; None where it does."""
+        if self.training and not self.surrogate.spiking:
+            return "spiking=False makes its spikes fractional"
+        if self.training and self._margin is not None:
+            return "every sample has a threshold of its own"
+        return None
 
     def firing_threshold(self, q: Tensor) -> float | Tensor:
         """The threshold in force for the membrane `q`: that of `set_training_threshold` while training, else the node's own."""
@@ -243,7 +341,8 @@ class BaseNode(Membrane):
         text += ", learn_threshold=True" * isinstance(self.v_threshold, nn.Parameter)
         return text + ", detach_reset=True" * self.detach_reset + ", min_decay=True" * self.min_decay
 
-    def _check_broadcast(self, x: Tensor) -> None:
+    def check_constants(self, x: Tensor) -> None:
+        """Refuse a threshold that does not fit one step of input, or that has learned its way out of the codebook."""
         threshold = self.firing_threshold(x)
         if isinstance(threshold, Tensor):
             if self._margin is not None and threshold.shape != x.shape:
@@ -252,16 +351,23 @@ class BaseNode(Membrane):
                     f"step's input is {tuple(x.shape)}; set it again for every batch"
                 )
             check_broadcast(type(self).__name__, "v_threshold", threshold, x)
-        if isinstance(self.v_threshold, nn.Parameter) and not torch.compiler.is_compiling():
-            self._check_learned_threshold()
+        learned = isinstance(self.v_threshold, nn.Parameter) or (self.state_quant is not None and self.state_quant.is_learned)
+        if learned and not torch.compiler.is_compiling():
+            self._check_learned()
 
-    def _check_learned_threshold(self) -> None:
+    def check_codebook(self) -> None:
+        """Refuse a codebook on which the node could never fire, always fires, or never comes back from a spike."""
+        self._check_threshold()
+        super().check_codebook()
+
+    def _check_learned(self) -> None:
         try:
             self._check_threshold()
         except InvalidValueError as problem:
             if not self.training:
                 raise
-            warn_user(f"learned threshold: {problem}")
+            what = "threshold" if isinstance(self.v_threshold, nn.Parameter) else "codebook"
+            warn_user(f"learned {what}: {problem}")
 
     def _check_threshold(self) -> None:
         values = torch.as_tensor(self.v_threshold, dtype=torch.float64).detach()

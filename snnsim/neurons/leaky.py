@@ -28,9 +28,9 @@ class Leaky(Membrane):
         """What is left of `v`: a step of 1/tau toward rest."""
         return v - (v - self.v_rest) / self.tau
 
-    def drive(self, x: Tensor) -> Tensor:
-        """The input, divided by tau where `decay_input` asks."""
-        return x / self.tau if self.decay_input else x
+    def input_divisor(self) -> Tensor | None:
+        """tau where `decay_input` asks for it."""
+        return self.tau if self.decay_input else None
 
 
 class LIFNode(Leaky, BaseNode):

@@ -7,25 +7,12 @@ from torch import Tensor
 from snnsim.neurons.base import Membrane
 from snnsim.neurons.leaky import Leaky, set_tau, tau_repr
 from snnsim.quant.codebook import Codebook
-from snnsim.temporal import stack_steps
 
 __all__ = ["LIReadout", "Readout"]
 
 
 class Readout(Membrane):
     """A membrane whose output is its own potential after every step: `v = codebook(leak(v) + drive(x))`."""
-
-    def forward_sequence(self, x_seq: Tensor) -> Tensor:
-        """Potentials of a whole sequence `[T, B, *n]`, from the held state or from rest; in the dtype of the input."""
-        driven = self.checked_input(x_seq, self.state_quant)
-        v = self.initial("v", driven, self.state_quant)
-        potentials = []
-        for x in driven.unbind(0):
-            v = self.quantize(self.charge(x, v))
-            potentials.append(v)
-            self.trace(v, v, v)
-        self.hold(v=v)
-        return stack_steps(potentials).to(x_seq.dtype)
 
 
 class LIReadout(Leaky, Readout):

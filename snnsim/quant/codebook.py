@@ -16,7 +16,7 @@ from snnsim.quant import ste as straight
 __all__ = ["Codebook"]
 
 STE_KINDS = ("pass", "clip")
-ROUNDINGS = ("nearest", "floor", "stochastic")
+ROUNDINGS = ("nearest", "floor", "stochastic", "toward_rest")
 
 
 class Codebook(FixedDtype):
@@ -38,6 +38,8 @@ class Codebook(FixedDtype):
 
     levels: Tensor
     edges: Tensor
+    # whether training moves the levels, so that a node has to check them again
+    is_learned = False
 
     def __init__(
         self,
@@ -157,28 +159,45 @@ class Codebook(FixedDtype):
         """Lowest and highest level."""
         return self._limits
 
-    def with_rounding(self, rounding: str, generator: torch.Generator | None = None) -> Codebook:
+    def with_rounding(
+        self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None
+    ) -> Codebook:
         """The same levels under another rounding.
 
+        Rounding moves the firing decision too: see `effective_threshold` of the result.
+
         Args:
-            rounding: "nearest"; "floor" (the level at or below); or "stochastic" (one of the two neighbours, with the
+            rounding: "nearest"; "floor" (the level at or below); "toward_rest" (the neighbour on the side of rest, so that
+                rounding never adds to a membrane's distance from rest); or "stochastic" (one of the two neighbours, with the
                 probability that makes the mean exact).
             generator: source of randomness for "stochastic"; torch's global one by default.
+            rest: rest potential of the node, for "toward_rest".
 
         Returns:
             A new codebook; this one is unchanged.
         """
         if rounding not in ROUNDINGS:
             raise InvalidValueError(f"with_rounding(rounding={rounding!r}): choose one of {', '.join(ROUNDINGS)}")
+        if generator is not None and rounding != "stochastic":
+            raise InvalidValueError(f"with_rounding({rounding!r}, generator=...): only 'stochastic' draws; drop the generator")
+        if (rest is not None) != (rounding == "toward_rest"):
+            raise InvalidValueError(
+                f"with_rounding({rounding!r}, rest={rest}): 'toward_rest', and no other, needs the node's rest potential; "
+                "write with_rounding('toward_rest', rest=0.0)"
+            )
         if rounding == "stochastic":
             from snnsim.quant.stochastic import StochasticCodebook
 
             return StochasticCodebook(self.levels, ste=self.ste, generator=generator)
-        if generator is not None:
-            raise InvalidValueError(
-                f"with_rounding({rounding!r}, generator=...): only 'stochastic' draws; drop the generator"
-            )
-        return Codebook(self.levels, edges=self.levels[1:] if rounding == "floor" else None, ste=self.ste)
+        if rounding == "nearest":
+            return Codebook(self.levels, ste=self.ste)
+        upper = self.levels[1:]
+        if rest is not None:
+            # below rest only the lower level itself belongs to the lower cell
+            home = int(self._snap_cell(torch.tensor(rest, dtype=torch.float64, device=upper.device), rest))
+            lower = self.levels[:home]
+            upper = torch.cat([torch.nextafter(lower, torch.full_like(lower, math.inf)), upper[home:]])
+        return Codebook(self.levels, edges=upper, ste=self.ste)
 
     def effective_threshold(self, v_threshold: float) -> float:
         """Charged membrane at which a neuron with this codebook starts to fire.

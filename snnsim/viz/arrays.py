@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["Numbers", "as_array", "as_levels", "as_spikes"]
+__all__ = ["Numbers", "as_array", "as_levels", "as_share", "as_spikes", "as_text"]
 
 Numbers = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
@@ -52,3 +52,16 @@ def as_levels(name: str, values: Any) -> np.ndarray:
     if not (np.isfinite(levels).all() and (np.diff(levels) > 0).all()):
         raise InvalidValueError(f"{name} must be finite and strictly increasing; sort them and remove repeated ones")
     return levels
+
+
+def as_share(name: str, value: Any) -> float:
+    """One number in [0, 1], such as an accuracy or a firing rate."""
+    share = as_array(name, value)
+    if share.ndim or not 0 <= share <= 1:
+        raise InvalidValueError(f"{name}={share}: expected a share in [0, 1]; divide percentages by 100")
+    return float(share)
+
+
+def as_text(value: float) -> str:
+    """A number as a picture shows it: three digits and a true minus sign."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")

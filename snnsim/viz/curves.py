@@ -10,16 +10,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.viz.arrays import as_array
-from snnsim.viz.figure import axes_or_new
+from snnsim.viz.figure import COLORS, MARKERS, axes_or_new
 
 __all__ = ["learning_curve"]
 
 History = Mapping[str, Sequence[float]]
 
-# dark to light, so that runs differ in black and white too (Okabe & Ito 2008, reordered by lightness)
-_COLORS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
 
 def learning_curve(history: History | Sequence[History], labels: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
@@ -56,8 +53,8 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
             handles += target.plot(
                 np.arange(1, len(values) + 1),
                 values,
-                color=_COLORS[look % len(_COLORS)],
-                marker=_MARKERS[look % len(_MARKERS)],
+                color=COLORS[look % len(COLORS)],
+                marker=MARKERS[look % len(MARKERS)],
                 linestyle=_DASHES[names.index(name) % len(_DASHES)],
                 markersize=3.5,
                 linewidth=1.4,

@@ -9,14 +9,20 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError
+from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.files import write_whole
 
-__all__ = ["ACCENT", "FAINT", "INK", "axes_or_new", "save"]
+__all__ = ["ACCENT", "COLORS", "FAINT", "INK", "MARKERS", "axes_or_new", "save"]
 
 # told apart in black and white as well: black, mid grey and light grey
 INK = "#1b1b1b"
 ACCENT = "#c1440e"
 FAINT = "#c4c4c4"
+
+# of several runs in one picture: dark to light, so that they differ in black and white too (Okabe & Ito 2008, reordered by
+# lightness); a marker each, for lines
+COLORS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
 # what a file format writes about the day and the software, so that it can be left out
 _METADATA: dict[str, dict[str, None]] = {
@@ -68,17 +74,6 @@ def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dp
     figure = picture if isinstance(picture, (Figure, SubFigure)) else picture.figure
     while isinstance(figure, SubFigure):
         figure = figure.figure
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with matplotlib.rc_context({"svg.hashsalt": "snnsim"}):
-                figure.savefig(partial, format=kind, dpi=dpi, metadata=_METADATA[kind])
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"save(path={str(path)!r}): cannot be written ({error.strerror or error}); pick a folder that you may write to"
-        ) from error
+    with matplotlib.rc_context({"svg.hashsalt": "snnsim"}):
+        write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=dpi, metadata=_METADATA[kind]), "save")
     return path

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.viz.arrays import Numbers, as_array, as_levels, as_spikes
+from snnsim.viz.arrays import Numbers, as_array, as_levels, as_spikes, as_text
 from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
 
 __all__ = ["membrane"]
@@ -125,7 +125,7 @@ def _ticks(levels: np.ndarray, v_threshold: float | None, low: float, high: floa
 
 def _label_bands(ax: Axes, neurons: int, pitch: float, ticks: list[float]) -> None:
     places = [neuron * pitch + tick for neuron in range(neurons) for tick in ticks]
-    ax.set_yticks(places, [f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks] * neurons)
+    ax.set_yticks(places, [as_text(tick) for tick in ticks] * neurons)
     if neurons == 1:
         return
     middle = (ticks[0] + ticks[-1]) / 2

@@ -19,6 +19,8 @@ RECIPES = [
     quant.state_quant(4, uniform=False, thr_centered=False),
     quant.integer_grid(6, 3),
     quant.uniform(4).with_rounding("floor"),
+    quant.uniform(4).with_rounding("toward_rest", rest=0.0),
+    quant.state_quant(3).with_rounding("toward_rest", rest=0.3),
     Codebook([-0.3, 0.1, 0.11, 5.0]),
 ]
 
@@ -231,6 +233,38 @@ def test_stuck_codes_are_those_a_leak_cannot_move():
     assert 0 < len(stuck) < 16
     assert torch.equal(codebook.stuck_codes(lambda v: 0.9 * v), stuck)
     assert len(Codebook([0.0, 1.0, 2.0]).stuck_codes(0.0)) == 0
+
+
+def test_toward_rest_takes_the_neighbour_on_the_side_of_rest():
+    codebook = Codebook([-2.0, -1.0, 0.0, 1.0, 2.0]).with_rounding("toward_rest", rest=0.0)
+    h = torch.tensor([-9.0, -2.0, -1.9, -1.0, -0.1, 0.0, 0.9, 1.0, 1.9, 9.0])
+    assert codebook(h).tolist() == [-2.0, -2.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0]
+
+
+def test_toward_rest_goes_to_the_level_nearest_to_rest():
+    codebook = Codebook([-1.0, 0.2, 1.0]).with_rounding("toward_rest", rest=0.0)
+    assert codebook(torch.tensor([-0.9, 0.0, 0.1, 0.9])).tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2])
+
+
+@given(level_lists, values, st.floats(-1e3, 1e3))
+@settings(max_examples=100, deadline=None)
+def test_toward_rest_never_moves_away_from_the_level_of_rest(levels, h, rest):
+    codebook = codebook_of(levels)
+    if codebook is None:
+        return
+    home = codebook.snap(torch.tensor(rest), rest)
+    h = torch.tensor(h, dtype=torch.float32)
+    q = codebook.with_rounding("toward_rest", rest=rest)(h)
+    assert torch.isin(q, codebook.levels).all()
+    low, high = codebook.limits
+    inside = h.clamp(low, high)
+    assert ((q - home).abs() <= (inside - home).abs()).all()
+
+
+@pytest.mark.parametrize("arguments", [("toward_rest",), ("floor", None, 0.0)])
+def test_rest_goes_with_toward_rest_alone(arguments):
+    with pytest.raises(InvalidValueError, match="needs the node's rest potential"):
+        quant.uniform(2).with_rounding(*arguments)
 
 
 def test_floor_takes_the_level_at_or_below():

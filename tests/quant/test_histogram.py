@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.quant.histogram import Histogram
 
-VALUES = hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 30)), elements=st.floats(-(2.0**100), 2.0**100, width=32))
+VALUES = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 3), st.integers(1, 30)), elements=st.floats(-(2.0**100), 2.0**100, width=32)
+)
 
 
 def filled(*batches: torch.Tensor) -> Histogram:

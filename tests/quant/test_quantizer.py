@@ -162,7 +162,7 @@ def test_a_learned_range_grows_to_cover_its_data():
     quantizer = TensorQuantizer(QuantDescriptor(4, learn_amax=True, amax=0.1))
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.05)
     losses = []
-    for _ in range(100):
+    for _ in range(240):
         loss = (quantizer(x) - x).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -194,9 +194,7 @@ def test_a_learned_range_that_fell_below_zero_can_come_back():
     assert quantizer(x).abs().max().item() < 1e-6
 
 
-@pytest.mark.parametrize(
-    "descriptor", [QuantDescriptor(4, axis=1), QuantDescriptor(4), QuantDescriptor(4, learn_amax=True)]
-)
+@pytest.mark.parametrize("descriptor", [QuantDescriptor(4, axis=1), QuantDescriptor(4), QuantDescriptor(4, learn_amax=True)])
 def test_the_range_survives_state_dict_pickle_and_deepcopy(descriptor):
     x = normal(7, 3)
     quantizer = calibrated(descriptor, x)
@@ -216,7 +214,9 @@ def test_a_quantizer_without_a_range_adds_nothing_to_the_state_dict():
 
 def test_a_loaded_range_follows_the_device_of_the_module():
     quantizer = TensorQuantizer(QuantDescriptor(axis=0)).to("meta")
-    quantizer.load_state_dict({"_amax": torch.ones(3)})
+    # there is one real device here; torch says that the meta one takes no values
+    with pytest.warns(UserWarning, match="copying from a non-meta parameter"):
+        quantizer.load_state_dict({"_amax": torch.ones(3)})
     assert quantizer.amax.device.type == "meta"
 
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snnsim import viz
+from snnsim import surrogate, viz
 from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError
 
 SPIKES = np.eye(4)
@@ -41,7 +41,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     before = path.read_bytes()
 
     def fail(*args, **kwargs):
-        args[1].write_bytes(b"half")
+        args[1].write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", fail)
@@ -70,6 +70,12 @@ def test_unknown_format_is_refused(tmp_path, name):
         lambda ax: viz.membrane(SPIKES, ax=ax),
         lambda ax: viz.codebook([0.0, 1.0], [0.5], ax=ax),
         lambda ax: viz.learning_curve({"loss": [1.0]}, ax=ax),
+        lambda ax: viz.occupancy([0.0], [0.0, 1.0], ax=ax),
+        lambda ax: viz.firing_rates({"a": 0.5}, ax=ax),
+        lambda ax: viz.weight_histogram(SPIKES, SPIKES, ax=ax),
+        lambda ax: viz.bits_accuracy({"a": {2: 0.5}}, ax=ax),
+        lambda ax: viz.surrogate(surrogate.ATan(), ax=ax),
+        lambda ax: viz.event_frame(np.ones((2, 3, 3)), ax=ax),
     ],
 )
 def test_every_picture_draws_into_the_axes_given(draw):
@@ -81,9 +87,11 @@ def test_every_picture_draws_into_the_axes_given(draw):
         draw(Figure().subplots(2))
 
 
-def test_pyplot_is_never_imported():
+def test_pyplot_is_never_imported(tmp_path):
     code = (
-        "import sys; from snnsim import viz; viz.raster([[0, 1]]); viz.membrane([0.5]); viz.codebook([0, 1], [0.5]);"
-        "viz.learning_curve({'loss': [1.0]}); sys.exit('matplotlib.pyplot' in sys.modules)"
+        "import sys; from snnsim import surrogate, viz; viz.raster([[0, 1]]); viz.membrane([0.5]); viz.codebook([0, 1], [0.5]);"
+        "viz.learning_curve({'loss': [1.0]}); viz.occupancy([0.0], [0, 1]); viz.firing_rates({'a': 0.5});"
+        "viz.weight_histogram([0.1], [0.0]); viz.bits_accuracy({'a': {2: 0.5}}); viz.surrogate_gallery([surrogate.ATan()]);"
+        f"viz.event_movie([[[[1.0]], [[0.0]]]], {str(tmp_path / 'movie.gif')!r}); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

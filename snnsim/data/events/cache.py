@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from snnsim.data.events.dataset import EventDataset, Transform
-from snnsim.data.files import write_whole
 from snnsim.errors import InvalidValueError
+from snnsim.files import write_whole
 
 __all__ = ["Cached"]
 
@@ -72,7 +72,7 @@ class Cached(EventDataset):
         self.dataset = dataset
         self.folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:16]
         super().__init__(dataset.size, dataset.labels, transforms, seed=seed, source=f"{dataset.source} in {folder}")
-        write_whole(self.folder / "settings.txt", lambda file: file.write(settings.encode()))
+        write_whole(self.folder / "settings.txt", lambda file: file.write(settings.encode()), "Cached")
 
     def recording(self, index: int) -> Any:
         """The dataset's item: events or frames, as its transforms made it."""
@@ -85,5 +85,5 @@ class Cached(EventDataset):
             made = self.dataset[index][0]
             is_tensor = isinstance(made, torch.Tensor)
             item = made.numpy() if is_tensor else made
-            write_whole(path, lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor))
+            write_whole(path, lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor), "Cached")
         return torch.from_numpy(item) if is_tensor else item

@@ -1,0 +1,264 @@
+"""The CPU engine: hands tensors to the compiled kernels as records of addresses."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnsim.kernels import pool, threads
+from snnsim.kernels.cells import cell_finder
+from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
+from snnsim.kernels.reference import ReferenceEngine, histogram_block
+from snnsim.kernels.table import LinearMembrane, Table
+
+if TYPE_CHECKING:
+    from snnsim.kernels.threads import Kernel
+
+__all__ = ["CpuEngine", "warm_up"]
+
+# neurons whose state stays in the second-level cache while time runs
+BLOCK = 1 << 15
+# columns of the saved membrane whose derivative is evaluated at a time, so that it is still in the cache when it is used
+DERIVATIVE_BLOCK = 1 << 16
+
+# for what has no fast way and needs none
+_reference = ReferenceEngine()
+
+
+class CpuEngine:
+    """Compiled by numba, fused over time, on torch's own threads; equal to the reference bit for bit."""
+
+    name = "cpu"
+
+    def why_not(self, x: Tensor, table: Table | LinearMembrane) -> str | None:
+        """Why the kernels cannot run this: no numba, another device, or constants they do not take."""
+        if x.device.type != "cpu":
+            return f"the input is on {x.device}"
+        if isinstance(table, LinearMembrane) and table.channels > 1:
+            return "an un-quantized neuron whose constants differ between channels"
+        # looked up each time: it costs a microsecond
+        if importlib.util.find_spec("numba") is None:
+            return "numba is not installed; pip install numba"
+        return _import_problem()
+
+    def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `ReferenceEngine.forward`."""
+        time_steps, size = x.shape
+        driven = _rows(x.to(table.dtype))
+        out = pool.empty(x.shape, table.dtype)
+        last = torch.empty(size, dtype=table.dtype)
+        stored = code_dtype(table.levels, table.clip, plain)
+        codes = pool.empty(x.shape, stored) if save else None
+        if size:
+            edges = table.edges.detach()
+            cells = cell_finder(edges.numpy().tobytes(), str(edges.numpy().dtype))
+            bounds = (table.low, table.high) if table.clip else (-math.inf, math.inf)
+            emitted, left, after = _contiguous(table.out, table.carry, table.after)
+            divisor = _divisors(table.divisor, table.dtype)
+            start, start_stride = _start(carry)
+            block = _block(size, time_steps)
+            _run(
+                cells.kernel,
+                table.dtype,
+                "FORWARD",
+                (0, time_steps, size, block)
+                + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride, out.data_ptr(), last.data_ptr())
+                + (0 if codes is None else codes.data_ptr(), 0 if codes is None else codes.element_size())
+                + (cells.edges.ctypes.data, emitted.data_ptr(), left.data_ptr(), after.data_ptr())
+                + (table.levels, table.channels, table.inner, divisor.data_ptr(), divisor.numel(), _mark(table.levels, stored))
+                + (_unsigned(stored_nan(table.levels, stored), stored), 0 if cells.bins is None else cells.bins.ctypes.data)
+                + (cells.num_bins, cells.low_bin, cells.shift, *bounds, cells.origin, cells.inverse),
+                -(-size // block),
+                time_steps * size,
+            )
+        return out.to(x.dtype), last, codes
+
+    def backward(
+        self, codes: Tensor, aside: Tensor | None, grad_out: Tensor, grad_v: Tensor, table: Table, divide: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As `ReferenceEngine.backward`."""
+        if aside is not None:
+            return _reference.backward(codes, aside, grad_out, grad_v, table, divide)
+        time_steps, size = codes.shape
+        incoming = _rows(grad_out.to(table.dtype))
+        grad = pool.empty(codes.shape, table.dtype)
+        grad_carry = torch.empty(size, dtype=table.dtype)
+        if size:
+            d_out, d_carry, d_after = _contiguous(table.d_out, table.d_carry, table.d_after)
+            divisor = _divisors(table.divisor if divide else None, table.dtype)
+            start, start_stride = _start(grad_v.to(table.dtype))
+            block = _block(size, time_steps)
+            _run(
+                "backward" if table.levels <= 256 else "backward_long",
+                table.dtype,
+                "BACKWARD",
+                (0, time_steps, size, block)
+                + (incoming.data_ptr(), incoming.stride(0), start.data_ptr(), start_stride, codes.data_ptr(), codes.element_size())
+                + (grad.data_ptr(), grad_carry.data_ptr(), d_out.data_ptr(), d_carry.data_ptr(), d_after.data_ptr())
+                + (table.levels, table.channels, table.inner, divisor.data_ptr(), divisor.numel(), _mark(table.levels, codes.dtype)),
+                -(-size // block),
+                time_steps * size,
+            )
+        return grad, grad_carry
+
+    def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table) -> Tensor:
+        """As `ReferenceEngine.histogram`."""
+        if aside is not None:
+            return _reference.histogram(codes, aside, weights, table)
+        time_steps, size = codes.shape
+        block = histogram_block(size)
+        blocks = -(-size // block)
+        sums = torch.empty(blocks, table.channels, table.levels, dtype=torch.float64)
+        if size:
+            weighted = _rows(weights.to(table.dtype))
+            nan = _unsigned(stored_nan(table.levels, codes.dtype), codes.dtype)
+            _run(
+                "histogram",
+                table.dtype,
+                "HISTOGRAM",
+                (0, time_steps, size, block)
+                + (weighted.data_ptr(), weighted.stride(0), codes.data_ptr(), codes.element_size(), sums.data_ptr())
+                + (table.levels, table.channels, table.inner, _mark(table.levels, codes.dtype), nan)
+                + (int(is_marked(table.levels, codes.dtype)),),
+                blocks,
+                time_steps * size,
+            )
+        total = torch.zeros(table.channels, table.levels, dtype=torch.float64)
+        for part in sums:
+            total += part
+        return total
+
+    def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `ReferenceEngine.linear_forward`."""
+        time_steps, size = x.shape
+        driven = _rows(x.to(membrane.dtype))
+        spikes = pool.empty(x.shape, membrane.dtype)
+        charged = pool.empty(x.shape, membrane.dtype) if save else None
+        last = torch.empty(size, dtype=membrane.dtype)
+        if size:
+            block = _block(size, time_steps)
+            start, start_stride = _start(v)
+            _run(
+                "linear_forward",
+                membrane.dtype,
+                "LINEAR",
+                (0, time_steps, size, block)
+                + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride)
+                + (0 if charged is None else charged.data_ptr(), size, 0, 0)
+                + (spikes.data_ptr(), size, last.data_ptr(), *_membrane_constants(membrane, divide=True)),
+                -(-size // block),
+                time_steps * size,
+            )
+        return spikes.to(x.dtype), last, charged
+
+    def linear_backward(
+        self, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As `ReferenceEngine.linear_backward`."""
+        time_steps, size = charged.shape
+        incoming = _rows(grad_out.to(membrane.dtype))
+        start, start_stride = _start(grad_v.to(membrane.dtype))
+        grad = pool.empty(charged.shape, membrane.dtype)
+        grad_v0 = torch.empty(size, dtype=membrane.dtype)
+        constants = _membrane_constants(membrane, divide)
+        threshold, item = membrane.threshold.detach(), charged.element_size()
+        slopes = torch.empty(time_steps, min(size, DERIVATIVE_BLOCK), dtype=membrane.dtype)
+        for first in range(0, size, DERIVATIVE_BLOCK):
+            width = min(DERIVATIVE_BLOCK, size - first)
+            for t in range(time_steps):
+                slopes[t, :width] = membrane.derivative(charged[t, first : first + width] - threshold)
+            block = _block(width, time_steps)
+            _run(
+                "linear_backward",
+                membrane.dtype,
+                "LINEAR",
+                (0, time_steps, width, block)
+                + (incoming.data_ptr() + first * item, incoming.stride(0), start.data_ptr() + first * start_stride * item, start_stride)
+                + (charged.data_ptr() + first * item, size, slopes.data_ptr(), slopes.stride(0))
+                + (grad.data_ptr() + first * item, size, grad_v0.data_ptr() + first * item, *constants),
+                -(-width // block),
+                time_steps * width,
+            )
+        return grad, grad_v0
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load it from disk, before it is needed."""
+    from snnsim.kernels import cpu_kernels
+
+    for name in cpu_kernels.__all__:
+        if name.islower():
+            for wide in (False, True):
+                _kernel(name, wide)
+
+
+@cache
+def _import_problem() -> str | None:
+    try:
+        from snnsim.kernels import kernel_cache  # noqa: F401
+    except ImportError as problem:
+        return f"numba cannot be imported: {problem}"
+    return None
+
+
+def _kernel(name: str, wide: bool) -> Kernel:
+    from snnsim.kernels import kernel_cache
+
+    return kernel_cache.kernel(name, wide)
+
+
+def _run(name: str, dtype: torch.dtype, record: str, fields: tuple[Any, ...], blocks: int, elements: int) -> None:
+    """Fill a record and run a kernel on it; the caller keeps what the addresses point to."""
+    from snnsim.kernels import cpu_kernels
+
+    memory = np.array([fields], dtype=getattr(cpu_kernels, record))
+    threads.run(_kernel(name, dtype == torch.float64), memory.ctypes.data, blocks, elements)
+
+
+def _block(size: int, time_steps: int) -> int:
+    """Neurons of a block: as many as the cache holds, fewer where every thread would otherwise not get its share."""
+    count = threads.thread_count(time_steps * size)
+    return BLOCK if count == 1 else max(1024, min(BLOCK, -(-size // (4 * count * 1024)) * 1024))
+
+
+def _rows(rows: Tensor) -> Tensor:
+    """Rows that are dense in themselves; the conversion of a dtype may have laid them out otherwise."""
+    return rows if rows.shape[1] == 0 or rows.stride(1) == 1 else rows.contiguous()
+
+
+def _start(start: Tensor) -> tuple[Tensor, int]:
+    """The start of each neuron, and the distance to the next one's: 0 where all share one."""
+    stride = start.stride(0) if start.shape[0] > 1 else 0
+    return start, stride
+
+
+def _contiguous(*entries: Tensor) -> tuple[Tensor, ...]:
+    return tuple(value.detach().contiguous() for value in entries)
+
+
+def _divisors(divisor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The divisors one after the other; none is no division."""
+    return torch.empty(0, dtype=dtype) if divisor is None else divisor.detach().contiguous()
+
+
+def _mark(levels: int, dtype: torch.dtype) -> int:
+    return _unsigned(mark_bit(dtype), dtype) if is_marked(levels, dtype) else 0
+
+
+def _unsigned(value: int, dtype: torch.dtype) -> int:
+    """A stored code as the kernels see it: without a sign."""
+    return value % (1 << (8 * dtype.itemsize))
+
+
+def _membrane_constants(membrane: LinearMembrane, divide: bool) -> tuple[Any, ...]:
+    tau = 1.0 if membrane.tau is None else float(membrane.tau)
+    divisor = float(membrane.divisor) if divide and membrane.divisor is not None else 1.0
+    flags = (int(membrane.tau is not None), int(membrane.reset is not None), int(membrane.detach_reset))
+    reset = 0.0 if membrane.reset is None else membrane.reset
+    return *flags, float(membrane.threshold), reset, tau, membrane.rest, divisor

@@ -1,0 +1,817 @@
+"""The fused kernels of the CPU engine, compiled by numba; imported only when one of them runs.
+
+Each kernel is a C function of one pointer, to a record of addresses and sizes. It takes blocks of neurons off a shared counter until
+none is left, so that any number of threads may run it on the same record: a block keeps its state in the cache while time runs
+inside. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look the tables up, emit.
+
+Nothing here is `fastmath`: every operation rounds on its own, as in `reference.py`. All of it is one file, because the compiled
+cache is renewed when the file changes that a kernel is defined in, and only then.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, float32, float64, int32, njit, types, uint8, uint16, uint32
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, overload
+
+__all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "HISTOGRAM",
+    "LINEAR",
+    "backward",
+    "backward_long",
+    "forward_by_bisection",
+    "forward_by_grid",
+    "forward_by_tree",
+    "forward_long",
+    "forward_uniform",
+    "histogram",
+    "linear_backward",
+    "linear_forward",
+]
+
+# how a cell is found
+TREE, UNIFORM, GRID, BISECT = 0, 1, 2, 3
+
+# elements of a strip: what the passes exchange stays in the first-level cache
+STRIP = 1024
+# longest table that is looked up in registers
+REGISTERS = 256
+# named, because numba takes only a name or a number for a literal
+STRIP_BYTES, TABLE_BYTES = STRIP * 8, REGISTERS * 8
+
+FORWARD = np.dtype(
+    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    + [(name, np.int64) for name in ("x", "x_stride", "start", "start_stride", "out", "last", "codes", "code_bytes")]
+    + [(name, np.int64) for name in ("edges", "emitted", "carry", "after", "levels", "channels", "inner")]
+    + [(name, np.int64) for name in ("divisor", "divisors", "mark", "nan", "bins", "num_bins", "low_bin", "shift")]
+    + [(name, np.float64) for name in ("low", "high", "origin", "inverse")]
+)
+BACKWARD = np.dtype(
+    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    + [(name, np.int64) for name in ("grad_out", "grad_out_stride", "start", "start_stride", "codes", "code_bytes", "grad", "state")]
+    + [(name, np.int64) for name in ("d_out", "d_carry", "d_after", "levels", "channels", "inner", "divisor", "divisors", "mark")]
+)
+HISTOGRAM = np.dtype(
+    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    + [(name, np.int64) for name in ("weights", "weights_stride", "codes", "code_bytes", "sums", "levels", "channels", "inner")]
+    + [(name, np.int64) for name in ("mark", "nan", "marked")]
+)
+LINEAR = np.dtype(
+    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    + [(name, np.int64) for name in ("x", "x_stride", "start", "start_stride", "charged", "charged_stride", "slopes", "slopes_stride")]
+    + [(name, np.int64) for name in ("out", "out_stride", "state", "leaks", "hard", "detach")]
+    + [(name, np.float64) for name in ("threshold", "reset", "tau", "rest", "divisor")]
+)
+
+
+# ---- memory
+
+
+@intrinsic
+def pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
+    """An address as a pointer to `dtype`."""
+    result = types.CPointer(dtype.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(result))
+
+    return result(types.int64, dtype), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typing_context: Any, count: Any) -> Any:
+    """Address of `count` (a literal) bytes on the stack, aligned to a cache line."""
+    size = count.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        memory = cgutils.alloca_once(builder, ir.IntType(8), size=size)
+        memory.align = 64
+        return builder.ptrtoint(memory, ir.IntType(64))
+
+    return types.int64(count), codegen
+
+
+@intrinsic
+def as_bytes(typing_context: Any, memory: Any) -> Any:
+    """A pointer without its type."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(memory), codegen
+
+
+@intrinsic
+def kind_of(typing_context: Any, memory: Any) -> Any:
+    """The type that a pointer points to, for conversions."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.NumberClass(memory.dtype)(memory), codegen
+
+
+@intrinsic
+def next_block(typing_context: Any, record: Any) -> Any:
+    """Take the next number off the counter that a record begins with."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        counter = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(record), codegen
+
+
+@intrinsic
+def grid_bin(typing_context: Any, value: Any, shift: Any, low: Any, last: Any) -> Any:
+    """Bin of a float: its bits, as an integer that orders like the float, shifted, counted from `low` and clamped to [0, last]."""
+    integer = ir.IntType(value.bitwidth)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        shift_, low_, last_ = (builder.trunc(arg, integer) if integer.width < 64 else arg for arg in args[1:])
+        zero = ir.Constant(integer, 0)
+        bits = builder.bitcast(args[0], integer)
+        sign = builder.ashr(bits, ir.Constant(integer, integer.width - 1))
+        ordered = builder.xor(bits, builder.lshr(sign, ir.Constant(integer, 1)))
+        index = builder.sub(builder.ashr(ordered, shift_), low_)
+        index = builder.select(builder.icmp_signed("<", index, zero), zero, index)
+        index = builder.select(builder.icmp_signed(">", index, last_), last_, index)
+        return builder.trunc(index, ir.IntType(32)) if integer.width > 32 else index
+
+    return types.int32(value, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def at(typing_context: Any, base: Any, index: Any) -> Any:
+    """The pointer `index` elements behind `base`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [context.cast(builder, args[1], index, types.int64)])
+
+    return base(base, index), codegen
+
+
+@intrinsic
+def retyped(typing_context: Any, memory: Any, dtype: Any) -> Any:
+    """A pointer to the same memory as another type."""
+    result = types.CPointer(dtype.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(result))
+
+    return result(memory, dtype), codegen
+
+
+# ---- looking up
+
+
+def _has_permutes() -> bool:
+    """Whether the processor that numba compiles for has AVX-512 VBMI, whose permutes look 64 bytes up at once."""
+    return "+avx512vbmi," in cpu_target.target_context.codegen().magic_tuple()[2] + ","
+
+
+PERMUTES = _has_permutes()
+
+# bytes of a vector, and the codes in the order in which interleaving four vectors of bytes makes floats of 64 codes
+WIDTH = 64
+ORDER = [16 * (place % 16 // 4) + 4 * (place // 16) + place % 4 for place in range(WIDTH)]
+
+
+def _interleaving(unit: int, upper: bool) -> list[int]:
+    """Shuffle of two vectors that takes units of bytes in turn, from the lower or upper half of each 16 bytes."""
+    places = []
+    for lane in range(0, WIDTH, 16):
+        for place in range(lane + 8 * upper, lane + 8 * upper + 8, unit):
+            places += [*range(place, place + unit), *range(WIDTH + place, WIDTH + place + unit)]
+    return places
+
+
+@intrinsic(prefer_literal=True)
+def permute(typing_context: Any, n: Any, planes: Any, codes: Any, result: Any, entries: Any) -> Any:
+    """`result[i] = table[codes[i]]`, 64 at a time, with the table in registers.
+
+    A float is looked up as four bytes. `planes` holds the lowest bytes of all entries, then the next ones, and so on, each plane
+    REGISTERS bytes long; `entries` (a literal: 64, 128 or 256) says how much of a plane is used.
+    """
+    vectors = entries.literal_value // WIDTH
+    vector, integer = ir.VectorType(ir.IntType(8), WIDTH), ir.IntType(64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def place(base: Any, offset: Any) -> Any:
+            return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+
+        def shuffle(a: Any, b: Any, order: list[int]) -> Any:
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), order))
+
+        def call(name: str, *operands: Any) -> Any:
+            kind = ir.FunctionType(vector, [vector] * len(operands))
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.{name}"), operands)
+
+        def pick(plane: list[Any], code: Any) -> Any:
+            if vectors == 1:
+                return call("permvar.qi.512", plane[0], code)
+            lower = call("vpermi2var.qi.512", plane[0], code, plane[1])
+            if vectors == 2:
+                return lower
+            upper = call("vpermi2var.qi.512", plane[2], code, plane[3])
+            return builder.select(builder.icmp_signed("<", code, ir.Constant(vector, [0] * WIDTH)), upper, lower)
+
+        n, planes, codes, result, _ = args
+        table = [
+            [builder.load(place(planes, ir.Constant(integer, REGISTERS * byte + WIDTH * v)), align=WIDTH) for v in range(vectors)]
+            for byte in range(4)
+        ]
+        step = ir.Constant(integer, WIDTH)
+        with cgutils.for_range_slice(builder, ir.Constant(integer, 0), n, step, intp=integer) as (index, _):
+            code = builder.load(place(codes, index), align=WIDTH)
+            code = shuffle(code, code, ORDER)
+            b0, b1, b2, b3 = (pick(plane, code) for plane in table)
+            for quarter in range(4):
+                half = _interleaving(1, upper=quarter >= 2)
+                floats = shuffle(shuffle(b0, b1, half), shuffle(b2, b3, half), _interleaving(2, upper=quarter % 2 == 1))
+                offset = builder.add(index, ir.Constant(integer, 16 * quarter))
+                builder.store(floats, builder.bitcast(builder.gep(result, [offset]), vector.as_pointer()), align=WIDTH)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, planes, codes, result, entries), codegen
+
+
+def prepare(table: Any, levels: Any, memory: Any) -> None:
+    """A table of up to REGISTERS entries in the form that `look_up` takes: padded, in `memory` on the stack."""
+    raise NotImplementedError
+
+
+def look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> None:
+    """`result[i] = table[codes[i]]` for `n` codes.
+
+    Args:
+        n: number of codes.
+        table: as `prepare` made it for uint8 codes, as it is for int32 codes.
+        levels: number of entries.
+        codes: a strip on the stack, below `levels`.
+        result: a strip on the stack, of the dtype of the table; may be written up to its end.
+    """
+    raise NotImplementedError
+
+
+def _in_registers(table: Any, codes: Any) -> bool:
+    return PERMUTES and table.dtype == types.float32 and codes == types.uint8
+
+
+@overload(prepare)
+def _prepare(table: Any, levels: Any, memory: Any) -> Any:
+    def padded(table: Any, levels: Any, memory: Any) -> None:
+        for k in range(REGISTERS):
+            memory[k] = table[k if k < levels else 0]
+
+    def planar(table: Any, levels: Any, memory: Any) -> None:
+        from_, to = retyped(table, uint8), retyped(memory, uint8)
+        for k in range(REGISTERS):
+            for byte in range(4):
+                to[REGISTERS * byte + k] = from_[4 * (k if k < levels else 0) + byte]
+
+    return planar if _in_registers(table, types.uint8) else padded
+
+
+@overload(look_up)
+def _look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> Any:
+    def one_by_one(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> None:
+        for i in range(n):
+            result[i] = table[uint32(codes[i])]
+
+    def together(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> None:
+        if levels <= 64:
+            permute(n, retyped(table, uint8), codes, result, 64)
+        elif levels <= 128:
+            permute(n, retyped(table, uint8), codes, result, 128)
+        else:
+            permute(n, retyped(table, uint8), codes, result, 256)
+
+    return together if _in_registers(table, codes.dtype) else one_by_one
+
+
+@njit
+def look_up_channel(n: Any, table: Any, levels: Any, channel: Any, codes: Any, result: Any) -> None:
+    """As `look_up`, with a row of the table for each channel."""
+    for i in range(n):
+        result[i] = table[channel[i] * levels + codes[i]]
+
+
+@njit
+def fill_channels(n: Any, first: Any, channels: Any, inner: Any, channel: Any) -> None:
+    """Channel of each of the `n` neurons from the flat neuron `first` on."""
+    c, used = (first // inner) % channels, first % inner
+    for i in range(n):
+        channel[i] = c
+        used += 1
+        if used == inner:
+            used = 0
+            c += 1
+            if c == channels:
+                c = 0
+
+
+@njit
+def ready(table: Any, levels: Any, memory: Any) -> Any:
+    """The table as `look_up` wants it, in `memory` where it is short enough for uint8 codes."""
+    if levels > REGISTERS:
+        return table
+    prepare(table, levels, memory)
+    return memory
+
+
+@njit(forceinline=True)
+def is_power_of_two(value: Any) -> Any:
+    """Whether multiplying by `1 / value` rounds as dividing by `value` does: both only move the exponent."""
+    mantissa, exponent = math.frexp(value)
+    return mantissa == 0.5 and -64 < exponent < 64
+
+
+@njit
+def divide(n: Any, x: Any, divisor: Any, divisors: Any, channel: Any, result: Any, dtype: Any) -> None:
+    """`result = x / divisor` as IEEE rounds it."""
+    if divisors > 1:
+        for i in range(n):
+            result[i] = x[i] / divisor[channel[i]]
+    elif is_power_of_two(divisor[0]):
+        scale = dtype(1) / divisor[0]
+        for i in range(n):
+            result[i] = x[i] * scale
+    else:
+        by = divisor[0]
+        for i in range(n):
+            result[i] = x[i] / by
+
+
+@njit
+def charge(n: Any, v: Any, x: Any, divisor: Any, divisors: Any, channel: Any, h: Any, dtype: Any) -> None:
+    """`h = v + x / divisor`, in two roundings."""
+    if divisors > 1:
+        for i in range(n):
+            h[i] = v[i] + x[i] / divisor[channel[i]]
+    elif divisors == 0:
+        for i in range(n):
+            h[i] = v[i] + x[i]
+    elif is_power_of_two(divisor[0]):
+        scale = dtype(1) / divisor[0]
+        for i in range(n):
+            h[i] = v[i] + x[i] * scale
+    else:
+        by = divisor[0]
+        for i in range(n):
+            h[i] = v[i] + x[i] / by
+
+
+# ---- finding the cell
+
+
+@njit
+def find_by_tree(n: Any, h: Any, edges: Any, cells: Any) -> None:
+    """Up to 16 cells: four comparisons, the edge of each picked by those before it."""
+    e0, e1, e2, e3, e4, e5, e6, e7 = edges[0], edges[1], edges[2], edges[3], edges[4], edges[5], edges[6], edges[7]
+    e8, e9, e10, e11, e12, e13, e14 = edges[8], edges[9], edges[10], edges[11], edges[12], edges[13], edges[14]
+    for i in range(n):
+        v = h[i]
+        b3 = v >= e7
+        b2 = v >= (e11 if b3 else e3)
+        b1 = v >= ((e13 if b2 else e9) if b3 else (e5 if b2 else e1))
+        low, low_mid = e2 if b1 else e0, e6 if b1 else e4
+        high_mid, high = e10 if b1 else e8, e14 if b1 else e12
+        b0 = v >= ((high if b2 else high_mid) if b3 else (low_mid if b2 else low))
+        cells[i] = uint8(int32(b3) * int32(8) + int32(b2) * int32(4) + int32(b1) * int32(2) + int32(b0))
+
+
+@njit
+def nearest_edge(n: Any, h: Any, a: Any, cells: Any, dtype: Any) -> None:
+    """Evenly spaced edges: the nearest one by arithmetic; a comparison with it decides."""
+    origin, inverse, half, last = dtype(a.origin), dtype(a.inverse), dtype(0.5), dtype(a.levels - 2)
+    for i in range(n):
+        nearest = (h[i] - origin) * inverse + half
+        nearest = nearest if nearest > dtype(0) else dtype(0)
+        cells[i] = uint8(int32(nearest if nearest < last else last))
+
+
+@njit
+def next_edge(n: Any, h: Any, a: Any, cells: Any, wide: Any, dtype: Any) -> None:
+    """Bins that are narrow where edges are dense: each holds one edge at most, so a comparison with the next one decides."""
+    bins = pointer(a.bins, uint8)
+    origin, shift, low, last = dtype(a.origin), a.shift, a.low_bin, a.num_bins - 1
+    for i in range(n):
+        wide[i] = grid_bin(h[i] - origin, shift, low, last)
+    for i in range(n):
+        cells[i] = bins[uint32(wide[i])]
+
+
+@njit
+def correct(n: Any, h: Any, edges: Any, size: Any, cells: Any, probe: Any) -> None:
+    """Move up the cells whose upper edge has been reached."""
+    look_up(n, edges, size, cells, probe)
+    for i in range(n):
+        cells[i] += uint8(h[i] >= probe[i])
+
+
+@njit
+def find_by_bisection(n: Any, h: Any, edges: Any, span: Any, cells: Any, middle: Any, probe: Any, kind: Any) -> None:
+    """Any edges: halve the span, a power of two, until one cell is left."""
+    for i in range(n):
+        cells[i] = kind(0)
+    half = span >> 1
+    while half:
+        for i in range(n):
+            middle[i] = kind(cells[i] + kind(half - 1))
+        look_up(n, edges, span, middle, probe)
+        for i in range(n):
+            cells[i] = kind(cells[i] + (kind(half) if h[i] >= probe[i] else kind(0)))
+        half >>= 1
+
+
+# ---- forward
+
+
+@njit
+def firing_edge(emitted: Any, levels: Any, edges: Any, dtype: Any) -> Any:
+    """Whether a table emits 0 below some code and 1 from it on, and the edge where it changes (NaN for never)."""
+    first = 0
+    while first < levels and emitted[first] == 0:
+        first += 1
+    for k in range(first, levels):
+        if emitted[k] != 1:
+            return False, dtype(np.nan)
+    if first == levels:
+        return True, dtype(np.nan)
+    return True, edges[first - 1] if first else dtype(-np.inf)
+
+
+@njit
+def store_codes(n: Any, h: Any, cells: Any, low: Any, high: Any, mark: Any, nan: Any, codes: Any, kind: Any) -> None:
+    for i in range(n):
+        v = h[i]
+        code = int32(cells[i]) | (mark if (v < low) | (v > high) else int32(0))
+        codes[i] = kind(code if v == v else nan)
+
+
+@njit
+def spike_and_store(
+    n: Any, h: Any, looked: Any, cells: Any, threshold: Any, low: Any, high: Any, mark: Any, nan: Any, v: Any, out: Any, codes: Any, dtype: Any
+) -> None:
+    """What is emitted, kept and saved where that is spikes and a byte: the usual case, in one pass."""
+    for i in range(n):
+        value = h[i]
+        known = value == value
+        spike = dtype(1) if value >= threshold else dtype(0)
+        code = int32(cells[i]) | (mark if (value < low) | (value > high) else int32(0))
+        v[i] = looked[i] if known else value
+        out[i] = spike if known else value
+        codes[i] = uint8(code if known else nan)
+
+
+@njit(forceinline=True)
+def run_forward(memory: Any, finder: Any, kind: Any) -> None:
+    """A table on every block left; `kind` holds its codes: uint8 for up to REGISTERS levels, else int32."""
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, FORWARD)[0]
+    edges = pointer(a.edges, dtype)
+    emitted, carry, after = pointer(a.emitted, dtype), pointer(a.carry, dtype), pointer(a.after, dtype)
+    levels, size, single = a.levels, a.size, a.channels == 1
+    low, high = dtype(a.low), dtype(a.high)
+    h, looked = pointer(stack(STRIP_BYTES), dtype), pointer(stack(STRIP_BYTES), dtype)
+    cells, middle = pointer(stack(STRIP_BYTES), kind), pointer(stack(STRIP_BYTES), kind)
+    channel, bins = pointer(stack(STRIP_BYTES), int32), pointer(stack(STRIP_BYTES), int32)
+    spikes, threshold = False, dtype(0)
+    if single:
+        spikes, threshold = firing_edge(emitted, levels, edges, dtype)
+        emitted = ready(emitted, levels, pointer(stack(TABLE_BYTES), dtype))
+        carry = ready(carry, levels, pointer(stack(TABLE_BYTES), dtype))
+        after = ready(after, levels, pointer(stack(TABLE_BYTES), dtype))
+    # the padded cells of the edges, which the finder may ask for
+    to_compare = edges
+    if finder == UNIFORM or finder == GRID or (finder == BISECT and levels <= REGISTERS):
+        to_compare = ready(edges, REGISTERS, pointer(stack(TABLE_BYTES), dtype))
+    mark, nan = int32(a.mark), int32(a.nan)
+    while True:
+        begin = next_block(memory) * a.block
+        if begin >= size:
+            return
+        end = min(begin + a.block, size)
+        state, start = pointer(a.last, dtype), pointer(a.start, dtype)
+        for i in range(begin, end):
+            state[i] = start[i * a.start_stride]
+        for t in range(a.time_steps):
+            table = carry if t < a.time_steps - 1 else after
+            for first in range(begin, end, STRIP):
+                n = min(end - first, STRIP)
+                where = t * size + first
+                v, out = at(state, first), at(pointer(a.out, dtype), where)
+                if not single:
+                    fill_channels(n, first, a.channels, a.inner, channel)
+                charge(n, v, at(pointer(a.x, dtype), t * a.x_stride + first), pointer(a.divisor, dtype), a.divisors, channel, h, dtype)
+                if finder == TREE:
+                    find_by_tree(n, h, edges, cells)
+                elif finder == BISECT:
+                    find_by_bisection(n, h, to_compare, a.num_bins, cells, middle, looked, kind)
+                else:
+                    if finder == UNIFORM:
+                        nearest_edge(n, h, a, cells, dtype)
+                    else:
+                        next_edge(n, h, a, cells, bins, dtype)
+                    correct(n, h, to_compare, levels, cells, looked)
+                if single:
+                    look_up(n, table, levels, cells, looked)
+                else:
+                    look_up_channel(n, table, levels, channel, cells, looked)
+                if spikes and a.code_bytes == 1:
+                    spike_and_store(n, h, looked, cells, threshold, low, high, mark, nan, v, out, at(pointer(a.codes, uint8), where), dtype)
+                    continue
+                for i in range(n):
+                    v[i] = looked[i] if h[i] == h[i] else h[i]
+                if spikes:
+                    for i in range(n):
+                        spike = dtype(1) if h[i] >= threshold else dtype(0)
+                        out[i] = spike if h[i] == h[i] else h[i]
+                else:
+                    if single:
+                        look_up(n, emitted, levels, cells, looked)
+                    else:
+                        look_up_channel(n, emitted, levels, channel, cells, looked)
+                    for i in range(n):
+                        out[i] = looked[i] if h[i] == h[i] else h[i]
+                if a.code_bytes == 1:
+                    store_codes(n, h, cells, low, high, mark, nan, at(pointer(a.codes, uint8), where), uint8)
+                elif a.code_bytes == 2:
+                    store_codes(n, h, cells, low, high, mark, nan, at(pointer(a.codes, uint16), where), uint16)
+                elif a.code_bytes == 4:
+                    store_codes(n, h, cells, low, high, mark, nan, at(pointer(a.codes, uint32), where), uint32)
+
+
+def forward_by_tree(memory: Any) -> None:
+    """Run a table of up to 16 levels."""
+    run_forward(memory, TREE, uint8)
+
+
+def forward_uniform(memory: Any) -> None:
+    """Run a table whose edges are evenly spaced, of up to 256 levels."""
+    run_forward(memory, UNIFORM, uint8)
+
+
+def forward_by_grid(memory: Any) -> None:
+    """Run a table whose edges are densest in one place, of up to 256 levels."""
+    run_forward(memory, GRID, uint8)
+
+
+def forward_by_bisection(memory: Any) -> None:
+    """Run any table of up to 256 levels."""
+    run_forward(memory, BISECT, uint8)
+
+
+def forward_long(memory: Any) -> None:
+    """Run any table."""
+    run_forward(memory, BISECT, int32)
+
+
+# ---- backward
+
+
+@njit
+def load_codes(n: Any, codes: Any, mark: Any, last: Any, cells: Any, kind: Any, passes: Any) -> None:
+    """Codes without their mark, and whether the gradient passes; a stored NaN becomes some code of the table."""
+    for i in range(n):
+        code = int32(codes[i])
+        passes[i] = uint8((code & mark) == 0)
+        cells[i] = kind(min(code & ~mark, last))
+
+
+@njit(forceinline=True)
+def run_backward(memory: Any, kind: Any) -> None:
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, BACKWARD)[0]
+    d_out, d_carry, d_after = pointer(a.d_out, dtype), pointer(a.d_carry, dtype), pointer(a.d_after, dtype)
+    levels, size, single = a.levels, a.size, a.channels == 1
+    slope, follow = pointer(stack(STRIP_BYTES), dtype), pointer(stack(STRIP_BYTES), dtype)
+    cells, channel = pointer(stack(STRIP_BYTES), kind), pointer(stack(STRIP_BYTES), int32)
+    passes = pointer(stack(STRIP_BYTES), uint8)
+    if single:
+        d_out = ready(d_out, levels, pointer(stack(TABLE_BYTES), dtype))
+        d_carry = ready(d_carry, levels, pointer(stack(TABLE_BYTES), dtype))
+        d_after = ready(d_after, levels, pointer(stack(TABLE_BYTES), dtype))
+    mark, last = int32(a.mark), int32(levels - 1)
+    while True:
+        begin = next_block(memory) * a.block
+        if begin >= size:
+            return
+        end = min(begin + a.block, size)
+        state, start = pointer(a.state, dtype), pointer(a.start, dtype)
+        for i in range(begin, end):
+            state[i] = start[i * a.start_stride]
+        for step in range(a.time_steps):
+            t = a.time_steps - 1 - step
+            d_next = d_carry if step else d_after
+            for first in range(begin, end, STRIP):
+                n = min(end - first, STRIP)
+                where = t * size + first
+                if a.code_bytes == 1:
+                    load_codes(n, at(pointer(a.codes, uint8), where), mark, last, cells, kind, passes)
+                elif a.code_bytes == 2:
+                    load_codes(n, at(pointer(a.codes, uint16), where), mark, last, cells, kind, passes)
+                else:
+                    load_codes(n, at(pointer(a.codes, uint32), where), mark, last, cells, kind, passes)
+                if single:
+                    look_up(n, d_out, levels, cells, slope)
+                    look_up(n, d_next, levels, cells, follow)
+                else:
+                    fill_channels(n, first, a.channels, a.inner, channel)
+                    look_up_channel(n, d_out, levels, channel, cells, slope)
+                    look_up_channel(n, d_next, levels, channel, cells, follow)
+                g, grad = at(state, first), at(pointer(a.grad, dtype), where)
+                grad_out = at(pointer(a.grad_out, dtype), t * a.grad_out_stride + first)
+                if a.divisors == 0:
+                    for i in range(n):
+                        total = slope[i] * grad_out[i] + follow[i] * g[i]
+                        total = total if passes[i] else dtype(0)
+                        g[i] = total
+                        grad[i] = total
+                else:
+                    for i in range(n):
+                        total = slope[i] * grad_out[i] + follow[i] * g[i]
+                        g[i] = total if passes[i] else dtype(0)
+                    divide(n, g, pointer(a.divisor, dtype), a.divisors, channel, grad, dtype)
+
+
+def backward(memory: Any) -> None:
+    """Gradients of a table of up to 256 levels."""
+    run_backward(memory, uint8)
+
+
+def backward_long(memory: Any) -> None:
+    """Gradients of any table."""
+    run_backward(memory, int32)
+
+
+# ---- sums over codes
+
+
+@njit
+def add_up(n: Any, codes: Any, weights: Any, channel: Any, single: Any, levels: Any, mark: Any, nan: Any, marked: Any, sums: Any) -> None:
+    for i in range(n):
+        stored = int32(codes[i])
+        if not (marked and stored == nan):
+            row = stored & ~mark
+            if not single:
+                row += channel[i] * levels
+            sums[row] += float64(weights[i])
+
+
+def histogram(memory: Any) -> None:
+    """Sums of the weights of each code; the record holds room for the sums of every block."""
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, HISTOGRAM)[0]
+    levels, size, single, bins = a.levels, a.size, a.channels == 1, a.levels * a.channels
+    channel = pointer(stack(STRIP_BYTES), int32)
+    mark, nan, marked = int32(a.mark), int32(a.nan), a.marked != 0
+    while True:
+        block = next_block(memory)
+        begin = block * a.block
+        if begin >= size:
+            return
+        end = min(begin + a.block, size)
+        sums = at(pointer(a.sums, float64), block * bins)
+        for k in range(bins):
+            sums[k] = 0.0
+        for t in range(a.time_steps):
+            for first in range(begin, end, STRIP):
+                n = min(end - first, STRIP)
+                if not single:
+                    fill_channels(n, first, a.channels, a.inner, channel)
+                weights = at(pointer(a.weights, dtype), t * a.weights_stride + first)
+                where = t * size + first
+                if a.code_bytes == 1:
+                    add_up(n, at(pointer(a.codes, uint8), where), weights, channel, single, levels, mark, nan, marked, sums)
+                elif a.code_bytes == 2:
+                    add_up(n, at(pointer(a.codes, uint16), where), weights, channel, single, levels, mark, nan, marked, sums)
+                else:
+                    add_up(n, at(pointer(a.codes, uint32), where), weights, channel, single, levels, mark, nan, marked, sums)
+
+
+# ---- neurons that are not quantized
+
+
+@njit
+def charge_linear(n: Any, x: Any, v: Any, leaks: Any, tau: Any, rest: Any, divisor: Any, h: Any, dtype: Any) -> None:
+    """`h = leak(v) + x / divisor`."""
+    if not leaks:
+        for i in range(n):
+            h[i] = v[i]
+    elif is_power_of_two(tau):
+        rate = dtype(1) / tau
+        for i in range(n):
+            h[i] = v[i] - (v[i] - rest) * rate
+    else:
+        for i in range(n):
+            h[i] = v[i] - (v[i] - rest) / tau
+    if is_power_of_two(divisor):
+        scale = dtype(1) / divisor
+        for i in range(n):
+            h[i] = h[i] + x[i] * scale
+    else:
+        for i in range(n):
+            h[i] = h[i] + x[i] / divisor
+
+
+def linear_forward(memory: Any) -> None:
+    """Run an un-quantized neuron."""
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, LINEAR)[0]
+    size = a.size
+    threshold, reset, tau, rest, divisor = dtype(a.threshold), dtype(a.reset), dtype(a.tau), dtype(a.rest), dtype(a.divisor)
+    h = pointer(stack(STRIP_BYTES), dtype)
+    hard = a.hard != 0
+    while True:
+        begin = next_block(memory) * a.block
+        if begin >= size:
+            return
+        end = min(begin + a.block, size)
+        state, start = pointer(a.state, dtype), pointer(a.start, dtype)
+        for i in range(begin, end):
+            state[i] = start[i * a.start_stride]
+        for t in range(a.time_steps):
+            for first in range(begin, end, STRIP):
+                n = min(end - first, STRIP)
+                v = at(state, first)
+                charge_linear(n, at(pointer(a.x, dtype), t * a.x_stride + first), v, a.leaks != 0, tau, rest, divisor, h, dtype)
+                out = at(pointer(a.out, dtype), t * a.out_stride + first)
+                for i in range(n):
+                    fired = h[i] >= threshold
+                    spike = dtype(1) if fired else dtype(0)
+                    out[i] = spike if h[i] == h[i] else h[i]
+                    target = reset if hard else h[i] - threshold
+                    v[i] = target if fired else h[i]
+                if a.charged:
+                    charged = at(pointer(a.charged, dtype), t * a.charged_stride + first)
+                    for i in range(n):
+                        charged[i] = h[i]
+
+
+def linear_backward(memory: Any) -> None:
+    """Gradients of an un-quantized neuron."""
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, LINEAR)[0]
+    size = a.size
+    threshold, reset, tau, divisor = dtype(a.threshold), dtype(a.reset), dtype(a.tau), dtype(a.divisor)
+    gh = pointer(stack(STRIP_BYTES), dtype)
+    hard, detached = a.hard != 0, a.detach != 0
+    # a hard reset forgets the membrane, a soft one never does
+    forgets_at = threshold if hard else dtype(np.nan)
+    while True:
+        begin = next_block(memory) * a.block
+        if begin >= size:
+            return
+        end = min(begin + a.block, size)
+        state, start = pointer(a.state, dtype), pointer(a.start, dtype)
+        for i in range(begin, end):
+            state[i] = start[i * a.start_stride]
+        for step in range(a.time_steps):
+            t = a.time_steps - 1 - step
+            for first in range(begin, end, STRIP):
+                n = min(end - first, STRIP)
+                g = at(state, first)
+                grad_out = at(pointer(a.x, dtype), t * a.x_stride + first)
+                slopes = at(pointer(a.slopes, dtype), t * a.slopes_stride + first)
+                h = at(pointer(a.charged, dtype), t * a.charged_stride + first)
+                if detached:
+                    for i in range(n):
+                        gh[i] = grad_out[i]
+                elif hard:
+                    for i in range(n):
+                        gh[i] = (grad_out[i] - g[i] * h[i]) + g[i] * reset
+                else:
+                    for i in range(n):
+                        gh[i] = grad_out[i] - g[i] * threshold
+                for i in range(n):
+                    past = dtype(0) if h[i] >= forgets_at else g[i]
+                    total = gh[i] * slopes[i] + past
+                    gh[i] = total if h[i] == h[i] else dtype(0)
+                out = at(pointer(a.out, dtype), t * a.out_stride + first)
+                if is_power_of_two(divisor):
+                    scale = dtype(1) / divisor
+                    for i in range(n):
+                        out[i] = gh[i] * scale
+                else:
+                    for i in range(n):
+                        out[i] = gh[i] / divisor
+                if not a.leaks:
+                    for i in range(n):
+                        g[i] = gh[i]
+                elif is_power_of_two(tau):
+                    rate = dtype(1) / tau
+                    for i in range(n):
+                        g[i] = gh[i] - gh[i] * rate
+                else:
+                    for i in range(n):
+                        g[i] = gh[i] - gh[i] / tau

@@ -1,0 +1,99 @@
+"""Gradients of what a table or a membrane is made of: sums over all neurons and steps, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snnsim.errors import InvalidValueError
+from snnsim.kernels.reference import per_neuron
+from snnsim.kernels.table import LinearMembrane
+
+__all__ = ["channel_sums", "divisor_gradient", "leaked_gradient", "tau_gradient", "threshold_gradient"]
+
+# neurons summed by one thread in one go: fixed, so that no thread count changes a rounding
+RUN = 4096
+
+
+def channel_sums(values: Tensor, channels: int, inner: int) -> Tensor:
+    """Sum of `[N]` over the neurons of each channel, `[C]` float64."""
+    values = values.double()
+    if channels > 1:
+        return values.view(-1, channels, inner).sum(2).sum(0)
+    whole = len(values) // RUN * RUN
+    return (values[:whole].view(-1, RUN).sum(1).sum(0) + values[whole:].sum()).reshape(1)
+
+
+def divisor_gradient(grad: Tensor, x: Tensor, divisor: Tensor, inner: int) -> Tensor:
+    """Gradient of the divisor of an input: sum of `grad * -x / divisor**2`.
+
+    Args:
+        grad: of the quotient, `[T, N]`.
+        x: input, `[T, N]`.
+        divisor: `[1]` or `[C]`.
+        inner: neurons in a row that share a channel.
+
+    Returns:
+        Same shape and dtype as `divisor`.
+    """
+    total = torch.zeros(divisor.numel(), dtype=torch.float64, device=grad.device)
+    for g, x_t in zip(grad.unbind(0), x.unbind(0), strict=True):
+        total += channel_sums(g.double() * x_t.double(), divisor.numel(), inner)
+    return (-total / divisor.detach().double() ** 2).to(divisor.dtype)
+
+
+def threshold_gradient(grad: Tensor, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane) -> Tensor:
+    """Gradient of an un-quantized neuron's threshold.
+
+    Args:
+        grad: of the charged membrane, `[T, N]`.
+        charged, grad_out, grad_v, membrane: as for `ReferenceEngine.linear_backward`.
+
+    Returns:
+        Same shape and dtype as `membrane.threshold`.
+    """
+    threshold = per_neuron(membrane.threshold, charged.shape[1], membrane.inner)
+    total = torch.zeros(membrane.threshold.numel(), dtype=torch.float64, device=charged.device)
+    g = grad_v.to(membrane.dtype)
+    for t in reversed(range(len(charged))):
+        h = charged[t]
+        through_spike = grad_out[t].to(h.dtype)
+        if not membrane.detach_reset:
+            through_spike = through_spike + g * (-threshold if membrane.reset is None else membrane.reset - h)
+        part = -(through_spike * membrane.derivative(h - threshold))
+        if membrane.reset is None:
+            part = part - torch.where(h >= threshold, g, 0.0)
+        total += channel_sums(torch.where(torch.isnan(h), 0.0, part), len(total), membrane.inner)
+        g = leaked_gradient(grad[t], membrane)
+    return total.to(membrane.dtype)
+
+
+def tau_gradient(grad: Tensor, charged: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+    """Gradient of an un-quantized neuron's time constant: sum of `grad * (v - rest) / tau**2`, `v` the state before each step.
+
+    Args:
+        grad: of the charged membrane, `[T, N]`.
+        charged: membrane before the reset, `[T, N]`.
+        v0: state before the first step, `[N]`.
+        membrane: its constants; leaks.
+
+    Returns:
+        Same shape and dtype as `membrane.tau`.
+    """
+    if membrane.tau is None:
+        raise InvalidValueError("tau_gradient: this membrane does not leak (tau is None)")
+    threshold = per_neuron(membrane.threshold, charged.shape[1], membrane.inner)
+    total = torch.zeros(membrane.tau.numel(), dtype=torch.float64, device=charged.device)
+    for t in range(len(charged)):
+        h = charged[t - 1]
+        v = v0 if t == 0 else torch.where(h >= threshold, h - threshold if membrane.reset is None else membrane.reset, h)
+        part = torch.where(torch.isnan(charged[t]), 0.0, grad[t].double() * (v.double() - membrane.rest))
+        total += channel_sums(part, len(total), membrane.inner)
+    return (total / membrane.tau.detach().double() ** 2).to(membrane.dtype)
+
+
+def leaked_gradient(grad: Tensor, membrane: LinearMembrane) -> Tensor:
+    """Gradient of the state before a step, from that of the charged membrane `[N]`."""
+    if membrane.tau is None:
+        return grad
+    return grad - grad / per_neuron(membrane.tau, grad.shape[0], membrane.inner)

@@ -1,0 +1,281 @@
+"""`scan`: the one way to run a table over time, forward and backward; `scan_linear` for neurons that are not quantized."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from snnsim.errors import InvalidTypeError, ShapeError
+from snnsim.kernels import parameters
+from snnsim.kernels.codes import is_marked
+from snnsim.kernels.layout import Layout
+from snnsim.kernels.reference import per_neuron
+from snnsim.kernels.registry import choose
+from snnsim.kernels.table import LinearMembrane, Table
+
+__all__ = ["run_backward", "run_forward", "scan", "scan_linear"]
+
+
+def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None) -> tuple[Tensor, Tensor]:
+    """Run a quantized neuron over a sequence.
+
+    Differentiable once, with respect to `x_seq`, `carry0` and the table's `out`, `carry`, `after` and `divisor`.
+
+    Args:
+        x_seq: input `[T, *n]`, T >= 1, in the unit of the levels; no wider than the table's dtype, in which the scan computes.
+        carry0: what is left of the state before the first input: `[*n]`, or one number for each channel (`[C]`, `[1]` or `[]`), in
+            the table's dtype.
+        table: the neuron.
+        engine: "cpu" or "reference"; the fastest that can by default.
+
+    Returns:
+        Output `[T, *n]` in the dtype of `x_seq`, and the state after the reset of the last step `[*n]` in the table's dtype.
+
+    Raises:
+        ShapeError, InvalidTypeError: arguments that do not fit together.
+        EngineError: the engine asked for cannot run here.
+    """
+    _check_input(x_seq, table.dtype, table.edges.device)
+    carry_full = _per_neuron_start("carry0", carry0, x_seq, table)
+    if torch.compiler.is_compiling():
+        from snnsim.kernels import ops
+
+        return ops.scan(x_seq, carry_full, table, engine)
+    inputs = (x_seq, carry_full, table.out, table.carry, table.after, table.divisor)
+    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
+        out_seq, v, _, _ = _Scan.apply(*inputs, table, engine)
+        return out_seq, v
+    return run_forward(x_seq, carry_full, table, engine, save=False)[:2]
+
+
+def scan_linear(
+    x_seq: Tensor, v0: Tensor, membrane: LinearMembrane, engine: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run an un-quantized neuron over a sequence.
+
+    Differentiable once, with respect to `x_seq`, `v0` and the membrane's `threshold`, `tau` and `divisor`. While compiling it is a
+    plain loop, which the compiler fuses.
+
+    Args:
+        x_seq: input `[T, *n]`, T >= 1, in the unit of the threshold; no wider than the membrane's dtype.
+        v0: state before the first step: `[*n]`, or one number for each channel (`[C]`, `[1]` or `[]`).
+        membrane: the neuron.
+        engine: "cpu" or "reference"; the fastest that can by default.
+
+    Returns:
+        Spikes `[T, *n]` in the dtype of `x_seq`, and the state after the last step `[*n]`.
+
+    Raises:
+        ShapeError, InvalidTypeError: arguments that do not fit together.
+        EngineError: the engine asked for cannot run here.
+    """
+    _check_input(x_seq, membrane.dtype, membrane.threshold.device)
+    v_full = _per_neuron_start("v0", v0, x_seq, membrane)
+    inputs = (x_seq, v_full, membrane.threshold, membrane.tau, membrane.divisor)
+    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
+        spikes, v, _ = _ScanLinear.apply(*inputs, membrane, engine)
+        return spikes, v
+    return _linear_forward(x_seq, v_full, membrane, engine, save=False)[:2]
+
+
+class _Scan(torch.autograd.Function):
+    """The autograd node of `scan`; keeps the codes and nothing else (the input too where its divisor learns)."""
+
+    @staticmethod
+    def forward(
+        x_seq: Tensor,
+        carry: Tensor,
+        out: Tensor,
+        left: Tensor,
+        after: Tensor,
+        divisor: Tensor | None,
+        table: Table,
+        engine: str | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        return run_forward(x_seq, carry, table, engine, save=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x_seq, *_, divisor, table, engine = inputs
+        _, _, codes, aside = output
+        ctx.mark_non_differentiable(*(value for value in (codes, aside) if value is not None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(codes, aside, x_seq if divisor is not None and divisor.requires_grad else None)
+        ctx.layout = Layout.of(x_seq, table.channels, table.inner)
+        ctx.table, ctx.engine, ctx.dtype = table, engine, x_seq.dtype
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if grad_out is None and grad_v is None:
+            return (None,) * 8
+        codes, aside, x_seq = ctx.saved_tensors
+        grads = run_backward(
+            grad_out, grad_v, codes, aside, x_seq, ctx.table, ctx.layout, ctx.dtype, ctx.engine, ctx.needs_input_grad[:6]
+        )
+        return *grads, None, None
+
+
+class _ScanLinear(torch.autograd.Function):
+    """The autograd node of `scan_linear`; keeps the charged membrane."""
+
+    @staticmethod
+    def forward(
+        x_seq: Tensor,
+        v: Tensor,
+        threshold: Tensor,
+        tau: Tensor | None,
+        divisor: Tensor | None,
+        membrane: LinearMembrane,
+        engine: str | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return _linear_forward(x_seq, v, membrane, engine, save=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x_seq, v, _, tau, divisor, membrane, engine = inputs
+        charged = output[2]
+        ctx.mark_non_differentiable(charged)
+        ctx.set_materialize_grads(False)
+        keep_v = tau is not None and tau.requires_grad
+        keep_x = divisor is not None and divisor.requires_grad
+        ctx.save_for_backward(charged, v if keep_v else None, x_seq if keep_x else None)
+        ctx.layout = Layout.of(x_seq, membrane.channels, membrane.inner)
+        ctx.membrane, ctx.engine, ctx.dtype = membrane, engine, x_seq.dtype
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if grad_out is None and grad_v is None:
+            return (None,) * 7
+        charged, v0, x_seq = ctx.saved_tensors
+        membrane, layout = _there(ctx.membrane, ctx.layout), ctx.layout
+        needs_x, needs_v, needs_threshold, needs_tau, needs_divisor = ctx.needs_input_grad[:5]
+        rows_out, row_v = _incoming(grad_out, grad_v, layout, ctx.dtype, membrane.dtype, charged.device)
+        divide = membrane.divisor is not None and not (needs_threshold or needs_tau or needs_divisor)
+        engine = choose(charged, membrane, ctx.engine)
+        grad, grad_v0 = engine.linear_backward(charged, rows_out, row_v, membrane, divide)
+        grad_threshold = grad_tau = grad_divisor = None
+        if needs_threshold:
+            grad_threshold = parameters.threshold_gradient(grad, charged, rows_out, row_v, membrane)
+        if needs_tau:
+            grad_tau = parameters.tau_gradient(grad, charged, layout.row(v0), membrane)
+        if membrane.divisor is not None and not divide:
+            if needs_divisor:
+                grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), membrane.divisor, membrane.inner)
+            grad = grad / per_neuron(membrane.divisor, grad.shape[1], membrane.inner)
+        # saved membranes and gradients are rows already
+        grad_x = layout.unrows(grad).to(ctx.dtype) if needs_x else None
+        grad_v0 = layout.unrow(grad_v0) if needs_v else None
+        return grad_x, grad_v0, grad_threshold, grad_tau, grad_divisor, None, None
+
+
+def run_forward(
+    x_seq: Tensor, carry: Tensor, table: Table, engine: str | None, save: bool, plain: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Output, last state, codes `[T, N]`, and where the membrane was NaN if the codes cannot say so."""
+    layout = Layout.of(x_seq, table.channels, table.inner)
+    table = _there(table, layout)
+    chosen = choose(x_seq, table, engine)
+    out, v, codes = chosen.forward(layout.rows(x_seq), layout.row(carry), table, save, plain)
+    aside = None
+    if codes is not None and not is_marked(table.levels, codes.dtype) and bool(torch.isnan(v).any()):
+        # NaN stays to the end, so a last state without NaN means there was none
+        aside = torch.isnan(out)
+    return layout.unrows(out), layout.unrow(v), codes, aside
+
+
+def run_backward(
+    grad_out: Tensor | None,
+    grad_v: Tensor | None,
+    codes: Tensor,
+    aside: Tensor | None,
+    x_seq: Tensor | None,
+    table: Table,
+    layout: Layout,
+    dtype: torch.dtype,
+    engine: str | None,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (x_seq, carry, table.out, table.carry, table.after, table.divisor), None where `needs` is False."""
+    needs_x, needs_carry0, needs_out, needs_carry, needs_after, needs_divisor = needs
+    table = _there(table, layout)
+    rows_out, row_v = _incoming(grad_out, grad_v, layout, dtype, table.dtype, codes.device)
+    chosen = choose(rows_out, table, engine)
+    divide = table.divisor is not None and not (needs_carry or needs_divisor)
+    grad, grad_carry0 = chosen.backward(codes, aside, rows_out, row_v, table, divide)
+
+    def sums(steps: slice, weights: Tensor) -> Tensor:
+        return chosen.histogram(codes[steps], None if aside is None else aside[steps], weights, table).to(table.dtype)
+
+    grad_of_out = sums(slice(None), rows_out) if needs_out else None
+    grad_of_carry = sums(slice(None, -1), grad[1:]) if needs_carry else None
+    grad_of_after = sums(slice(-1, None), row_v[None]) if needs_after else None
+    grad_divisor = None
+    if table.divisor is not None and not divide:
+        if needs_divisor and x_seq is not None:
+            grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), table.divisor, table.inner)
+        grad = grad / per_neuron(table.divisor, grad.shape[1], table.inner)
+    grad_x = layout.unrows(grad).to(dtype) if needs_x else None
+    return grad_x, layout.unrow(grad_carry0) if needs_carry0 else None, grad_of_out, grad_of_carry, grad_of_after, grad_divisor
+
+
+def _linear_forward(
+    x_seq: Tensor, v: Tensor, membrane: LinearMembrane, engine: str | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Spikes, last state, and charged membranes `[T, N]`."""
+    layout = Layout.of(x_seq, membrane.channels, membrane.inner)
+    membrane = _there(membrane, layout)
+    spikes, after, charged = choose(x_seq, membrane, engine).linear_forward(layout.rows(x_seq), layout.row(v), membrane, save)
+    return layout.unrows(spikes), layout.unrow(after), charged
+
+
+def _incoming(
+    grad_out: Tensor | None, grad_v: Tensor | None, layout: Layout, dtype: torch.dtype, state: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Incoming gradients as rows, zeros where there is none."""
+    if grad_out is None:
+        grad_out = torch.zeros((), dtype=dtype, device=device).expand(layout.shape)
+    if grad_v is None:
+        grad_v = torch.zeros((), dtype=state, device=device).expand(layout.shape[1:])
+    return layout.rows(grad_out), layout.row(grad_v)
+
+
+def _there(neuron: Any, layout: Layout) -> Any:
+    """The table or membrane as seen in the order of memory."""
+    return neuron if neuron.inner == layout.inner else dataclasses.replace(neuron, inner=layout.inner)
+
+
+def _check_input(x_seq: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    if not x_seq.dtype.is_floating_point or torch.promote_types(x_seq.dtype, dtype) != dtype:
+        raise InvalidTypeError(
+            f"x_seq: is {x_seq.dtype} and the neuron computes in {dtype}; give a floating-point input that is no wider, or a float64 neuron"
+        )
+    if x_seq.device != device:
+        raise InvalidTypeError(f"x_seq: is on {x_seq.device} and the neuron on {device}; move one of them with .to()")
+    if x_seq.dim() < 1 or x_seq.shape[0] == 0:
+        raise ShapeError(f"x_seq: needs shape [T, *n] with T >= 1, got {tuple(x_seq.shape)}; the first axis is time")
+
+
+def _per_neuron_start(name: str, start: Tensor, x_seq: Tensor, neuron: Table | LinearMembrane) -> Tensor:
+    """The start of every neuron `[*n]`, a view wherever it can be one."""
+    if start.dtype != neuron.dtype or start.device != x_seq.device:
+        raise InvalidTypeError(
+            f"{name}: is {start.dtype} on {start.device} and must be {neuron.dtype} on {x_seq.device}; convert it with .to()"
+        )
+    step = x_seq.shape[1:]
+    if start.shape == step:
+        return start
+    if start.numel() == 1 and start.dim() <= 1:
+        return start.reshape(()).expand(step)
+    if start.dim() == 1 and start.shape[0] == neuron.channels:
+        return start[:, None].expand(-1, neuron.inner).reshape(1, -1).expand(_groups(step, neuron), -1).reshape(step)
+    raise ShapeError(f"{name}: has shape {tuple(start.shape)} and must be {tuple(step)}, one step of x_seq, or one number per channel")
+
+
+def _groups(step: torch.Size, neuron: Table | LinearMembrane) -> int:
+    return step.numel() // (neuron.channels * neuron.inner)

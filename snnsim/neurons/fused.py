@@ -1,0 +1,112 @@
+"""How a node finds its way to a kernel: as a table, as a linear membrane, or step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from snnsim.errors import InvalidValueError
+from snnsim.kernels.registry import explain
+from snnsim.kernels.scan import scan, scan_linear
+from snnsim.kernels.table import LinearMembrane, Table
+from snnsim.quant.codebook import Codebook
+from snnsim.transition import build_table
+
+if TYPE_CHECKING:
+    from snnsim.neurons.base import Membrane
+
+__all__ = ["Plan", "Planner"]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How one node is run on one kind of input.
+
+    Attributes:
+        kernel: the table or linear membrane that stands for the node; None runs it step by step.
+        reason: why it is run step by step.
+    """
+
+    kernel: Table | LinearMembrane | None
+    reason: str = ""
+
+    def explain(self, x_seq: Tensor) -> str:
+        """What runs and why, for `node.explain`."""
+        if self.kernel is None:
+            return f"step by step, because {self.reason}"
+        what = f"a table of {self.kernel.levels} levels" if isinstance(self.kernel, Table) else "a linear membrane"
+        return f"{what}, fused over time\n{explain(x_seq, self.kernel)}"
+
+    def run(self, node: Membrane, x_seq: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of a whole sequence `[T, B, *n]` and the state after it, from the state `v` before it."""
+        if self.kernel is None:
+            raise InvalidValueError(f"this plan is to run {type(node).__name__} step by step")
+        driven = x_seq if node.divides_input() else node.drive(x_seq.to(self.kernel.dtype))
+        if isinstance(self.kernel, Table):
+            carry = node.decayed(v).expand(x_seq.shape[1:])
+            output, after = scan(driven, carry, self.kernel)
+        else:
+            output, after = scan_linear(driven, v.expand(x_seq.shape[1:]), self.kernel)
+        return output.to(x_seq.dtype), after
+
+
+class Planner:
+    """The plan of a node, kept while nothing that it was made from has changed.
+
+    What a node learns changes with every step, so a node with parameters that require a gradient gets a new plan for each run.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._plan: Plan | None = None
+
+    def clear(self) -> None:
+        """Forget the plan; every change of an attribute of the node does this."""
+        self._key = self._plan = None
+
+    def plan(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
+        """The plan of `node` for one step of input `x`, `[B, *n]`, with states of `dtype`."""
+        reason = _momentary_obstacle(node)
+        if reason is not None:
+            return Plan(None, reason)
+        tensors = [*node.parameters(), *node.buffers()]
+        if any(tensor.requires_grad or tensor.is_inference() for tensor in tensors):
+            return _make_plan(node, x, dtype)
+        key = (dtype, x.device, x.shape[1:], node.training, tuple((id(tensor), tensor._version) for tensor in tensors))
+        if self._plan is None or key != self._key:
+            self._plan, self._key = _make_plan(node, x, dtype), key
+        return self._plan
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Planner:
+        return Planner()
+
+    def __reduce__(self) -> tuple[type[Planner], tuple[()]]:
+        return Planner, ()
+
+
+def _momentary_obstacle(node: Membrane) -> str | None:
+    """Why a node has to be run step by step this time; None where nothing of the moment stands in the way."""
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the step loop itself"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is at work"
+    if node._trace is not None:
+        return "its membrane is being recorded"
+    return node.coupling()
+
+
+def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
+    codebook = node.state_quant
+    if codebook is None:
+        linear = node.linear_membrane(x.shape[1:], dtype)
+        return Plan(linear, "its state is not quantized and its equations are its own")
+    if type(codebook) is not Codebook:
+        return Plan(None, f"a {type(codebook).__name__} is not a fixed set of levels and edges")
+    divisor = node.input_divisor() if node.divides_input() else None
+    try:
+        return Plan(build_table(node.transition, codebook, x.shape[1:], dtype, divisor))
+    except InvalidValueError as problem:
+        return Plan(None, str(problem))

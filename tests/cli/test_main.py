@@ -1,0 +1,129 @@
+"""The command line, as a user types it."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from snnsim.__main__ import build_parser, main
+from snnsim.cli.demo import table
+
+FAST = ["train", "--hidden", "8", "--time-steps", "3", "--epochs", "2", "--quiet"]
+
+
+def test_train_writes_checkpoint_pictures_and_summary(tmp_path, capsys):
+    assert main([*FAST, "--bits", "3", "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"epoch \d/2  loss \d+\.\d+  test accuracy \d+\.\d+%  firing rate 0\.\d+", out)) == 2
+    assert "3-bit states" in out
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoint.pt", "learning_curve.png", "membranes.png", "summary.json"}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["state_bytes"] == -(-18 * 3 // 8)
+    assert len(summary["history"]) == 2
+    for name in names:
+        assert name in out
+
+
+def test_resume_ends_where_an_uninterrupted_run_does(tmp_path, capsys, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*FAST, "--out", str(whole)]) == 0
+    from snnsim.training import Training
+
+    original = Training.run_epoch
+
+    def interrupted(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run_epoch", interrupted)
+        assert main([*FAST, "--out", str(broken)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert main([*FAST, "--out", str(broken), "--resume"]) == 0
+    a, b = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, broken))
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    assert a["history"] == b["history"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "mnist"], "--data DIR"),
+        (["--dataset", "mnist", "--data", "/no/such/folder"], "/no/such/folder"),
+        (["--resume"], "no checkpoint at"),
+        (["--tau", "0.5"], "tau is in time steps and must be > 1"),
+        (["--learning-rate", "0"], "learning_rate"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_status_2(tmp_path, capsys, arguments, message):
+    assert main([*FAST, "--out", str(tmp_path), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_missing_mnist_files_are_named(tmp_path, capsys):
+    assert main([*FAST, "--dataset", "mnist", "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    for name in ("train-images", "train-labels", "t10k-images", "t10k-labels"):
+        assert name in error or name.startswith("t10k")
+
+
+def test_an_unwritable_output_shows_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main([*FAST, "--out", str(tmp_path / "file" / "run")]) == 2
+    captured = capsys.readouterr()
+    assert "cannot be written" in captured.err
+    assert "epoch" not in captured.out
+
+
+@pytest.mark.parametrize("bits", ["0", "17", "two", "2.5", "-1"])
+def test_bits_are_checked_by_the_parser(bits, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--bits", bits])
+    assert stop.value.code == 2
+    assert "1..16" in capsys.readouterr().err
+
+
+def test_float_states_can_be_asked_for():
+    assert build_parser().parse_args(["train", "--bits", "float"]).bits is None
+
+
+def test_quick_demo_prints_the_table_and_writes_its_files(tmp_path, capsys):
+    assert main(["demo", "--quick", "--quiet", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for row in ("float32", "8-bit", "4-bit", "3-bit", "2-bit"):
+        assert re.search(rf"^{row} +\d+\.\d% +0\.\d+ +\d+$", out, re.MULTILINE)
+    for name in ("digits-4-bit.pt", "learning_curves.png", "membranes.png"):
+        assert (tmp_path / name).is_file()
+        assert name in out
+
+
+def test_doctor_names_versions_devices_and_engines(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert torch.__version__.split("+")[0] in out
+    assert "cpu" in out
+    assert "reference" in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("snnsim ")
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "doctor"])
+def test_help_explains_itself(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert f"usage: snnsim {command}" in out
+
+
+def test_table_aligns_its_columns():
+    assert table(("a", "bb"), [("x", "1"), ("yyy", "22")]) == "a    bb\n---  --\nx     1\nyyy  22"

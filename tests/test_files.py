@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from snnsim.errors import OutputError
+from snnsim.files import write_whole
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_file_appears_with_its_folders(tmp_path, durable):
+    path = tmp_path / "a" / "b" / "file"
+    write_whole(str(path), lambda file: file.write(b"content"), "test", durable=durable)
+    assert path.read_bytes() == b"content"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_name_is_untouched_while_writing(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    seen = []
+
+    def write(file):
+        file.write(b"new")
+        file.flush()
+        seen.append(path.read_bytes())
+
+    write_whole(path, write, "test")
+    assert seen == [b"old"]
+    assert path.read_bytes() == b"new"
+
+
+def test_durable_content_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append((os.fstat(handle).st_size, path.exists())))
+    write_whole(path, lambda file: file.write(b"content"), "test", durable=True)
+    write_whole(path, lambda file: file.write(b"again"), "test")
+    assert synced == [(len(b"content"), False)]
+
+
+def test_failed_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, fail, "test")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_full_disk_is_an_output_error(tmp_path):
+    def fail(file):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(
+        OutputError, match=r"^writer\(path='.*file'\): cannot be written \(No space left on device\); pick a folder"
+    ):
+        write_whole(tmp_path / "file", fail, "writer")
+    assert os.listdir(tmp_path) == []
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot be written .*; pick a folder that you may write to"):
+        write_whole(tmp_path / "file" / "inside", lambda file: None, "test")

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch import nn
+
+from snnsim import MultiStep, metrics, neurons, quant
+from snnsim.errors import InvalidTypeError, InvalidValueError
+
+
+def network(bits):
+    codebook = None if bits is None else quant.uniform(bits)
+    return nn.Sequential(nn.Linear(4, 6), neurons.IFNode(state_quant=codebook), nn.Linear(6, 2, bias=False), neurons.IFNode())
+
+
+@pytest.mark.parametrize(("bits", "state_bits"), [(None, 6 * 32 + 64), (4, 24 + 64), (3, 18 + 64)])
+def test_footprint_counts_the_bits_of_one_sample(bits, state_bits):
+    net = network(bits)
+    size = metrics.footprint(MultiStep(net), torch.rand(5, 7, 4))
+    assert (size.state_values, size.state_bits) == (8, state_bits)
+    assert size.state_bytes == -(-state_bits // 8)
+    assert (size.weight_values, size.weight_bits) == (24 + 6 + 12, 32 * 42)
+    assert size.weight_bytes == 168
+    assert metrics.footprint(MultiStep(net, time_steps=3), torch.rand(2, 4)) == size
+    assert metrics.footprint(net, torch.rand(2, 4)) == size
+
+
+def test_footprint_counts_both_states_of_a_synaptic_neuron():
+    net = nn.Sequential(neurons.SynapticNode(state_quant=quant.uniform(4), current_quant=quant.uniform(8, low=-2.0, high=2.0)))
+    size = metrics.footprint(net, torch.rand(2, 10))
+    assert (size.state_values, size.state_bits) == (20, 120)
+
+
+def test_footprint_counts_shared_weights_once_and_believes_weight_bits():
+    net = network(4)
+    net.add_module("tied", nn.Linear(4, 6))
+    net.tied.weight = net[0].weight
+    before = metrics.footprint(network(4), torch.rand(2, 4))
+    net[0].weight_bits = 2
+    net = nn.Sequential(*list(net)[:4])
+    assert metrics.footprint(net, torch.rand(2, 4)).weight_bits == before.weight_bits - 24 * 30
+
+
+def test_footprint_leaves_the_network_as_it_was():
+    net = network(4).train()
+    net[1](torch.rand(2, 6))
+    held = net[1].v
+    metrics.footprint(MultiStep(net), torch.rand(5, 7, 4))
+    assert net.training
+    assert torch.equal(net[1].v, held)
+
+
+def test_firing_rate_is_spikes_per_neuron_and_step():
+    assert metrics.firing_rate(torch.tensor([[1, 0], [0, 0]])) == 0.25
+    assert metrics.firing_rate(torch.ones(3, dtype=torch.bool)) == 1
+    with pytest.raises(InvalidValueError, match="holds no value"):
+        metrics.firing_rate(torch.zeros(0))
+    with pytest.raises(InvalidTypeError, match="must be a tensor"):
+        metrics.firing_rate([1])
+
+
+def test_firing_meter_adds_up_runs():
+    net = nn.Sequential(neurons.IFNode(), nn.Flatten(), neurons.IFNode(v_threshold=2.0))
+    run = MultiStep(net)
+    with metrics.FiringMeter(run) as meter:
+        run(torch.full((4, 2, 3), 0.5))
+        run(torch.full((4, 1, 3), 1.0))
+    # 24 and 12 places: 12 + 12 spikes in the first layer, 6 + 6 in the second
+    assert meter.rates() == {"net.0": 24 / 36, "net.2": pytest.approx((6 + 6) / 36)}
+    assert meter.mean() == pytest.approx(36 / 72)
+    run(torch.ones(4, 1, 3))
+    assert meter.mean() == pytest.approx(36 / 72)
+
+
+def test_firing_meter_needs_a_run():
+    with metrics.FiringMeter(neurons.IFNode()) as meter, pytest.raises(InvalidValueError, match="no node has run"):
+        meter.mean()

@@ -1,0 +1,220 @@
+"""Ordinary PyTorch: whatever works on a ReLU network works on a spiking one."""
+
+import copy
+import io
+import pickle
+import socket
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import snnsim
+from snnsim import MultiStep, SingleStep, functional, neurons, quant
+from snnsim.runners import checkpoint
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 16),
+        neurons.LIFNode(state_quant=quant.uniform(4)),
+        nn.Linear(16, 16),
+        neurons.ParametricLIFNode(state_quant=quant.exponential(3), v_reset=None),
+        nn.Linear(16, 4),
+        neurons.LIReadout(state_quant=quant.uniform(6, low=-4.0, high=4.0)),
+    )
+
+
+def gradients(run, x_seq):
+    net_gradients = torch.autograd.grad(run(x_seq).square().sum(), list(run.parameters()))
+    return [gradient.clone() for gradient in net_gradients]
+
+
+# torch's tracer warns about tensors and functions of its own
+compiles = pytest.mark.filterwarnings("ignore")
+X_SEQ = torch.rand(5, 3, 6, generator=torch.Generator().manual_seed(1)) * 3
+
+
+def test_state_dict_round_trip_is_safe_to_load():
+    net, other = network(), network()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)
+    stream = io.BytesIO()
+    torch.save(net.state_dict(), stream)
+    stream.seek(0)
+    other.load_state_dict(torch.load(stream, weights_only=True))
+    assert torch.equal(MultiStep(other)(X_SEQ), MultiStep(net)(X_SEQ))
+
+
+def test_deepcopy_and_pickle_also_of_a_runner():
+    run = MultiStep(network(), carry_state="graph")
+    run(X_SEQ)
+    for twin in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert torch.equal(copy.deepcopy(run)(X_SEQ), twin(X_SEQ))
+
+
+def test_dtype_and_device_moves():
+    net = network().double()
+    assert MultiStep(net)(X_SEQ.double()).dtype == torch.float64
+    net = network().bfloat16()
+    assert MultiStep(net)(X_SEQ.bfloat16()).dtype == torch.bfloat16
+    assert net[1].state_quant.levels.dtype == torch.float32
+    assert all(tensor.device.type == "meta" for tensor in network().to("meta").state_dict().values())
+
+
+@compiles
+@pytest.mark.parametrize("make", [lambda: neurons.LIFNode(state_quant=quant.uniform(4)), neurons.LIFNode, neurons.SynapticNode])
+def test_compiles_a_step_whole(make):
+    node = make()
+    twin = copy.deepcopy(node)
+    compiled = torch.compile(node, fullgraph=True, backend="aot_eager")
+    x = torch.rand(4, 6, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    outputs = []
+    for _ in range(3):
+        out, expected = compiled(x), twin(y)
+        assert torch.equal(out, expected)
+        outputs.append((out, out.detach().clone()))
+    (out.sum()).backward()
+    expected.sum().backward()
+    assert torch.equal(x.grad, y.grad)
+    # backward must not write into what the forward returned
+    assert all(torch.equal(out, before) for out, before in outputs)
+
+
+@compiles
+@pytest.mark.slow
+def test_inductor_returns_spikes_that_backward_leaves_alone():
+    compiled = torch.compile(neurons.LIFNode(state_quant=quant.uniform(4)), fullgraph=True)
+    x = torch.randn(3, 4, requires_grad=True)
+    first = compiled(x)
+    before = first.detach().clone()
+    compiled(x).sum().backward()
+    assert torch.equal(first, before)
+    assert set(before.unique().tolist()) <= {0.0, 1.0}
+
+
+@compiles
+def test_runner_around_compiled_and_compiled_around_runner():
+    expected = MultiStep(network())(X_SEQ)
+    inside = MultiStep(torch.compile(network(), fullgraph=True, backend="aot_eager"))
+    outside = torch.compile(MultiStep(network()), fullgraph=True, backend="aot_eager")
+    assert torch.equal(inside(X_SEQ), expected)
+    assert torch.equal(outside(X_SEQ), expected)
+    # another number of steps compiles again and is right again
+    assert torch.equal(inside(X_SEQ[:2]), MultiStep(network())(X_SEQ[:2]))
+    assert torch.equal(inside(X_SEQ), expected)
+
+
+def test_autocast_leaves_states_in_float32():
+    net = network()
+    run = MultiStep(net, carry_state=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = run(X_SEQ)
+        assert net[0](X_SEQ[0]).dtype == torch.bfloat16
+    assert out.dtype == torch.bfloat16
+    for node in (net[1], net[3], net[5]):
+        assert node.v.dtype == torch.float32
+        assert torch.isin(node.v, node.state_quant.levels).all()
+    out.float().sum().backward()
+    assert torch.isfinite(net[0].weight.grad).all()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return checkpoint(self.body, x)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+def test_gradient_checkpointing_gives_the_same_gradients(runner):
+    net = network()
+    run = runner(Checkpointed(net))
+    assert torch.equal(run(X_SEQ), runner(net)(X_SEQ))
+    for ours, plain in zip(gradients(run, X_SEQ), gradients(runner(net), X_SEQ), strict=True):
+        assert torch.equal(ours, plain)
+    assert snnsim.states(net)["1"] == {}
+
+
+def test_checkpoint_needs_a_module():
+    with pytest.raises(TypeError, match=r"must be an nn\.Module"):
+        checkpoint(torch.relu, X_SEQ)
+
+
+def test_vmap_over_an_ensemble_of_weights():
+    node = neurons.LIFNode(state_quant=quant.uniform(4))
+
+    def rate(weight, x):
+        return neurons.LIFNode.forward_sequence(node, x @ weight).mean()
+
+    node._carries_state = False
+    weights = torch.randn(3, 6, 4)
+    together = torch.func.vmap(torch.func.grad(rate), in_dims=(0, None))(weights, X_SEQ)
+    for weight, slope in zip(weights, together, strict=True):
+        assert torch.allclose(slope, torch.func.grad(rate)(weight, X_SEQ), atol=1e-6)
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        out = MultiStep(network())(X_SEQ)
+    assert torch.equal(out, MultiStep(network())(X_SEQ))
+
+
+def test_optimizer_step_lowers_a_loss():
+    run = MultiStep(network())
+    optimizer = torch.optim.Adam(run.parameters(), lr=0.01)
+    target = torch.randn(3, 4)
+    losses = []
+    for _ in range(30):
+        loss = (run(X_SEQ).mean(0) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_labels_never_leak_into_eval_mode():
+    net = network()
+    net[5] = neurons.IFNode()
+    net.eval()
+    before = MultiStep(net)(X_SEQ)
+    functional.set_threshold_margin(net[5], torch.eye(4)[:3])
+    assert torch.equal(MultiStep(net)(X_SEQ), before)
+
+
+def _distributed_worker(rank, port, results):
+    torch.set_num_threads(1)
+    store = torch.distributed.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    try:
+        x_seq = torch.cat([X_SEQ, X_SEQ.flip(0)], 1)[:, rank * 3 : rank * 3 + 3]
+        for outside in (True, False):
+            net = network()
+            run = DistributedDataParallel(MultiStep(net)) if outside else MultiStep(DistributedDataParallel(net))
+            run(x_seq).square().mean().backward()
+            results[rank, outside] = [parameter.grad.tolist() for parameter in net.parameters()]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_distributed_data_parallel_matches_one_process():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    net = network()
+    MultiStep(net)(torch.cat([X_SEQ, X_SEQ.flip(0)], 1)).square().mean().backward()
+    with torch.multiprocessing.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        torch.multiprocessing.spawn(_distributed_worker, (port, results), nprocs=2)
+        assert len(results) == 4
+        for gradients_of_rank in results.values():
+            for ours, parameter in zip(gradients_of_rank, net.parameters(), strict=True):
+                assert torch.allclose(torch.tensor(ours), parameter.grad, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,167 @@
+import dataclasses
+import os
+
+import pytest
+import torch
+
+from snnsim import data
+from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
+from snnsim.training import CODEBOOKS, Config, Training, build_network, load_checkpoint, load_datasets
+
+SMALL = Config(dataset="digits", hidden=16, time_steps=4, epochs=3, batch_size=64, learning_rate=5e-3)
+
+
+def training(config=SMALL):
+    return Training(config, *load_datasets(config, None), progress=False)
+
+
+def weights(run):
+    return [tensor.clone() for tensor in run.runner.state_dict().values()]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_learns_digits():
+    run = training(dataclasses.replace(SMALL, epochs=8, hidden=32))
+    for _ in range(8):
+        record = run.run_epoch()
+    assert record["accuracy"] > 0.85
+    assert 0 < record["firing_rate"] < 1
+    assert [entry["epoch"] for entry in run.history] == list(range(1, 9))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+
+
+def test_equal_configurations_give_equal_weights_whatever_was_drawn_before():
+    first = training()
+    first.run_epoch()
+    torch.rand(100)
+    second = training()
+    second.run_epoch()
+    assert same(weights(first), weights(second))
+    other = training(dataclasses.replace(SMALL, seed=1))
+    assert not same(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("bits", [None, 3])
+def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(tmp_path, bits):
+    config = dataclasses.replace(SMALL, bits=bits)
+    whole = training(config)
+    for _ in range(3):
+        whole.run_epoch()
+    first = training(config)
+    first.run_epoch()
+    first.save(tmp_path / "checkpoint.pt")
+    resumed = training(config)
+    resumed.resume(tmp_path / "checkpoint.pt")
+    assert resumed.epoch == 1
+    while resumed.epoch < 3:
+        resumed.run_epoch()
+    assert same(weights(resumed), weights(whole))
+    assert resumed.history == whole.history
+    for ours, theirs in zip(
+        resumed.optimizer.state_dict()["state"].values(), whole.optimizer.state_dict()["state"].values(), strict=True
+    ):
+        assert torch.equal(ours["exp_avg"], theirs["exp_avg"])
+
+
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    run = training()
+    path = tmp_path / "checkpoint.pt"
+    run.save(path)
+    before = path.read_bytes()
+    run.run_epoch()
+
+    def killed(content, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    training().save(path)
+    other = training(dataclasses.replace(SMALL, hidden=8, bits=2))
+    before = weights(other)
+    with pytest.raises(CheckpointError, match=r"bits is 4 there and 2 here; hidden is 16 there and 8 here"):
+        other.resume(path)
+    assert same(weights(other), before)
+
+
+def test_missing_and_damaged_checkpoints(tmp_path):
+    with pytest.raises(MissingDataError, match="train without --resume first"):
+        load_checkpoint(tmp_path / "none.pt")
+    path = tmp_path / "checkpoint.pt"
+    training().save(path)
+    for content in (path.read_bytes()[:1000], b"", b"hello"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+            load_checkpoint(path)
+    torch.save({"weights": 1}, path)
+    with pytest.raises(CheckpointError, match="is not a checkpoint of snnsim"):
+        load_checkpoint(path)
+    torch.save({"format": 99, "version": "9.9"}, path)
+    with pytest.raises(CheckpointError, match=r"checkpoint format 99, .* use the snnsim that wrote it, 9\.9"):
+        load_checkpoint(path)
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_loading_executes_nothing_from_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": 1, "evil": _Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_unwritable_output(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        training().save(tmp_path / "file" / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"dataset": "cifar"}, InvalidValueError, "must be one of digits, mnist"),
+        ({"codebook": "best"}, InvalidValueError, "must be one of uniform"),
+        ({"hidden": 0}, InvalidValueError, "hidden"),
+        ({"epochs": 1.5}, InvalidTypeError, "must be an int"),
+        ({"learning_rate": 0.0}, InvalidValueError, "learning_rate"),
+    ],
+)
+def test_configurations_are_checked(changes, error, message):
+    with pytest.raises(error, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_every_codebook_recipe_runs(codebook):
+    run = build_network(dataclasses.replace(SMALL, codebook=codebook, bits=4))
+    assert run(torch.rand(2, 1, 8, 8)).shape == (4, 2, 10)
+
+
+def test_mnist_needs_a_folder():
+    with pytest.raises(MissingDataError, match="--data DIR"):
+        load_datasets(dataclasses.replace(SMALL, dataset="mnist"), None)
+
+
+@pytest.mark.slow
+def test_learns_real_mnist(real_data):
+    config = Config(dataset="mnist", epochs=1, time_steps=5, hidden=64)
+    train_set, test_set = load_datasets(config, real_data / "MNIST")
+    assert (len(train_set), len(test_set)) == (60_000, 10_000)
+    few = train_set.subset(range(6000))
+    run = Training(config, data.ImageDataset(few.images, few.labels), test_set, progress=False)
+    assert run.run_epoch()["accuracy"] > 0.8
