@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from snnsim.errors import InvalidValueError
 from snnsim.kernels.table import Table
@@ -35,40 +36,45 @@ def build_table(
     Raises:
         InvalidValueError: equations that are not elementwise, so that no table can stand for them.
     """
-    levels = codebook.levels.detach().to(dtype)
-    with torch.inference_mode(False), torch.enable_grad():
+    # a table outlives the call: it must not be made of inference tensors, and what is saved while it is made is none of the
+    # business of hooks around the call (gradient checkpointing counts what they see)
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
+        levels = codebook.levels.detach().to(dtype)
         column = levels.clone().reshape(-1, *[1] * len(neurons))
         constants = _constants(equations, column, divisor)
         shape, inner = _channels(constants, neurons)
         # every channel has levels of its own: slopes of shared ones would be summed over the channels
         q = column.expand(-1, *shape).clone().requires_grad_()
-        slopes = [_slope(value, q) for value in equations(q)]
+        d_out, d_after, d_carry = (_rows(_slope(value, q)) for value in equations(q))
         q = q.detach()
         # once more, now with a graph to what the node learns and to nothing else
         values = [value.expand_as(q) for value in equations(q)]
-    _check_elementwise(equations, q, values)
-    out, after, carry = (_rows(value) for value in values)
-    d_out, d_after, d_carry = (_rows(slope) for slope in slopes)
-    edges = codebook.edges.detach().to(dtype)
-    low, high = codebook.limits
-    if divisor is not None:
-        divisor = divisor.to(dtype)
-        divisor = divisor.reshape(1) if divisor.numel() == 1 else divisor.expand(shape).reshape(-1)
-    return Table(
-        edges=edges,
-        out=out,
-        carry=carry,
-        after=after,
-        d_out=d_out,
-        d_carry=d_carry,
-        d_after=d_after,
-        low=low,
-        high=high,
-        clip=codebook.ste == "clip",
-        uniform=_spacing(edges),
-        inner=inner,
-        divisor=divisor,
-    )
+        _check_elementwise(equations, q, values)
+        out, after, carry = (_rows(value) for value in values)
+        edges = codebook.edges.detach().to(dtype).clone()
+        low, high = codebook.limits
+        if divisor is not None:
+            divisor = divisor.to(dtype)
+            divisor = divisor.reshape(1) if divisor.numel() == 1 else divisor.expand(shape).reshape(-1)
+        return Table(
+            edges=edges,
+            out=out,
+            carry=carry,
+            after=after,
+            d_out=d_out,
+            d_carry=d_carry,
+            d_after=d_after,
+            low=low,
+            high=high,
+            clip=codebook.ste == "clip",
+            uniform=_spacing(edges),
+            inner=inner,
+            divisor=divisor,
+        )
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _rows(values: Tensor) -> Tensor:

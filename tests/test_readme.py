@@ -27,7 +27,7 @@ def test_first_network_takes_at_most_15_lines():
     assert len(lines) <= 15
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
+@pytest.mark.parametrize("target", re.findall(r"\]\(([\w/.-]+\.\w+)\)", README))
 def test_linked_file_exists(target):
     assert (ROOT / target).is_file()
 

@@ -439,7 +439,7 @@ def check_firing_levels(who: str, codebook: Codebook, threshold: float, rest: fl
             "bits or a hard reset (v_reset=0.0)"
         )
     else:
-        warn_if_far(who, "rest", rest, float(codebook.snap(torch.full_like(levels[0], rest), rest)), threshold)
+        warn_if_far(who, "rest", rest, float(codebook.snap(torch.full_like(levels[0], rest), rest).detach()), threshold)
 
 
 def warn_if_far(who: str, name: str, wanted: float, snapped: float, threshold: float) -> None:

@@ -73,7 +73,9 @@ class Planner:
         if reason is not None:
             return Plan(None, reason)
         tensors = [*node.parameters(), *node.buffers()]
-        if any(tensor.requires_grad or tensor.is_inference() for tensor in tensors):
+        if any(tensor.is_inference() for tensor in tensors):
+            return Plan(None, "it was made in inference mode, where nothing can be differentiated")
+        if any(tensor.requires_grad for tensor in tensors):
             return _make_plan(node, x, dtype)
         key = (dtype, x.device, x.shape[1:], node.training, tuple((id(tensor), tensor._version) for tensor in tensors))
         if self._plan is None or key != self._key:
