@@ -5,7 +5,7 @@ Daily use:
     from snnsim import neurons, quant, surrogate, MultiStep
 """
 
-from snnsim import data, functional, layers, metrics, neurons, quant, surrogate
+from snnsim import calibrate, data, functional, layers, metrics, neurons, quant, surrogate
 from snnsim._version import __version__
 from snnsim.debug import debug
 from snnsim.record import Recorder
@@ -16,6 +16,7 @@ __all__ = [
     "Recorder",
     "SingleStep",
     "__version__",
+    "calibrate",
     "checkpoint",
     "data",
     "debug",

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from snnsim.checks import as_floating, check_class_sequence, check_labels, check_sequence, check_shape, checked_number
+from snnsim.errors import InvalidValueError
 from snnsim.functional import decode
 from snnsim.functional.misc import redundant_one_hot, soft_first_spike_time
 
-__all__ = ["rate_cross_entropy", "rate_mse", "spike_count", "temporal_cross_entropy", "temporal_mse", "van_rossum"]
+__all__ = ["rate_cross_entropy", "rate_mse", "spike_count", "temporal_cross_entropy", "temporal_mse", "tet", "van_rossum"]
 
 
 def rate_mse(s_seq: Tensor, target_rate: Tensor) -> Tensor:
@@ -114,6 +115,35 @@ def temporal_cross_entropy(s_seq: Tensor, labels: Tensor, tau: float = 1.0) -> T
     _check_classification("temporal_cross_entropy", s_seq, labels)
     tau = checked_number("temporal_cross_entropy", "tau", tau, above=0)
     return cross_entropy(-_first_spike_time(s_seq) / tau, labels.long())
+
+
+def tet(x_seq: Tensor, labels: Tensor, regularization: float = 0.05, target: float = 1.0) -> Tensor:
+    """Temporal efficient training: cross-entropy of every time step by itself, not of their mean.
+
+        loss = (1 - regularization) mean over t of CE(x_seq[t], labels) + regularization mean of (x_seq - target)^2
+
+    Args:
+        x_seq: outputs of a last layer without neurons, or potentials of a readout, `[T, B, C]`.
+        labels: `[B]` class indices.
+        regularization: weight of the second term, in [0, 1]; it keeps single steps from growing large.
+        target: what the second term draws outputs towards; the threshold.
+
+    Raises:
+        InvalidTypeError: labels that are not integers, or arguments that are not numbers.
+        InvalidValueError: a label outside 0..C-1, or a regularization outside [0, 1].
+        ShapeError: outputs that are not `[T, B, C]`, or labels for another batch.
+
+    Source: Deng et al. 2022, "Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting",
+    arXiv 2202.11946.
+    """
+    _check_classification("tet", x_seq, labels)
+    weight = checked_number("tet", "regularization", regularization, at_least=0)
+    if weight > 1:
+        raise InvalidValueError(f"tet(regularization={regularization!r}): regularization must be in [0, 1]; pass a smaller number")
+    wanted = checked_number("tet", "target", target)
+    x_seq = as_floating(x_seq)
+    each = cross_entropy(x_seq.flatten(0, 1), labels.long().repeat(len(x_seq)))
+    return (1 - weight) * each + weight * (x_seq - wanted).square().mean()
 
 
 def van_rossum(s_seq: Tensor, target_seq: Tensor, tau: float) -> Tensor:

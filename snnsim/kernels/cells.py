@@ -1,7 +1,7 @@
 """How the CPU kernels find the cell of a value: chosen and proven when a set of edges is first seen.
 
-Every method ends in comparisons with the stored edges. Arithmetic only proposes a candidate, and only where a check of every edge has
-shown that the candidate and one comparison always give the cell: the proposals are monotone, so the edges are all there is to check.
+Every method ends in comparisons with the stored edges. Arithmetic only proposes a candidate, and only where a check of every edge
+has shown that the candidate and one comparison always give the cell: proposals are monotone, so to check the edges is enough.
 """
 
 from __future__ import annotations
@@ -46,16 +46,18 @@ class CellFinder:
 
 
 @lru_cache(maxsize=256)
-def cell_finder(edges: bytes, dtype: str) -> CellFinder:
+def cell_finder(edges: bytes, dtype: str, permutes: bool) -> CellFinder:
     """The fastest method that is exact for these edges.
 
     Args:
         edges: the raw bytes of `[L-1]` strictly increasing values; so that no change of a tensor's content goes unseen.
         dtype: "float32" or "float64".
+        permutes: whether the kernels look tables of this dtype up in registers, which makes arithmetic pay for few levels too.
     """
     values = np.frombuffer(edges, dtype=dtype)
     if len(values) <= TREE_EDGES:
-        return CellFinder(TREE, _padded(values, TREE_EDGES))
+        even = _uniform(values) if permutes and len(values) > 2 else None
+        return even or CellFinder(TREE, _padded(values, TREE_EDGES))
     if len(values) < REGISTERS:
         found = _uniform(values) or _grid(values)
         if found is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import math
+import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snnsim.kernels import pool, threads
-from snnsim.kernels.cells import cell_finder
+from snnsim.kernels.cells import CellFinder, cell_finder
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
 from snnsim.kernels.reference import ReferenceEngine, histogram_block
 from snnsim.kernels.table import LinearMembrane, Table
@@ -56,8 +58,7 @@ class CpuEngine:
         stored = code_dtype(table.levels, table.clip, plain)
         codes = pool.empty(x.shape, stored) if save else None
         if size:
-            edges = table.edges.detach()
-            cells = cell_finder(edges.numpy().tobytes(), str(edges.numpy().dtype))
+            cells = _cells(table)
             bounds = (table.low, table.high) if table.clip else (-math.inf, math.inf)
             emitted, left, after = _contiguous(table.out, table.carry, table.after)
             divisor = _divisors(table.divisor, table.dtype)
@@ -101,7 +102,14 @@ class CpuEngine:
                 (0, time_steps, size, block)
                 + (incoming.data_ptr(), incoming.stride(0), start.data_ptr(), start_stride, codes.data_ptr(), codes.element_size())
                 + (grad.data_ptr(), grad_carry.data_ptr(), d_out.data_ptr(), d_carry.data_ptr(), d_after.data_ptr())
-                + (table.levels, table.channels, table.inner, divisor.data_ptr(), divisor.numel(), _mark(table.levels, codes.dtype)),
+                + (
+                    table.levels,
+                    table.channels,
+                    table.inner,
+                    divisor.data_ptr(),
+                    divisor.numel(),
+                    _mark(table.levels, codes.dtype),
+                ),
                 -(-size // block),
                 time_steps * size,
             )
@@ -171,15 +179,22 @@ class CpuEngine:
         slopes = torch.empty(time_steps, min(size, DERIVATIVE_BLOCK), dtype=membrane.dtype)
         for first in range(0, size, DERIVATIVE_BLOCK):
             width = min(DERIVATIVE_BLOCK, size - first)
-            for t in range(time_steps):
-                slopes[t, :width] = membrane.derivative(charged[t, first : first + width] - threshold)
+            # whole rows at a time where they are short: every slice is one run of memory
+            rows = max(1, DERIVATIVE_BLOCK // size)
+            for t in range(0, time_steps, rows):
+                slopes[t : t + rows, :width] = membrane.derivative(charged[t : t + rows, first : first + width] - threshold)
             block = _block(width, time_steps)
             _run(
                 "linear_backward",
                 membrane.dtype,
                 "LINEAR",
                 (0, time_steps, width, block)
-                + (incoming.data_ptr() + first * item, incoming.stride(0), start.data_ptr() + first * start_stride * item, start_stride)
+                + (
+                    incoming.data_ptr() + first * item,
+                    incoming.stride(0),
+                    start.data_ptr() + first * start_stride * item,
+                    start_stride,
+                )
                 + (charged.data_ptr() + first * item, size, slopes.data_ptr(), slopes.stride(0))
                 + (grad.data_ptr() + first * item, size, grad_v0.data_ptr() + first * item, *constants),
                 -(-width // block),
@@ -215,10 +230,28 @@ def _kernel(name: str, wide: bool) -> Kernel:
 
 def _run(name: str, dtype: torch.dtype, record: str, fields: tuple[Any, ...], blocks: int, elements: int) -> None:
     """Fill a record and run a kernel on it; the caller keeps what the addresses point to."""
+    layout = _packing(record)
+    memory = ctypes.create_string_buffer(layout.size)
+    layout.pack_into(memory, 0, *fields)
+    threads.run(_kernel(name, dtype == torch.float64), ctypes.addressof(memory), blocks, elements)
+
+
+def _cells(table: Table) -> CellFinder:
+    """How the cell of a value is found in this table."""
     from snnsim.kernels import cpu_kernels
 
-    memory = np.array([fields], dtype=getattr(cpu_kernels, record))
-    threads.run(_kernel(name, dtype == torch.float64), memory.ctypes.data, blocks, elements)
+    wide = table.dtype == torch.float64
+    edges = table.edges.detach().numpy().tobytes()
+    return cell_finder(edges, "float64" if wide else "float32", cpu_kernels.PERMUTES and not wide)
+
+
+@cache
+def _packing(record: str) -> struct.Struct:
+    """A record of the kernels as `struct` packs it: eight bytes a field."""
+    from snnsim.kernels import cpu_kernels
+
+    fields: np.dtype = getattr(cpu_kernels, record)
+    return struct.Struct("=" + "".join("d" if fields[i] == np.float64 else "q" for i in range(len(fields))))
 
 
 def _block(size: int, time_steps: int) -> int:
@@ -239,12 +272,12 @@ def _start(start: Tensor) -> tuple[Tensor, int]:
 
 
 def _contiguous(*entries: Tensor) -> tuple[Tensor, ...]:
-    return tuple(value.detach().contiguous() for value in entries)
+    return tuple(value if value.is_contiguous() else value.detach().contiguous() for value in entries)
 
 
 def _divisors(divisor: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The divisors one after the other; none is no division."""
-    return torch.empty(0, dtype=dtype) if divisor is None else divisor.detach().contiguous()
+    return torch.empty(0, dtype=dtype) if divisor is None else _contiguous(divisor)[0]
 
 
 def _mark(levels: int, dtype: torch.dtype) -> int:

@@ -1,8 +1,8 @@
 """The fused kernels of the CPU engine, compiled by numba; imported only when one of them runs.
 
-Each kernel is a C function of one pointer, to a record of addresses and sizes. It takes blocks of neurons off a shared counter until
-none is left, so that any number of threads may run it on the same record: a block keeps its state in the cache while time runs
-inside. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look the tables up, emit.
+Each kernel is a C function of one pointer, to a record of addresses and sizes. It takes blocks of neurons off a shared counter
+until none is left, so that any number of threads may run it on the same record: a block keeps its state in the cache while time
+runs inside. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look up, emit.
 
 Nothing here is `fastmath`: every operation rounds on its own, as in `reference.py`. All of it is one file, because the compiled
 cache is renewed when the file changes that a kernel is defined in, and only then.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, float32, float64, int32, njit, types, uint8, uint16, uint32
+from numba import carray, float64, int32, njit, types, uint8, uint16, uint32
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
@@ -41,7 +41,7 @@ __all__ = [
 TREE, UNIFORM, GRID, BISECT = 0, 1, 2, 3
 
 # elements of a strip: what the passes exchange stays in the first-level cache
-STRIP = 1024
+STRIP = 512
 # longest table that is looked up in registers
 REGISTERS = 256
 # named, because numba takes only a name or a number for a literal
@@ -56,7 +56,10 @@ FORWARD = np.dtype(
 )
 BACKWARD = np.dtype(
     [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
-    + [(name, np.int64) for name in ("grad_out", "grad_out_stride", "start", "start_stride", "codes", "code_bytes", "grad", "state")]
+    + [
+        (name, np.int64)
+        for name in ("grad_out", "grad_out_stride", "start", "start_stride", "codes", "code_bytes", "grad", "state")
+    ]
     + [(name, np.int64) for name in ("d_out", "d_carry", "d_after", "levels", "channels", "inner", "divisor", "divisors", "mark")]
 )
 HISTOGRAM = np.dtype(
@@ -66,16 +69,22 @@ HISTOGRAM = np.dtype(
 )
 LINEAR = np.dtype(
     [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
-    + [(name, np.int64) for name in ("x", "x_stride", "start", "start_stride", "charged", "charged_stride", "slopes", "slopes_stride")]
+    + [
+        (name, np.int64)
+        for name in ("x", "x_stride", "start", "start_stride", "charged", "charged_stride", "slopes", "slopes_stride")
+    ]
     + [(name, np.int64) for name in ("out", "out_stride", "state", "leaks", "hard", "detach")]
     + [(name, np.float64) for name in ("threshold", "reset", "tau", "rest", "divisor")]
 )
 
 
+# numba's own types hide from a type checker that an intrinsic is called without its first argument
+_intrinsic: Any = intrinsic
+
 # ---- memory
 
 
-@intrinsic
+@_intrinsic
 def pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
     """An address as a pointer to `dtype`."""
     result = types.CPointer(dtype.dtype)
@@ -86,7 +95,7 @@ def pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
     return result(types.int64, dtype), codegen
 
 
-@intrinsic(prefer_literal=True)
+@_intrinsic(prefer_literal=True)
 def stack(typing_context: Any, count: Any) -> Any:
     """Address of `count` (a literal) bytes on the stack, aligned to a cache line."""
     size = count.literal_value
@@ -99,7 +108,7 @@ def stack(typing_context: Any, count: Any) -> Any:
     return types.int64(count), codegen
 
 
-@intrinsic
+@_intrinsic
 def as_bytes(typing_context: Any, memory: Any) -> Any:
     """A pointer without its type."""
 
@@ -109,7 +118,7 @@ def as_bytes(typing_context: Any, memory: Any) -> Any:
     return types.voidptr(memory), codegen
 
 
-@intrinsic
+@_intrinsic
 def kind_of(typing_context: Any, memory: Any) -> Any:
     """The type that a pointer points to, for conversions."""
 
@@ -119,7 +128,7 @@ def kind_of(typing_context: Any, memory: Any) -> Any:
     return types.NumberClass(memory.dtype)(memory), codegen
 
 
-@intrinsic
+@_intrinsic
 def next_block(typing_context: Any, record: Any) -> Any:
     """Take the next number off the counter that a record begins with."""
 
@@ -130,7 +139,7 @@ def next_block(typing_context: Any, record: Any) -> Any:
     return types.int64(record), codegen
 
 
-@intrinsic
+@_intrinsic
 def grid_bin(typing_context: Any, value: Any, shift: Any, low: Any, last: Any) -> Any:
     """Bin of a float: its bits, as an integer that orders like the float, shifted, counted from `low` and clamped to [0, last]."""
     integer = ir.IntType(value.bitwidth)
@@ -149,7 +158,7 @@ def grid_bin(typing_context: Any, value: Any, shift: Any, low: Any, last: Any) -
     return types.int32(value, types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic
+@_intrinsic
 def at(typing_context: Any, base: Any, index: Any) -> Any:
     """The pointer `index` elements behind `base`."""
 
@@ -159,7 +168,7 @@ def at(typing_context: Any, base: Any, index: Any) -> Any:
     return base(base, index), codegen
 
 
-@intrinsic
+@_intrinsic
 def retyped(typing_context: Any, memory: Any, dtype: Any) -> Any:
     """A pointer to the same memory as another type."""
     result = types.CPointer(dtype.dtype)
@@ -194,7 +203,7 @@ def _interleaving(unit: int, upper: bool) -> list[int]:
     return places
 
 
-@intrinsic(prefer_literal=True)
+@_intrinsic(prefer_literal=True)
 def permute(typing_context: Any, n: Any, planes: Any, codes: Any, result: Any, entries: Any) -> Any:
     """`result[i] = table[codes[i]]`, 64 at a time, with the table in registers.
 
@@ -244,6 +253,12 @@ def permute(typing_context: Any, n: Any, planes: Any, codes: Any, result: Any, e
     return types.void(types.int64, planes, codes, result, entries), codegen
 
 
+@njit
+def register_size(levels: Any) -> Any:
+    """Entries that a table of so many levels is padded to: whole registers, 1, 2 or 4 for each plane."""
+    return 64 if levels <= 64 else 128 if levels <= 128 else REGISTERS
+
+
 def prepare(table: Any, levels: Any, memory: Any) -> None:
     """A table of up to REGISTERS entries in the form that `look_up` takes: padded, in `memory` on the stack."""
     raise NotImplementedError
@@ -269,12 +284,12 @@ def _in_registers(table: Any, codes: Any) -> bool:
 @overload(prepare)
 def _prepare(table: Any, levels: Any, memory: Any) -> Any:
     def padded(table: Any, levels: Any, memory: Any) -> None:
-        for k in range(REGISTERS):
+        for k in range(register_size(levels)):
             memory[k] = table[k if k < levels else 0]
 
     def planar(table: Any, levels: Any, memory: Any) -> None:
         from_, to = retyped(table, uint8), retyped(memory, uint8)
-        for k in range(REGISTERS):
+        for k in range(register_size(levels)):
             for byte in range(4):
                 to[REGISTERS * byte + k] = from_[4 * (k if k < levels else 0) + byte]
 
@@ -288,9 +303,10 @@ def _look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> Any:
             result[i] = table[uint32(codes[i])]
 
     def together(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> None:
-        if levels <= 64:
+        size = register_size(levels)
+        if size == 64:
             permute(n, retyped(table, uint8), codes, result, 64)
-        elif levels <= 128:
+        elif size == 128:
             permute(n, retyped(table, uint8), codes, result, 128)
         else:
             permute(n, retyped(table, uint8), codes, result, 256)
@@ -301,8 +317,9 @@ def _look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> Any:
 @njit
 def look_up_channel(n: Any, table: Any, levels: Any, channel: Any, codes: Any, result: Any) -> None:
     """As `look_up`, with a row of the table for each channel."""
+    # a stored NaN may come out as a code of no table; its gradient is dropped
     for i in range(n):
-        result[i] = table[channel[i] * levels + codes[i]]
+        result[i] = table[channel[i] * levels + min(int32(codes[i]), int32(levels - 1))]
 
 
 @njit
@@ -460,7 +477,19 @@ def store_codes(n: Any, h: Any, cells: Any, low: Any, high: Any, mark: Any, nan:
 
 @njit
 def spike_and_store(
-    n: Any, h: Any, looked: Any, cells: Any, threshold: Any, low: Any, high: Any, mark: Any, nan: Any, v: Any, out: Any, codes: Any, dtype: Any
+    n: Any,
+    h: Any,
+    looked: Any,
+    cells: Any,
+    threshold: Any,
+    low: Any,
+    high: Any,
+    mark: Any,
+    nan: Any,
+    v: Any,
+    out: Any,
+    codes: Any,
+    dtype: Any,
 ) -> None:
     """What is emitted, kept and saved where that is spikes and a byte: the usual case, in one pass."""
     for i in range(n):
@@ -493,8 +522,8 @@ def run_forward(memory: Any, finder: Any, kind: Any) -> None:
         after = ready(after, levels, pointer(stack(TABLE_BYTES), dtype))
     # the padded cells of the edges, which the finder may ask for
     to_compare = edges
-    if finder == UNIFORM or finder == GRID or (finder == BISECT and levels <= REGISTERS):
-        to_compare = ready(edges, REGISTERS, pointer(stack(TABLE_BYTES), dtype))
+    if finder in (UNIFORM, GRID) or (finder == BISECT and levels <= REGISTERS):
+        to_compare = ready(edges, register_size(levels), pointer(stack(TABLE_BYTES), dtype))
     mark, nan = int32(a.mark), int32(a.nan)
     while True:
         begin = next_block(memory) * a.block
@@ -512,7 +541,9 @@ def run_forward(memory: Any, finder: Any, kind: Any) -> None:
                 v, out = at(state, first), at(pointer(a.out, dtype), where)
                 if not single:
                     fill_channels(n, first, a.channels, a.inner, channel)
-                charge(n, v, at(pointer(a.x, dtype), t * a.x_stride + first), pointer(a.divisor, dtype), a.divisors, channel, h, dtype)
+                charge(
+                    n, v, at(pointer(a.x, dtype), t * a.x_stride + first), pointer(a.divisor, dtype), a.divisors, channel, h, dtype
+                )
                 if finder == TREE:
                     find_by_tree(n, h, edges, cells)
                 elif finder == BISECT:
@@ -528,7 +559,9 @@ def run_forward(memory: Any, finder: Any, kind: Any) -> None:
                 else:
                     look_up_channel(n, table, levels, channel, cells, looked)
                 if spikes and a.code_bytes == 1:
-                    spike_and_store(n, h, looked, cells, threshold, low, high, mark, nan, v, out, at(pointer(a.codes, uint8), where), dtype)
+                    spike_and_store(
+                        n, h, looked, cells, threshold, low, high, mark, nan, v, out, at(pointer(a.codes, uint8), where), dtype
+                    )
                     continue
                 for i in range(n):
                     v[i] = looked[i] if h[i] == h[i] else h[i]
@@ -580,12 +613,21 @@ def forward_long(memory: Any) -> None:
 
 
 @njit
-def load_codes(n: Any, codes: Any, mark: Any, last: Any, cells: Any, kind: Any, passes: Any) -> None:
-    """Codes without their mark, and whether the gradient passes; a stored NaN becomes some code of the table."""
+def load_codes(n: Any, codes: Any, mark: Any, cells: Any, kind: Any) -> None:
+    """Codes without their mark."""
+    keep = ~mark
     for i in range(n):
-        code = int32(codes[i])
-        passes[i] = uint8((code & mark) == 0)
-        cells[i] = kind(min(code & ~mark, last))
+        cells[i] = kind(codes[i] & keep)
+
+
+@njit
+def go_back(n: Any, codes: Any, mark: Any, slope: Any, grad_out: Any, follow: Any, g: Any, grad: Any, dtype: Any) -> None:
+    """One step of the recurrence; nothing passes where the code is marked."""
+    for i in range(n):
+        total = slope[i] * grad_out[i] + follow[i] * g[i]
+        total = total if (codes[i] & mark) == 0 else dtype(0)
+        g[i] = total
+        grad[i] = total
 
 
 @njit(forceinline=True)
@@ -596,12 +638,10 @@ def run_backward(memory: Any, kind: Any) -> None:
     levels, size, single = a.levels, a.size, a.channels == 1
     slope, follow = pointer(stack(STRIP_BYTES), dtype), pointer(stack(STRIP_BYTES), dtype)
     cells, channel = pointer(stack(STRIP_BYTES), kind), pointer(stack(STRIP_BYTES), int32)
-    passes = pointer(stack(STRIP_BYTES), uint8)
     if single:
         d_out = ready(d_out, levels, pointer(stack(TABLE_BYTES), dtype))
         d_carry = ready(d_carry, levels, pointer(stack(TABLE_BYTES), dtype))
         d_after = ready(d_after, levels, pointer(stack(TABLE_BYTES), dtype))
-    mark, last = int32(a.mark), int32(levels - 1)
     while True:
         begin = next_block(memory) * a.block
         if begin >= size:
@@ -617,11 +657,11 @@ def run_backward(memory: Any, kind: Any) -> None:
                 n = min(end - first, STRIP)
                 where = t * size + first
                 if a.code_bytes == 1:
-                    load_codes(n, at(pointer(a.codes, uint8), where), mark, last, cells, kind, passes)
+                    load_codes(n, at(pointer(a.codes, uint8), where), uint8(a.mark), cells, kind)
                 elif a.code_bytes == 2:
-                    load_codes(n, at(pointer(a.codes, uint16), where), mark, last, cells, kind, passes)
+                    load_codes(n, at(pointer(a.codes, uint16), where), uint16(a.mark), cells, kind)
                 else:
-                    load_codes(n, at(pointer(a.codes, uint32), where), mark, last, cells, kind, passes)
+                    load_codes(n, at(pointer(a.codes, uint32), where), uint32(a.mark), cells, kind)
                 if single:
                     look_up(n, d_out, levels, cells, slope)
                     look_up(n, d_next, levels, cells, follow)
@@ -631,16 +671,13 @@ def run_backward(memory: Any, kind: Any) -> None:
                     look_up_channel(n, d_next, levels, channel, cells, follow)
                 g, grad = at(state, first), at(pointer(a.grad, dtype), where)
                 grad_out = at(pointer(a.grad_out, dtype), t * a.grad_out_stride + first)
-                if a.divisors == 0:
-                    for i in range(n):
-                        total = slope[i] * grad_out[i] + follow[i] * g[i]
-                        total = total if passes[i] else dtype(0)
-                        g[i] = total
-                        grad[i] = total
+                if a.code_bytes == 1:
+                    go_back(n, at(pointer(a.codes, uint8), where), uint8(a.mark), slope, grad_out, follow, g, grad, dtype)
+                elif a.code_bytes == 2:
+                    go_back(n, at(pointer(a.codes, uint16), where), uint16(a.mark), slope, grad_out, follow, g, grad, dtype)
                 else:
-                    for i in range(n):
-                        total = slope[i] * grad_out[i] + follow[i] * g[i]
-                        g[i] = total if passes[i] else dtype(0)
+                    go_back(n, at(pointer(a.codes, uint32), where), uint32(a.mark), slope, grad_out, follow, g, grad, dtype)
+                if a.divisors:
                     divide(n, g, pointer(a.divisor, dtype), a.divisors, channel, grad, dtype)
 
 
@@ -658,7 +695,9 @@ def backward_long(memory: Any) -> None:
 
 
 @njit
-def add_up(n: Any, codes: Any, weights: Any, channel: Any, single: Any, levels: Any, mark: Any, nan: Any, marked: Any, sums: Any) -> None:
+def add_up(
+    n: Any, codes: Any, weights: Any, channel: Any, single: Any, levels: Any, mark: Any, nan: Any, marked: Any, sums: Any
+) -> None:
     for i in range(n):
         stored = int32(codes[i])
         if not (marked and stored == nan):

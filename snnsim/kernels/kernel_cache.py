@@ -1,8 +1,8 @@
 """Compiled kernels on disk, so that a process compiles each once in the life of a machine.
 
-One file for each kernel, type, processor and version, named by a digest of all of these and of the source: two processes that write
-at once write the same bytes, and nothing stale or foreign is ever found. A file is written beside its place and moved there; one that
-was cut short fails its checksum and is compiled again. Where nothing can be written, kernels are compiled in memory.
+One file for each kernel, type, processor and version, named by a digest of all of these and of the source: two processes that
+write at once write the same thing, and nothing stale or foreign is ever found. A file is written beside its place and moved there;
+one that was cut short fails its checksum and is compiled again. Where nothing can be written, kernels are compiled in memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def kernel(name: str, wide: bool) -> Kernel:
     """A kernel of `cpu_kernels` in float64 (`wide`) or float32, from disk or compiled."""
     signature = types.void(types.CPointer(types.float64 if wide else types.float32))
     function: Callable[..., Any] = getattr(cpu_kernels, name)
-    compiled = CFunc(function, sigutils.normalize_signature(signature), {}, {})
+    compiled: Any = CFunc(function, sigutils.normalize_signature(signature), {}, {})
     compiled._cache = _File(name)
     compiled.compile()
     # the code lives as long as numba's object does
@@ -53,8 +53,10 @@ def kernel(name: str, wide: bool) -> Kernel:
 
 def folder() -> Path:
     """Where compiled kernels lie: below numba's cache folder where one is set, else below the user's."""
-    if config.CACHE_DIR:
-        return Path(config.CACHE_DIR) / "snnsim"
+    # numba fills this module in when it is imported
+    chosen = vars(config)["CACHE_DIR"]
+    if chosen:
+        return Path(chosen) / "snnsim"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "snnsim" / "kernels"
 

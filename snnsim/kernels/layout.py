@@ -57,6 +57,8 @@ class Layout:
         """`[T, *n]` as `[T, N]`, each row dense; a copy only where the memory is laid out otherwise."""
         if self.order is not None:
             sequence = sequence.permute(0, *(axis + 1 for axis in self.order))
+        elif sequence.is_contiguous():
+            return sequence.view(self.shape[0], math.prod(self.shape[1:]))
         size = math.prod(self.shape[1:])
         if _is_dense(sequence.shape[1:], sequence.stride()[1:]):
             # the steps themselves may lie anywhere: all in one place for an input that is the same at every step

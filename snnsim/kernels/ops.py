@@ -1,4 +1,4 @@
-"""`scan` as operators that torch.compile does not look into: one for the forward, one for the backward pass.
+"""Scans under torch.compile: a table as two operators that it does not look into, a linear membrane as a loop that it fuses.
 
 Imported while compiling only; eager mode calls the engines directly, which is several times cheaper than an operator.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from snnsim.kernels.codes import code_dtype
 from snnsim.kernels.layout import Layout
-from snnsim.kernels.scan import run_backward, run_forward
-from snnsim.kernels.table import Table
+from snnsim.kernels.scan import run_backward, run_forward, spread
+from snnsim.kernels.table import LinearMembrane, Table
 
-__all__ = ["scan"]
+__all__ = ["linear_loop", "scan"]
 
 
 def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None) -> tuple[Tensor, Tensor]:
@@ -178,3 +178,38 @@ scan_forward.register_autograd(_differentiate, setup_context=_remember)
 
 def _no_codes(x_seq: Tensor, out: Tensor, clip: bool) -> Tensor:
     return x_seq.new_empty(0, dtype=code_dtype(out.shape[1], clip, plain=False))
+
+
+class _Spike(torch.autograd.Function):
+    """The step, NaN where the membrane is NaN, with a slope that was computed outside."""
+
+    @staticmethod
+    def forward(ctx: Any, above: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(torch.where(torch.isnan(above), 0.0, slope))
+        return torch.where(torch.isnan(above), above, (above >= 0).to(above.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def linear_loop(x_seq: Tensor, v0: Tensor, membrane: LinearMembrane) -> tuple[Tensor, Tensor]:
+    """As `scan.scan_linear`, with `v0` of the shape of one step, step by step in differentiable operations."""
+    step = x_seq.shape[1:]
+    threshold = spread(membrane.threshold, step, membrane.inner)
+    tau = None if membrane.tau is None else spread(membrane.tau, step, membrane.inner)
+    divisor = None if membrane.divisor is None else spread(membrane.divisor, step, membrane.inner)
+    spikes, v = [], v0
+    for x in x_seq.unbind(0):
+        u = x.to(membrane.dtype)
+        u = u if divisor is None else u / divisor
+        h = u + v if tau is None else (v - (v - membrane.rest) / tau) + u
+        above = h - threshold
+        spike = _Spike.apply(above, membrane.derivative(above.detach()))
+        kept = spike.detach() if membrane.detach_reset else spike
+        target = h - threshold if membrane.reset is None else torch.full_like(h, membrane.reset)
+        # the value is selected, because 0 * inf is NaN; what is added is zero and carries the gradient of the spike
+        by_spike = (kept - kept.detach()) * torch.nan_to_num((target - h).detach())
+        v = torch.where(above >= 0, target, h) + torch.nan_to_num(by_spike)
+        spikes.append(spike.to(x_seq.dtype))
+    return torch.stack(spikes), v

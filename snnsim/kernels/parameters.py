@@ -38,7 +38,9 @@ def divisor_gradient(grad: Tensor, x: Tensor, divisor: Tensor, inner: int) -> Te
     """
     total = torch.zeros(divisor.numel(), dtype=torch.float64, device=grad.device)
     for g, x_t in zip(grad.unbind(0), x.unbind(0), strict=True):
-        total += channel_sums(g.double() * x_t.double(), divisor.numel(), inner)
+        # what gets no gradient adds nothing, NaN and infinite inputs included
+        part = torch.where(g == 0, 0.0, g.double() * x_t.double())
+        total += channel_sums(part, divisor.numel(), inner)
     return (-total / divisor.detach().double() ** 2).to(divisor.dtype)
 
 

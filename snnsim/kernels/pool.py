@@ -1,8 +1,8 @@
 """Output buffers that come back: large fresh memory costs more to map than a kernel takes to fill it.
 
-A buffer is lent to one storage at a time. The storage owns the loan, and torch drops it when the last tensor, view, saved tensor or
-array on that storage is gone; only then is the buffer free again. Memory is private to the process: a forked child has its own copy,
-and a tensor that moves to shared memory leaves its buffer. What differs from ordinary memory: such a tensor cannot be resized upward.
+A buffer is lent to one storage at a time. The storage owns the loan, and torch drops it when the last tensor, view, saved tensor
+or array on that storage is gone; only then is the buffer free again. Memory is private to the process: a forked child has its own
+copy, and a tensor that moves to shared memory leaves its buffer. Unlike ordinary memory, such a tensor cannot be resized upward.
 """
 
 from __future__ import annotations

@@ -20,9 +20,7 @@ class ReferenceEngine:
         """Why this engine cannot run here: never."""
         return None
 
-    def forward(
-        self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run a table over a sequence.
 
         Args:
@@ -114,9 +112,7 @@ class ReferenceEngine:
             total += sums[:bins]
         return total.reshape(table.channels, table.levels)
 
-    def linear_forward(
-        self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run an un-quantized neuron over a sequence.
 
         Args:

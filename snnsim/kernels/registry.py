@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Protocol
 
-from snnsim.kernels.cpu import CpuEngine
 from torch import Tensor
 
 from snnsim.errors import EngineError, InvalidValueError
+from snnsim.kernels.cpu import CpuEngine
 from snnsim.kernels.reference import ReferenceEngine
 from snnsim.kernels.table import LinearMembrane, Table
 
@@ -25,9 +25,7 @@ class Engine(Protocol):
     def why_not(self, x: Tensor, table: Table | LinearMembrane) -> str | None:
         """Why this engine cannot run `table` on input like `x` here; None if it can."""
 
-    def forward(
-        self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run a table over a sequence."""
 
     def backward(
@@ -38,9 +36,7 @@ class Engine(Protocol):
     def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table) -> Tensor:
         """Sum of the weights of each code of each channel."""
 
-    def linear_forward(
-        self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run an un-quantized neuron over a sequence."""
 
     def linear_backward(
@@ -67,15 +63,13 @@ def choose(x: Tensor, table: Table | LinearMembrane, name: str | None = None) ->
     engine = _by_name(name)
     reason = engine.why_not(x, table)
     if reason is not None:
-        raise EngineError(
-            f"engine={name!r} cannot run here: {reason}; leave engine out to take the fastest one that can"
-        )
+        raise EngineError(f"engine={name!r} cannot run here: {reason}; leave engine out to take the fastest one that can")
     return engine
 
 
 def explain(x: Tensor, table: Table | LinearMembrane) -> str:
     """Which engine runs `table` on input like `x`, and why the faster ones do not; a line for each."""
-    lines = []
+    lines: list[str] = []
     for engine in engines():
         reason = engine.why_not(x, table)
         if reason is None:
@@ -88,6 +82,4 @@ def _by_name(name: str) -> Engine:
     for engine in engines():
         if engine.name == name:
             return engine
-    raise InvalidValueError(
-        f"engine={name!r}: choose one of {', '.join(repr(engine.name) for engine in engines())}, or None"
-    )
+    raise InvalidValueError(f"engine={name!r}: choose one of {', '.join(repr(engine.name) for engine in engines())}, or None")

@@ -17,7 +17,7 @@ from snnsim.kernels.reference import per_neuron
 from snnsim.kernels.registry import choose
 from snnsim.kernels.table import LinearMembrane, Table
 
-__all__ = ["run_backward", "run_forward", "scan", "scan_linear"]
+__all__ = ["run_backward", "run_forward", "scan", "scan_linear", "spread"]
 
 
 def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None) -> tuple[Tensor, Tensor]:
@@ -47,14 +47,11 @@ def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None)
         return ops.scan(x_seq, carry_full, table, engine)
     inputs = (x_seq, carry_full, table.out, table.carry, table.after, table.divisor)
     if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
-        out_seq, v, _, _ = _Scan.apply(*inputs, table, engine)
-        return out_seq, v
+        return _Scan.apply(*inputs, table, engine)
     return run_forward(x_seq, carry_full, table, engine, save=False)[:2]
 
 
-def scan_linear(
-    x_seq: Tensor, v0: Tensor, membrane: LinearMembrane, engine: str | None = None
-) -> tuple[Tensor, Tensor]:
+def scan_linear(x_seq: Tensor, v0: Tensor, membrane: LinearMembrane, engine: str | None = None) -> tuple[Tensor, Tensor]:
     """Run an un-quantized neuron over a sequence.
 
     Differentiable once, with respect to `x_seq`, `v0` and the membrane's `threshold`, `tau` and `divisor`. While compiling it is a
@@ -75,18 +72,24 @@ def scan_linear(
     """
     _check_input(x_seq, membrane.dtype, membrane.threshold.device)
     v_full = _per_neuron_start("v0", v0, x_seq, membrane)
+    if torch.compiler.is_compiling():
+        from snnsim.kernels import ops
+
+        return ops.linear_loop(x_seq, v_full, membrane)
     inputs = (x_seq, v_full, membrane.threshold, membrane.tau, membrane.divisor)
     if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
-        spikes, v, _ = _ScanLinear.apply(*inputs, membrane, engine)
-        return spikes, v
+        return _ScanLinear.apply(*inputs, membrane, engine)
     return _linear_forward(x_seq, v_full, membrane, engine, save=False)[:2]
 
 
 class _Scan(torch.autograd.Function):
     """The autograd node of `scan`; keeps the codes and nothing else (the input too where its divisor learns)."""
 
+    # one method with a context: torch takes a hundred microseconds to bind the arguments of the two-method form
+
     @staticmethod
     def forward(
+        ctx: Any,
         x_seq: Tensor,
         carry: Tensor,
         out: Tensor,
@@ -95,22 +98,18 @@ class _Scan(torch.autograd.Function):
         divisor: Tensor | None,
         table: Table,
         engine: str | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        return run_forward(x_seq, carry, table, engine, save=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x_seq, *_, divisor, table, engine = inputs
-        _, _, codes, aside = output
-        ctx.mark_non_differentiable(*(value for value in (codes, aside) if value is not None))
+    ) -> tuple[Tensor, Tensor]:
+        out_seq, v, codes, aside = run_forward(x_seq, carry, table, engine, save=True)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(codes, aside, x_seq if divisor is not None and divisor.requires_grad else None)
+        ctx.save_for_backward(codes, aside, x_seq if ctx.needs_input_grad[5] else None)
         ctx.layout = Layout.of(x_seq, table.channels, table.inner)
         ctx.table, ctx.engine, ctx.dtype = table, engine, x_seq.dtype
+        # not as views: torch refuses to modify a view that a function returned in place, as residual sums do
+        return out_seq.data, v.data
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None) -> tuple[Any, ...]:
         if grad_out is None and grad_v is None:
             return (None,) * 8
         codes, aside, x_seq = ctx.saved_tensors
@@ -125,6 +124,7 @@ class _ScanLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
+        ctx: Any,
         x_seq: Tensor,
         v: Tensor,
         threshold: Tensor,
@@ -132,24 +132,17 @@ class _ScanLinear(torch.autograd.Function):
         divisor: Tensor | None,
         membrane: LinearMembrane,
         engine: str | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        return _linear_forward(x_seq, v, membrane, engine, save=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x_seq, v, _, tau, divisor, membrane, engine = inputs
-        charged = output[2]
-        ctx.mark_non_differentiable(charged)
+    ) -> tuple[Tensor, Tensor]:
+        spikes, after, charged = _linear_forward(x_seq, v, membrane, engine, save=True)
         ctx.set_materialize_grads(False)
-        keep_v = tau is not None and tau.requires_grad
-        keep_x = divisor is not None and divisor.requires_grad
-        ctx.save_for_backward(charged, v if keep_v else None, x_seq if keep_x else None)
+        ctx.save_for_backward(charged, v if ctx.needs_input_grad[3] else None, x_seq if ctx.needs_input_grad[4] else None)
         ctx.layout = Layout.of(x_seq, membrane.channels, membrane.inner)
         ctx.membrane, ctx.engine, ctx.dtype = membrane, engine, x_seq.dtype
+        return spikes.data, after.data
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None) -> tuple[Any, ...]:
         if grad_out is None and grad_v is None:
             return (None,) * 7
         charged, v0, x_seq = ctx.saved_tensors
@@ -170,8 +163,7 @@ class _ScanLinear(torch.autograd.Function):
             grad = grad / per_neuron(membrane.divisor, grad.shape[1], membrane.inner)
         # saved membranes and gradients are rows already
         grad_x = layout.unrows(grad).to(ctx.dtype) if needs_x else None
-        grad_v0 = layout.unrow(grad_v0) if needs_v else None
-        return grad_x, grad_v0, grad_threshold, grad_tau, grad_divisor, None, None
+        return grad_x, layout.unrow(grad_v0) if needs_v else None, grad_threshold, grad_tau, grad_divisor, None, None
 
 
 def run_forward(
@@ -253,7 +245,8 @@ def _there(neuron: Any, layout: Layout) -> Any:
 def _check_input(x_seq: Tensor, dtype: torch.dtype, device: torch.device) -> None:
     if not x_seq.dtype.is_floating_point or torch.promote_types(x_seq.dtype, dtype) != dtype:
         raise InvalidTypeError(
-            f"x_seq: is {x_seq.dtype} and the neuron computes in {dtype}; give a floating-point input that is no wider, or a float64 neuron"
+            f"x_seq: is {x_seq.dtype} and the neuron computes in {dtype}; give a floating-point input that is no wider, "
+            "or a neuron in float64"
         )
     if x_seq.device != device:
         raise InvalidTypeError(f"x_seq: is on {x_seq.device} and the neuron on {device}; move one of them with .to()")
@@ -270,12 +263,16 @@ def _per_neuron_start(name: str, start: Tensor, x_seq: Tensor, neuron: Table | L
     step = x_seq.shape[1:]
     if start.shape == step:
         return start
-    if start.numel() == 1 and start.dim() <= 1:
-        return start.reshape(()).expand(step)
-    if start.dim() == 1 and start.shape[0] == neuron.channels:
-        return start[:, None].expand(-1, neuron.inner).reshape(1, -1).expand(_groups(step, neuron), -1).reshape(step)
-    raise ShapeError(f"{name}: has shape {tuple(start.shape)} and must be {tuple(step)}, one step of x_seq, or one number per channel")
+    if start.dim() <= 1 and start.numel() in (1, neuron.channels):
+        return spread(start, step, neuron.inner)
+    raise ShapeError(
+        f"{name}: has shape {tuple(start.shape)} and must be {tuple(step)}, one step of x_seq, or one number per channel"
+    )
 
 
-def _groups(step: torch.Size, neuron: Table | LinearMembrane) -> int:
-    return step.numel() // (neuron.channels * neuron.inner)
+def spread(value: Tensor, step: torch.Size, inner: int) -> Tensor:
+    """One number for all (`[1]` or `[]`) or per channel (`[C]`) as one step of neurons, a view where it can be, differentiable."""
+    if value.numel() == 1:
+        return value.reshape(()).expand(step)
+    groups = step.numel() // (value.numel() * inner)
+    return value[:, None].expand(-1, inner).reshape(1, -1).expand(groups, -1).reshape(step)

@@ -68,9 +68,7 @@ class Table:
         for name in ("out", "carry", "after", "d_out", "d_carry", "d_after"):
             entries = getattr(self, name)
             if tuple(entries.shape) != shape:
-                raise ShapeError(
-                    f"Table({name}): needs shape [C, L] = {shape} like the others, got {tuple(entries.shape)}"
-                )
+                raise ShapeError(f"Table({name}): needs shape [C, L] = {shape} like the others, got {tuple(entries.shape)}")
             _check_kind(name, entries, self.edges)
         if self.inner < 1:
             raise InvalidValueError(f"Table(inner={self.inner}): neurons in a row that share a channel, at least 1")
@@ -126,9 +124,7 @@ class LinearMembrane:
         for name in ("threshold", "tau", "divisor"):
             check_per_channel(name, getattr(self, name), channels, self.threshold)
         if self.inner < 1:
-            raise InvalidValueError(
-                f"LinearMembrane(inner={self.inner}): neurons in a row that share a channel, at least 1"
-            )
+            raise InvalidValueError(f"LinearMembrane(inner={self.inner}): neurons in a row that share a channel, at least 1")
 
     @property
     def channels(self) -> int:
@@ -153,5 +149,6 @@ def check_per_channel(name: str, value: Tensor | None, channels: int, like: Tens
 def _check_kind(name: str, value: Tensor, like: Tensor) -> None:
     if value.dtype != like.dtype or value.device != like.device:
         raise InvalidTypeError(
-            f"{name}: is {value.dtype} on {value.device} and must be {like.dtype} on {like.device} like the rest; convert it with .to()"
+            f"{name}: is {value.dtype} on {value.device} and must be {like.dtype} on {like.device} like the rest; convert it "
+            "with .to()"
         )

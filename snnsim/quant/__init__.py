@@ -34,6 +34,7 @@ from snnsim.quant.layers import (
     QuantConvTranspose3d,
     QuantLinear,
 )
+from snnsim.quant.learned import LearnedUniform
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.quant.state import exponential, from_levels, integer_grid, state_quant, uniform
 from snnsim.quant.ste import ceil, clamp, floor, round, straight_through
@@ -55,6 +56,7 @@ __all__ = [
     "Histogram",
     "HistogramCalibrator",
     "LayerNote",
+    "LearnedUniform",
     "MaxCalibrator",
     "QuantConv1d",
     "QuantConv2d",

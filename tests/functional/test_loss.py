@@ -15,6 +15,7 @@ CLASSIFIERS = [
     ("rate_cross_entropy", lambda s_seq, labels: loss.rate_cross_entropy(s_seq, labels)),
     ("spike_count", lambda s_seq, labels: loss.spike_count(s_seq, labels, 3, 0)),
     ("temporal_cross_entropy", lambda s_seq, labels: loss.temporal_cross_entropy(s_seq, labels)),
+    ("tet", lambda x_seq, labels: loss.tet(x_seq, labels)),
 ]
 COMPARISONS = [
     ("rate_mse", loss.rate_mse, (2, 2)),
@@ -177,3 +178,23 @@ def test_counts_must_not_be_negative(argument):
     counts = {"true_count": 3, "false_count": 1, argument: -1}
     with pytest.raises(InvalidValueError, match=rf"^spike_count\({argument}=-1\): {argument} must be >= 0"):
         loss.spike_count(SPIKES, LABELS, **counts)
+
+
+def test_tet_is_the_mean_of_every_steps_own_loss():
+    x_seq = torch.tensor([[[2.0, 0.0]], [[-1.0, 1.0]]], dtype=torch.float64)
+    each = (softmax_loss(2.0, 0.0) + softmax_loss(-1.0, 1.0)) / 2
+    close(loss.tet(x_seq, torch.tensor([0]), regularization=0.0), each)
+    # squared distances from 0.5: 2.25, 0.25, 2.25, 0.25
+    close(loss.tet(x_seq, torch.tensor([0]), regularization=0.2, target=0.5), 0.8 * each + 0.2 * 1.25)
+
+
+def test_tet_pairs_every_sample_with_its_own_label():
+    x_seq = torch.zeros(3, 2, 4, dtype=torch.float64)
+    x_seq[:, 0, 1] = x_seq[:, 1, 3] = 50.0
+    close(loss.tet(x_seq, torch.tensor([1, 3]), regularization=0.0), 0.0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_tet_refuses_a_regularization_outside_0_to_1(value):
+    with pytest.raises(InvalidValueError, match="regularization must be"):
+        loss.tet(SPIKES, LABELS, regularization=value)

@@ -1,0 +1,22 @@
+"""Calibration: what a network should be set to, from data that is run through it."""
+
+from snnsim.calibrate.conversion import BalancedIFNode, Scale, convert
+from snnsim.calibrate.findings import Finding, inspect
+from snnsim.calibrate.schedule import BitSchedule
+from snnsim.calibrate.state_codebooks import Recipe, apply, codebooks, ranges, states
+from snnsim.calibrate.warm_start import warm_start
+
+__all__ = [
+    "BalancedIFNode",
+    "BitSchedule",
+    "Finding",
+    "Recipe",
+    "Scale",
+    "apply",
+    "codebooks",
+    "convert",
+    "inspect",
+    "ranges",
+    "states",
+    "warm_start",
+]

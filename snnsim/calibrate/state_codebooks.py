@@ -1,0 +1,256 @@
+"""Codebooks for the nodes of a network: chosen from data or by a recipe, and put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from snnsim.calibrate.collect import float_states
+from snnsim.calibrate.findings import data_findings
+from snnsim.calibrate.tally import Tally, entropy, occupied, tallies
+from snnsim.checks import check_int
+from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.neurons.base import BaseNode, Membrane, check_firing_levels
+from snnsim.quant.codebook import Codebook
+from snnsim.quant.state import MAX_BITS, from_levels, uniform
+from snnsim.warn import warn_user
+
+__all__ = ["Recipe", "apply", "codebooks", "ranges", "states"]
+
+METHODS = ("max", "percentile", "mse", "entropy")
+# share of the seen range at which candidates for low and high lie: closer together near rest and threshold
+SHARES = [(i / 16) ** 2 for i in range(17)]
+
+
+class Recipe(Protocol):
+    """What makes a codebook for a spiking node: `quant.uniform`, `quant.exponential`, `quant.LearnedUniform`."""
+
+    def __call__(
+        self, bits: int, threshold: float = ..., rest: float = ..., low: float | None = ..., high: float | None = ...
+    ) -> Codebook: ...
+
+
+def states(
+    net: nn.Module,
+    batches: Iterable[Any],
+    bits: int = 4,
+    method: str = "mse",
+    *,
+    percentile: float = 99.9,
+    recipe: Recipe = uniform,
+) -> dict[str, Codebook]:
+    """Choose a codebook for every node from the membranes that data drives through the network.
+
+    The network runs with float states, whatever its codebooks, in eval mode, and is left as it was. Rest stays a level and the
+    threshold an edge, so quantizing moves no firing decision by itself. The same samples in any batch size give the same answer.
+
+    A layer has one codebook. To give its channels ranges of their own, scale the weights of the layer before it, guided by
+    `ranges(..., per_channel=True)`.
+
+    Args:
+        net: a runner around the network, in floating point or not.
+        batches: inputs for it, or (input, ...) as a DataLoader gives them.
+        bits: bits of a state, 1..16.
+        method: how far the levels reach below rest and above the threshold:
+            "max", as far as the charged membrane went;
+            "percentile", as `percentile` % of it went on each side;
+            "mse", where the membranes from which the neuron fires in the next step have the least mean squared error. (Over all
+            membranes, strongly inhibited ones outvote the rest: on the digits, 3 bits, 81 instead of 91 % right before any
+            fine-tuning.) Where none leads to a spike, as in single time steps, all count;
+            "entropy", where the code of a membrane says most about whether the neuron fires in the next step: least entropy of the
+            firing given the code.
+        percentile: in (0, 100], for that method.
+        recipe: makes the codebooks of spiking nodes from bits, threshold, rest, low and high. Readouts and synaptic currents, which
+            have no threshold, get evenly spaced levels; "entropy" is "mse" for them.
+
+    Returns:
+        A codebook for every node that ran, by module name; `apply` puts them in place.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: an unknown method, bits or percentile out of range, a membrane that is not finite, or
+            "entropy" on sequences of one time step.
+        StateError: no data.
+
+    Warns:
+        UserWarning: what `inspect` finds about the data: a node that never or always fires, weights all zero.
+    """
+    _check_bits("states", bits)
+    if method not in METHODS:
+        raise InvalidValueError(f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}")
+    if not 0 < percentile <= 100:
+        raise InvalidValueError(f"calibrate.states(percentile={percentile}): must be in (0, 100]; 99.9 is usual")
+    with float_states(net):
+        seen = tallies("calibrate.states", net, batches)
+        for finding in data_findings(net, seen):
+            warn_user(f"calibrate.states: {finding}")
+    nodes = dict(_nodes(net))
+    with torch.no_grad():
+        return {name: _choose(nodes[name], tally, bits, method, percentile, recipe) for name, tally in seen.items()}
+
+
+def ranges(
+    net: nn.Module, batches: Iterable[Any], percentile: float = 100.0, *, per_channel: bool = False
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Lowest and highest charged membrane of every node, with float states.
+
+    Args:
+        net, batches: as for `states`.
+        percentile: leave out the `100 - percentile` % that lie furthest, on each side.
+        per_channel: a value for each channel, the axis behind the batch.
+
+    Returns:
+        By module name: low and high, each `[C]`, or `[1]` for the layer.
+    """
+    if not 0 < percentile <= 100:
+        raise InvalidValueError(f"calibrate.ranges(percentile={percentile}): must be in (0, 100]; 100 leaves out nothing")
+    with float_states(net):
+        seen = tallies("calibrate.ranges", net, batches, per_channel)
+    return {name: tally.range(percentile) for name, tally in seen.items()}
+
+
+def codebooks(net: nn.Module, bits: int, recipe: Recipe = uniform) -> dict[str, Codebook]:
+    """A codebook for every spiking node by recipe alone, without data: its threshold and rest, and the recipe's own range.
+
+    Args:
+        net: network, or runner around one.
+        bits: bits of a state, 1..16.
+        recipe: as for `states`.
+    """
+    _check_bits("codebooks", bits)
+    spiking = {name: node for name, node in _nodes(net) if isinstance(node, BaseNode)}
+    return {name: recipe(bits, threshold=_threshold(node), rest=node.v_rest) for name, node in spiking.items()}
+
+
+def apply(net: nn.Module, codebooks: Mapping[str, Codebook | None]) -> None:
+    """Put codebooks into the nodes they are named for, under the checks of a node's construction; the others keep theirs.
+
+    Nothing is changed if any of them is refused. Parameters of a learned codebook are new: make the optimizer after.
+
+    Args:
+        net: the network, or the runner around it, that the names belong to.
+        codebooks: by module name; None makes a state floating point.
+
+    Raises:
+        InvalidValueError: a name that is no node of `net`, or a codebook that the node of that name refuses.
+        StateError: a node holds a state, which lies on its old codebook.
+    """
+    nodes = dict(_nodes(net))
+    unknown = [name for name in codebooks if name not in nodes]
+    if unknown:
+        raise InvalidValueError(
+            f"calibrate.apply: no node is named {', '.join(map(repr, unknown))}; the nodes of this network are "
+            f"{', '.join(map(repr, nodes)) or 'none'}"
+        )
+    before = {name: nodes[name].state_quant for name in codebooks}
+    device = next((tensor.device for tensor in [*net.parameters(), *net.buffers()]), None)
+    try:
+        for name, codebook in codebooks.items():
+            try:
+                nodes[name].set_state_quant(codebook)
+            except (InvalidTypeError, InvalidValueError, StateError) as problem:
+                raise type(problem)(f"calibrate.apply, node {name!r}: {problem}") from problem
+            if codebook is not None and device is not None:
+                codebook.to(device)
+    except BaseException:
+        for name, codebook in before.items():
+            nodes[name].state_quant = codebook
+        raise
+
+
+def _check_bits(function: str, bits: int) -> None:
+    check_int(f"calibrate.{function}", "bits", bits, at_least=1)
+    if bits > MAX_BITS:
+        raise InvalidValueError(f"calibrate.{function}(bits={bits}): must be in 1..{MAX_BITS}")
+
+
+def _nodes(net: nn.Module) -> Iterator[tuple[str, Membrane]]:
+    return ((name, module) for name, module in net.named_modules() if isinstance(module, Membrane))
+
+
+def _threshold(node: BaseNode) -> float:
+    """The threshold that a codebook puts an edge at: the mean where neurons differ."""
+    return float(torch.as_tensor(node.v_threshold, dtype=torch.float64).detach().mean())
+
+
+def _choose(node: Membrane, tally: Tally, bits: int, method: str, percentile: float, recipe: Recipe) -> Codebook:
+    """The best of the codebooks with ends within the range of the data; of equal ones the widest."""
+    loss = {"mse": _squared_error, "entropy": _firing_entropy if tally.spiking else _squared_error}.get(method)
+    candidates = _candidates(node, bits, tally.range(percentile if method == "percentile" else 100.0), recipe)
+    best = next(candidates)
+    if loss is None:
+        return best
+    least = loss(best, tally)
+    for candidate in candidates:
+        error = loss(candidate, tally)
+        if error < least:
+            best, least = candidate, error
+    return best
+
+
+def _candidates(node: Membrane, bits: int, seen: tuple[Tensor, Tensor], recipe: Recipe) -> Iterator[Codebook]:
+    """Distinct codebooks that the node can work on, the widest first; if there is none, the widest."""
+    rest = node.v_rest
+    threshold = _threshold(node) if isinstance(node, BaseNode) else rest
+    # something on each side of what the levels have to enclose
+    low = min(float(seen[0][0]), rest)
+    high = max(float(seen[1][0]), threshold + 1e-6 * max(threshold - rest, abs(rest), 1e-6))
+    tried: set[bytes] = set()
+    refused: list[Codebook] = []
+    for share_high, share_low in product(SHARES[:0:-1], SHARES[::-1]):
+        ends = {"low": rest - share_low * (rest - low), "high": threshold + share_high * (high - threshold)}
+        if isinstance(node, BaseNode):
+            codebook = recipe(bits, threshold=threshold, rest=rest, **ends)
+        else:
+            codebook = _plain(bits, rest, **ends)
+        levels = codebook.levels.cpu().numpy().tobytes()
+        if levels in tried:
+            continue
+        tried.add(levels)
+        if isinstance(node, BaseNode) and _is_refused(codebook, threshold, node):
+            refused.append(codebook)
+        else:
+            yield codebook
+    if len(refused) == len(tried):
+        yield refused[0]
+
+
+def _is_refused(codebook: Codebook, threshold: float, node: BaseNode) -> bool:
+    """Whether a soft reset, say, could leave the node above its threshold for ever."""
+    try:
+        check_firing_levels(type(node).__name__, codebook, threshold, node.v_rest, hard=node.v_reset is not None)
+    except InvalidValueError:
+        return True
+    return False
+
+
+def _plain(bits: int, rest: float, low: float, high: float) -> Codebook:
+    """Evenly spaced levels from about low to about high, one of them rest."""
+    intervals = 2**bits - 1
+    step = (high - low) / intervals
+    below = min(max(round((rest - low) / step), 0), intervals)
+    return from_levels(rest + step * (torch.arange(2**bits, dtype=torch.float64) - below).float())
+
+
+def _squared_error(codebook: Codebook, tally: Tally) -> float:
+    """Mean squared error of the membranes that lead to a spike; of all, where there are none."""
+    v, counts = occupied(tally.charged if tally.firing.empty else tally.firing)
+    return float(((codebook(v) - v).square() * counts).sum() / counts.sum())
+
+
+def _firing_entropy(codebook: Codebook, tally: Tally) -> float:
+    """Entropy in bits of whether a neuron fires in the next step, given the code of its membrane."""
+    if tally.steps < 2:
+        raise InvalidValueError(
+            f"calibrate.states(method='entropy'): {tally.name!r} ran single time steps, and this method asks what follows a state; "
+            "give sequences of at least two, or use method='mse'"
+        )
+    per_code = [torch.zeros(codebook.num_levels, dtype=torch.float64) for _ in range(2)]
+    for total, histogram in zip(per_code, (tally.firing, tally.silent), strict=True):
+        v, counts = occupied(histogram)
+        total.index_add_(0, codebook.encode(v).long(), counts.double())
+    firing, both = per_code[0], per_code[0] + per_code[1]
+    return float((both * entropy(firing / both.clamp(min=1))).sum() / both.sum())

@@ -1,0 +1,157 @@
+"""A linear layer that adds up the weights of the inputs that spike, where few of them do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from snnsim.checks import checked_number
+from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.layers.sparse_product import Spikes, find_spikes, obstacle, percent, result_dtype, weight_gradient
+
+__all__ = ["CROSSOVERS", "SpikeLinear"]
+
+# Share of ones up to which the sparse product is taken, by the dense product that it competes with: the lowest at which
+# benchmarks/spike_linear.py found forward and backward together no faster, for 784 -> 1000 and smaller layers.
+CROSSOVERS = {"float": 0.3, "float32, reduced precision": 0.15, "autocast": 0.05}
+# fewer rows do not repay turning the weight over
+LEAST_ROWS = 64
+
+
+class SpikeLinear(nn.Linear):
+    """`nn.Linear`, faster on the CPU where its input is sparse spikes.
+
+        y[r] = bias + sum of weight[:, k] over the inputs k that spike in row r
+
+    Whether an input is zeros and ones, and few ones, is looked at in every call; all else goes through `F.linear`, as everything
+    does while compiling. The gradient of the weight is summed over the spikes alike; that of the input is a dense product.
+    Between the calls nothing is kept, so weights may change in any way. For backward 2 bytes a spike and 8 bytes an input and
+    1024 rows are kept, and not the input; nothing without grad.
+
+    Where weights and bias are integers (or on one dyadic grid) the result is that of `F.linear` bit for bit, and the gradient of
+    the weight where the incoming one is. Else the two differ in the order of summation, by about their own rounding errors, and so
+    two inputs on both sides of the crossover may. Under autocast the sums are float32 and only the result is rounded, to the dtype
+    of `F.linear`. An infinite or NaN weight reaches only the rows in which its input spikes. Differentiable once.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in `nn.Linear`; the `state_dict` too is its.
+        crossover: largest share of ones, 0 to 1, for which the spikes are added up; 0 for never, None for `CROSSOVERS`, which were
+            measured, and at least 64 rows.
+
+    Example:
+        >>> layer = SpikeLinear(784, 1000)
+        >>> layer.explain(torch.eye(784))
+        'sparse: 0.128 % of the inputs spike, up to 30 % pay'
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        crossover: float | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.crossover = crossover
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, *, crossover: float | None = None) -> SpikeLinear:
+        """The layer that computes what `linear` does, with the very same parameters; hooks stay behind.
+
+        Raises:
+            InvalidTypeError: a subclass, whose forward may be another.
+        """
+        if type(linear) is not nn.Linear:
+            raise InvalidTypeError(f"SpikeLinear.from_linear(linear of type {type(linear).__name__}): must be a plain nn.Linear")
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta", crossover=crossover)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer.train(linear.training)
+
+    @property
+    def crossover(self) -> float | None:
+        """Largest share of ones for which the spikes are added up; None for the measured one."""
+        return self._crossover
+
+    @crossover.setter
+    def crossover(self, value: float | None) -> None:
+        if value is not None and checked_number("SpikeLinear", "crossover", value, at_least=0) > 1:
+            raise InvalidValueError(f"SpikeLinear(crossover={value!r}): is a share of ones, at most 1; pass 0.1 for 10 %")
+        self._crossover = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product `[*, in_features] -> [*, out_features]`."""
+        if torch.compiler.is_compiling():
+            return F.linear(x, self.weight, self.bias)
+        spikes = self._spikes(x)
+        if isinstance(spikes, str):
+            return F.linear(x, self.weight, self.bias)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, self.weight, self.bias)):
+            return _Product.apply(x, self.weight, self.bias, spikes)
+        return spikes.product(x, self.weight, self.bias)
+
+    def explain(self, x: Tensor) -> str:
+        """Which product `x` would go through, and why."""
+        spikes = self._spikes(x)
+        if isinstance(spikes, str):
+            return f"dense: {spikes}"
+        return f"sparse: {percent(spikes.density)} of the inputs spike, up to {percent(self._limit(x))} pay"
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.crossover is None else f", crossover={self.crossover}")
+
+    def _spikes(self, x: Tensor) -> Spikes | str:
+        """The spikes of an input, or why they are not added up."""
+        reason = obstacle(x, self.weight, self.bias)
+        if reason is not None:
+            return reason
+        limit, rows = self._limit(x), x.numel() // self.in_features
+        if not limit:
+            return "crossover=0"
+        if self.crossover is None and rows < LEAST_ROWS:
+            return f"{rows} rows, and turning the weight over pays from {LEAST_ROWS} on"
+        return find_spikes(x.detach().reshape(rows, self.in_features).to(self.weight.dtype), limit)
+
+    def _limit(self, x: Tensor) -> float:
+        if self.crossover is not None:
+            return self.crossover
+        if result_dtype(self.weight) != self.weight.dtype:
+            return CROSSOVERS["autocast"]
+        reduced = x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+        return CROSSOVERS["float32, reduced precision" if reduced else "float"]
+
+
+class _Product(torch.autograd.Function):
+    """The autograd node of the sparse product; keeps where the spikes are, and not the input."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, spikes: Spikes) -> Tensor:
+        return spikes.product(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, spikes = inputs
+        index = spikes.by_input() if weight.requires_grad else (None, None)
+        ctx.save_for_backward(weight if x.requires_grad else None, *index)
+        ctx.shape, ctx.dtype, ctx.weight_dtype = x.shape, x.dtype, weight.dtype
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, starts, spiking = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad @ weight.to(grad.dtype)).view(ctx.shape).to(ctx.dtype)
+        grad = grad.to(ctx.weight_dtype)
+        if ctx.needs_input_grad[1]:
+            grad_weight = weight_gradient(grad, starts, spiking)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0)
+        return grad_x, grad_weight, grad_bias, None

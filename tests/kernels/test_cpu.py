@@ -1,0 +1,62 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("numba")
+
+from snnsim.kernels.cpu import CpuEngine
+from snnsim.kernels.scan import scan
+
+
+def test_records_are_as_long_as_what_is_written_into_them(random_table, linear):
+    # a numpy record refuses a tuple of another length, so running each kernel once is the check
+    engine, table, membrane = CpuEngine(), random_table(16, divisor=3.0), linear(tau=3.0)
+    x = torch.randn(2, 40)
+    _, v, codes = engine.forward(x, torch.zeros(40), table, save=True, plain=True)
+    grad, first = engine.backward(codes, None, x, v, table, divide=True)
+    assert grad.shape == x.shape
+    assert engine.histogram(codes, None, x, table).shape == (1, 16)
+    _, _, charged = engine.linear_forward(x, torch.zeros(40), membrane, save=True)
+    assert engine.linear_backward(charged, x, v, membrane, divide=True)[1].shape == first.shape
+
+
+def test_input_and_tables_are_left_as_they_were(random_table):
+    table, x = random_table(16, clip=True, divisor=3.0), torch.randn(3, 500, requires_grad=True)
+    tensors = [x, table.edges, table.out, table.carry, table.after, table.d_out, table.d_carry, table.d_after, table.divisor]
+    before = [tensor.detach().clone() for tensor in tensors]
+    out, v = scan(x, torch.zeros(1), table, "cpu")
+    (out.sum() + v.sum()).backward()
+    assert all(map(torch.equal, before, (tensor.detach() for tensor in tensors)))
+
+
+def test_a_changed_edge_changes_the_cells(random_table):
+    table = random_table(32, uniform=True)
+    x = table.edges[None].clone()
+    before = scan(x, torch.zeros(1), table, "cpu")[1]
+    table.edges.data += 0.01
+    assert not torch.equal(scan(x, torch.zeros(1), table, "cpu")[1], before)
+    assert torch.equal(scan(x, torch.zeros(1), table, "cpu")[1], scan(x, torch.zeros(1), table, "reference")[1])
+
+
+def test_results_do_not_depend_on_where_blocks_end(random_table, monkeypatch):
+    from snnsim.kernels import cpu
+
+    table, x = random_table(256, clip=True), torch.randn(3, 5000)
+    whole = scan(x, torch.zeros(1), table, "cpu")
+    for block in (1024, 1111):
+        monkeypatch.setattr(cpu, "BLOCK", block)
+        assert all(map(torch.equal, scan(x, torch.zeros(1), table, "cpu"), whole))
+
+
+@pytest.mark.slow
+def test_a_processor_without_wide_permutes_gives_the_same(tmp_path):
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    code = "import sys; from snnsim.kernels import cpu_kernels; sys.exit(cpu_kernels.PERMUTES)"
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    chain = f"{Path(__file__).with_name('test_scan.py')}::test_engines_agree_bit_for_bit_on_outputs_states_and_all_gradients"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chain, "-k", "dtype0"]
+    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 0
