@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from snnsim.errors import InvalidValueError
 from snnsim.kernels.table import Table
 from snnsim.quant.codebook import Codebook
 
-__all__ = ["Equations", "build_table"]
+__all__ = ["Equations", "build_table", "channel_constants"]
 
 # what a node says of itself: quantized state -> (output, state after the reset, what is left of that one step later)
 Equations = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -120,6 +120,22 @@ def _channels(constants: Sequence[int], neurons: Sequence[int]) -> tuple[tuple[i
     first, last = axes[0], axes[-1]
     shape = tuple(n if first <= axis <= last else 1 for axis, n in enumerate(neurons))
     return shape, max(1, math.prod(neurons[last + 1 :]))
+
+
+def channel_constants(
+    constants: Mapping[str, float | Tensor | None], x: Tensor, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], int]:
+    """Constants of a node as `[1]` or `[C]`, None left out, and how many neurons in a row share a channel.
+
+    Args:
+        constants: numbers, or tensors that broadcast against one neuron's place `[*n]`.
+        x: one step of input, `[B, *n]`.
+        dtype: of the result.
+    """
+    tensors = {name: torch.as_tensor(c, device=x.device).to(dtype) for name, c in constants.items() if c is not None}
+    neurons = x.shape[1:]
+    shape, inner = _channels(torch.broadcast_shapes((1,) * len(neurons), *(t.shape for t in tensors.values())), neurons)
+    return {n: t.reshape(1) if t.numel() == 1 else t.expand(shape).reshape(-1) for n, t in tensors.items()}, inner
 
 
 def _spacing(edges: Tensor) -> tuple[float, float] | None:

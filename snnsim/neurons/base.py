@@ -17,6 +17,7 @@ from snnsim.quant.codebook import Codebook
 from snnsim.quant.ste import straight_through
 from snnsim.surrogate import ATan, Surrogate
 from snnsim.temporal import Temporal, stack_steps
+from snnsim.transition import channel_constants
 from snnsim.warn import warn_user
 
 __all__ = ["BaseNode", "Membrane"]
@@ -180,8 +181,8 @@ class Membrane(FixedDtype, Temporal):
         """Why the next state does not follow from code and input alone; None where it does."""
         return None
 
-    def linear_membrane(self, neurons: torch.Size, dtype: torch.dtype) -> LinearMembrane | None:
-        """This node's constants, where it is an un-quantized integrate-and-fire neuron with linear leak; else None."""
+    def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
+        """This node's constants, where its equations are those of integrate-and-fire with a linear leak; else None."""
         return None
 
     def check_constants(self, x: Tensor) -> None:
@@ -310,6 +311,31 @@ class BaseNode(Membrane):
         if self.training and self._margin is not None:
             return "every sample has a threshold of its own"
         return None
+
+    def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
+        """This node's constants, where its equations are those of integrate-and-fire with a linear leak; else None."""
+        own = (BaseNode.fire, BaseNode.discharge, BaseNode.settle, Membrane.charge, Membrane.decayed, Membrane.step)
+        if any(getattr(type(self), method.__name__) is not method for method in own) or not self.divides_input():
+            return None
+        leaks, tau = self.linear_leak()
+        if not leaks:
+            return None
+        constants = {"threshold": self.firing_threshold(x), "tau": tau, "divisor": self.input_divisor()}
+        per_channel, inner = channel_constants(constants, x, dtype)
+        return LinearMembrane(
+            threshold=per_channel["threshold"],
+            derivative=self.surrogate.derivative,
+            reset=self.v_reset,
+            tau=per_channel.get("tau"),
+            rest=self.v_rest,
+            divisor=per_channel.get("divisor"),
+            detach_reset=self.detach_reset,
+            inner=inner,
+        )
+
+    def linear_leak(self) -> tuple[bool, Tensor | None]:
+        """Whether `leak` is linear towards `v_rest`, and with which time constant; None for no leak at all."""
+        return False, None
 
     def firing_threshold(self, q: Tensor) -> float | Tensor:
         """The threshold in force for the membrane `q`: that of `set_training_threshold` while training, else the node's own."""

@@ -103,8 +103,7 @@ def _momentary_obstacle(node: Membrane) -> str | None:
 def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
     codebook = node.state_quant
     if codebook is None:
-        linear = node.linear_membrane(x.shape[1:], dtype)
-        return Plan(linear, "its state is not quantized and its equations are its own")
+        return Plan(node.linear_membrane(x, dtype), "its state is not quantized and its equations are its own")
     if type(codebook) is not Codebook:
         return Plan(None, f"a {type(codebook).__name__} is not a fixed set of levels and edges")
     divisor = node.input_divisor() if node.divides_input() else None

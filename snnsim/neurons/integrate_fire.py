@@ -20,3 +20,7 @@ class IFNode(BaseNode):
     def leak(self, v: Tensor) -> Tensor:
         """All of `v`."""
         return v
+
+    def linear_leak(self) -> tuple[bool, Tensor | None]:
+        """No leak at all, unless a subclass has one."""
+        return type(self).leak is IFNode.leak, None

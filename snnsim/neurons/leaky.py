@@ -28,6 +28,10 @@ class Leaky(Membrane):
         """What is left of `v`: a step of 1/tau toward rest."""
         return v - (v - self.v_rest) / self.tau
 
+    def linear_leak(self) -> tuple[bool, Tensor | None]:
+        """Linear with time constant tau, unless a subclass leaks otherwise."""
+        return type(self).leak is Leaky.leak, self.tau
+
     def input_divisor(self) -> Tensor | None:
         """tau where `decay_input` asks for it."""
         return self.tau if self.decay_input else None

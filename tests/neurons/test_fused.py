@@ -13,6 +13,7 @@ from snnsim.surrogate import ATan
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*levels never leak", "ignore:.*is not near any level")
 QUANTIZED = [configuration for configuration in ALL if configuration.codebook != "float"]
+LINEAR = [c for c in ALL if c.codebook == "float" and c.node in ("IF", "LIF", "LIF-undecayed", "PLIF")]
 
 
 def sequence(shape, dtype=torch.float32):
@@ -57,6 +58,38 @@ def test_gradients_of_the_table_in_float64(configuration):
     (_, _, gradients), (_, _, gradients_loop) = run_both(node, sequence((6, 3, 7), torch.float64))
     for ours, loop in zip(gradients, gradients_loop, strict=True):
         assert torch.allclose(ours, loop, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("configuration", LINEAR, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_membrane_equals_step_loop(configuration, dtype):
+    node = configuration().to(dtype)
+    assert "a linear membrane, fused" in node.explain(torch.zeros(3, 7, dtype=dtype))
+    (out, v, gradients), (out_loop, v_loop, gradients_loop) = run_both(node, sequence((6, 3, 7), dtype))
+    assert torch.equal(out, out_loop)
+    assert torch.equal(v, v_loop)
+    for i, (ours, loop) in enumerate(zip(gradients, gradients_loop, strict=True)):
+        tolerance = 1e-10 if dtype == torch.float64 else 1e-4 if i else 1e-5
+        assert torch.allclose(ours, loop, rtol=tolerance, atol=tolerance)
+
+
+def test_linear_membranes_per_channel():
+    node = LIFNode(tau=torch.tensor([1.5, 3.0]).view(2, 1, 1), v_threshold=torch.tensor([0.9, 1.1]).view(2, 1, 1))
+    (out, v, gradients), (out_loop, v_loop, gradients_loop) = run_both(node, sequence((5, 3, 2, 4, 3)))
+    assert torch.equal(out, out_loop)
+    assert torch.equal(v, v_loop)
+    assert torch.allclose(gradients[0], gradients_loop[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_leak_of_the_users_own_is_not_taken_for_a_linear_one():
+    class Square(LIFNode):
+        def leak(self, v):
+            return 0.9 * v - 0.1 * v.square()
+
+    assert "its equations are its own" in Square().explain(torch.zeros(2, 3))
+    (out, v, _), (out_loop, v_loop, _) = run_both(Square(), sequence((5, 2, 30)))
+    assert torch.equal(out, out_loop)
+    assert torch.equal(v, v_loop)
 
 
 @pytest.mark.parametrize("name", NODES)
