@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.record import Recorder
 
 __all__ = ["FiringMeter", "Footprint", "firing_rate", "footprint"]
@@ -45,7 +46,7 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
     """Bytes of neuron state and weights of a network, by bit width.
 
     A quantized membrane takes the bits of its codebook, any other the bits of its dtype. Weights count the bits of their dtype;
-    a layer that says how many `weight_bits` its weights have is believed. Codebooks, a few numbers a layer, are not counted.
+    a quantized layer's, its `weight_bits`. Codebooks, a few numbers a layer, are not counted.
 
     Args:
         net: a runner (MultiStep, SingleStep) around the network, or a network that takes one time step.
@@ -65,7 +66,9 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
     weight_values = weight_bits = 0
     seen: set[int] = set()
     for module in net.modules():
-        for name, parameter in module.named_parameters(recurse=False):
+        # a range that is learned ends up in the scale of its layer
+        own = () if isinstance(module, TensorQuantizer) else module.named_parameters(recurse=False)
+        for name, parameter in own:
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))

@@ -39,6 +39,13 @@ def test_footprint_counts_shared_weights_once_and_believes_weight_bits():
     assert metrics.footprint(net, torch.rand(2, 4)).weight_bits == before.weight_bits - 24 * 30
 
 
+def test_footprint_counts_quantized_weights_by_their_width():
+    net = network(4)
+    quant.quantize(net, weights=4)
+    # biases stay at 32 bits; the learned ranges are not counted
+    assert metrics.footprint(net, torch.rand(2, 4)).weight_bits == 4 * 36 + 32 * 6
+
+
 def test_footprint_leaves_the_network_as_it_was():
     net = network(4).train()
     net[1](torch.rand(2, 6))

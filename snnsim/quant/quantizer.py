@@ -215,7 +215,7 @@ class TensorQuantizer(nn.Module):
         if amax is None:
             source = "range of each input"
         elif amax.numel() == 1:
-            source = f"amax={float(amax):g}"
+            source = f"amax={float(amax.detach()):g}"
         else:
             source = f"amax of {amax.numel()} channels from {float(amax.min()):g} to {float(amax.max()):g}"
         off = "" if self.enabled else ", disabled"

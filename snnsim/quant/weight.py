@@ -111,6 +111,11 @@ class QuantizedWeight(nn.Module):
         """Start a learned range again from the weights as they are, by the descriptor's calib_method."""
         self.weight_quantizer.amax = weight_amax(self.weight, self.weight_quantizer.descriptor)
 
+    @property
+    def weight_bits(self) -> int:
+        """Bits of one weight."""
+        return self.weight_quantizer.descriptor.num_bits
+
     def integer_weight(self) -> tuple[Tensor, Tensor]:
         """The integers that stand for the weight and their step: w_int * step is the quantized weight.
 

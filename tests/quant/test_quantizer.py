@@ -255,3 +255,8 @@ def test_repr_says_where_the_range_comes_from():
     per_channel = TensorQuantizer(QuantDescriptor(axis=0, amax=[1.0, 2.0]))
     per_channel.disable()
     assert "amax of 2 channels from 1 to 2, disabled" in repr(per_channel)
+
+
+def test_repr_of_a_learned_range_does_not_warn():
+    quantizer = TensorQuantizer(QuantDescriptor(4, learn_amax=True, amax=1.5))
+    assert "1.5" in repr(quantizer)
