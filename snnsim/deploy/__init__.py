@@ -1,0 +1,8 @@
+"""From a trained network to integers with the same spikes."""
+
+from snnsim.deploy.grid import OnGrid, to_grid
+from snnsim.deploy.lower import lower
+from snnsim.deploy.network import IntegerNetwork
+from snnsim.deploy.verify import Certificate, verify
+
+__all__ = ["Certificate", "IntegerNetwork", "OnGrid", "lower", "to_grid", "verify"]

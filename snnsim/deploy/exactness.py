@@ -1,0 +1,122 @@
+"""When float32 computes exactly what the integers compute, and what is missing where it does not.
+
+A layer `u = a * scale + bias` in front of a neuron is exact if scale, bias, edges and leaks are multiples of `2**-F` and either
+every value on the way stays below `2**(24-F)`, or the layer feeds the neuron alone and its *live window*, largest edge + largest
+leak + largest bias + largest scale, does: float32 rounds beyond it, but rounding is monotone and the neuron saturated there.
+The sum `a` itself must stay below 2**24.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from snnsim.deploy.dyadic import FLOAT32_EXACT, INT32_MAX
+from snnsim.deploy.operations import Integers
+
+__all__ = ["Report", "Stage", "accumulator_bounds", "live_limits"]
+
+# beyond this many fractional bits nothing of use fits below the exact range
+MAX_FRAC_BITS = 24
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How exact a neuron and the layers in front of it are.
+
+    Attributes:
+        name: of the neuron.
+        layer: that feeds it.
+        frac_bits: F, fractional bits that its scales, biases, edges and leaks need.
+        window: largest value at which a rounding could matter, in the unit of the threshold.
+        accumulator: largest sum of weights times inputs.
+        multiplier: smallest and largest scale in units of `2**-frac_bits`; None where the input is no single layer.
+    """
+
+    name: str
+    layer: str
+    frac_bits: int
+    window: float
+    accumulator: int
+    multiplier: tuple[int, int] | None
+
+    @property
+    def limit(self) -> float:
+        """What the window must not exceed."""
+        return FLOAT32_EXACT * 2.0**-self.frac_bits
+
+    @property
+    def headroom_bits(self) -> int:
+        """How many more fractional bits would still be exact; negative where too many are needed already."""
+        return self.largest_frac_bits - self.frac_bits
+
+    @property
+    def largest_frac_bits(self) -> int:
+        """The most fractional bits that are exact with this window."""
+        return min(MAX_FRAC_BITS, math.floor(math.log2(FLOAT32_EXACT / self.window))) if self.window else MAX_FRAC_BITS
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Bits of the accumulator, sign included."""
+        return self.accumulator.bit_length() + 1
+
+    @property
+    def problem(self) -> str | None:
+        """Why float32 is not exact here, and what would help; None where it is."""
+        if self.accumulator > FLOAT32_EXACT:
+            return (
+                f"sums of weights times inputs reach {self.accumulator}, and float32 is exact up to 2^24; use "
+                f"{math.ceil(math.log2(self.accumulator / FLOAT32_EXACT))} bits less for the weights or for the inputs"
+            )
+        if self.window > self.limit:
+            most = self.largest_frac_bits
+            remedy = (
+                f"call snnsim.deploy.to_grid(net, grid_bits={min(16, most)}) and fine-tune it"
+                if most >= 0
+                else "use smaller scales or fewer levels"
+            )
+            return (
+                f"scale, bias, edges and leak need {self.frac_bits} fractional bits, and with a live window of {self.window:.4g} "
+                f"float32 is exact for at most {most}; {remedy}"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The stages of a network; prints as a table."""
+
+    stages: tuple[Stage, ...]
+
+    def __str__(self) -> str:
+        rows = [("neuron", "layer", "fractional bits", "live window", "limit", "accumulator bits", "multiplier")]
+        for s in self.stages:
+            multiplier = "" if s.multiplier is None else f"{s.multiplier[0]}..{s.multiplier[1]}"
+            numbers = (str(s.frac_bits), f"{s.window:.4g}", f"{s.limit:.4g}", str(s.accumulator_bits), multiplier)
+            rows.append((s.name, s.layer, *numbers))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def accumulator_bounds(weight: Integers, low: int, high: int) -> tuple[Integers, Integers]:
+    """Smallest and largest sum of weights times inputs of each output channel, for inputs in [low, high] that may be 0."""
+    flat = weight.astype(np.int64).reshape(len(weight), -1)
+    positive, negative = flat.clip(min=0).sum(1), flat.clip(max=0).sum(1)
+    return positive * low + negative * high, positive * high + negative * low
+
+
+def live_limits(
+    multiplier: Integers, offset: Integers, edges: Integers, leak: Integers, low: Integers, high: Integers
+) -> Integers | None:
+    """Limits `[2, O]` of the sum `a` beyond which the neuron is saturated; None if no sum in [low, high] can leave 32 bits.
+
+    All other arguments on the grid of the edges.
+    """
+    reach = np.maximum(np.abs(low), np.abs(high)).astype(np.float64) * multiplier + np.abs(offset) + np.abs(leak).max()
+    if (reach <= INT32_MAX).all():
+        return None
+    top = -((leak.min() + offset - edges[-1]) // multiplier)
+    bottom = (edges[0] - 1 - leak.max() - offset) // multiplier
+    return np.stack([np.maximum(bottom, low), np.minimum(top, high)]).astype(np.int32)

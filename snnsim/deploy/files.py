@@ -1,0 +1,185 @@
+"""Integer networks in files: a folder with `network.json` (what the network is) and `tensors.safetensors` (its integers)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snnsim._version import __version__
+from snnsim.deploy.operations import (
+    Add,
+    Delay,
+    GridNeuron,
+    Integers,
+    Operation,
+    Pool,
+    Product,
+    Reshape,
+    Signal,
+    TableNeuron,
+    Window,
+)
+from snnsim.errors import DataError, MissingDataError, OutputError, SnnsimError
+from snnsim.files import write_whole
+
+if TYPE_CHECKING:
+    from snnsim.deploy.network import IntegerNetwork
+
+__all__ = ["describe", "load_network", "save_network"]
+
+FORMAT = "snnsim integer network"
+FORMAT_VERSION = 1
+MANIFEST, TENSORS = "network.json", "tensors.safetensors"
+KINDS: dict[str, type[Operation]] = {kind.__name__: kind for kind in (Add, Delay, GridNeuron, Pool, Product, Reshape, TableNeuron)}
+# fields that are arrays; everything else is plain JSON
+ARRAYS = {"weight", "multiplier", "offset", "limits", "edges", "leak", "reset", "fire", "levels", "thresholds"}
+
+
+def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integers]]:
+    """A network as JSON, and its arrays by name."""
+    tensors: dict[str, Integers] = {}
+    operations = []
+    for i, operation in enumerate(network.operations):
+        entry: dict[str, Any] = {"kind": type(operation).__name__}
+        for field in fields(operation):
+            value = getattr(operation, field.name)
+            if isinstance(value, np.ndarray):
+                entry[field.name] = f"{i}.{field.name}"
+                tensors[entry[field.name]] = np.ascontiguousarray(value)
+            else:
+                entry[field.name] = asdict(value) if isinstance(value, Signal | Window) else value
+        operations.append(entry)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "input": asdict(network.input),
+        "input_scale": network.input_scale,
+        "time_steps": network.time_steps,
+        "output": network.output,
+        "operations": operations,
+    }
+    # as JSON gives it back: lists for tuples
+    return json.loads(json.dumps(manifest)), tensors
+
+
+def save_network(network: IntegerNetwork, folder: str | os.PathLike[str]) -> None:
+    """Write a network into a new folder.
+
+    Raises:
+        OutputError: the folder exists already, or cannot be written.
+    """
+    from safetensors.numpy import save
+
+    path = Path(folder)
+    if path.exists():
+        raise OutputError(f"IntegerNetwork.save({str(folder)!r}): it exists already and is left alone; name a new folder")
+    manifest, tensors = describe(network)
+    content = save(tensors)
+    manifest |= {
+        "snnsim_version": __version__,
+        "sha256": {TENSORS: hashlib.sha256(content).hexdigest(), "network": _hash(manifest)},
+    }
+    write_whole(path / TENSORS, lambda file: file.write(content), "IntegerNetwork.save")
+    text = json.dumps(manifest, indent=2) + "\n"
+    write_whole(path / MANIFEST, lambda file: file.write(text.encode()), "IntegerNetwork.save")
+
+
+def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `save_network` wrote: the arguments of an IntegerNetwork. Nothing in the files is executed.
+
+    Raises:
+        MissingDataError: no such files.
+        DataError: files that were changed, damaged, of another format, or that describe no sound network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(folder)
+    try:
+        text, content = (path / MANIFEST).read_bytes(), (path / TENSORS).read_bytes()
+    except FileNotFoundError as problem:
+        raise MissingDataError(
+            f"IntegerNetwork.load({str(folder)!r}): {Path(problem.filename).name} is not there; name a folder that "
+            "IntegerNetwork.save wrote"
+        ) from problem
+    try:
+        manifest = json.loads(text)
+        _check_manifest(manifest, content)
+        tensors = load(content)
+        operations = [_operation(entry, tensors) for entry in manifest["operations"]]
+        return {
+            "input": _signal(manifest["input"]),
+            "operations": operations,
+            "output": _plain(manifest["output"], int),
+            "time_steps": _plain(manifest["time_steps"], int, type(None)),
+            "input_scale": _plain(manifest["input_scale"], float, type(None)),
+        }
+    except SnnsimError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
+        raise DataError(
+            f"IntegerNetwork.load({str(folder)!r}): damaged or not an integer network ({problem}); save the network again"
+        ) from problem
+
+
+def _check_manifest(manifest: dict[str, Any], content: bytes) -> None:
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"its format is {manifest['format']!r}")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise DataError(
+            f"IntegerNetwork.load: the file has format version {manifest['format_version']}, this snnsim reads {FORMAT_VERSION}; "
+            f"use the snnsim that wrote it, {manifest.get('snnsim_version')}"
+        )
+    stated = manifest.pop("sha256")
+    manifest.pop("snnsim_version", None)
+    if stated != {TENSORS: hashlib.sha256(content).hexdigest(), "network": _hash(manifest)}:
+        raise ValueError("its content does not match its SHA-256, so it was changed after it was saved")
+
+
+def _hash(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _operation(entry: dict[str, Any], tensors: dict[str, Integers]) -> Operation:
+    kind = KINDS[entry["kind"]]
+    if set(entry) != {"kind", *(field.name for field in fields(kind))}:
+        raise ValueError(f"an operation {entry['kind']} with the fields {sorted(entry)}")
+    return kind(**{name: _field(name, value, tensors) for name, value in entry.items() if name != "kind"})
+
+
+def _field(name: str, value: Any, tensors: dict[str, Integers]) -> Any:
+    if name in ARRAYS:
+        return None if value is None else tensors[value]
+    if name == "output":
+        return _signal(value)
+    if name == "window":
+        return Window(**{key: _pair(pair) for key, pair in value.items()})
+    if name in ("inputs", "shifts", "planes"):
+        return _integers(value)
+    return _plain(value, bool if name == "maximum" else str if name == "name" else int)
+
+
+def _signal(value: dict[str, Any]) -> Signal:
+    return Signal(_integers(value["shape"]), *(_plain(value[key], int) for key in ("low", "high", "frac_bits")))
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return tuple(_plain(value, int) for value in values)
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = _integers(values)
+    return first, second
+
+
+def _plain(value: Any, *kinds: type) -> Any:
+    # a bool is an int in Python, and not here
+    if type(value) not in kinds:
+        raise ValueError(f"{value!r} instead of {kinds[0].__name__}")
+    return value

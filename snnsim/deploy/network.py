@@ -1,0 +1,266 @@
+"""IntegerNetwork: a spiking network in integers, and how to run it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from snnsim.deploy.c import CSource, write_c
+from snnsim.deploy.engine import join, run, split
+from snnsim.deploy.operations import Integers, Neuron, Operation, Signal, State
+from snnsim.deploy.program import Program
+from snnsim.deploy.soundness import check_operation, check_signal
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
+
+__all__ = ["IntegerNetwork", "NeuronTrace"]
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronTrace:
+    """What one neuron layer did: integer arrays `[T, B, *n]`.
+
+    Attributes:
+        output: spikes 0 or 1; the potentials of a readout, on its grid.
+        charged: codes before the reset.
+        codes: codes after it.
+    """
+
+    output: Integers
+    charged: Integers
+    codes: Integers
+
+
+class IntegerNetwork:
+    """A network of integer operations, made by `lower`. Calling it runs a sequence.
+
+    It holds its state between calls of `step` and starts every `__call__` from rest.
+
+    Args:
+        input: the signal that it reads.
+        operations: in the order they run.
+        output: which signal it returns: 0 is the input, i + 1 what operation i returns.
+        time_steps: how often a static input is presented; None takes sequences.
+        input_scale: a real input is multiplied by this, rounded (halves to even) and clamped to the bounds of `input`; None
+            takes integers as they are.
+    """
+
+    def __init__(
+        self,
+        input: Signal,
+        operations: Sequence[Operation],
+        output: int,
+        time_steps: int | None = None,
+        input_scale: float | None = None,
+    ) -> None:
+        check_signal("input", input)
+        signals = [input]
+        for operation in operations:
+            if not all(0 <= source < len(signals) for source in operation.inputs):
+                raise InvalidValueError(f"IntegerNetwork(operations): {operation.name!r} reads a signal that comes after it")
+            check_operation(operation, [signals[source] for source in operation.inputs])
+            signals.append(operation.output)
+        if not 0 <= output < len(signals):
+            raise InvalidValueError(f"IntegerNetwork(output={output}): must be one of its {len(signals)} signals")
+        self.input = input
+        self.operations = tuple(operations)
+        self.output = output
+        self.time_steps = time_steps
+        self.input_scale = input_scale
+        self._state: State | None = None
+
+    def __repr__(self) -> str:
+        lines = [f"  {op.name}: {type(op).__name__} -> {op.output.shape}" for op in self.operations]
+        return "\n".join([f"IntegerNetwork({self.input.shape} in {self.input.low}..{self.input.high}", *lines, ")"])
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """The input, then what each operation returns."""
+        return (self.input, *(operation.output for operation in self.operations))
+
+    @property
+    def neurons(self) -> dict[str, Neuron]:
+        """The neuron layers by name."""
+        return {op.name: op for op in self.operations if isinstance(op, Neuron)}
+
+    @cached_property
+    def program(self) -> Program:
+        """The network in flat arrays, as the compiled engine runs it."""
+        return Program(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the network into a new folder, as JSON and safetensors (`pip install safetensors`).
+
+        Raises:
+            OutputError: the folder exists already, or cannot be written.
+        """
+        from snnsim.deploy.files import save_network
+
+        save_network(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> IntegerNetwork:
+        """Read what `save` wrote; shapes, ranges and hashes are checked, and nothing from the files is executed.
+
+        Raises:
+            MissingDataError: no such files.
+            DataError: files that were changed or damaged.
+            InvalidValueError: a network that could leave 32 bits or its tables.
+        """
+        from snnsim.deploy.files import load_network
+
+        return cls(**load_network(folder))
+
+    def to_c(self, folder: str | os.PathLike[str], name: str = "snn") -> CSource:
+        """Write the network as C99 into a new folder: header, source, a main for tests and a Makefile.
+
+        The core needs no floating point, no memory allocation and no library; what changes lies in one struct of the caller's.
+
+        Args:
+            folder: to make.
+            name: of the files, the struct and the functions.
+
+        Returns:
+            The files' text, and the bytes of weights, tables and RAM.
+
+        Raises:
+            OutputError: the folder exists already, or cannot be written.
+            InvalidValueError: a name that is no C identifier in lower case.
+        """
+        return write_c(self, folder, name)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides what the network computes."""
+        from snnsim.deploy.files import describe
+
+        manifest, tensors = describe(self)
+        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
+        for name in sorted(tensors):
+            digest.update(name.encode() + tensors[name].tobytes())
+        return digest.hexdigest()
+
+    def encode(self, x: Tensor | npt.ArrayLike) -> Integers:
+        """Integers that stand for a network input of any shape: uint8 where its bounds allow, else int32.
+
+        Raises:
+            InvalidTypeError: values that are no real numbers.
+            InvalidValueError: without an input scale, values that are not whole or not within the input's bounds; NaN.
+        """
+        values = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        if values.dtype.kind not in "buif":
+            raise InvalidTypeError(f"IntegerNetwork: x must hold real numbers, got {values.dtype}")
+        low, high = self.input.low, self.input.high
+        if self.input_scale is not None:
+            values = np.rint(np.clip(values.astype(np.float32) * np.float32(self.input_scale), low, high))
+        narrow = np.uint8 if low >= 0 and high <= 255 else np.int32
+        # out of range first: converting such a value is undefined
+        inside = not values.size or (values.min() >= low and values.max() <= high)
+        integers = values.astype(narrow, copy=False) if inside else None
+        if integers is None or (values.dtype.kind == "f" and (integers != values).any()):
+            wrong = values[~((values >= low) & (values <= high) & (values == np.floor(values)))]
+            raise InvalidValueError(
+                f"IntegerNetwork: x holds {wrong[0]!s} and must hold whole numbers in {low}..{high}; that is the input_range it "
+                "was lowered with"
+            )
+        return integers
+
+    def __call__(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
+        """Run a sequence from rest: `[T, B, *n] -> [T, B, *m]`; a static input `[B, *n]` where `time_steps` is set.
+
+        Returns:
+            Spikes, uint8; int32 for anything else, in units of `2**-frac_bits` of the output signal.
+        """
+        x = self._sequence(x_seq)
+        return self._as_tensor(run(self, x, self._rest(x.shape[1]))[0])
+
+    def step(self, x: Tensor | npt.ArrayLike) -> Tensor:
+        """One time step `[B, *n] -> [B, *m]` from the held state, which moves on.
+
+        Raises:
+            StateError: another batch size than the step before; call `reset` first.
+        """
+        integers = self._checked(self.encode(x), 1, "[B, *n]")
+        state = self._rest(len(integers)) if self._state is None else self._state
+        if len(state.codes) != len(integers):
+            raise StateError(
+                f"IntegerNetwork.step: the state held from the step before is of {len(state.codes)} samples and x of "
+                f"{len(integers)}; call reset() before another sequence"
+            )
+        out, self._state = run(self, integers[None], state)
+        return self._as_tensor(out[0])
+
+    def reset(self) -> None:
+        """Put every neuron back to rest."""
+        self._state = None
+
+    def classify(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
+        """Class of each sample `[B]`: where the spikes, or the potentials, summed over time are largest; the first of equals.
+
+        Raises:
+            ShapeError: the output of one sample is not a vector.
+        """
+        if len(self.signals[self.output].shape) != 1:
+            raise ShapeError(
+                f"classify: the output of one sample has shape {self.signals[self.output].shape} and must be [classes]"
+            )
+        return self(x_seq).long().sum(0).argmax(1)
+
+    def trace(self, x_seq: Tensor | npt.ArrayLike) -> tuple[Tensor, dict[str, NeuronTrace]]:
+        """Run a sequence from rest by the definition, and keep what every neuron did.
+
+        Returns:
+            The output as `__call__` gives it, and the trace of every neuron layer by name.
+        """
+        x = self._sequence(x_seq)
+        states, outputs = split(self, self._rest(x.shape[1])), []
+        steps: dict[str, list[tuple[Integers, Integers, Integers]]] = {name: [] for name in self.neurons}
+        for now in x:
+            values = [now.astype(np.int64)]
+            for i, operation in enumerate(self.operations):
+                inputs = [values[source] for source in operation.inputs]
+                if isinstance(operation, Neuron):
+                    charged = operation.charged(inputs, states[i])
+                    out, states[i] = operation.emitted(charged)
+                    steps[operation.name].append((out, charged, states[i]))
+                else:
+                    out, states[i] = operation.step(inputs, states[i])
+                values.append(out)
+            outputs.append(values[self.output])
+        traces = {name: NeuronTrace(*map(np.stack, zip(*parts, strict=True))) for name, parts in steps.items()}
+        return self._as_tensor(np.stack(outputs)), traces
+
+    def _sequence(self, x_seq: Tensor | npt.ArrayLike) -> Integers:
+        x = self.encode(x_seq)
+        if self.time_steps is not None:
+            x = self._checked(x, 1, "[B, *n]")
+            return np.broadcast_to(x, (self.time_steps, *x.shape))
+        x = self._checked(x, 2, "[T, B, *n]")
+        if not len(x):
+            raise ShapeError(f"IntegerNetwork: x_seq has no time step, shape {x.shape}; T must be at least 1")
+        return x
+
+    def _checked(self, x: Integers, leading: int, form: str) -> Integers:
+        if x.ndim < leading or x.shape[leading:] != self.input.shape:
+            raise ShapeError(f"IntegerNetwork: x has shape {x.shape} and must be {form} with *n = {self.input.shape}")
+        return x
+
+    def _rest(self, batch: int) -> State:
+        state = self._rest_of_one
+        return State(state.codes.repeat(batch, 0), state.delayed.repeat(batch, 0))
+
+    @cached_property
+    def _rest_of_one(self) -> State:
+        return join(self, [operation.rest()[None] for operation in self.operations])
+
+    def _as_tensor(self, out: Integers) -> Tensor:
+        signal = self.signals[self.output]
+        narrow = np.uint8 if signal.low >= 0 and signal.high <= 1 else np.int32
+        return torch.from_numpy(np.ascontiguousarray(out).astype(narrow))

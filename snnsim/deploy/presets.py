@@ -1,0 +1,302 @@
+"""Neurons of neuromorphic chips, in the integer arithmetic of the emulator that each is named after.
+
+A preset matches an emulator and a version, not a chip:
+
+- `LoihiLIF`: Lava's bit-accurate LIF process, commit b6822fbc;
+- `XyloLIF`: xylosim 0.1.3, versions 1 and 2;
+- `SpeckIF`: the discretization of sinabs, except for the fault that `SpeckIF.discretized` names.
+
+Emulators of one chip disagree about overflow and offsets, so those are parameters. Everything is int64, in which no intermediate
+value overflows; arrays are `[*n]` of any shape, states come from `rest` and go through `step`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from snnsim.checks import check_int, checked_number
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+
+__all__ = ["Currents", "LoihiLIF", "SpeckIF", "XyloLIF"]
+
+Int64 = npt.NDArray[np.int64]
+
+DECAY_BITS = 12
+WEIGHT_SHIFT = 6
+
+
+class Currents(NamedTuple):
+    """State of a second-order neuron: synaptic current and membrane."""
+
+    current: Int64
+    membrane: Int64
+
+
+@dataclass(frozen=True)
+class LoihiLIF:
+    """Leaky integrate-and-fire neuron with a current, as Lava computes it.
+
+        decay(x, d) = sign(x) * ((|x| * (4096 - d)) >> 12)
+        u = wrap(decay(u, du + du_offset) + (a << 6));  v = saturate(decay(v, dv + dv_offset) + u + bias_mant * 2**bias_exp)
+        spike where v > vth << 6, then v = 0
+
+    Args:
+        du, dv: decays of current and membrane, 0 to 4095 of 4096.
+        vth: threshold, 17 bits.
+        bias_mant, bias_exp: bias, 13 bits with sign and 3 bits.
+        du_offset, dv_offset: added to the decays.
+        state_bits: of current and membrane, sign included.
+        wrap_current: whether a current beyond its bits wraps around; False saturates it.
+    """
+
+    du: int
+    dv: int
+    vth: int
+    bias_mant: int = 0
+    bias_exp: int = 0
+    du_offset: int = 1
+    dv_offset: int = 0
+    state_bits: int = 24
+    wrap_current: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("du", 0, 4095),
+            ("dv", 0, 4095),
+            ("vth", 0, 2**17 - 1),
+            ("bias_mant", -(2**12), 2**12 - 1),
+            ("bias_exp", 0, 7),
+            ("du_offset", 0, 1),
+            ("dv_offset", 0, 1),
+            ("state_bits", 2, 32),
+        ):
+            _check_range("LoihiLIF", name, getattr(self, name), low, high)
+
+    @staticmethod
+    def check_weights(weights: npt.ArrayLike) -> Int64:
+        """Weights as the chip holds them: 8 bits, and even from -256 to 254 where their signs are mixed.
+
+        Raises:
+            InvalidValueError: weights that it could not hold.
+        """
+        values = _integers("LoihiLIF.check_weights", "weights", weights)
+        mixed = values.size > 0 and values.min() < 0 < values.max()
+        if mixed:
+            fits = bool(((values >= -256) & (values <= 254) & (values % 2 == 0)).all())
+        else:
+            fits = bool((np.abs(values) <= 255).all())
+        if not fits:
+            rule = "even and within -256..254 where signs are mixed" if mixed else "within 255 where they have one sign"
+            raise InvalidValueError(f"LoihiLIF.check_weights(weights from {values.min()} to {values.max()}): must be {rule}")
+        return values
+
+    def rest(self, shape: tuple[int, ...]) -> Currents:
+        """The state before the first step."""
+        return Currents(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+
+    def charge(self, a: npt.ArrayLike, state: Currents) -> Currents:
+        """Current and membrane of one step before the reset, from the sum `a` of the weights of this step's spikes."""
+        half = 2 ** (self.state_bits - 1)
+        u = _decayed(state.current, self.du + self.du_offset) + (_integers("LoihiLIF.charge", "a", a) << WEIGHT_SHIFT)
+        u = (u + half) % (2 * half) - half if self.wrap_current else u.clip(1 - half, half - 1)
+        v = _decayed(state.membrane, self.dv + self.dv_offset) + u + self.bias_mant * 2**self.bias_exp
+        return Currents(u, v.clip(1 - half, half - 1))
+
+    def step(self, a: npt.ArrayLike, state: Currents) -> tuple[Int64, Currents]:
+        """One time step: spikes, 0 or 1, and the new state."""
+        u, v = self.charge(a, state)
+        spikes = v > self.vth << WEIGHT_SHIFT
+        return spikes.astype(np.int64), Currents(u, np.where(spikes, 0, v))
+
+
+@dataclass(frozen=True)
+class XyloLIF:
+    """Leaky integrate-and-fire neuron with a current, as xylosim computes it.
+
+        dec(x) = x >> dash, and sign(x) where that is 0
+
+    Every event is added to the current by itself, saturating. Then
+
+        version 1:  v -= dec(v);  I -= dec(I);  v = sat(v + I)
+        version 2:  I -= dec(I);  v = sat(v + sat(sat(I - dec(v)) + bias))
+
+    and while `v >= threshold`, one threshold is subtracted and one spike fired.
+
+    Args:
+        version: 1 or 2.
+        dash_syn, dash_mem: how far current and membrane are shifted for their decay, 0 to 15.
+        threshold: of the membrane, 1 to 2**15 - 1.
+        bias: added in version 2.
+        max_spikes: of one step: 31 for hidden neurons and 1 for output neurons.
+        state_bits: of current and membrane, sign included.
+        max_events: of one input in one step.
+    """
+
+    version: int
+    dash_syn: int
+    dash_mem: int
+    threshold: int
+    bias: int = 0
+    max_spikes: int = 31
+    state_bits: int = 16
+    max_events: int = 15
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("version", 1, 2),
+            ("state_bits", 2, 32),
+            ("dash_syn", 0, 15),
+            ("dash_mem", 0, 15),
+            ("threshold", 1, self._top),
+            ("bias", -self._top - 1, self._top),
+            ("max_spikes", 1, 31),
+            ("max_events", 1, 15),
+        ):
+            _check_range("XyloLIF", name, getattr(self, name), low, high)
+        if self.version == 1 and self.bias:
+            raise InvalidValueError(f"XyloLIF(version=1, bias={self.bias}): version 1 has no bias; use version=2, or bias=0")
+
+    @property
+    def _top(self) -> int:
+        return int(2 ** (self.state_bits - 1) - 1)
+
+    def rest(self, shape: tuple[int, ...]) -> Currents:
+        """The state before the first step."""
+        return Currents(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+
+    def step(self, events: npt.ArrayLike, weights: npt.ArrayLike, state: Currents) -> tuple[Int64, Currents]:
+        """One time step.
+
+        Args:
+            events: how often each input fired, `[..., inputs]`, 0 to `max_events`.
+            weights: 8 bits with sign, `[inputs, neurons]`.
+            state: `[..., neurons]`.
+
+        Returns:
+            How often each neuron fired, and the new state.
+        """
+        counts = _integers("XyloLIF.step", "events", events)
+        if counts.size and not (counts.min() >= 0 and counts.max() <= self.max_events):
+            raise InvalidValueError(
+                f"XyloLIF.step(events from {counts.min()} to {counts.max()}): an input has 0 to {self.max_events} events in a step"
+            )
+        rows = _integers("XyloLIF.step", "weights", weights)
+        if rows.ndim != 2 or counts.shape[-1:] != rows.shape[:1]:
+            raise ShapeError(
+                f"XyloLIF.step: events {counts.shape} must be [..., inputs] and weights {rows.shape} [inputs, neurons]"
+            )
+        if rows.size and not (rows.min() >= -128 and rows.max() <= 127):
+            raise InvalidValueError(f"XyloLIF.step(weights from {rows.min()} to {rows.max()}): must be within -128..127")
+        current, v = state
+        for channel, row in enumerate(rows):
+            for nth in range(int(counts[..., channel].max(initial=0))):
+                current = np.where(counts[..., channel, None] > nth, self._saturated(current + row), current)
+        if self.version == 1:
+            v = v - _dashed(v, self.dash_mem)
+            current = current - _dashed(current, self.dash_syn)
+            v = self._saturated(v + current)
+        else:
+            current = current - _dashed(current, self.dash_syn)
+            change = self._saturated(self._saturated(current - _dashed(v, self.dash_mem)) + self.bias)
+            v = self._saturated(v + change)
+        spikes = (v // self.threshold).clip(0, self.max_spikes)
+        return spikes, Currents(current, v - spikes * self.threshold)
+
+    def _saturated(self, x: Int64) -> Int64:
+        return x.clip(-self._top - 1, self._top)
+
+
+@dataclass(frozen=True)
+class SpeckIF:
+    """Integrate-and-fire neuron of a Speck, as sinabs discretizes it.
+
+        v = sat(v + a + bias), not below min_v;  spike where v >= threshold, then v -= threshold (or 0)
+
+    Args:
+        threshold: 1 to 2**15 - 1.
+        min_v: lower bound of the membrane.
+        bias: added in every step; the only leak there is.
+        reset_to_zero: reset to 0 instead of subtracting the threshold.
+        state_bits: of the membrane, sign included.
+    """
+
+    threshold: int
+    min_v: int = -(2**15)
+    bias: int = 0
+    reset_to_zero: bool = False
+    state_bits: int = 16
+
+    def __post_init__(self) -> None:
+        _check_range("SpeckIF", "state_bits", self.state_bits, 2, 32)
+        top = 2 ** (self.state_bits - 1)
+        for name, low, high in (("threshold", 1, top - 1), ("min_v", -top, 0), ("bias", -top, top - 1)):
+            _check_range("SpeckIF", name, getattr(self, name), low, high)
+
+    @classmethod
+    def discretized(
+        cls, weights: npt.ArrayLike, bias: float, threshold: float, min_v: float | None = None, weight_bits: int = 8
+    ) -> tuple[SpeckIF, Int64]:
+        """A neuron and integer weights from real ones, all multiplied by one scale and rounded.
+
+        The scale takes the largest weight to the end of its range, or as far as threshold, bias and lower bound still fit the
+        state. A lower bound that was not given is that of the state and takes no part in the scale (in sinabs 3.1.3 it does, and
+        all weights round to 0).
+
+        Args:
+            weights: real weights, any shape.
+            bias: the neuron's, in the unit of the weights.
+            threshold: > 0, likewise.
+            min_v: lower bound, at most 0, likewise; None for none.
+            weight_bits: of a weight, sign included.
+        """
+        real = np.asarray(weights, np.float64)
+        checked_number("SpeckIF.discretized", "threshold", threshold, above=0)
+        largest = float(np.abs(real).max(initial=0.0))
+        if not largest > 0 or not np.isfinite(largest):
+            raise InvalidValueError(f"SpeckIF.discretized(weights up to {largest}): must be finite, and not all 0")
+        top = 2**15 - 1
+        limits = [(2 ** (weight_bits - 1) - 1) / largest, top / threshold]
+        limits += [top / abs(value) for value in (bias, min_v or 0.0) if value]
+        scale = min(limits)
+        lower = -(2**15) if min_v is None else round(min_v * scale)
+        neuron = cls(max(1, round(threshold * scale)), lower, round(bias * scale))
+        return neuron, np.rint(real * scale).astype(np.int64)
+
+    def rest(self, shape: tuple[int, ...]) -> Int64:
+        """The state before the first step."""
+        return np.zeros(shape, np.int64)
+
+    def step(self, a: npt.ArrayLike, state: Int64) -> tuple[Int64, Int64]:
+        """One time step, from the sum `a` of the weights of its spikes: spikes, 0 or 1, and the new state."""
+        v = state + _integers("SpeckIF.step", "a", a) + self.bias
+        v = v.clip(self.min_v, 2 ** (self.state_bits - 1) - 1)
+        spikes = v >= self.threshold
+        return spikes.astype(np.int64), np.where(spikes, 0 if self.reset_to_zero else v - self.threshold, v)
+
+
+def _decayed(x: Int64, decay: int) -> Int64:
+    """What a 12-bit decay leaves, rounded toward zero."""
+    return np.sign(x) * ((np.abs(x) * (2**DECAY_BITS - decay)) >> DECAY_BITS)
+
+
+def _dashed(x: Int64, dash: int) -> Int64:
+    """What a bit-shift decay takes away: at least 1 of whatever is not 0."""
+    shifted = x >> dash
+    return np.where(shifted == 0, np.sign(x), shifted)
+
+
+def _integers(where: str, name: str, values: npt.ArrayLike) -> Int64:
+    array = np.asarray(values)
+    if array.dtype.kind not in "bui":
+        raise InvalidTypeError(f"{where}({name} of {array.dtype}): must be integers; round them first")
+    return array.astype(np.int64)
+
+
+def _check_range(where: str, name: str, value: object, low: int, high: int) -> None:
+    check_int(where, name, value, at_least=low)
+    if isinstance(value, int) and value > high:
+        raise InvalidValueError(f"{where}({name}={value}): {name} must be {low} to {high}; pass a smaller number")

@@ -1,0 +1,234 @@
+"""`verify`: a network and its integers side by side, and a certificate of the outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from snnsim._version import __version__
+from snnsim.deploy.graph import network_of
+from snnsim.deploy.network import IntegerNetwork, NeuronTrace
+from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.files import write_whole
+from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.quant.codebook import Codebook
+from snnsim.record import Recorder, Trace
+from snnsim.runners import MultiStep
+
+__all__ = ["Certificate", "Difference", "verify"]
+
+CERTIFICATE_FORMAT = 1
+History = npt.NDArray[Any]
+# steps before the difference that a history shows
+HISTORY = 8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where a network and its integers differ: the earliest time step, there the first layer.
+
+    Attributes:
+        layer: name of the neuron layer; "output" where all neurons agree.
+        time_step, sample, neuron: where; the neuron by its index in one sample.
+        expected: outputs and codes before and after the reset of that neuron in the network, the last steps up to this one.
+        found: the same in the integer network.
+    """
+
+    layer: str
+    time_step: int
+    sample: int
+    neuron: tuple[int, ...]
+    expected: dict[str, list[float]]
+    found: dict[str, list[float]]
+
+    def __str__(self) -> str:
+        lines = [f"first difference: {self.layer}, time step {self.time_step}, sample {self.sample}, neuron {self.neuron}"]
+        for name in self.expected:
+            lines.append(f"  {name}: {self.expected[name]} expected, {self.found[name]} found")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `verify` found.
+
+    Attributes:
+        difference: the first one; None where every spike, code and output agreed.
+        samples, outputs, codes: how many were compared.
+        network, integers, data: SHA-256 of the network's state, of the integer network, and of the inputs.
+        versions: of snnsim, torch, numpy and Python.
+    """
+
+    difference: Difference | None
+    samples: int
+    outputs: int
+    codes: int
+    network: str
+    integers: str
+    data: str
+    versions: dict[str, str]
+    format: int = CERTIFICATE_FORMAT
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing differed."""
+        return self.difference is None
+
+    def __str__(self) -> str:
+        compared = f"{self.samples} samples, {self.outputs} outputs and {self.codes} codes compared"
+        return f"exact: {compared}" if self.difference is None else f"not exact: {compared}; {self.difference}"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate as JSON."""
+        text = json.dumps({"exact": self.exact, **asdict(self)}, indent=2) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()), "Certificate.save")
+
+
+def verify(net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Tensor]) -> Certificate:
+    """Run a network and its integers on the same inputs and compare every spike, every code and every output.
+
+    Stops after the first batch with a difference.
+
+    Args:
+        net: the network that was lowered, or a runner around it; run in eval mode, its modes and states are restored.
+        integer_net: what `lower` made of it.
+        batches: inputs, each a sequence `[T, B, *n]`, or `[B, *n]` where the runner presents a static input.
+
+    Returns:
+        The certificate; look at `exact`.
+
+    Raises:
+        InvalidValueError: no batches, or an integer network of other neurons.
+    """
+    network, time_steps = network_of(net)
+    if not isinstance(integer_net, IntegerNetwork):
+        raise InvalidTypeError(f"verify(integer_net): must be an IntegerNetwork, got {type(integer_net).__name__}; call lower(net)")
+    if time_steps != integer_net.time_steps:
+        raise InvalidValueError(
+            f"verify: the runner has time_steps={time_steps} and the integer network {integer_net.time_steps}; lower that runner"
+        )
+    _check_same_neurons(network, integer_net)
+    runner = MultiStep(network, time_steps=time_steps)
+    counts, data, difference = np.zeros(3, np.int64), hashlib.sha256(), None
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        for batch in batches:
+            data.update(_bytes(batch))
+            found, counted = _compare(runner, integer_net, batch)
+            counts += counted
+            if found is not None:
+                difference = found
+                break
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not counts[0]:
+        raise InvalidValueError("verify(batches): there is no sample to compare; give at least one batch")
+    samples, outputs, codes = (int(count) for count in counts)
+    return Certificate(
+        difference,
+        samples,
+        outputs,
+        codes,
+        network=_hash_of(network),
+        integers=integer_net.fingerprint(),
+        data=data.hexdigest(),
+        versions={
+            "snnsim": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _compare(runner: MultiStep, integer_net: IntegerNetwork, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
+    """The first difference within one batch, and how many samples, outputs and codes were compared."""
+    with torch.no_grad(), Recorder(runner.net) as recorder:
+        expected_out = runner(batch)
+    expected = recorder.traces()
+    out, found = integer_net.trace(batch)
+    # what runs in daily use is compared too, not only the definition that keeps traces
+    fast = integer_net(batch)
+    counts = (out.shape[1], out.numel(), 0)
+    differences = []
+    for name, trace in found.items():
+        theirs, ours = _codes_of(_codebook(runner.net, name), expected[name]), _codes_of_integers(integer_net, name, trace)
+        counts = (counts[0], counts[1] + ours["output"].size, counts[2] + 2 * ours["codes"].size)
+        differences.append(_first(name, theirs, ours))
+    signal = integer_net.signals[integer_net.output]
+    scaled = expected_out.detach().cpu().double().numpy()
+    for result in (out, fast):
+        differences.append(_first("output", {"output": scaled}, {"output": np.ldexp(result.double().numpy(), -signal.frac_bits)}))
+    real = [difference for difference in differences if difference is not None]
+    return min(real, key=lambda difference: difference.time_step, default=None), counts
+
+
+def _codes_of(codebook: Codebook, trace: Trace) -> dict[str, History]:
+    return {
+        "output": trace.spikes.cpu().double().numpy(),
+        "charged": codebook.encode(trace.charged).cpu().numpy(),
+        "codes": codebook.encode(trace.membrane).cpu().numpy(),
+    }
+
+
+def _codebook(network: nn.Module, name: str) -> Codebook:
+    codebook = network.get_submodule(name).state_quant
+    if not isinstance(codebook, Codebook):
+        raise InvalidValueError(f"verify: the neuron {name!r} of the network has no codebook; lower this network")
+    return codebook
+
+
+def _codes_of_integers(integer_net: IntegerNetwork, name: str, trace: NeuronTrace) -> dict[str, History]:
+    frac_bits = integer_net.neurons[name].output.frac_bits
+    return {"output": np.ldexp(trace.output.astype(np.float64), -frac_bits), "charged": trace.charged, "codes": trace.codes}
+
+
+def _first(layer: str, expected: dict[str, History], found: dict[str, History]) -> Difference | None:
+    """The earliest difference between two histories `[T, B, *n]` of one layer."""
+    wrong = np.logical_or.reduce([expected[name] != found[name] for name in expected])
+    if not wrong.any():
+        return None
+    time_step, sample, *neuron = (int(i) for i in np.argwhere(wrong)[0])
+    place: tuple[Any, ...] = (slice(max(0, time_step - HISTORY + 1), time_step + 1), sample, *neuron)
+    return Difference(
+        layer,
+        time_step,
+        sample,
+        tuple(neuron),
+        {name: values[place].tolist() for name, values in expected.items()},
+        {name: values[place].tolist() for name, values in found.items()},
+    )
+
+
+def _check_same_neurons(network: nn.Module, integer_net: IntegerNetwork) -> None:
+    theirs = {name for name, module in network.named_modules() if isinstance(module, Membrane)}
+    ours = set(integer_net.neurons)
+    if ours - theirs or any(isinstance(network.get_submodule(name), BaseNode) for name in theirs - ours):
+        raise InvalidValueError(
+            f"verify: the network has the neurons {sorted(theirs)} and the integer network {sorted(ours)}; lower this network"
+        )
+
+
+def _hash_of(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    array = np.ascontiguousarray(value.detach().cpu().numpy())
+    return f"{array.dtype.str}{array.shape}".encode() + array.tobytes()

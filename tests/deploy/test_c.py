@@ -1,0 +1,188 @@
+import dataclasses
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from deploy.networks import NETWORKS, awake, dense, example, lowered, spikes
+from torch import nn
+
+from snnsim import neurons, quant
+from snnsim.deploy import IntegerNetwork
+from snnsim.deploy.c import generate
+from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
+from snnsim.errors import InvalidValueError, OutputError
+from snnsim.quant.descriptor import QuantDescriptor
+from snnsim.quant.layers import QuantConv2d, QuantLinear
+
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wcast-qual", "-Werror"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+
+
+def compiled(folder, *flags, compiler="gcc", standard="c99"):
+    """The test program in `folder`."""
+    program = folder / f"run_{len(list(folder.iterdir()))}"
+    command = [compiler, f"-std={standard}", "-O1", *STRICT, *flags, "-o", program, folder / "main.c", folder / "snn.c"]
+    if compiler == "g++":
+        command[1:1] = ["-x", "c++"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return program
+
+
+def outputs_and_codes(program, integer, x):
+    """Outputs `[T, B, m]` and codes `[T, B, S]` of the C program."""
+    x = integer._sequence(x)
+    steps, batch = x.shape[:2]
+    header = np.array([batch, steps], np.uint32).tobytes()
+    done = subprocess.run([program], input=header + x.swapaxes(0, 1).tobytes(), check=True, capture_output=True)
+    outputs = integer.signals[integer.output].size
+    neurons_ = sum(neuron.output.size for neuron in integer.neurons.values())
+    rows = np.frombuffer(done.stdout, np.uint8).reshape(batch, steps, 4 * outputs + neurons_).swapaxes(0, 1)
+    return np.ascontiguousarray(rows[..., : 4 * outputs]).view(np.int32), rows[..., 4 * outputs :]
+
+
+def check_equal(integer, x, folder, **options):
+    source = integer.to_c(folder)
+    out, codes = outputs_and_codes(compiled(folder, *SANITIZERS, **options), integer, x)
+    expected, traces = integer.trace(x)
+    assert np.array_equal(out, expected.numpy().reshape(out.shape))
+    expected_codes = [trace.codes.reshape(*trace.codes.shape[:2], -1) for trace in traces.values()]
+    assert np.array_equal(codes, np.concatenate([codes[..., :0], *expected_codes], 2))
+    return source
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_output_and_code_is_that_of_the_definition(name, tmp_path):
+    _, integer, x = example(name)
+    check_equal(integer, x, tmp_path / "c")
+
+
+@needs_compiler
+def test_it_is_cplusplus_too(tmp_path):
+    _, integer, x = example("residual")
+    check_equal(integer, x, tmp_path / "c", compiler="g++", standard="c++14")
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", [2, 4, 8, 12])
+@pytest.mark.parametrize("outputs", [1, 8, 13])
+def test_weights_of_every_width(bits, outputs, tmp_path):
+    # more events than a pass holds, and weights at the ends of their range
+    layer = QuantLinear(700, outputs, weight_quant=QuantDescriptor(bits, axis=0, narrow_range=bits == 2))
+    with torch.no_grad():
+        layer.weight.copy_(torch.randint(-1, 2, layer.weight.shape) * layer.weight.abs().max())
+    integer = lowered(nn.Sequential(layer, neurons.IFNode(v_reset=None, state_quant=quant.uniform(5))), grid_bits=16)
+    x = torch.stack([torch.ones(2, 700), torch.zeros(2, 700), spikes(2, 700), spikes(2, 700, density=0.9)])
+    check_equal(integer, x, tmp_path / "c")
+
+
+@needs_compiler
+@pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 3), ((1, 2), (2, 0), 2, 1)])
+def test_convolutions_and_pools_of_pixels(stride, padding, dilation, groups, tmp_path):
+    net = nn.Sequential(
+        nn.AvgPool2d(2, stride=1, padding=1),
+        QuantConv2d(3, 6, 3, stride, padding, dilation, groups),
+        nn.MaxPool2d(2, stride=1),
+        neurons.IFNode(state_quant=quant.uniform(6)),
+    )
+    with torch.no_grad():
+        net[1].weight *= 0.05
+    integer = lowered(net, (3, 9, 8), input_range=(-20, 300))
+    check_equal(integer, torch.randint(-20, 301, (5, 2, 3, 9, 8)), tmp_path / "c")
+
+
+@needs_compiler
+def test_channels_and_clamped_sums(tmp_path):
+    node = neurons.LIFNode(torch.tensor([2.0, 3.0, 5.0]), v_threshold=torch.tensor([0.5, 1.0, 1.4]), state_quant=quant.uniform(3))
+    net = nn.Sequential(QuantLinear(40, 3), node)
+    with torch.no_grad():
+        net[0].weight.normal_(0, 3e6)
+    integer = lowered(net, grid_bits=8)
+    assert integer.operations[0].limits is not None
+    source = check_equal(integer, spikes(9, 4, 40), tmp_path / "c")
+    assert "fire_1[channel]" in source.files["snn.c"]
+
+
+@needs_compiler
+def test_a_network_without_neurons(tmp_path):
+    integer = lowered(nn.Sequential(QuantLinear(12, 4)))
+    check_equal(integer, spikes(3, 2, 12), tmp_path / "c")
+
+
+@needs_compiler
+def test_the_makefile_builds_it(tmp_path):
+    _, integer, _ = example("dense")
+    integer.to_c(tmp_path / "c")
+    subprocess.run(["make", "-C", tmp_path / "c"], check=True, capture_output=True)
+    assert (tmp_path / "c" / "snn_main").exists()
+
+
+@needs_compiler
+def test_the_core_calls_no_library_and_knows_no_float(tmp_path):
+    _, integer, _ = example("residual")
+    source = integer.to_c(tmp_path / "c")
+    subprocess.run(
+        ["gcc", "-Os", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-c", "snn.c"], cwd=tmp_path / "c", check=True
+    )
+    symbols = subprocess.run(["nm", "-u", "snn.o"], cwd=tmp_path / "c", check=True, capture_output=True, text=True).stdout
+    assert set(re.findall(r"U (\w+)", symbols)) <= {"_GLOBAL_OFFSET_TABLE_"}
+    assert not re.search(r"\b(float|double|malloc)\b", source.files["snn.c"])
+    assert re.findall(r"#include (\S+)", source.files["snn.c"] + source.files["snn.h"]) == ['"snn.h"', "<stdint.h>"]
+
+
+@needs_compiler
+def test_the_bytes_it_states_are_those_of_the_struct(tmp_path):
+    _, integer, _ = example("residual")
+    source = integer.to_c(tmp_path / "c")
+    (tmp_path / "c" / "size.c").write_text(
+        '#include "snn.h"\n#include <stdio.h>\nint main(void) { printf("%u", (unsigned)sizeof(struct snn)); return 0; }\n'
+    )
+    subprocess.run(["gcc", "-o", "size", "size.c"], cwd=tmp_path / "c", check=True)
+    stated = int(subprocess.run(["./size"], cwd=tmp_path / "c", check=True, capture_output=True, text=True).stdout)
+    assert source.ram_bytes == stated
+
+
+def test_the_usual_network_is_small():
+    net = nn.Sequential(
+        QuantLinear(784, 128),
+        neurons.LIFNode(v_reset=None, state_quant=quant.uniform(4)),
+        QuantLinear(128, 10),
+        neurons.LIFNode(v_reset=None, state_quant=quant.uniform(4)),
+    )
+    source = generate(lowered(net, grid_bits=16))
+    # int8 weights, the last block filled up; state of half a byte per neuron, spikes and sums
+    assert source.weight_bytes == 784 * 128 + 128 * 16
+    assert source.ram_bytes < 1024
+
+
+def test_names_that_c_cannot_spell(tmp_path):
+    _, integer, _ = example("dense")
+    renamed = [dataclasses.replace(op, name=f"schicht_ä{i}*/ evil") for i, op in enumerate(integer.operations)]
+    text = generate(IntegerNetwork(integer.input, renamed, integer.output)).files["snn.c"]
+    assert text.isascii()
+    assert r"/* schicht_\xe40* / evil: product */" in text
+
+
+@pytest.mark.parametrize("name", ["", "Net", "1st", "a-b", "main", "net\n"])
+def test_names_of_files(name):
+    _, integer, _ = example("dense")
+    with pytest.raises(InvalidValueError, match="must be a C identifier of lower-case letters"):
+        generate(integer, name)
+
+
+def test_an_existing_folder_is_left_alone(tmp_path):
+    with pytest.raises(OutputError, match="it exists already and is left alone; name a new folder"):
+        lowered(awake(dense())).to_c(tmp_path)
+
+
+def test_lanes_of_packed_weights():
+    weight = torch.arange(-8, 8).reshape(16, 1).numpy()
+    assert fits_nibbles(weight)
+    assert [hex(word) for word in packed_nibbles(weight).reshape(-1)] == ["0x76543210", "0xfedcba98"]
+    assert hex(packed_bytes(weight)[0, 0, 1]) == "0x7f7e7d7c"
+    assert packed_bytes(weight[:9]).shape == (2, 1, 2)
+    assert not fits_nibbles(weight + 1)

@@ -1,0 +1,357 @@
+import copy
+
+import configurations
+import pytest
+import torch
+from deploy.networks import NETWORKS, Residual, awake, dense, example, lowered, spikes
+from torch import nn
+
+from snnsim import MultiStep, layers, neurons, quant
+from snnsim.deploy import lower, to_grid, verify
+from snnsim.deploy.operations import GridNeuron, Product
+from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.quant.descriptor import QuantDescriptor
+from snnsim.quant.layers import QuantConv2d, QuantLinear
+from snnsim.quant.learned import LearnedUniform
+
+CODEBOOKS = [name for name in configurations.CODEBOOKS if name != "float"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_spike_and_code_agrees(name):
+    net, integer, x = example(name)
+    certificate = verify(net, integer, [x])
+    assert certificate.exact, str(certificate)
+    assert certificate.codes > 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_examples_fire(name):
+    _, integer, x = example(name)
+    rates = {layer: trace.output.mean() for layer, trace in integer.trace(x)[1].items() if integer.neurons[layer].levels is None}
+    assert all(0.01 < rate < 0.99 for rate in rates.values()), rates
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+@pytest.mark.parametrize("node", ["IF", "LIF", "LIF-undecayed", "PLIF", "synaptic"])
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+def test_every_configuration_agrees(node, codebook, hard):
+    try:
+        made = configurations.Configuration(node, codebook, hard, detach=False)()
+    except InvalidValueError as problem:
+        pytest.skip(f"refused at construction: {problem}")
+    net = awake(nn.Sequential(QuantLinear(12, 9), made))
+    certificate = verify(net, lowered(net, grid_bits=16), [spikes(20, 4, 12)])
+    assert certificate.exact, str(certificate)
+
+
+def test_thresholds_and_time_constants_of_channels_get_tables_of_their_own():
+    threshold = torch.tensor([0.5, 1.0, 1.4])
+    node = neurons.LIFNode(torch.tensor([2.0, 3.0, 5.0]), v_threshold=threshold, state_quant=quant.uniform(4))
+    net = awake(nn.Sequential(QuantLinear(12, 3), node))
+    integer = lowered(net)
+    assert integer.neurons["1"].leak.shape == (3, 16)
+    assert len(set(integer.neurons["1"].fire.tolist())) == 3
+    assert verify(net, integer, [spikes(9, 3, 12)]).exact
+
+
+def test_channels_of_images_share_their_table():
+    node = neurons.IFNode(torch.tensor([0.5, 1.4]).reshape(2, 1, 1), state_quant=quant.uniform(4))
+    net = awake(nn.Sequential(QuantConv2d(1, 2, 3), node))
+    integer = lowered(net, (1, 6, 7))
+    assert integer.neurons["1"].inner == 20
+    assert verify(net, integer, [spikes(9, 3, 1, 6, 7)]).exact
+
+
+def test_a_neuron_of_ones_own_lowers_once_it_is_on_the_grid():
+    from snnsim.deploy import OnGrid
+
+    class GridQuadratic(OnGrid, configurations.QuadraticNode):
+        pass
+
+    net = awake(nn.Sequential(QuantLinear(12, 9), GridQuadratic(state_quant=quant.uniform(4))))
+    assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
+
+
+def test_input_from_pixels():
+    net = nn.Sequential(QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)))
+    with torch.no_grad():
+        net[0].weight *= 0.02
+    integer = lowered(net, grid_bits=16, input_range=(0, 255))
+    x = torch.randint(0, 256, (9, 3, 12)).float()
+    assert verify(net, integer, [x]).exact
+    assert integer(x).sum() > 0
+
+
+def test_input_quant_brings_its_own_integers():
+    inputs = QuantDescriptor(8, unsigned=True, amax=255 / 256, power_of_two=True)
+    net = awake(nn.Sequential(nn.Flatten(), QuantLinear(12, 9, input_quant=inputs), neurons.IFNode(state_quant=quant.uniform(4))))
+    integer = lowered(net)
+    assert (integer.input.low, integer.input.high) == (0, 255)
+    x = torch.rand(9, 3, 12)
+    assert verify(net, integer, [x]).exact
+    assert integer(x).sum() > 0
+
+
+def test_weights_that_are_multiples_of_powers_of_two_need_no_quantizer():
+    net = nn.Sequential(nn.Linear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.round(parameter * 64) / 16)
+    to_grid(net)
+    assert verify(net, lower(net), [spikes(9, 3, 12)]).exact
+
+
+def test_potentials_of_a_last_layer_without_neuron_come_out_on_their_grid():
+    net = awake(nn.Sequential(QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)), QuantLinear(9, 4)))
+    integer = lowered(net)
+    x = spikes(9, 3, 12)
+    assert verify(net, integer, [x]).exact
+    assert torch.equal(integer.classify(x), MultiStep(net)(x).sum(0).argmax(1))
+
+
+def test_dropout_is_the_identity():
+    net = awake(
+        nn.Sequential(layers.Dropout(0.5), QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)), nn.Dropout(0.1))
+    )
+    assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
+
+
+def test_a_layer_that_two_neurons_read():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = QuantLinear(12, 9)
+            self.a = neurons.IFNode(state_quant=quant.uniform(4))
+            self.b = neurons.LIFNode(4.0, state_quant=quant.uniform(6))
+
+        def forward(self, x):
+            u = self.layer(x)
+            return self.a(u) + self.b(u)
+
+    net = awake(Fork())
+    assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
+
+
+def test_a_neuron_beside_an_identity_that_others_read():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.same = QuantLinear(12, 9), nn.Identity()
+            self.a, self.b = if_node(), neurons.LIFNode(4.0, state_quant=quant.uniform(6))
+
+        def forward(self, x):
+            u = self.layer(x)
+            return self.a(self.same(u)) + self.b(u)
+
+    net = awake(Fork())
+    with pytest.raises(InvalidValueError, match=r"'a' \(IFNode\).*call snnsim.deploy.to_grid"):
+        lower(net)
+    assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
+
+
+def test_a_neuron_used_twice_is_refused():
+    node = if_node()
+    with pytest.raises(InvalidValueError, match="it is used twice, and would continue from its own state"):
+        lower(nn.Sequential(QuantLinear(12, 9), node, QuantLinear(9, 9), node))
+
+
+def test_a_huge_scale_is_clamped_into_32_bits():
+    # 2**22 potentials of the threshold: far beyond saturation, and beyond 32 bits on the grid
+    net = nn.Sequential(QuantLinear(40, 3), neurons.IFNode(state_quant=quant.uniform(4)))
+    with torch.no_grad():
+        net[0].weight.normal_(0, 3e4)
+        net[0].bias.zero_()
+    integer = lowered(net, grid_bits=12)
+    product = next(op for op in integer.operations if isinstance(op, Product))
+    assert product.limits is not None
+    assert verify(net, integer, [spikes(9, 5, 40)]).exact
+
+
+def test_the_network_is_left_as_it_was():
+    net = awake(dense()).train()
+    to_grid(net, 14)
+    net[2](torch.ones(2, 24))
+    before, held = copy.deepcopy(net.state_dict()), net[2].v
+    lower(net)
+    assert net.training
+    assert net[2].v is held
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_codes_and_tables_are_small():
+    _, integer, _ = example("dense")
+    neuron = next(op for op in integer.operations if isinstance(op, GridNeuron))
+    assert (neuron.edges.dtype, neuron.leak.dtype, neuron.reset.dtype) == ("int32", "int32", "uint8")
+    assert all(op.weight.dtype == "int8" for op in integer.operations if isinstance(op, Product))
+
+
+def one(*modules):
+    return nn.Sequential(QuantLinear(12, 9, grid_bits=14), *modules)
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = QuantLinear(12, 9)
+
+    def forward(self, x):
+        return self.layer(x), x
+
+
+class Multiplying(TwoOutputs):
+    def forward(self, x):
+        return self.layer(x) * 2
+
+
+class TwoInputs(TwoOutputs):
+    def forward(self, x, y):
+        return self.layer(x) + y
+
+
+def if_node(**options):
+    return neurons.IFNode(**{"state_quant": quant.uniform(4)} | options)
+
+
+REFUSED = {
+    "unquantized state": (one(neurons.IFNode()), r"'1' \(IFNode\).*state is not quantized; give it a state_quant"),
+    "unquantized weights": (nn.Sequential(nn.Linear(12, 9), if_node()), r"'0' \(Linear\).*weights are not quantized; call"),
+    "off the grid": (
+        nn.Sequential(QuantLinear(12, 9), if_node(state_quant=quant.uniform(8))),
+        r"fractional bits, and with a live window of .* float32 is exact for at most \d+; call snnsim.deploy.to_grid\(net",
+    ),
+    "too many levels": (one(if_node(state_quant=quant.uniform(9))), r"512 levels and a code has at most 8 bits"),
+    "stochastic": (
+        one(if_node(state_quant=quant.uniform(4).with_rounding("stochastic"))),
+        r"StochasticCodebook, which no table stands for",
+    ),
+    "learned": (one(if_node(state_quant=LearnedUniform(4))), r"fix its levels with state_quant = state_quant.freeze\(\)"),
+    "tau": (one(neurons.LIFNode(3.0, state_quant=quant.uniform(8))), r"divides its input by tau \(3\)"),
+    "unknown module": (one(nn.ReLU()), r"'1' \(ReLU\).*no integer operation"),
+    "batch norm": (one(nn.BatchNorm1d(9)), r"batch normalization must be folded"),
+    "branch": (nn.Sequential(Branching()), r"forward cannot be read"),
+    "outputs": (TwoOutputs(), r"returns several tensors"),
+    "inputs": (TwoInputs(), r"takes several inputs"),
+    "product of tensors": (Multiplying(), r"'mul' \(mul\) cannot be lowered"),
+    "one module": (if_node(), r"single IFNode; put it into an nn.Sequential"),
+    "batch axis": (nn.Sequential(nn.Flatten(0), QuantLinear(12, 9)), r"flattens the batch axis"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_exact_is_refused_by_name(name):
+    net, message = REFUSED[name]
+    with pytest.raises(InvalidValueError, match=message):
+        lower(net, (12,))
+
+
+IMAGE_REFUSED = {
+    "average of nine": (nn.AvgPool2d(3), r"divides by 9, which no binary grid holds exactly; sum instead, with divisor_override=1"),
+    "ceil_mode": (nn.MaxPool2d(2, ceil_mode=True), r"ceil_mode=True is not supported"),
+    "border": (nn.AvgPool2d(2, padding=1, count_include_pad=False), r"count_include_pad=False divides by different numbers"),
+    "indices": (nn.MaxPool2d(2, return_indices=True), r"return_indices=True is not supported"),
+    "padding mode": (QuantConv2d(1, 2, 3, padding=1, padding_mode="reflect"), r"padding_mode='reflect' is not supported"),
+    "even same": (QuantConv2d(1, 2, 2, padding="same"), r"padding='same' with an even kernel"),
+    "kernel too large": (QuantConv2d(1, 2, 9), r"kernel is larger than its input of shape \(1, 6, 6\)"),
+    "channels": (QuantConv2d(3, 2, 1), r"takes 3 channels in 3 axes, and one sample has shape \(1, 6, 6\)"),
+    "axes": (nn.MaxPool1d(2), r"pools over 1 axes, and one sample has shape \(1, 6, 6\)"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_REFUSED)
+def test_image_layers_that_cannot_be_exact_are_refused(name):
+    module, message = IMAGE_REFUSED[name]
+    with pytest.raises(InvalidValueError, match=message):
+        lower(nn.Sequential(nn.Identity(), module), (1, 6, 6))
+
+
+def test_a_sum_pool_lowers_where_an_average_does_not():
+    net = nn.Sequential(nn.AvgPool2d(3, divisor_override=1), nn.Flatten(), QuantLinear(4, 9), if_node())
+    assert verify(net, lowered(net, (1, 6, 6)), [spikes(9, 3, 1, 6, 6)]).exact
+
+
+def test_max_pool_does_not_pad_potentials():
+    net = nn.Sequential(QuantConv2d(1, 2, 1, grid_bits=10), nn.MaxPool2d(2, padding=1), if_node())
+    with pytest.raises(InvalidValueError, match="pads values that may be negative"):
+        lower(net, (1, 6, 6))
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    class Broadcast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = QuantConv2d(1, 2, 1), QuantConv2d(1, 2, 6)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x)
+
+    with pytest.raises(InvalidValueError, match="'add' cannot be lowered exactly: adds tensors of shapes"):
+        lower(Broadcast(), (1, 6, 6))
+
+
+def test_accumulators_that_could_round_are_refused():
+    net = nn.Sequential(QuantLinear(4000, 2, grid_bits=14), if_node())
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+    with pytest.raises(InvalidValueError, match=r"sums of weights times inputs reach \d+.*use 3 bits less"):
+        lower(net, input_range=(0, 255))
+
+
+def test_quantizers_that_depend_on_the_batch_are_refused():
+    net = nn.Sequential(QuantLinear(12, 9, input_quant=QuantDescriptor(8), grid_bits=14), if_node())
+    with pytest.raises(InvalidValueError, match="takes the range of its input from each batch"):
+        lower(net)
+    net[0].weight_quantizer.disable()
+    with pytest.raises(InvalidValueError, match="weight quantizer is disabled"):
+        lower(net)
+
+
+def test_input_quant_behind_a_neuron_is_refused():
+    net = nn.Sequential(QuantLinear(12, 9), if_node(), QuantLinear(9, 3, input_quant=QuantDescriptor(8, amax=1.0)))
+    with pytest.raises(InvalidValueError, match=r"'2' \(QuantLinear\).*spikes need no input_quant"):
+        lowered(net)
+
+
+def test_a_drive_of_ones_own_is_refused():
+    class Doubled(neurons.IFNode):
+        def drive(self, x):
+            return 2 * x
+
+    with pytest.raises(InvalidValueError, match="it has a drive of its own"):
+        lower(one(Doubled(state_quant=quant.uniform(4))))
+
+
+def test_a_step_of_ones_own_is_refused():
+    class Odd(neurons.IFNode):
+        def step(self, x, v):
+            return super().step(x, v)
+
+    with pytest.raises(InvalidValueError, match="it has a step of its own"):
+        lower(one(Odd(state_quant=quant.uniform(4))))
+
+
+@pytest.mark.parametrize("bounds", [(1, 2), (0, 0), (0, 2**24)])
+def test_input_range_holds_zero_and_fits_24_bits(bounds):
+    with pytest.raises(InvalidValueError, match=r"input_range=.*must go from at most 0"):
+        lower(one(), input_range=bounds)
+
+
+def test_input_range_is_whole_numbers():
+    with pytest.raises(InvalidTypeError, match=r"input_range=.*must be two ints"):
+        lower(one(), input_range=(0, 1.0))
+
+
+def test_input_shape_is_asked_for_where_no_linear_layer_comes_first():
+    with pytest.raises(InvalidValueError, match=r"input_shape: .*give it, as in input_shape=\(1, 28, 28\)"):
+        lower(Residual())
+
+
+def test_a_network_is_a_module():
+    with pytest.raises(InvalidTypeError, match=r"net must be an nn.Module, got int"):
+        lower(3)

@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+import torch
+from deploy.networks import NETWORKS, awake, dense, example, lowered, spikes
+from torch import nn
+
+from snnsim import neurons, quant
+from snnsim.deploy import IntegerNetwork
+from snnsim.deploy.engine import is_compiled, run, run_by_definition
+from snnsim.deploy.operations import GridNeuron, Product, Signal
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
+from snnsim.quant.layers import QuantConv2d
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_compiled_engine_is_the_definition(name):
+    if not is_compiled():
+        pytest.skip("numba is not installed")
+    _, integer, x = example(name)
+    x = integer._sequence(x)
+    out, state = run(integer, x, integer._rest(x.shape[1]))
+    expected, expected_state = run_by_definition(integer, x, integer._rest(x.shape[1]))
+    assert np.array_equal(out, expected)
+    assert np.array_equal(state.codes, expected_state.codes)
+    assert np.array_equal(state.delayed, expected_state.delayed)
+
+
+def test_without_numba_the_definition_runs(monkeypatch):
+    _, integer, x = example("residual")
+    expected = integer(x)
+    monkeypatch.setattr("snnsim.deploy.engine.is_compiled", lambda: False)
+    monkeypatch.setattr("snnsim.deploy.engine._run_compiled", None)
+    assert torch.equal(integer(x), expected)
+
+
+@pytest.mark.parametrize("weights", [8, 12], ids=["int8", "int16"])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 3), (3, 2, 2, 1), ((1, 2), (2, 0), 1, 3)]
+)
+def test_compiled_convolutions_are_the_definition(weights, stride, padding, dilation, groups):
+    from snnsim.quant.descriptor import QuantDescriptor
+
+    layer = QuantConv2d(
+        3, 6, (3, 2), stride, padding, dilation, groups, weight_quant=QuantDescriptor(weights, axis=0, narrow_range=True)
+    )
+    integer = lowered(nn.Sequential(layer, neurons.IFNode(state_quant=quant.uniform(6))), (3, 9, 8), input_range=(-2, 5))
+    x = integer.encode(torch.randint(-2, 6, (4, 2, 3, 9, 8)))
+    out, state = run(integer, x, integer._rest(2))
+    expected, expected_state = run_by_definition(integer, x, integer._rest(2))
+    assert np.array_equal(out, expected)
+    assert np.array_equal(state.codes, expected_state.codes)
+    assert out.any()
+
+
+@pytest.mark.parametrize("name", ["dense", "residual"])
+def test_steps_with_held_state_are_the_sequence(name):
+    _, integer, x = example(name)
+    expected = integer(x)
+    assert torch.equal(torch.stack([integer.step(now) for now in x]), expected)
+    integer.reset()
+    assert torch.equal(integer.step(x[0]), expected[0])
+
+
+def test_a_call_leaves_the_held_state():
+    _, integer, x = example("soft")
+    expected = torch.stack([integer.step(now) for now in x[:4]])
+    integer.reset()
+    integer.step(x[0])
+    integer(x)
+    assert torch.equal(integer.step(x[1]), expected[1])
+
+
+def test_a_sample_is_the_same_in_any_batch():
+    _, integer, x = example("residual")
+    assert torch.equal(integer(x)[:, 1:2], integer(x[:, 1:2]))
+
+
+def test_output_types():
+    _, integer, x = example("dense")
+    assert integer(x).dtype == torch.uint8
+    _, integer, x = example("residual")
+    assert integer(x).dtype == torch.int32
+
+
+def test_classify_counts_spikes():
+    _, integer, x = example("dense")
+    assert torch.equal(integer.classify(x), integer(x).sum(0).argmax(1))
+
+
+def test_classify_wants_a_vector():
+    integer = lowered(nn.Sequential(QuantConv2d(1, 2, 3), neurons.IFNode(state_quant=quant.uniform(4))), (1, 6, 6))
+    with pytest.raises(ShapeError, match=r"classify: the output of one sample has shape \(2, 4, 4\)"):
+        integer.classify(spikes(3, 2, 1, 6, 6))
+
+
+def test_repr_lists_the_operations():
+    _, integer, _ = example("dense")
+    assert repr(integer).splitlines()[1:3] == ["  1: Product -> (24,)", "  2: GridNeuron -> (24,)"]
+
+
+def test_encode_takes_every_number_type():
+    _, integer, x = example("dense")
+    expected = integer(x)
+    for same in (x.bool(), x.to(torch.uint8), x.long(), x.half(), x.numpy(), x.double().tolist()):
+        assert torch.equal(integer(same), expected)
+
+
+def test_bad_input():
+    integer = lowered(awake(dense()))
+    with pytest.raises(InvalidTypeError, match="x must hold real numbers, got complex64"):
+        integer(np.zeros((2, 3, 20), np.complex64))
+    for wrong in (2.0, -1.0, 0.5, float("nan"), float("inf")):
+        with pytest.raises(InvalidValueError, match=rf"x holds {wrong} and must hold whole numbers in 0..1"):
+            integer(torch.full((2, 3, 20), wrong))
+    with pytest.raises(ShapeError, match=r"x has shape \(2, 3, 21\) and must be \[T, B, \*n\] with \*n = \(20,\)"):
+        integer(torch.zeros(2, 3, 21))
+    with pytest.raises(ShapeError, match=r"x_seq has no time step"):
+        integer(torch.zeros(0, 3, 20))
+    integer.step(torch.zeros(3, 20))
+    with pytest.raises(StateError, match=r"of 3 samples and x of 2; call reset\(\)"):
+        integer.step(torch.zeros(2, 20))
+
+
+def test_an_empty_batch_gives_an_empty_batch():
+    integer = lowered(awake(dense()))
+    assert integer(torch.zeros(4, 0, 20)).shape == (4, 0, 5)
+
+
+def changed(integer, kind, **fields):
+    """The arguments of the network with one operation changed."""
+    import dataclasses
+
+    operations = list(integer.operations)
+    index = next(i for i, op in enumerate(operations) if isinstance(op, kind))
+    operations[index] = dataclasses.replace(operations[index], **fields)
+    return integer.input, operations, integer.output
+
+
+UNSOUND = {
+    "multiplier that overflows": (Product, lambda op: {"multiplier": np.full_like(op.multiplier, 2**30)}, "results fit 32 bits"),
+    "weights of another kernel": (Product, lambda op: {"weight": op.weight.repeat(2, 2)}, "the size of its kernel"),
+    "unsigned weights": (
+        Product,
+        lambda op: {"weight": op.weight.astype(np.uint8)},
+        r"weights are integers \[O, I / groups, kh, kw\]",
+    ),
+    "no groups": (Product, lambda op: {"groups": 0}, "groups divide its channels"),
+    "short bias": (Product, lambda op: {"offset": op.offset[1:]}, "one int32 constant per output"),
+    "too narrow bounds": (Product, lambda op: {"output": Signal(op.output.shape, 0, 1)}, "lie within its bounds"),
+    "code out of range": (GridNeuron, lambda op: {"reset": np.full_like(op.reset, 16)}, "every code is below the number of levels"),
+    "start out of range": (GridNeuron, lambda op: {"start": -1}, "every code is below the number of levels"),
+    "falling edges": (GridNeuron, lambda op: {"edges": op.edges[::-1]}, "its edges increase"),
+    "table of another size": (GridNeuron, lambda op: {"leak": op.leak[:, 1:]}, r"its tables are \[C, L\]"),
+    "shift": (GridNeuron, lambda op: {"shift": 40}, "shifts are 0 to 31 bits"),
+    "membrane beyond 32 bits": (GridNeuron, lambda op: {"leak": np.full_like(op.leak, 2**31 - 1)}, "its membrane fits 32 bits"),
+    "channels": (GridNeuron, lambda op: {"inner": 7}, "its channels divide its neurons"),
+    "shape": (GridNeuron, lambda op: {"output": Signal((25,), 0, 1)}, "the shape of its input"),
+    "axes": (GridNeuron, lambda op: {"output": Signal((24, 1, 1, 1), 0, 1)}, "a shape has 1 to 3 axes"),
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_what_an_engine_could_not_run_is_refused(name):
+    kind, fields, rule = UNSOUND[name]
+    integer = lowered(awake(dense()))
+    operation = next(op for op in integer.operations if isinstance(op, kind))
+    with pytest.raises(InvalidValueError, match=rf"integer operation '\d' breaks a rule: .*{rule}"):
+        IntegerNetwork(*changed(integer, kind, **fields(operation)))
+
+
+def test_operations_read_what_is_before_them():
+    integer = lowered(awake(dense()))
+    with pytest.raises(InvalidValueError, match="'1' reads a signal that comes after it"):
+        IntegerNetwork(*changed(integer, Product, inputs=(2,)))
+    with pytest.raises(InvalidValueError, match=r"IntegerNetwork\(output=9\): must be one of its 5 signals"):
+        IntegerNetwork(integer.input, integer.operations, 9)

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from deploy.networks import awake, dense, example, lowered, spikes
+from torch import nn
+
+from snnsim import MultiStep, neurons, quant
+from snnsim.deploy import IntegerNetwork, verify
+from snnsim.deploy.operations import GridNeuron
+from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.quant.layers import QuantLinear
+
+
+def tampered(integer):
+    """The integers with one edge of the second neuron layer moved."""
+    operations = list(integer.operations)
+    index = max(i for i, op in enumerate(operations) if isinstance(op, GridNeuron))
+    edges = operations[index].edges.copy()
+    edges[8] += 60
+    operations[index] = dataclasses.replace(operations[index], edges=edges)
+    return IntegerNetwork(integer.input, operations, integer.output)
+
+
+def test_a_certificate_of_equality():
+    net, integer, x = example("dense")
+    certificate = verify(net, integer, [x, x[:, :1]])
+    assert certificate.exact
+    # 24 + 5 spikes, then the output of both runs; two codes for each neuron
+    assert (certificate.samples, certificate.outputs, certificate.codes) == (4, 9 * 4 * (29 + 5), 9 * 4 * 29 * 2)
+    assert str(certificate) == "exact: 4 samples, 1224 outputs and 2088 codes compared"
+
+
+def test_the_first_difference_is_reported_with_both_histories():
+    net, integer, x = example("dense", batch=40)
+    certificate = verify(net, tampered(integer), [x])
+    difference = certificate.difference
+    assert not certificate.exact
+    assert difference.layer == "4"
+    assert difference.expected["charged"][:-1] == difference.found["charged"][:-1]
+    assert difference.expected["charged"][-1] != difference.found["charged"][-1]
+    assert len(difference.expected["output"]) == min(8, difference.time_step + 1)
+    assert str(difference).startswith(f"first difference: 4, time step {difference.time_step}, sample {difference.sample}")
+    # the place is the right one
+    found = tampered(integer).trace(x)[1]["4"].charged
+    expected = integer.trace(x)[1]["4"].charged
+    wrong = np.argwhere(found != expected)[0]
+    assert wrong.tolist() == [difference.time_step, difference.sample, *difference.neuron]
+
+
+def test_the_certificate_file(tmp_path):
+    net, integer, x = example("static")
+    certificate = verify(net, integer, [x])
+    certificate.save(tmp_path / "certificate.json")
+    content = json.loads((tmp_path / "certificate.json").read_text())
+    assert content["exact"] is True
+    assert content["integers"] == integer.fingerprint()
+    assert set(content["versions"]) == {"snnsim", "torch", "numpy", "python"}
+    assert content["format"] == 1
+
+
+def test_hashes_follow_weights_and_data():
+    net, integer, x = example("dense")
+    first, same = verify(net, integer, [x]), verify(net, integer, [x])
+    other = verify(net, integer, [1 - x])
+    assert first == same
+    assert first.data != other.data
+    assert (first.network, first.integers) == (other.network, other.integers)
+    net[1].bias.data += 1.0
+    changed = verify(net, lowered(net), [x])
+    assert changed.network != first.network
+    assert changed.integers != first.integers
+
+
+def test_modes_and_states_are_restored():
+    net, integer, x = example("dense")
+    net.train()
+    net[1].eval()
+    net[2](torch.ones(2, 24))
+    held = net[2].v
+    verify(net, integer, [x])
+    assert net.training
+    assert not net[1].training
+    assert net[2].v is held
+
+
+def test_a_runner_is_compared_as_it_runs():
+    net, integer, x = example("static")
+    assert verify(net, integer, [x]).exact
+    with pytest.raises(InvalidValueError, match="runner has time_steps=None and the integer network 6"):
+        verify(MultiStep(net.net), integer, [x])
+
+
+def test_bad_arguments():
+    net, integer, x = example("dense")
+    with pytest.raises(InvalidValueError, match="there is no sample to compare"):
+        verify(net, integer, [])
+    with pytest.raises(InvalidTypeError, match="must be an IntegerNetwork, got Sequential"):
+        verify(net, net, [x])
+    other = awake(nn.Sequential(QuantLinear(20, 5), neurons.IFNode(state_quant=quant.uniform(4))))
+    with pytest.raises(InvalidValueError, match=r"the network has the neurons \['1'\] and the integer network \['2', '4'\]"):
+        verify(other, integer, [x])
+    float_net = dense()
+    float_net[2].state_quant = None
+    with pytest.raises(InvalidValueError, match="the neuron '2' of the network has no codebook"):
+        verify(float_net, integer, [spikes(3, 2, 20)])
