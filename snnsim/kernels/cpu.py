@@ -26,8 +26,8 @@ __all__ = ["CpuEngine", "warm_up"]
 
 # neurons whose state stays in the second-level cache while time runs
 BLOCK = 1 << 15
-# columns of the saved membrane whose derivative is evaluated at a time, so that it is still in the cache when it is used
-DERIVATIVE_BLOCK = 1 << 16
+# elements of the saved membrane whose derivative is evaluated at a time, so that it is still in the cache when it is used
+DERIVATIVE_ELEMENTS = 1 << 18
 
 # for what has no fast way and needs none
 _reference = ReferenceEngine()
@@ -176,13 +176,10 @@ class CpuEngine:
         grad_v0 = torch.empty(size, dtype=membrane.dtype)
         constants = _membrane_constants(membrane, divide)
         threshold, item = membrane.threshold.detach(), charged.element_size()
-        slopes = torch.empty(time_steps, min(size, DERIVATIVE_BLOCK), dtype=membrane.dtype)
-        for first in range(0, size, DERIVATIVE_BLOCK):
-            width = min(DERIVATIVE_BLOCK, size - first)
-            # whole rows at a time where they are short: every slice is one run of memory
-            rows = max(1, DERIVATIVE_BLOCK // size)
-            for t in range(0, time_steps, rows):
-                slopes[t : t + rows, :width] = membrane.derivative(charged[t : t + rows, first : first + width] - threshold)
+        columns = max(1024, DERIVATIVE_ELEMENTS // time_steps // 64 * 64)
+        for first in range(0, size, columns):
+            width = min(columns, size - first)
+            slopes = _rows(membrane.derivative(charged[:, first : first + width] - threshold))
             block = _block(width, time_steps)
             _run(
                 "linear_backward",
@@ -250,8 +247,8 @@ def _packing(record: str) -> struct.Struct:
     """A record of the kernels as `struct` packs it: eight bytes a field."""
     from snnsim.kernels import cpu_kernels
 
-    fields: np.dtype = getattr(cpu_kernels, record)
-    return struct.Struct("=" + "".join("d" if fields[i] == np.float64 else "q" for i in range(len(fields))))
+    fields = getattr(cpu_kernels, record).fields.values()
+    return struct.Struct("=" + "".join("d" if kind == np.float64 else "q" for kind, _ in fields))
 
 
 def _block(size: int, time_steps: int) -> int:

@@ -32,7 +32,7 @@ from numba.core.serialize import dumps
 from snnsim.kernels import cpu_kernels
 from snnsim.kernels.threads import Kernel
 
-__all__ = ["folder", "kernel"]
+__all__ = ["compiled", "folder", "kernel"]
 
 log = logging.getLogger("snnsim")
 
@@ -42,13 +42,20 @@ CHECKSUM = 32
 @cache
 def kernel(name: str, wide: bool) -> Kernel:
     """A kernel of `cpu_kernels` in float64 (`wide`) or float32, from disk or compiled."""
+    return compiled(getattr(cpu_kernels, name), wide)
+
+
+def compiled(function: Callable[..., Any], wide: bool) -> Kernel:
+    """A function of one pointer, to float64 (`wide`) or float32, from disk or compiled.
+
+    It is found again while neither the file it is in nor `cpu_kernels` changes: what it is built of must be in these two.
+    """
     signature = types.void(types.CPointer(types.float64 if wide else types.float32))
-    function: Callable[..., Any] = getattr(cpu_kernels, name)
-    compiled: Any = CFunc(function, sigutils.normalize_signature(signature), {}, {})
-    compiled._cache = _File(name)
-    compiled.compile()
+    made: Any = CFunc(function, sigutils.normalize_signature(signature), {}, {})
+    made._cache = _File(function.__name__, inspect.getsource(sys.modules[function.__module__]).encode())
+    made.compile()
     # the code lives as long as numba's object does
-    return Kernel(compiled.address, owner=compiled)
+    return Kernel(made.address, owner=made)
 
 
 def folder() -> Path:
@@ -64,8 +71,8 @@ def folder() -> Path:
 class _File:
     """One kernel's place on disk, in the form that numba asks for."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, source: bytes = b"") -> None:
+        self.name, self.source = name, source
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled kernel, or None."""
@@ -100,7 +107,7 @@ class _File:
 
     def _path(self, signature: Any) -> Path:
         versions = (numba.__version__, llvmlite.__version__, sys.version, cpu_target.target_context.codegen().magic_tuple())
-        digest = hashlib.sha256(repr((versions, str(signature), self.name)).encode() + _source()).hexdigest()
+        digest = hashlib.sha256(repr((versions, str(signature), self.name)).encode() + _source() + self.source).hexdigest()
         return folder() / f"{self.name}-{digest[:32]}"
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from snnsim.errors import EngineError, InvalidValueError
 from snnsim.kernels.cpu import CpuEngine
+from snnsim.kernels.gpu import GpuEngine
 from snnsim.kernels.reference import ReferenceEngine
 from snnsim.kernels.table import LinearMembrane, Table
 
@@ -47,8 +48,8 @@ class Engine(Protocol):
 
 @cache
 def engines() -> tuple[Engine, ...]:
-    """Every engine, fastest first; the last one runs everything."""
-    return (CpuEngine(), ReferenceEngine())
+    """Every engine, in order of preference; the last one runs everything."""
+    return (CpuEngine(), GpuEngine(), ReferenceEngine())
 
 
 def choose(x: Tensor, table: Table | LinearMembrane, name: str | None = None) -> Engine:

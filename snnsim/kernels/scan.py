@@ -30,7 +30,7 @@ def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None)
         carry0: what is left of the state before the first input: `[*n]`, or one number for each channel (`[C]`, `[1]` or `[]`), in
             the table's dtype.
         table: the neuron.
-        engine: "cpu" or "reference"; the fastest that can by default.
+        engine: "cpu", "gpu" or "reference"; the fastest that can by default.
 
     Returns:
         Output `[T, *n]` in the dtype of `x_seq`, and the state after the reset of the last step `[*n]` in the table's dtype.
@@ -61,7 +61,7 @@ def scan_linear(x_seq: Tensor, v0: Tensor, membrane: LinearMembrane, engine: str
         x_seq: input `[T, *n]`, T >= 1, in the unit of the threshold; no wider than the membrane's dtype.
         v0: state before the first step: `[*n]`, or one number for each channel (`[C]`, `[1]` or `[]`).
         membrane: the neuron.
-        engine: "cpu" or "reference"; the fastest that can by default.
+        engine: "cpu", "gpu" or "reference"; the fastest that can by default.
 
     Returns:
         Spikes `[T, *n]` in the dtype of `x_seq`, and the state after the last step `[*n]`.

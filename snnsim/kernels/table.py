@@ -15,7 +15,7 @@ __all__ = ["LinearMembrane", "Table"]
 DTYPES = (torch.float32, torch.float64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """A quantized neuron as a finite automaton: what each of its `L` codes emits and leaves behind.
 
@@ -33,7 +33,8 @@ class Table:
         d_out, d_carry, d_after: `[C, L]`, derivatives of those with respect to the quantized state.
         low, high: outermost levels; with `clip`, no gradient passes where `h` lies outside of them.
         clip: whether the straight-through gradient is clipped.
-        uniform: (first edge, step) where the edges are evenly spaced up to rounding, a hint; None where they are not.
+        uniform: (first edge, step) where the edges are evenly spaced up to rounding; a hint that an engine may use once it has
+            checked it against `edges`.
         inner: neurons in a row that share a channel.
         divisor: `[1]` or `[C]`, what the input is divided by; differentiable. None divides by nothing.
 
@@ -73,6 +74,9 @@ class Table:
         if self.inner < 1:
             raise InvalidValueError(f"Table(inner={self.inner}): neurons in a row that share a channel, at least 1")
         check_per_channel("divisor", self.divisor, self.channels, self.edges)
+
+    def __repr__(self) -> str:
+        return f"Table({self.channels} x {self.levels} codes, {self.low:.4g} to {self.high:.4g}, {self.dtype}, clip={self.clip})"
 
     @property
     def channels(self) -> int:

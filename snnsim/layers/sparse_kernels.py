@@ -63,7 +63,7 @@ INDEX = np.dtype(
 PRODUCT = np.dtype(
     [(name, np.int64) for name in ("counter", "tickets", "rows", "block", "inputs", "outputs")]
     + [(name, np.int64) for name in ("starts", "active", "column_starts", "spiking")]
-    + [(name, np.int64) for name in ("weight", "bias", "out", "grad", "grad_stride", "grad_weight", "scratch")]
+    + [(name, np.int64) for name in ("weight", "bias", "out", "grad", "grad_stride", "grad_weight", "scratch", "slots")]
 )
 
 # numba's own types hide from a type checker that an intrinsic is called without its first argument
@@ -276,31 +276,37 @@ def pack(weight: Any, inputs: Any, width: Any, packed: Any) -> None:
 
 
 def weight_sums(memory: Any) -> None:
-    """`out[r] = sum of the weights of the inputs that spike in row r, + bias`; a block is a tile of some rows.
-
-    The last tile begins early enough to be whole, and gives some columns a second time.
-    """
+    """`out[r] = sum of the weights of the inputs that spike in row r, + bias`; a block is a tile of some rows."""
     dtype = kind_of(memory)
     a = carray(as_bytes(memory), 1, PRODUCT)[0]
     width = tile_width(memory)
     starts, active, bias = pointer(a.starts, int64), pointer(a.active, int32), pointer(a.bias, dtype)
-    packed = at(pointer(a.scratch, dtype), next_slot(memory) * a.inputs * width)
+    slot, total = next_slot(memory), pointer(stack(TILE_BYTES), dtype)
+    # a thread more than there is memory for: the others do the work
+    if slot >= a.slots:
+        return
+    packed = at(pointer(a.scratch, dtype), slot * a.inputs * width)
     groups, held = -(-a.rows // a.block), int64(-1)
     while True:
         number = next_block(memory)
         tile, group = number // groups, number % groups
         if tile * width >= a.outputs:
             return
+        # the last tile begins early enough to be whole; what it shares with the one before is given by that one
         first = min(tile * width, a.outputs - width)
+        given = tile * width - first
         if tile != held:
             pack(at(pointer(a.weight, dtype), first * a.inputs), a.inputs, width, packed)
             held = tile
         for r in range(group * a.block, min((group + 1) * a.block, a.rows)):
+            sum_rows(packed, width, at(active, starts[r]), starts[r + 1] - starts[r], total)
             out = at(pointer(a.out, dtype), r * a.outputs + first)
-            sum_rows(packed, width, at(active, starts[r]), starts[r + 1] - starts[r], out)
-            if a.bias != 0:
-                for j in range(width):
-                    out[j] += bias[first + j]
+            if a.bias == 0:
+                for j in range(given, width):
+                    out[j] = total[j]
+            else:
+                for j in range(given, width):
+                    out[j] = total[j] + bias[first + j]
 
 
 def weight_gradient(memory: Any) -> None:
@@ -313,8 +319,10 @@ def weight_gradient(memory: Any) -> None:
     width = tile_width(memory)
     spiking, tile_sum = pointer(a.spiking, uint16), pointer(stack(TILE_BYTES), dtype)
     grad, grad_weight = pointer(a.grad, dtype), pointer(a.grad_weight, dtype)
-    groups = -(-a.inputs // a.block)
-    sums = at(pointer(a.scratch, dtype), next_slot(memory) * (CHUNK + a.block) * width)
+    groups, slot = -(-a.inputs // a.block), next_slot(memory)
+    if slot >= a.slots:
+        return
+    sums = at(pointer(a.scratch, dtype), slot * (CHUNK + a.block) * width)
     near = at(sums, a.block * width)
     while True:
         number = next_block(memory)
@@ -336,7 +344,7 @@ def weight_gradient(memory: Any) -> None:
                 total = at(sums, k * width)
                 for j in range(width):
                     total[j] += tile_sum[j]
-        for j in range(width):
+        for j in range(tile * width - first, width):
             out = at(grad_weight, (first + j) * a.inputs + begin)
             for k in range(count):
                 out[k] = sums[k * width + j]

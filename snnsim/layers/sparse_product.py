@@ -70,6 +70,7 @@ class Spikes:
             bias=0 if bias is None else bias,
             out=out,
             scratch=scratch,
+            slots=count,
         )
         _run("weight_sums", weight.dtype, record, tiles * -(-self.rows // block), out.numel())
         return out.view(*x.shape[:-1], outputs).to(result_dtype(weight))
@@ -118,6 +119,7 @@ def weight_gradient(grad: Tensor, starts: Tensor, spiking: Tensor) -> Tensor:
         grad_stride=grad.stride(0),
         grad_weight=grad_weight,
         scratch=scratch,
+        slots=count,
     )
     _run("weight_gradient", grad.dtype, record, tiles * -(-inputs // block), grad.numel())
     return grad_weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,28 @@ from snnsim.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.layers.sparse_product import Spikes, find_spikes, obstacle, percent, result_dtype, weight_gradient
 
-__all__ = ["CROSSOVERS", "SpikeLinear"]
+__all__ = ["CROSSOVERS", "Crossover", "SpikeLinear"]
 
-# Share of ones up to which the sparse product is taken, by the dense product that it competes with: the lowest at which
-# benchmarks/spike_linear.py found forward and backward together no faster, for 784 -> 1000 and smaller layers.
-CROSSOVERS = {"float": 0.3, "float32, reduced precision": 0.15, "autocast": 0.05}
+
+class Crossover(NamedTuple):
+    """Where the sparse product begins to pay.
+
+    Attributes:
+        density: largest share of ones for which it is taken.
+        multiplications: fewest of the dense product; below, that is as fast as finding the spikes.
+    """
+
+    density: float
+    multiplications: int
+
+
+# By the dense product that it competes with, as benchmarks/spike_linear.py finds them: the lowest density at which the two took the
+# same time, rounded down, in forward alone, with backward to the weight, or to the input too, from 256 -> 256 to 784 -> 1000.
+CROSSOVERS = {
+    "float": Crossover(0.3, 1 << 26),
+    "float32, reduced precision": Crossover(0.2, 1 << 27),
+    "autocast": Crossover(0.08, 1 << 27),
+}
 # fewer rows do not repay turning the weight over
 LEAST_ROWS = 64
 
@@ -39,8 +56,8 @@ class SpikeLinear(nn.Linear):
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`; the `state_dict` too is its.
-        crossover: largest share of ones, 0 to 1, for which the spikes are added up; 0 for never, None for `CROSSOVERS`, which were
-            measured, and at least 64 rows.
+        crossover: largest share of ones, 0 to 1, for which the spikes are added up; 0 for never, None for the measured
+            `CROSSOVERS`.
 
     Example:
         >>> layer = SpikeLinear(784, 1000)
@@ -111,16 +128,20 @@ class SpikeLinear(nn.Linear):
         reason = obstacle(x, self.weight, self.bias)
         if reason is not None:
             return reason
-        limit, rows = self._limit(x), x.numel() // self.in_features
-        if not limit:
+        rows, measured = x.numel() // self.in_features, self._measured(x)
+        multiplications = x.numel() * self.out_features
+        if self.crossover == 0:
             return "crossover=0"
         if self.crossover is None and rows < LEAST_ROWS:
-            return f"{rows} rows, and turning the weight over pays from {LEAST_ROWS} on"
-        return find_spikes(x.detach().reshape(rows, self.in_features).to(self.weight.dtype), limit)
+            return f"{rows} rows; turning the weight over pays from {LEAST_ROWS} on"
+        if self.crossover is None and multiplications < measured.multiplications:
+            return f"{multiplications:.1e} multiplications; finding the spikes pays from {measured.multiplications:.1e} on"
+        return find_spikes(x.detach().reshape(rows, self.in_features).to(self.weight.dtype), self._limit(x))
 
     def _limit(self, x: Tensor) -> float:
-        if self.crossover is not None:
-            return self.crossover
+        return self._measured(x).density if self.crossover is None else self.crossover
+
+    def _measured(self, x: Tensor) -> Crossover:
         if result_dtype(self.weight) != self.weight.dtype:
             return CROSSOVERS["autocast"]
         reduced = x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"

@@ -82,7 +82,9 @@ class Membrane(FixedDtype, Temporal):
         if not self.min_decay or self.state_quant is None:
             return leaked
         codebook, before, after = self.state_quant, v.detach(), leaked.detach()
-        stuck = (codebook(after) == before) & (after != before)
+        # rest itself is not stuck, also where it is only near a level
+        resting = codebook.snap(torch.full_like(before[:1], self.v_rest), self.v_rest)
+        stuck = (codebook(after) == before) & (after != before) & (before != resting)
         code = codebook._cell(before) + torch.sign(after - before).int()
         neighbour = codebook.levels.to(before.dtype)[code.clamp(0, codebook.num_levels - 1)]
         return straight_through(torch.where(stuck, neighbour, after), leaked)
@@ -123,8 +125,9 @@ class Membrane(FixedDtype, Temporal):
         held = self.check_held(name, x, dtype)
         if held is not None:
             return held
-        rest = torch.full([1] * x.dim(), self.v_rest, dtype=dtype, device=x.device)
-        return rest if codebook is None else codebook.snap(rest, self.v_rest).detach()
+        if codebook is None:
+            return torch.full([1] * x.dim(), self.v_rest, dtype=dtype, device=x.device)
+        return self._planner.rest(codebook, self.v_rest, dtype, x.device).reshape([1] * x.dim())
 
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One time step, without held state.

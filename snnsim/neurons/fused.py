@@ -62,10 +62,26 @@ class Planner:
     def __init__(self) -> None:
         self._key: tuple[object, ...] | None = None
         self._plan: Plan | None = None
+        # alive as long as the key, or a new tensor might take the place, and with it the id, of an old one
+        self._tensors: list[Tensor] = []
+        self._rests: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
 
     def clear(self) -> None:
-        """Forget the plan; every change of an attribute of the node does this."""
-        self._key = self._plan = None
+        """Forget what is kept; every change of an attribute of the node does this."""
+        self.__init__()  # type: ignore[misc]
+
+    def rest(self, codebook: Codebook, v_rest: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The level of the rest potential, one number."""
+        levels = codebook.levels
+        fixed = type(codebook) is Codebook and not torch.compiler.is_compiling() and not levels.is_inference()
+        key = (id(levels), levels._version, v_rest, dtype, device) if fixed else ()
+        if key in self._rests:
+            return self._rests[key][0]
+        with torch.inference_mode(False), torch.no_grad():
+            rest = codebook.snap(torch.full((1,), v_rest, dtype=dtype, device=device), v_rest)
+        if fixed:
+            self._rests = {key: (rest, levels)}
+        return rest
 
     def plan(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
         """The plan of `node` for one step of input `x`, `[B, *n]`, with states of `dtype`."""
@@ -79,7 +95,7 @@ class Planner:
             return _make_plan(node, x, dtype)
         key = (dtype, x.device, x.shape[1:], node.training, tuple((id(tensor), tensor._version) for tensor in tensors))
         if self._plan is None or key != self._key:
-            self._plan, self._key = _make_plan(node, x, dtype), key
+            self._plan, self._key, self._tensors = _make_plan(node, x, dtype), key, tensors
         return self._plan
 
     def __deepcopy__(self, memo: dict[int, object]) -> Planner:

@@ -10,6 +10,7 @@ from snnsim.kernels.table import LinearMembrane
 def test_a_table_knows_its_sizes(random_table):
     table = random_table(16, channels=3, dtype=torch.float64)
     assert (table.channels, table.levels, table.dtype) == (3, 16, torch.float64)
+    assert repr(table).startswith("Table(3 x 16 codes, ")
 
 
 def test_tensors_that_do_not_belong_together_are_refused(random_table):

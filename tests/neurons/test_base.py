@@ -161,6 +161,18 @@ def test_min_decay_moves_a_stuck_code_one_level_toward_rest():
     assert seen == [3, 2, 1, 0, 0, 0, 0]
 
 
+def test_min_decay_leaves_a_neuron_at_rest_where_rest_is_only_near_a_level():
+    codebook = quant.state_quant(4, uniform=False)
+    node = LIFNode(tau=10.0, decay_input=False, min_decay=True, state_quant=codebook)
+    rest = codebook.snap(torch.zeros(1), 0.0).item()
+    for _ in range(5):
+        node(torch.zeros(1, 1))
+        assert node.v.item() == rest
+    spikes = MultiStep(node, carry_state=True)(torch.zeros(5, 1, 1))
+    assert spikes.sum() == 0
+    assert node.v.item() == rest
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
 def test_integer_input_is_refused(dtype):
     node = LIFNode()

@@ -1,0 +1,186 @@
+"""The GPU engine: launches the Triton kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
+from snnsim.kernels.reference import ReferenceEngine, per_neuron
+from snnsim.kernels.table import LinearMembrane, Table
+
+__all__ = ["GpuEngine"]
+
+# neurons of one program
+BLOCK = 256
+# every product and every sum rounds on its own, as in the reference
+OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
+
+_reference = ReferenceEngine()
+
+
+class GpuEngine:
+    """Compiled by Triton, fused over time; outputs and input gradients equal to the reference bit for bit.
+
+    Sums over codes are those of the reference, whose order of additions on a GPU is torch's.
+    """
+
+    name = "gpu"
+
+    def why_not(self, x: Tensor, table: Table | LinearMembrane) -> str | None:
+        """Why the kernels cannot run this: no Triton, or a device that it does not compile for."""
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if x.device.type != "cuda" and not (interpreted and x.device.type == "cpu"):
+            return f"the input is on {x.device}"
+        if importlib.util.find_spec("triton") is None:
+            return "triton is not installed; pip install triton"
+        return _import_problem()
+
+    def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `ReferenceEngine.forward`."""
+        time_steps, size = x.shape
+        stored = code_dtype(table.levels, table.clip, plain)
+        out = torch.empty(x.shape, dtype=table.dtype, device=x.device)
+        last = torch.empty(size, dtype=table.dtype, device=x.device)
+        codes = torch.empty(x.shape, dtype=stored, device=x.device) if save else None
+        bits = (table.levels - 1).bit_length()
+        edges = torch.nn.functional.pad(table.edges.detach(), (0, (1 << bits) - table.levels), value=math.nan)
+        entries = [value.detach().contiguous() for value in (table.out, table.carry, table.after)]
+        _launch(
+            "forward_kernel",
+            size,
+            *(x, x.stride(0), carry, _stride(carry), out, last, out if codes is None else codes, edges, *entries),
+            *(*_constants(out, table.divisor), time_steps, size, table.levels, table.inner),
+            _numbers((table.low, table.high), table.dtype, x.device),
+            stored_nan(table.levels, stored),
+            CHANNELS=table.channels,
+            DIVISORS=_count(table.divisor),
+            BITS=bits,
+            CLIP=table.clip and is_marked(table.levels, stored),
+            MARK=mark_bit(stored),
+            SAVE=save,
+        )
+        return out.to(x.dtype), last, codes
+
+    def backward(
+        self, codes: Tensor, aside: Tensor | None, grad_out: Tensor, grad_v: Tensor, table: Table, divide: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As `ReferenceEngine.backward`."""
+        if aside is not None:
+            return _reference.backward(codes, aside, grad_out, grad_v, table, divide)
+        time_steps, size = codes.shape
+        grad = torch.empty(codes.shape, dtype=table.dtype, device=codes.device)
+        grad_carry = torch.empty(size, dtype=table.dtype, device=codes.device)
+        slopes = [value.detach().contiguous() for value in (table.d_out, table.d_carry, table.d_after)]
+        divisor = table.divisor if divide else None
+        start = grad_v.to(table.dtype)
+        mark = mark_bit(codes.dtype) if is_marked(table.levels, codes.dtype) else 0
+        _launch(
+            "backward_kernel",
+            size,
+            *(grad_out, grad_out.stride(0), start, _stride(start), codes, grad, grad_carry, *slopes),
+            *(*_constants(grad, divisor), time_steps, size, table.levels, table.inner),
+            CHANNELS=table.channels,
+            DIVISORS=_count(divisor),
+            MARK=mark,
+            KEEP=~mark,
+        )
+        return grad, grad_carry
+
+    def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table) -> Tensor:
+        """As `ReferenceEngine.histogram`."""
+        return _reference.histogram(codes, aside, weights, table)
+
+    def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `ReferenceEngine.linear_forward`."""
+        time_steps, size = x.shape
+        spikes = torch.empty(x.shape, dtype=membrane.dtype, device=x.device)
+        last = torch.empty(size, dtype=membrane.dtype, device=x.device)
+        charged = torch.empty(x.shape, dtype=membrane.dtype, device=x.device) if save else None
+        _launch(
+            "linear_forward_kernel",
+            size,
+            *(x, x.stride(0), v, _stride(v), spikes, last, spikes if charged is None else charged),
+            *(*_constants(last, membrane.threshold, membrane.tau, membrane.divisor), time_steps, size, membrane.inner),
+            _potentials(membrane, x.device),
+            **_linear_options(membrane, membrane.divisor),
+            SAVE=save,
+        )
+        return spikes.to(x.dtype), last, charged
+
+    def linear_backward(
+        self, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As `ReferenceEngine.linear_backward`."""
+        time_steps, size = charged.shape
+        slopes = membrane.derivative(charged - per_neuron(membrane.threshold, size, membrane.inner)).contiguous()
+        grad = torch.empty_like(charged)
+        grad_v0 = torch.empty(size, dtype=membrane.dtype, device=charged.device)
+        divisor = membrane.divisor if divide else None
+        start = grad_v.to(membrane.dtype)
+        _launch(
+            "linear_backward_kernel",
+            size,
+            *(grad_out, grad_out.stride(0), start, _stride(start), charged, slopes, grad, grad_v0),
+            *(*_constants(grad_v0, membrane.threshold, membrane.tau, divisor), time_steps, size, membrane.inner),
+            _potentials(membrane, charged.device),
+            **_linear_options(membrane, divisor),
+            DETACH=membrane.detach_reset,
+        )
+        return grad, grad_v0
+
+
+@cache
+def _import_problem() -> str | None:
+    try:
+        from snnsim.kernels import gpu_kernels  # noqa: F401
+    except ImportError as problem:
+        return f"triton cannot be imported: {problem}"
+    return None
+
+
+def _launch(name: str, size: int, *args: Any, **constants: Any) -> None:
+    from snnsim.kernels import gpu_kernels
+
+    if size:
+        # on the device of the tensors, whatever the current one is
+        with torch.cuda.device_of(args[0]):
+            getattr(gpu_kernels, name)[(-(-size // BLOCK),)](*args, **constants, BLOCK=BLOCK, **OPTIONS)
+
+
+def _stride(row: Tensor) -> int:
+    return row.stride(0) if row.shape[0] > 1 else 0
+
+
+def _count(value: Tensor | None) -> int:
+    return 0 if value is None else value.numel()
+
+
+def _constants(placeholder: Tensor, *values: Tensor | None) -> list[Tensor]:
+    """Constants without gaps in memory; what is not there is never read, but the kernel wants an address."""
+    return [placeholder if value is None else value.detach().contiguous() for value in values]
+
+
+@cache
+def _numbers(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers in the dtype of the state: Triton would pass them as float32."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _potentials(membrane: LinearMembrane, device: torch.device) -> Tensor:
+    return _numbers((membrane.rest, 0.0 if membrane.reset is None else membrane.reset), membrane.dtype, device)
+
+
+def _linear_options(membrane: LinearMembrane, divisor: Tensor | None) -> dict[str, Any]:
+    return {
+        "THRESHOLDS": membrane.threshold.numel(),
+        "TAUS": _count(membrane.tau),
+        "DIVISORS": _count(divisor),
+        "HARD": membrane.reset is not None,
+    }

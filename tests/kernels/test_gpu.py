@@ -1,0 +1,86 @@
+"""The Triton kernels: interpreted on the CPU, or on a GPU where there is one."""
+
+import dataclasses
+import itertools
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from snnsim.kernels.gpu import GpuEngine
+from snnsim.kernels.registry import choose
+from snnsim.kernels.scan import scan, scan_linear
+
+# the interpreter computes in numpy, which warns of inf - inf
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _interpreter(monkeypatch):
+    # decorated functions remember it, so it must be set before the kernels are first imported
+    if DEVICE == "cpu":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+def moved(neuron):
+    """A table or membrane on the device of these tests."""
+    tensors = {name: value.to(DEVICE) for name, value in vars(neuron).items() if isinstance(value, torch.Tensor)}
+    return dataclasses.replace(neuron, **tensors)
+
+
+def results(run, neuron, x, engine):
+    leaf = x.detach().clone().requires_grad_()
+    start = torch.zeros(x.shape[1:], dtype=neuron.dtype, device=DEVICE, requires_grad=True)
+    out, v = run(leaf, start, neuron, engine)
+    generator = torch.Generator().manual_seed(2)
+    incoming = [torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value) for value in (out, v)]
+    return out.detach(), v.detach(), *torch.autograd.grad((out, v), (leaf, start), incoming)
+
+
+def difficult(time_steps, size, dtype):
+    x = torch.randn(time_steps, size, dtype=torch.float64).to(DEVICE, dtype) * 1.5
+    if size > 8:
+        x[0, 1], x[-1, 2], x[time_steps // 2, 3] = torch.inf, -torch.inf, torch.nan
+    return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("levels", [2, 4, 16, 128, 256, 300])
+def test_tables_give_what_the_reference_gives(levels, dtype, random_table, same):
+    cases = itertools.product((False, True), (1, 3), (True, False), (None, 2.0, 3.0, "channel"))
+    shapes = itertools.cycle(((1, 3), (2, 63), (5, 300), (2, 0)))
+    for (clip, channels, spiking, divisor), shape in zip(cases, shapes, strict=False):
+        table = moved(random_table(levels, channels=channels, dtype=dtype, clip=clip, spiking=spiking, divisor=divisor))
+        x = difficult(*shape, dtype)
+        for a, b in zip(results(scan, table, x, "gpu"), results(scan, table, x, "reference"), strict=True):
+            assert same(a, b), (clip, channels, spiking, divisor, shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_membranes_give_what_the_reference_gives(dtype, linear, same):
+    cases = itertools.product((None, 0.0, -0.3), (None, 3.0), (None, 3.0), (False, True), (1, 3))
+    for reset, tau, divisor, detach, channels in cases:
+        membrane = linear(dtype=dtype, reset=reset, tau=tau, divisor=divisor, detach_reset=detach, channels=channels, rest=0.1)
+        x = difficult(4, 66, dtype)
+        for a, b in zip(
+            results(scan_linear, moved(membrane), x, "gpu"), results(scan_linear, moved(membrane), x, "reference"), strict=True
+        ):
+            assert same(a, b), (reset, tau, divisor, detach, channels)
+
+
+def test_values_on_an_edge_belong_to_the_upper_cell(random_table):
+    table = moved(dataclasses.replace(random_table(16), out=torch.arange(16.0)[None]))
+    out, _ = scan(table.edges[None], torch.zeros(1, device=DEVICE), table, "gpu")
+    assert torch.equal(out.cpu(), torch.arange(1.0, 16.0)[None])
+
+
+def test_without_an_interpreter_cpu_tensors_are_refused_and_otherwise_come_second(random_table, monkeypatch):
+    x, table = torch.zeros(1, 1), random_table(4)
+    assert choose(x, table).name == "cpu"
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert os.environ.get("TRITON_INTERPRET") is None
+    assert GpuEngine().why_not(x, table) == "the input is on cpu"
