@@ -20,9 +20,7 @@ def check_tensor(where: str, name: str, value: object) -> None:
 def check_int(where: str, name: str, value: object, at_least: int) -> None:
     """Raise unless `value` is an int, not a bool, and not too small."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(
-            f"{where}({name}={value!r}): {name} must be an int, not {type(value).__name__}; pass a whole number"
-        )
+        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be an int, not {type(value).__name__}; pass a whole number")
     if value < at_least:
         raise InvalidValueError(f"{where}({name}={value}): {name} must be >= {at_least}; pass a larger number")
 
@@ -66,12 +64,8 @@ def check_labels(where: str, labels: Tensor, num_classes: int) -> None:
             "pass labels.long(), or one_hot.argmax(1) for one-hot labels"
         )
     if labels.ndim != 1:
-        raise ShapeError(
-            f"{where}(labels of shape {tuple(labels.shape)}): labels must be [B], one per sample; flatten them"
-        )
-    check_values(
-        where, "labels", labels, (labels >= 0) & (labels < num_classes), f"within 0..{num_classes - 1}", "relabel them"
-    )
+        raise ShapeError(f"{where}(labels of shape {tuple(labels.shape)}): labels must be [B], one per sample; flatten them")
+    check_values(where, "labels", labels, (labels >= 0) & (labels < num_classes), f"within 0..{num_classes - 1}", "relabel them")
 
 
 def check_one_hot(where: str, label_one_hot: Tensor) -> None:
@@ -99,8 +93,7 @@ def check_unit(where: str, name: str, x: Tensor) -> None:
     check_tensor(where, name, x)
     if not x.is_floating_point():
         raise InvalidTypeError(
-            f"{where}({name} of dtype {x.dtype}): {name} must be floating, within 0..1; "
-            "for 8-bit images pass images / 255"
+            f"{where}({name} of dtype {x.dtype}): {name} must be floating, within 0..1; for 8-bit images pass images / 255"
         )
     check_values(where, name, x, (x >= 0) & (x <= 1), "within 0..1", "scale them first")
 
@@ -118,14 +111,17 @@ def as_floating(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
-def checked_number(
-    where: str, name: str, value: object, above: float | None = None, at_least: float | None = None
-) -> float:
+def checked_bool(where: str, name: str, value: object) -> bool:
+    """`value` as it is, or an error if it is not True or False."""
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be True or False, not {type(value).__name__}")
+    return value
+
+
+def checked_number(where: str, name: str, value: object, above: float | None = None, at_least: float | None = None) -> float:
     """`value` as a float, or an error that names `where` it was passed, its `name` and the rule that it breaks."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(
-            f"{where}({name}={value!r}): {name} must be a number, not {type(value).__name__}; pass a float"
-        )
+        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a number, not {type(value).__name__}; pass a float")
     number = float(value)
     if not math.isfinite(number):
         raise InvalidValueError(f"{where}({name}={value!r}): {name} must be finite; pass an ordinary number")

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.neurons.base import BaseNode
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.record import Recorder
+from snnsim.temporal import Temporal
 
 __all__ = ["FiringMeter", "Footprint", "firing_rate", "footprint"]
 
@@ -81,7 +82,7 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
 def _run_quietly(net: nn.Module, x: Tensor) -> None:
     """Run `net` once for its shapes and leave it as it was."""
     modes = {module: module.training for module in net.modules()}
-    held = {node: node.state() for node in net.modules() if isinstance(node, Membrane)}
+    held = {node: node.state() for node in net.modules() if isinstance(node, Temporal)}
     try:
         net.eval()
         for node in held:

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from snnsim.errors import InvalidTypeError, RunError
+from snnsim.errors import InvalidTypeError, RunError, ShapeError
 from snnsim.neurons.base import Membrane
 from snnsim.temporal import stack_steps
 
@@ -27,6 +27,8 @@ class Trace:
     def __init__(self, name: str, node: Membrane, steps: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         self.name = name
         self.node = node
+        if len({step[0].shape for step in steps}) > 1:
+            raise ShapeError(f"Recorder: {name!r} ran on batches of different shapes; record each with a Recorder of its own")
         self.spikes, self.charged, self.membrane = (stack_steps(parts) for parts in zip(*steps, strict=True))
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from snnsim.checks import check_int
-from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, StateError
+from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, SnnsimError, StateError
 from snnsim.temporal import Temporal, stack_steps
 from snnsim.warn import warn_user
 
@@ -118,6 +118,10 @@ class MultiStep(_Runner):
     """
 
     def _check_module(self, name: str, module: nn.Module) -> None:
+        if isinstance(module, nn.RNNCellBase):
+            raise RunError(
+                f"MultiStep: {name!r} is an nn.{type(module).__name__}, which has to be fed step by step; use snnsim.SingleStep"
+            )
         if isinstance(module, nn.RNNBase):
             raise RunError(
                 f"MultiStep: {name!r} is an nn.{type(module).__name__}, which would take time for batch; run it outside, or use "
@@ -135,11 +139,12 @@ class MultiStep(_Runner):
             net, once = _split_static(self.net, x_seq)
             folded = [x.expand(steps, *x.shape).flatten(0, 1) for x in once]
         rows = folded[0].shape[0]
-        previous = _enter(modules, steps, bool(self.carry_state), self.carry_state == "graph")
+        previous = _enter(modules, steps, bool(self.carry_state), self.carry_state == "graph", rows)
         try:
             return _unfold(net(*folded), steps, rows)
-        except BaseException:
+        except BaseException as problem:
             _restore_states(modules, previous)
+            _explain_shapes(problem, "MultiStep", x_seq)
             raise
         finally:
             _leave(modules, previous)
@@ -153,6 +158,13 @@ class SingleStep(_Runner):
 
     Args: see _Runner.
     """
+
+    def _check_module(self, name: str, module: nn.Module) -> None:
+        if isinstance(module, nn.RNNBase):
+            raise RunError(
+                f"SingleStep: {name!r} is an nn.{type(module).__name__}, which would take the batch of one step for time; use an "
+                "nn.LSTMCell, nn.GRUCell or nn.RNNCell"
+            )
 
     def forward(self, *x_seq: Tensor) -> Any:
         """Run the sequences `[T, B, *n]` (or static inputs `[B, *n]` with `time_steps`) one step after the other."""
@@ -173,6 +185,9 @@ class SingleStep(_Runner):
             result = _stack(outputs)
             done = True
             return result
+        except RuntimeError as problem:
+            _explain_shapes(problem, "SingleStep", x_seq)
+            raise
         finally:
             if not (done and self.carry_state):
                 _restore_states(modules, previous)
@@ -206,21 +221,25 @@ def set_states(net: nn.Module, states: Mapping[str, Mapping[str, Tensor]]) -> No
         StateError: names that are not those of this network's modules; nothing is changed then.
     """
     modules = _temporal_modules(net)
+    if not isinstance(states, Mapping):
+        raise InvalidTypeError(f"set_states(states): must be what snnsim.states returned, got {type(states).__name__}")
     if set(states) != set(modules):
         missing, unknown = sorted(set(modules) - set(states)), sorted(set(states) - set(modules))
         raise StateError(f"set_states: these states are of another network: missing {missing}, unknown {unknown}")
     for name, module in modules.items():
+        module.check_state(dict(states[name]))
+    for name, module in modules.items():
         module.load_state(dict(states[name]))
 
 
-def checkpoint(function: Callable[..., Any], *inputs: Tensor) -> Any:
+def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
     """Gradient checkpointing inside a network that runners run: as torch.utils.checkpoint, with time kept.
 
     The recomputation happens in the backward pass, after the run; plain torch.utils.checkpoint would run the neurons of
     `function` as single steps there.
 
     Args:
-        function: a module of the network (or a function of its modules' parent, then pass an nn.Module).
+        function: a module of the network. As with torch's own, what it counts (running statistics) is counted twice.
         inputs: its inputs, folded as the runner passes them.
 
     Returns:
@@ -240,11 +259,17 @@ def checkpoint(function: Callable[..., Any], *inputs: Tensor) -> Any:
             first = False
             return function(*args)
         before = [(m._time_steps, m._carries_state, m._keeps_graph, m._calls, m._state) for m in modules]
+        # what is computed again is not recorded again; a list to throw away keeps the nodes on the same path
+        traces = {m: m.__dict__["_trace"] for m in modules if m.__dict__.get("_trace") is not None}
         try:
+            for module in traces:
+                module._trace = []
             _set_all(modules, now)
             return function(*args)
         finally:
             _set_all(modules, before)
+            for module, trace in traces.items():
+                module._trace = trace
 
     return torch.utils.checkpoint.checkpoint(run, *inputs, use_reentrant=False)
 
@@ -253,10 +278,12 @@ _Attributes = tuple[int | None, bool, bool, int | None, dict[str, Tensor]]
 
 
 def _temporal_modules(net: nn.Module) -> dict[str, Temporal]:
+    if not isinstance(net, nn.Module):
+        raise InvalidTypeError(f"net: must be an nn.Module, got {type(net).__name__}")
     return {name: module for name, module in net.named_modules() if isinstance(module, Temporal)}
 
 
-def _enter(modules: Sequence[Temporal], steps: int | None, carries: bool, graph: bool) -> list[_Attributes]:
+def _enter(modules: Sequence[Temporal], steps: int | None, carries: bool, graph: bool, rows: int = 0) -> list[_Attributes]:
     """Tell modules about the run; returns what to restore."""
     if any(module._calls is not None for module in modules):
         raise RunError("a runner was called within a run of the same network; runners do not nest, use only the outer one")
@@ -267,6 +294,7 @@ def _enter(modules: Sequence[Temporal], steps: int | None, carries: bool, graph:
         module._carries_state = carries
         module._keeps_graph = graph
         module._calls = 0
+        module._rows = rows
     return previous
 
 
@@ -277,6 +305,7 @@ def _leave(modules: Sequence[Temporal], previous: Sequence[_Attributes]) -> None
         module._carries_state = carries
         module._keeps_graph = graph
         module._calls = calls
+        module._rows = 0
 
 
 def _restore_states(modules: Sequence[Temporal], previous: Sequence[_Attributes]) -> None:
@@ -292,6 +321,9 @@ def _set_all(modules: Sequence[Temporal], attributes: Sequence[_Attributes]) -> 
 def _split_static(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
     """The part of a network that has to see every time step, and its inputs: leading stateless children run here, once."""
     if not isinstance(net, nn.Sequential) or len(inputs) != 1:
+        return net, inputs
+    # a forward or a hook of the user's own sees every time step
+    if type(net).forward is not nn.Sequential.forward or net._forward_hooks or net._forward_pre_hooks:
         return net, inputs
     children = list(net)
     leading = 0
@@ -311,8 +343,24 @@ def _split_static(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Callable[
 
 
 def _depends_on_time(module: nn.Module) -> bool:
-    random = isinstance(module, nn.modules.dropout._DropoutNd) and module.training
-    return random or isinstance(module, Temporal | nn.RNNBase | nn.RNNCellBase)
+    """Whether presenting an input again may give another output: anything but torch's and our own layers may."""
+    known = type(module).__module__.startswith(("torch.nn.modules.", "snnsim.quant."))
+    # batch statistics count the samples, and these draw
+    varies = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd | nn.RReLU) and module.training
+    draws = isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d | nn.RNNBase | nn.RNNCellBase)
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+    return not known or varies or draws or hooked
+
+
+def _explain_shapes(problem: BaseException, who: str, x_seq: Sequence[Tensor]) -> None:
+    """Raise a ShapeError that speaks of time where a layer of the network refused the shape it was given."""
+    if isinstance(problem, SnnsimError) or not isinstance(problem, RuntimeError):
+        return
+    if any(word in str(problem) for word in ("shape", "size", "channels", "dimension")):
+        raise ShapeError(
+            f"{who}: a layer of the network refused its input: {problem}. x_seq was {[tuple(x.shape) for x in x_seq]}; is its "
+            "first axis time and its second the batch?"
+        ) from problem
 
 
 def _unfold(output: Any, steps: int, rows: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim.debug import check_finite
 from snnsim.errors import InvalidTypeError, RunError, ShapeError, StateError
 
 __all__ = ["Temporal", "stack_steps"]
@@ -32,6 +33,8 @@ class Temporal(nn.Module):
     _carries_state: bool = True
     _keeps_graph: bool = True
     _calls: int | None = None
+    # time x batch of the run; a layer may make more rows of them (patches), never fewer
+    _rows: int = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,10 +53,13 @@ class Temporal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """One time step `[B, *n]`; inside MultiStep the folded sequence `[T*B, *n]`."""
-        self._count_call()
+        self._check_call(x)
         if self._time_steps is None:
+            check_finite(type(self).__name__, x)
             return self.forward_sequence(x.unsqueeze(0)).squeeze(0)
-        return self.forward_sequence(self._unfold(x)).flatten(0, 1)
+        x_seq = self._unfold(x)
+        check_finite(type(self).__name__, x_seq)
+        return self.forward_sequence(x_seq).flatten(0, 1)
 
     def held(self, name: str) -> Tensor | None:
         """A state tensor kept from the step before, or None at rest."""
@@ -78,10 +84,16 @@ class Temporal(nn.Module):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` returned; empty for rest."""
+        self.check_state(state)
+        self._state = dict(state)
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Refuse a state that this module could not have held."""
         for name, tensor in state.items():
             if not isinstance(tensor, Tensor):
                 raise InvalidTypeError(f"load_state: {name!r} must be a tensor, got {type(tensor).__name__}")
-        self._state = dict(state)
+            if not tensor.dtype.is_floating_point:
+                raise InvalidTypeError(f"load_state: {name!r} must be floating point, got {tensor.dtype}")
 
     def check_held(self, name: str, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The held state tensor, checked against one step of input.
@@ -112,15 +124,24 @@ class Temporal(nn.Module):
 
     def _unfold(self, x: Tensor) -> Tensor:
         steps = self._time_steps
-        if steps is None or x.dim() == 0 or x.shape[0] % steps:
+        if steps is None or x.shape[0] % steps or (self._rows and x.shape[0] % self._rows):
             raise ShapeError(
                 f"{type(self).__name__}: got shape {tuple(x.shape)} within a run of {steps} time steps; the first axis must stay "
                 "time x batch from the runner's input to every neuron, so keep the batch axis first in all layers"
             )
         return x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
 
-    def _count_call(self) -> None:
+    def _check_call(self, x: Tensor) -> None:
+        if isinstance(x, Tensor) and x.dim() == 0:
+            raise ShapeError(
+                f"{type(self).__name__}: x must be [B, *n], got a single number; give it a batch axis with x.reshape(1, 1)"
+            )
         if self._calls is None:
+            if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+                raise RunError(
+                    f"{type(self).__name__} was called within a backward pass, as torch.utils.checkpoint does to recompute; "
+                    "use snnsim.checkpoint(module, x), which keeps time and state"
+                )
             return
         if self._calls:
             raise RunError(

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnsim.errors import ContractError, InvalidTypeError
 from snnsim.neurons.base import BaseNode, Membrane, checked_surrogate
@@ -107,6 +107,10 @@ def check_node(make_node: Callable[[], Membrane], shape: tuple[int, ...] = (6, 3
     Raises:
         ContractError: the first rule that is broken.
     """
+    if isinstance(make_node, nn.Module):
+        raise InvalidTypeError(
+            f"check_node({type(make_node).__name__}(...)): needs what makes a node, the class or a lambda; not a node"
+        )
     node = make_node()
     if not isinstance(node, Membrane):
         raise InvalidTypeError(f"check_node(make_node): must return a neuron, got {type(node).__name__}")

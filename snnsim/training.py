@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from snnsim import data, neurons, quant
 from snnsim._version import __version__
+from snnsim.checks import check_int, checked_number
 from snnsim.data import ImageDataset, batches
 from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, MissingDataError
 from snnsim.files import write_whole
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 CHECKPOINT_FORMAT = 1
+CHECKPOINT_PARTS = {"config", "model", "optimizer", "scheduler", "order", "rng", "history"}
 DATASETS = ("digits", "mnist")
 CODEBOOKS: dict[str, Callable[[int], Codebook]] = {
     "uniform": quant.uniform,
@@ -83,8 +86,12 @@ class Config:
                 raise InvalidTypeError(f"Config({name}={value!r}): must be an int")
             if value < 1:
                 raise InvalidValueError(f"Config({name}={value}): must be at least 1")
-        if not self.learning_rate > 0:
-            raise InvalidValueError(f"Config(learning_rate={self.learning_rate}): must be > 0")
+        checked_number("Config", "learning_rate", self.learning_rate, above=0)
+        check_int("Config", "seed", self.seed, at_least=0)
+        if self.seed >= 2**63:
+            raise InvalidValueError(f"Config(seed={self.seed}): must be below 2**63")
+        if self.bits is not None:
+            check_int("Config", "bits", self.bits, at_least=1)
 
     def make_codebook(self) -> Codebook | None:
         """The codebook of one node; None for float states."""
@@ -219,6 +226,9 @@ class Training:
             raise CheckpointError(
                 f"{path} is the checkpoint of another run: {'; '.join(differ)}; give the same options, or another --out"
             )
+        shapes = {name: value.shape for name, value in saved["model"].items()}
+        if shapes != {name: value.shape for name, value in self.runner.state_dict().items()}:
+            raise CheckpointError(f"{path} holds the weights of another network; give the same options, or another --out")
         self.runner.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
@@ -250,11 +260,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"no checkpoint at {path}; train without --resume first, or name the folder that holds it with --out"
         )
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged at {damaged!r}; delete it and train again")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as problem:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, zipfile.BadZipFile) as problem:
         raise CheckpointError(f"{path} is damaged or not a checkpoint ({problem}); delete it and train again") from problem
     if not isinstance(saved, dict) or "format" not in saved:
         raise CheckpointError(f"{path} is not a checkpoint of snnsim; name another file")
+    if saved["format"] == CHECKPOINT_FORMAT and not set(saved) >= CHECKPOINT_PARTS:
+        raise CheckpointError(f"{path} lacks {sorted(CHECKPOINT_PARTS - set(saved))}; delete it and train again")
     if saved["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {saved['format']}, this version reads {CHECKPOINT_FORMAT}; "

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnsim import MultiStep, metrics, neurons, quant
+from snnsim import MultiStep, layers, metrics, neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError
 
 
@@ -53,6 +53,14 @@ def test_footprint_leaves_the_network_as_it_was():
     metrics.footprint(MultiStep(net), torch.rand(5, 7, 4))
     assert net.training
     assert torch.equal(net[1].v, held)
+
+
+def test_footprint_leaves_a_delay_as_it_was():
+    net = nn.Sequential(layers.Delay(2), neurons.IFNode())
+    net(torch.rand(2, 3))
+    before = net[0].state()
+    metrics.footprint(net, torch.rand(1, 3))
+    assert all(torch.equal(net[0].state()[name], before[name]) for name in before)
 
 
 def test_firing_rate_is_spikes_per_neuron_and_step():

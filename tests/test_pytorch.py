@@ -7,6 +7,7 @@ import socket
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -140,6 +141,30 @@ def test_gradient_checkpointing_gives_the_same_gradients(runner):
     for ours, plain in zip(gradients(run, X_SEQ), gradients(runner(net), X_SEQ), strict=True):
         assert torch.equal(ours, plain)
     assert snnsim.states(net)["1"] == {}
+
+
+def test_plain_checkpointing_of_a_neuron_is_refused_with_the_right_way():
+    net = network()
+
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False)
+
+    with pytest.raises(RuntimeError, match=r"use snnsim\.checkpoint"):
+        MultiStep(Plain())(X_SEQ).sum().backward()
+    assert snnsim.states(net)["1"] == {}
+
+
+def test_recomputed_steps_are_not_recorded_again():
+    net = network()
+    run = MultiStep(Checkpointed(net))
+    with snnsim.Recorder(run) as recorder:
+        run(X_SEQ).sum().backward()
+    assert recorder["net.body.1"].spikes.shape == (5, 3, 16)
 
 
 def test_checkpoint_needs_a_module():

@@ -60,3 +60,12 @@ def test_refuses_a_second_recorder_and_other_things():
         pass
     with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module"):
         Recorder([net])
+
+
+def test_batches_of_different_sizes_need_recorders_of_their_own():
+    net = network()
+    with Recorder(net) as recorder:
+        MultiStep(net)(X_SEQ)
+        MultiStep(net)(X_SEQ[:, :2])
+    with pytest.raises(ValueError, match="a Recorder of its own"):
+        recorder.traces()

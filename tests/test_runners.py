@@ -125,7 +125,7 @@ def test_a_failed_run_changes_nothing(runner):
     with pytest.raises(StateError):
         run(torch.rand(2, 4, 3))
     bad = nn.Sequential(net[0], nn.Linear(7, 2), node())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ShapeError, match="is its first axis time"):
         runner(bad, carry_state=True)(torch.rand(2, 5, 3))
     after = snnsim.states(net)
     assert all(torch.equal(after[name]["v"], before[name]["v"]) for name in before)
@@ -142,6 +142,19 @@ def test_states_can_be_taken_and_put_back():
     first = run(x_seq[3:])
     snnsim.set_states(net, saved)
     assert torch.equal(run(x_seq[3:]), first)
+
+
+def test_states_that_a_node_could_not_hold_are_refused_and_nothing_changes():
+    net = nn.Sequential(node(), node())
+    rest = torch.zeros(1, 2)
+    for bad, message in (
+        ({"v": torch.full((1, 2), 0.123)}, "off the node's codebook"),
+        ({"w": rest}, "its state is 'v'"),
+        ({"v": rest.long()}, "floating point"),
+    ):
+        with pytest.raises((StateError, InvalidTypeError), match=message):
+            snnsim.set_states(net, {"0": {"v": rest}, "1": bad})
+        assert snnsim.states(net) == {"0": {}, "1": {}}
 
 
 def test_states_of_another_network_are_refused():
@@ -161,17 +174,40 @@ def test_time_steps_presents_a_static_input(runner):
     assert torch.equal(out, runner(net)(x.expand(7, *x.shape)))
 
 
-def test_time_steps_runs_leading_stateless_layers_once():
-    class Counting(nn.Linear):
-        rows = 0
-
-        def forward(self, x):
-            Counting.rows += x.shape[0]
-            return super().forward(x)
-
-    net = nn.Sequential(Counting(4, 4), nn.ReLU(), node(), Counting(4, 2), node())
+def test_time_steps_runs_leading_stateless_layers_once(monkeypatch):
+    rows = []
+    forward = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: rows.append(len(x)) or forward(self, x))
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), node(), nn.Linear(4, 2), node())
     MultiStep(net, time_steps=10)(torch.rand(3, 4))
-    assert Counting.rows == 3 + 30
+    assert rows == [3, 30]
+
+
+class Poisson(nn.Module):
+    def forward(self, x):
+        return (torch.rand_like(x) <= x).float()
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+def test_time_steps_calls_the_users_own_layers_at_every_step(runner):
+    rates = runner(nn.Sequential(Poisson(), neurons.IFNode(0.5)), time_steps=200)(torch.full((1, 50), 0.5)).mean(0)
+    # drawn once, every rate would be 0 or 1
+    assert ((rates > 0.3) & (rates < 0.7)).all()
+
+
+def test_time_steps_respects_a_forward_and_hooks_of_the_users_own():
+    class Negative(nn.Sequential):
+        def forward(self, x):
+            return -super().forward(x)
+
+    net = Negative(nn.Identity(), neurons.LIReadout())
+    x = torch.rand(2, 3)
+    assert torch.equal(MultiStep(net, time_steps=4)(x), MultiStep(net)(x.expand(4, 2, 3)))
+    calls = []
+    plain = nn.Sequential(nn.Identity(), neurons.LIReadout())
+    plain.register_forward_hook(lambda *_: calls.append(1))
+    MultiStep(plain, time_steps=4)(x)
+    assert calls == [1]
 
 
 def test_time_steps_draws_random_layers_at_every_step():
@@ -321,6 +357,26 @@ def test_a_layer_that_moves_the_batch_axis_raises():
         MultiStep(nn.Sequential(node(), Mean()))(torch.rand(4, 3, 5))
     with pytest.raises(ShapeError, match="the first axis must stay time x batch"):
         MultiStep(nn.Sequential(Mean(), node()))(torch.rand(4, 3, 5))
+
+
+def test_a_missing_time_axis_is_named_as_the_likely_cause():
+    with pytest.raises(ShapeError, match=r"x_seq was \[\(5, 4\)\]; is its first axis time"):
+        MultiStep(nn.Sequential(nn.Linear(4, 3), node()))(torch.rand(5, 4))
+    with pytest.raises(ShapeError, match=r"SingleStep: .* is its first axis time"):
+        SingleStep(nn.Sequential(nn.Linear(5, 3), node()))(torch.rand(5, 4))
+
+
+def test_recurrent_modules_that_would_take_the_wrong_axis_are_refused():
+    with pytest.raises(RunError, match="take the batch of one step for time"):
+        SingleStep(nn.Sequential(nn.LSTM(3, 3), node()))
+    with pytest.raises(RunError, match="fed step by step"):
+        MultiStep(nn.Sequential(nn.GRUCell(3, 3), node()))
+
+
+def test_helpers_need_a_module():
+    for function in (snnsim.reset, snnsim.detach, snnsim.states):
+        with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module"):
+            function(3)
 
 
 def test_an_output_that_is_no_tensor_raises():

@@ -95,15 +95,36 @@ def test_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path):
     assert same(weights(other), before)
 
 
+def test_weights_of_another_shape_change_nothing(tmp_path):
+    run = training()
+    run.save(tmp_path / "checkpoint.pt")
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    saved["model"]["net.3.weight"] = torch.zeros(3, 3)
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    before = weights(run)
+    with pytest.raises(CheckpointError, match="the weights of another network"):
+        run.resume(tmp_path / "checkpoint.pt")
+    assert same(weights(run), before)
+
+
 def test_missing_and_damaged_checkpoints(tmp_path):
     with pytest.raises(MissingDataError, match="train without --resume first"):
         load_checkpoint(tmp_path / "none.pt")
     path = tmp_path / "checkpoint.pt"
     training().save(path)
-    for content in (path.read_bytes()[:1000], b"", b"hello"):
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 0x40
+    for content in (*(whole[: len(whole) * part // 100] for part in (1, 30, 60, 90, 99)), b"", b"hello"):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
             load_checkpoint(path)
+    path.write_bytes(flipped)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
+    torch.save({"format": 1, "config": {}}, path)
+    with pytest.raises(CheckpointError, match="lacks"):
+        load_checkpoint(path)
     torch.save({"weights": 1}, path)
     with pytest.raises(CheckpointError, match="is not a checkpoint of snnsim"):
         load_checkpoint(path)
@@ -139,6 +160,9 @@ def test_unwritable_output(tmp_path):
         ({"hidden": 0}, InvalidValueError, "hidden"),
         ({"epochs": 1.5}, InvalidTypeError, "must be an int"),
         ({"learning_rate": 0.0}, InvalidValueError, "learning_rate"),
+        ({"learning_rate": float("inf")}, InvalidValueError, "finite"),
+        ({"seed": 2**70}, InvalidValueError, "seed"),
+        ({"bits": True}, InvalidTypeError, "bits"),
     ],
 )
 def test_configurations_are_checked(changes, error, message):

@@ -11,6 +11,7 @@ import torch
 
 from snnsim.cli.options import positive_int, state_bits
 from snnsim.cli.pictures import draw_curves, draw_membranes
+from snnsim.errors import OutputError
 from snnsim.metrics import footprint
 from snnsim.training import CODEBOOKS, DATASETS, Config, Training, describe_bits, load_datasets
 
@@ -57,6 +58,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of weights and image order")
     parser.add_argument("--out", type=Path, default=Path("runs/train"), metavar="DIR", help="where checkpoint and pictures go")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    parser.add_argument("--overwrite", action="store_true", help="discard the checkpoint in --out")
     parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
@@ -83,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
     if options.resume:
         training.resume(checkpoint)
     else:
+        if checkpoint.exists() and not options.overwrite:
+            raise OutputError(f"{checkpoint} exists; continue it with --resume, discard it with --overwrite, or give another --out")
         # an unwritable folder shows now, not after the first epoch
         training.save(checkpoint)
     while training.epoch < config.epochs:

@@ -176,7 +176,7 @@ def set_threshold_margin(
         ShapeError: `label_one_hot` is not `[B, C]`.
     """
     where = "set_threshold_margin"
-    if not callable(getattr(output_layer, "set_training_threshold", None)):
+    if isinstance(output_layer, type) or not callable(getattr(output_layer, "set_training_threshold", None)):
         raise InvalidTypeError(
             f"{where}(output_layer={type(output_layer).__name__}): output_layer must be a spiking neuron; "
             "pass the last node of the network itself, such as net[-1]"

@@ -33,7 +33,8 @@ class Delay(Temporal):
         waiting = [self.check_held(f"x{i}", x_seq[0], x_seq.dtype) for i in range(self.delay_steps)]
         past = stack_steps([torch.zeros_like(x_seq[0]) if x is None else x for x in waiting])
         line = torch.cat([past, x_seq])
-        self.hold(**{f"x{i}": x for i, x in enumerate(line[len(x_seq) :])})
+        # copies: a view would keep the whole line alive
+        self.hold(**{f"x{i}": x.clone() for i, x in enumerate(line[len(x_seq) :])})
         return line[: len(x_seq)]
 
     def extra_repr(self) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_number
-from snnsim.debug import check_finite
+from snnsim.checks import checked_bool, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.fixed_dtype import FixedDtype
 from snnsim.kernels.table import LinearMembrane
@@ -105,19 +104,30 @@ class Membrane(FixedDtype, Temporal):
             raise InvalidValueError(f"{type(self).__name__}.codes: this state is not quantized; give the node a state_quant")
         return None if self.v is None else self.state_quant.encode(self.v)
 
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Refuse a state that this node could not have held."""
+        super().check_state(state)
+        if set(state) - {"v"}:
+            raise StateError(f"{type(self).__name__}: its state is 'v', got {sorted(state)}; take states from snnsim.states(net)")
+        codebook = self.state_quant
+        if "v" in state and codebook is not None:
+            v = state["v"]
+            if not torch.isin(v[~v.isnan()], codebook.levels.to(v.dtype)).all():
+                raise StateError(
+                    f"{type(self).__name__}: this state is off the node's codebook, {codebook}; it is of another network"
+                )
+
     def state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
         """float32, or float64 where the input or the codebook is.
 
         Raises:
             InvalidTypeError: an input that is not floating point.
-            InvalidValueError: NaN, while snnsim.debug is on.
         """
         who = type(self).__name__
         if not isinstance(x_seq, Tensor):
             raise InvalidTypeError(f"{who}: x must be a tensor, got {type(x_seq).__name__}")
         if not x_seq.dtype.is_floating_point:
             raise InvalidTypeError(f"{who}: x must be floating point, got {x_seq.dtype}; convert it with x.float()")
-        check_finite(who, x_seq)
         return torch.promote_types(x_seq.dtype, torch.float32 if codebook is None else codebook.levels.dtype)
 
     def initial(self, name: str, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
@@ -283,7 +293,7 @@ class BaseNode(Membrane):
         super().__init__(0.0 if v_reset is None else checked_number(who, "v_reset", v_reset), state_quant, min_decay)
         self.surrogate = checked_surrogate(who, surrogate)
         self.v_reset = None if v_reset is None else self.v_rest
-        self.detach_reset = detach_reset
+        self.detach_reset = checked_bool(who, "detach_reset", detach_reset)
         set_constant(self, "v_threshold", v_threshold, learn_threshold)
         self._margin: tuple[Tensor, float] | None = None
         self._check_threshold()
@@ -343,7 +353,11 @@ class BaseNode(Membrane):
     def firing_threshold(self, q: Tensor) -> float | Tensor:
         """The threshold in force for the membrane `q`: that of `set_training_threshold` while training, else the node's own."""
         if self._margin is None:
-            return self.v_threshold
+            threshold, codebook = self.v_threshold, self.state_quant
+            if isinstance(threshold, float) and codebook is not None and codebook.levels.dtype != q.dtype:
+                # a level that is the threshold in the codebook's dtype is so in every other
+                return torch.tensor(threshold, dtype=codebook.levels.dtype, device=q.device).to(q.dtype)
+            return threshold
         training, evaluation = self._margin
         return training.to(q.dtype) if self.training else evaluation
 
@@ -359,10 +373,11 @@ class BaseNode(Membrane):
         Raises:
             InvalidValueError: a threshold at or below rest, or out of the codebook's reach.
         """
-        if not torch.compiler.is_compiling():
+        if threshold.numel() and not torch.compiler.is_compiling():
             for value in (float(threshold.min()), float(threshold.max()), evaluation):
                 self._check_reach(value)
         self._margin = (threshold.detach(), float(evaluation))
+        self._planner.clear()
 
     def extra_repr(self) -> str:
         threshold = self.v_threshold if isinstance(self.v_threshold, float) else f"{tuple(self.v_threshold.shape)}"
@@ -379,7 +394,8 @@ class BaseNode(Membrane):
                     f"{type(self).__name__}: set_threshold_margin was given thresholds for {tuple(threshold.shape)} and this "
                     f"step's input is {tuple(x.shape)}; set it again for every batch"
                 )
-            check_broadcast(type(self).__name__, "v_threshold", threshold, x)
+            if self._margin is None:
+                check_broadcast(type(self).__name__, "v_threshold", threshold, x)
         learned = isinstance(self.v_threshold, nn.Parameter) or (self.state_quant is not None and self.state_quant.is_learned)
         if learned and not torch.compiler.is_compiling():
             self._check_learned()
@@ -482,9 +498,11 @@ def warn_if_far(who: str, name: str, wanted: float, snapped: float, threshold: f
 
 def check_broadcast(who: str, name: str, value: Tensor, x: Tensor) -> None:
     """Refuse a per-neuron constant that does not fit one step of input `[B, *n]`."""
-    if value.dim() > x.dim() or any(a not in (1, b) for a, b in zip(value.shape[::-1], x.shape[::-1], strict=False)):
+    neurons = x.shape[1:]
+    if value.dim() > len(neurons) or any(a not in (1, b) for a, b in zip(value.shape[::-1], neurons[::-1], strict=False)):
         raise ShapeError(
-            f"{who}: {name} has shape {tuple(value.shape)} and must broadcast against one step of input, {tuple(x.shape)}; for one "
+            f"{who}: {name} has shape {tuple(value.shape)} and must broadcast against the neurons of one sample, "
+            f"{tuple(neurons)}; for one "
             "value per channel of [B, C, H, W] give it shape (C, 1, 1)"
         )
 

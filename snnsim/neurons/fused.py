@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnsim.errors import InvalidValueError
 from snnsim.kernels.registry import explain
 from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table
 from snnsim.quant.codebook import Codebook
+from snnsim.surrogate import FunctionSurrogate
 from snnsim.transition import build_table
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Plan:
 class Planner:
     """The plan of a node, kept while nothing that it was made from has changed.
 
-    What a node learns changes with every step, so a node with parameters that require a gradient gets a new plan for each run.
+    What a node learns changes with every step, so a node with parameters gets a new plan for each run.
     """
 
     def __init__(self) -> None:
@@ -91,9 +92,12 @@ class Planner:
         tensors = [*node.parameters(), *node.buffers()]
         if any(tensor.is_inference() for tensor in tensors):
             return Plan(None, "it was made in inference mode, where nothing can be differentiated")
-        if any(tensor.requires_grad for tensor in tensors):
+        # parameters may change through .data, a plain function through what it closes over: neither leaves a trace
+        surrogate = getattr(node, "surrogate", None)
+        if isinstance(surrogate, FunctionSurrogate) or any(isinstance(t, nn.Parameter) or t.requires_grad for t in tensors):
             return _make_plan(node, x, dtype)
-        key = (dtype, x.device, x.shape[1:], node.training, tuple((id(tensor), tensor._version) for tensor in tensors))
+        ste = None if node.state_quant is None else node.state_quant.ste
+        key = (dtype, ste, x.device, x.shape[1:], node.training, tuple((id(tensor), tensor._version) for tensor in tensors))
         if self._plan is None or key != self._key:
             self._plan, self._key, self._tensors = _make_plan(node, x, dtype), key, tensors
         return self._plan

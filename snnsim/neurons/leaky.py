@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnsim.checks import checked_number
+from snnsim.checks import checked_bool, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.neurons.base import BaseNode, Membrane, check_broadcast
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
 
@@ -27,6 +27,12 @@ class Leaky(Membrane):
     def leak(self, v: Tensor) -> Tensor:
         """What is left of `v`: a step of 1/tau toward rest."""
         return v - (v - self.v_rest) / self.tau
+
+    def check_constants(self, x: Tensor) -> None:
+        """Refuse a time constant that does not fit one step of input."""
+        super().check_constants(x)
+        if self.tau.dim():
+            check_broadcast(type(self).__name__, "tau", self.tau, x)
 
     def linear_leak(self) -> tuple[bool, Tensor | None]:
         """Linear with time constant tau, unless a subclass leaks otherwise."""
@@ -74,7 +80,7 @@ class LIFNode(Leaky, BaseNode):
             min_decay=min_decay,
         )
         set_tau(self, tau)
-        self.decay_input = decay_input
+        self.decay_input = checked_bool(type(self).__name__, "decay_input", decay_input)
         if state_quant is not None and self.tau.dim() == 0:
             self.warn_if_stuck(state_quant, self.leak)
 

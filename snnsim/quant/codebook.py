@@ -159,9 +159,7 @@ class Codebook(FixedDtype):
         """Lowest and highest level."""
         return self._limits
 
-    def with_rounding(
-        self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None
-    ) -> Codebook:
+    def with_rounding(self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None) -> Codebook:
         """The same levels under another rounding.
 
         Rounding moves the firing decision too: see `effective_threshold` of the result.
@@ -262,6 +260,14 @@ class Codebook(FixedDtype):
         return torch.where(on_level, nearest, cell).reshape(shape)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        levels, edges = (state_dict.get(prefix + name) for name in ("levels", "edges"))
+        if not self.is_learned and levels is not None and edges is not None and levels.shape == self.levels.shape:
+            try:
+                _checked_edges(edges, _checked_levels(levels.double(), self.levels.dtype))
+            except InvalidValueError as problem:
+                error_messages: list[str] = args[-1] if args else kwargs["error_msgs"]
+                error_messages.append(f"{prefix}levels: {problem}")
+                return
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._remember_limits()
 
@@ -279,9 +285,7 @@ def _codebook_dtype(levels: Sequence[float] | Tensor, dtype: torch.dtype | None)
     distinct = ""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         values = torch.as_tensor(levels)
-        distinct = (
-            f" (in {dtype} only {values.to(dtype).unique().numel()} of the {values.numel()} levels stay distinct)"
-        )
+        distinct = f" (in {dtype} only {values.to(dtype).unique().numel()} of the {values.numel()} levels stay distinct)"
     raise InvalidTypeError(
         f"Codebook(dtype={dtype}): a codebook is float32 or float64{distinct}; spikes still take the dtype of the input"
     )

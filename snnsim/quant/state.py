@@ -82,9 +82,7 @@ def state_quant(
     return Codebook(levels.float(), ste="pass")
 
 
-def uniform(
-    bits: int, threshold: float = 1.0, rest: float = 0.0, low: float | None = None, high: float | None = None
-) -> Codebook:
+def uniform(bits: int, threshold: float = 1.0, rest: float = 0.0, low: float | None = None, high: float | None = None) -> Codebook:
     """Evenly spaced levels with the rest potential on a level and an edge exactly at the threshold.
 
     The step is `(threshold - rest) / (n + 1/2)` for the whole number `n` of levels between rest and threshold that brings the
@@ -177,15 +175,11 @@ def _threshold_grid(
     if low > rest:
         raise InvalidValueError(f"{recipe}(low={low}): must not lie above rest={rest}, which is a level")
     if high <= threshold:
-        raise InvalidValueError(
-            f"{recipe}(high={high}): must lie above threshold={threshold}, or the neuron never fires"
-        )
+        raise InvalidValueError(f"{recipe}(high={high}): must lie above threshold={threshold}, or the neuron never fires")
     # offsets[i]: distance of the i-th level from the threshold, on either side, in units of the innermost gap
     with np.errstate(over="ignore"):
         offsets = 0.5 + np.concatenate([[0.0], np.cumsum(ratio ** -np.arange(1.0, 2**bits))])
-    between, negative, positive = _level_counts(
-        2**bits, offsets, (threshold - low) / distance, (high - threshold) / distance
-    )
+    between, negative, positive = _level_counts(2**bits, offsets, (threshold - low) / distance, (high - threshold) / distance)
     gap = distance / offsets[between]
     lower = threshold - gap * offsets[: between + negative + 1][::-1]
     levels = torch.from_numpy(np.concatenate([lower, threshold + gap * offsets[:positive]]))

@@ -28,9 +28,7 @@ class StochasticCodebook(Codebook):
     Source: Gupta et al. 2015, "Deep Learning with Limited Numerical Precision", section 3.
     """
 
-    def __init__(
-        self, levels: Sequence[float] | Tensor, ste: str = "clip", generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, levels: Sequence[float] | Tensor, ste: str = "clip", generator: torch.Generator | None = None) -> None:
         super().__init__(levels, ste=ste)
         self.generator = generator
 

@@ -128,9 +128,7 @@ class Surrogate(ABC):
         Raises:
             InvalidValueError: this surrogate has none.
         """
-        raise InvalidValueError(
-            f"{self!r}: this surrogate has no primitive; define primitive(x), or use a surrogate that has one"
-        )
+        raise InvalidValueError(f"{self!r}: this surrogate has no primitive; define primitive(x), or use a surrogate that has one")
 
     @property
     def has_primitive(self) -> bool:

@@ -80,6 +80,15 @@ def test_an_unwritable_output_shows_before_training(tmp_path, capsys):
     assert "epoch" not in captured.out
 
 
+def test_a_checkpoint_is_not_overwritten_unless_asked(tmp_path, capsys):
+    assert main([*FAST, "--out", str(tmp_path)]) == 0
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    assert main([*FAST, "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert main([*FAST, "--out", str(tmp_path), "--overwrite", "--epochs", "1"]) == 0
+
+
 @pytest.mark.parametrize("bits", ["0", "17", "two", "2.5", "-1"])
 def test_bits_are_checked_by_the_parser(bits, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -56,9 +56,7 @@ def test_gradient_of_membrane_goes_to_the_maximum():
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoders_want_time_and_batch(decoder):
     for shape in [(), (4,), (0, 2)]:
-        with pytest.raises(
-            ShapeError, match=rf"^{decoder.__name__}\(._seq of shape .*\): ._seq must be \[T, B, \*n\] with T >= 1"
-        ):
+        with pytest.raises(ShapeError, match=rf"^{decoder.__name__}\(._seq of shape .*\): ._seq must be \[T, B, \*n\] with T >= 1"):
             decoder(torch.zeros(shape))
     with pytest.raises(InvalidTypeError, match="must be a tensor"):
         decoder([[0.0]])

@@ -35,17 +35,13 @@ def test_encoders_emit_zeros_and_ones(encoder):
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf])
 @pytest.mark.parametrize("encoder", FROM_VALUES)
 def test_values_must_lie_between_zero_and_one(encoder, value):
-    with pytest.raises(
-        InvalidValueError, match=rf"^{encoder.__name__}\(x with the value .*within 0\.\.1; scale them first$"
-    ):
+    with pytest.raises(InvalidValueError, match=rf"^{encoder.__name__}\(x with the value .*within 0\.\.1; scale them first$"):
         encoder(torch.tensor([0.5, value]), 4)
 
 
 @pytest.mark.parametrize("encoder", FROM_VALUES)
 def test_images_of_bytes_are_refused(encoder):
-    with pytest.raises(
-        InvalidTypeError, match=r"x of dtype torch\.uint8\): x must be floating, within 0\.\.1; for 8-bit images"
-    ):
+    with pytest.raises(InvalidTypeError, match=r"x of dtype torch\.uint8\): x must be floating, within 0\.\.1; for 8-bit images"):
         encoder(torch.tensor([255], dtype=torch.uint8), 4)
 
 
@@ -58,9 +54,7 @@ def test_values_must_be_a_tensor(encoder):
 @pytest.mark.parametrize("encoder", [*FROM_VALUES, encode.direct])
 def test_time_steps_must_be_a_positive_int(encoder):
     name = encoder.__name__
-    with pytest.raises(
-        InvalidValueError, match=rf"^{name}\(time_steps=0\): time_steps must be >= 1; pass a larger number$"
-    ):
+    with pytest.raises(InvalidValueError, match=rf"^{name}\(time_steps=0\): time_steps must be >= 1; pass a larger number$"):
         encoder(torch.tensor([0.5]), 0)
     for value in (True, 4.0):
         with pytest.raises(InvalidTypeError, match=rf"^{name}\(time_steps={value}\): time_steps must be an int, not"):
@@ -133,9 +127,7 @@ def test_phase_of_one_is_the_largest_number():
 
 
 def test_phase_period_is_bounded():
-    with pytest.raises(
-        InvalidValueError, match=r"^phase\(period=33\): period must be <= 32, the digits a value can have; pass 8$"
-    ):
+    with pytest.raises(InvalidValueError, match=r"^phase\(period=33\): period must be <= 32, the digits a value can have; pass 8$"):
         encode.phase(torch.tensor([1.0]), 4, period=33)
     with pytest.raises(InvalidValueError, match=r"^phase\(period=0\): period must be >= 1"):
         encode.phase(torch.tensor([1.0]), 4, period=0)
@@ -195,11 +187,7 @@ def test_delta_threshold_must_be_positive(value):
 def test_delta_wants_a_sequence_of_finite_floats():
     with pytest.raises(ShapeError, match=r"x_seq must be \[T, B, \*n\]"):
         encode.delta(torch.zeros(3), 1.0)
-    with pytest.raises(
-        InvalidTypeError, match=r"x_seq of dtype torch\.int64\): x_seq must be floating; pass x_seq\.float\(\)$"
-    ):
+    with pytest.raises(InvalidTypeError, match=r"x_seq of dtype torch\.int64\): x_seq must be floating; pass x_seq\.float\(\)$"):
         encode.delta(torch.zeros(3, 1, dtype=torch.int64), 1.0)
-    with pytest.raises(
-        InvalidValueError, match=r"x_seq with the value nan\): values of x_seq must be finite; remove NaN"
-    ):
+    with pytest.raises(InvalidValueError, match=r"x_seq with the value nan\): values of x_seq must be finite; remove NaN"):
         encode.delta(torch.tensor([[0.0], [math.nan]]), 1.0)

@@ -126,9 +126,7 @@ def test_descending_a_temporal_loss_wants_the_right_class_earlier():
 
 @pytest.mark.parametrize(("name", "function"), CLASSIFIERS)
 def test_classification_losses_check_their_labels(name, function):
-    with pytest.raises(
-        InvalidValueError, match=rf"^{name}\(labels with the value 2\): values of labels must be within 0\.\.1"
-    ):
+    with pytest.raises(InvalidValueError, match=rf"^{name}\(labels with the value 2\): values of labels must be within 0\.\.1"):
         function(SPIKES, torch.tensor([0, 2]))
     with pytest.raises(InvalidTypeError, match=rf"^{name}\(labels of dtype torch.float32\): labels must be integers"):
         function(SPIKES, torch.tensor([0.0, 1.0]))
@@ -140,9 +138,7 @@ def test_classification_losses_check_their_labels(name, function):
 
 @pytest.mark.parametrize(("name", "function"), CLASSIFIERS)
 def test_classification_losses_take_a_neuron_per_class(name, function):
-    with pytest.raises(
-        ShapeError, match=rf"^{name}\(s_seq of shape \(4, 2\)\): s_seq must be \[T, B, C\], one neuron per class;"
-    ):
+    with pytest.raises(ShapeError, match=rf"^{name}\(s_seq of shape \(4, 2\)\): s_seq must be \[T, B, C\], one neuron per class;"):
         function(SPIKES[..., 0], LABELS)
     assert function(SPIKES.float(), LABELS.to(torch.uint8)).dtype == torch.float32
 
@@ -167,9 +163,7 @@ def test_losses_want_time_and_batch(name, function, shape):
 def test_scales_must_be_positive_numbers(name, argument, function):
     with pytest.raises(InvalidValueError, match=rf"^{name}\({argument}=0\): {argument} must be > 0"):
         function(0)
-    with pytest.raises(
-        InvalidTypeError, match=rf"^{name}\({argument}=None\): {argument} must be a number, not NoneType"
-    ):
+    with pytest.raises(InvalidTypeError, match=rf"^{name}\({argument}=None\): {argument} must be a number, not NoneType"):
         function(None)
 
 

@@ -67,31 +67,23 @@ def test_delay_keeps_the_dtype(dtype):
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None])
 def test_delay_must_be_an_int(value):
-    with pytest.raises(
-        InvalidTypeError, match=r"^delay\(delay_steps=.*\): delay_steps must be an int, not \w+; pass a whole"
-    ):
+    with pytest.raises(InvalidTypeError, match=r"^delay\(delay_steps=.*\): delay_steps must be an int, not \w+; pass a whole"):
         delay(torch.ones(2, 1), value)
 
 
 def test_delay_must_not_be_negative():
-    with pytest.raises(
-        InvalidValueError, match=r"^delay\(delay_steps=-1\): delay_steps must be >= 0; pass a larger number$"
-    ):
+    with pytest.raises(InvalidValueError, match=r"^delay\(delay_steps=-1\): delay_steps must be >= 0; pass a larger number$"):
         delay(torch.ones(2, 1), -1)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0, 2)])
 def test_a_sequence_has_time_and_batch(shape):
-    with pytest.raises(
-        ShapeError, match=r"^delay\(x_seq of shape .*\): x_seq must be \[T, B, \*n\] with T >= 1; put time first"
-    ):
+    with pytest.raises(ShapeError, match=r"^delay\(x_seq of shape .*\): x_seq must be \[T, B, \*n\] with T >= 1; put time first"):
         delay(torch.ones(shape), 1)
 
 
 def test_a_sequence_is_a_tensor():
-    with pytest.raises(
-        InvalidTypeError, match=r"^delay\(x_seq=\[1, 2\]\): x_seq must be a tensor; wrap it in torch.as_tensor$"
-    ):
+    with pytest.raises(InvalidTypeError, match=r"^delay\(x_seq=\[1, 2\]\): x_seq must be a tensor; wrap it in torch.as_tensor$"):
         delay([1, 2], 1)
 
 
@@ -116,9 +108,7 @@ def test_first_spike_functions_agree_with_a_list(train):
 @pytest.mark.parametrize("value", [2.0, -1.0, 0.5, math.nan])
 @pytest.mark.parametrize("function", [first_spike_index, lambda spikes: first_spike_time(spikes, 3)])
 def test_first_spike_wants_zeros_and_ones(function, value):
-    with pytest.raises(
-        InvalidValueError, match=rf"^first_spike_index\(spikes with the value {value}\): values .* must be 0 or 1;"
-    ):
+    with pytest.raises(InvalidValueError, match=rf"^first_spike_index\(spikes with the value {value}\): values .* must be 0 or 1;"):
         function(torch.tensor([0.0, 1.0, value]))
 
 
@@ -132,9 +122,7 @@ FIRST_SPIKE = [
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0)])
 @pytest.mark.parametrize("function", FIRST_SPIKE)
 def test_first_spike_wants_time_last(function, shape):
-    with pytest.raises(
-        ShapeError, match=r"spikes must be \[\*, T\] with T >= 1, time last; .* spikes\.movedim\(0, -1\)$"
-    ):
+    with pytest.raises(ShapeError, match=r"spikes must be \[\*, T\] with T >= 1, time last; .* spikes\.movedim\(0, -1\)$"):
         function(torch.ones(shape))
 
 
@@ -184,9 +172,7 @@ def test_soft_first_spike_time_needs_a_finite_none_value(value):
 
 @pytest.mark.parametrize("value", [1.5, -0.5, math.nan])
 def test_soft_first_spike_time_needs_probabilities(value):
-    with pytest.raises(
-        InvalidValueError, match=r"^soft_first_spike_time\(spikes with the value .*within 0\.\.1; pass spikes$"
-    ):
+    with pytest.raises(InvalidValueError, match=r"^soft_first_spike_time\(spikes with the value .*within 0\.\.1; pass spikes$"):
         soft_first_spike_time(torch.tensor([value]), 1)
 
 
@@ -261,9 +247,7 @@ def test_margin_refuses_what_is_not_one_hot(rows, row):
 
 
 def test_margin_refuses_class_indices():
-    with pytest.raises(
-        ShapeError, match=r"label_one_hot of shape \(2,\)\): label_one_hot must be \[B, C\]; pass torch\.nn"
-    ):
+    with pytest.raises(ShapeError, match=r"label_one_hot of shape \(2,\)\): label_one_hot must be \[B, C\]; pass torch\.nn"):
         set_threshold_margin(RecordingNode(), torch.tensor([0, 1]))
 
 
@@ -273,17 +257,13 @@ def test_margin_refuses_a_list():
 
 
 def test_margin_refuses_swapped_thresholds():
-    with pytest.raises(
-        InvalidValueError, match=r"\(threshold0=1\.1, threshold1=0\.9\): .* must not be below threshold0; swap"
-    ):
+    with pytest.raises(InvalidValueError, match=r"\(threshold0=1\.1, threshold1=0\.9\): .* must not be below threshold0; swap"):
         set_threshold_margin(RecordingNode(), torch.eye(2), threshold0=1.1, threshold1=0.9)
 
 
 @pytest.mark.parametrize("name", ["eval_threshold", "threshold0", "threshold1"])
 def test_margin_wants_finite_numbers(name):
-    with pytest.raises(
-        InvalidTypeError, match=rf"^set_threshold_margin\({name}=True\): {name} must be a number, not bool"
-    ):
+    with pytest.raises(InvalidTypeError, match=rf"^set_threshold_margin\({name}=True\): {name} must be a number, not bool"):
         set_threshold_margin(RecordingNode(), torch.eye(2), **{name: True})
     with pytest.raises(InvalidValueError, match=rf"^set_threshold_margin\({name}=nan\): {name} must be finite"):
         set_threshold_margin(RecordingNode(), torch.eye(2), **{name: math.nan})
@@ -291,9 +271,7 @@ def test_margin_wants_finite_numbers(name):
 
 @pytest.mark.parametrize("layer", [nn.Sequential(nn.Linear(2, 2)), None])
 def test_margin_wants_a_neuron(layer):
-    with pytest.raises(
-        InvalidTypeError, match=rf"output_layer={type(layer).__name__}\): output_layer must be a spiking neuron;"
-    ):
+    with pytest.raises(InvalidTypeError, match=rf"output_layer={type(layer).__name__}\): output_layer must be a spiking neuron;"):
         set_threshold_margin(layer, torch.eye(2))
 
 
@@ -330,9 +308,7 @@ def test_labels_must_be_integers(dtype):
 
 
 def test_labels_must_be_one_per_sample():
-    with pytest.raises(
-        ShapeError, match=r"labels of shape \(2, 1\)\): labels must be \[B\], one per sample; flatten them$"
-    ):
+    with pytest.raises(ShapeError, match=r"labels of shape \(2, 1\)\): labels must be \[B\], one per sample; flatten them$"):
         redundant_one_hot(torch.zeros(2, 1, dtype=torch.int64), 3, 2)
 
 
@@ -344,9 +320,7 @@ def test_labels_must_be_a_tensor():
 @pytest.mark.parametrize("name", ["num_classes", "n"])
 def test_counts_must_be_positive_ints(name):
     counts = {"num_classes": 3, "n": 2}
-    with pytest.raises(
-        InvalidValueError, match=rf"^redundant_one_hot\({name}=0\): {name} must be >= 1; pass a larger number$"
-    ):
+    with pytest.raises(InvalidValueError, match=rf"^redundant_one_hot\({name}=0\): {name} must be >= 1; pass a larger number$"):
         redundant_one_hot(torch.tensor([0]), **{**counts, name: 0})
     with pytest.raises(
         InvalidTypeError, match=rf"^redundant_one_hot\({name}=True\): {name} must be an int, not bool; pass a whole"
@@ -356,9 +330,7 @@ def test_counts_must_be_positive_ints(name):
 
 def test_kaiming_draws_every_weight_and_leaves_biases_alone():
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 64, 5), nn.BatchNorm2d(64), nn.Sequential(nn.ConvTranspose2d(64, 64, 3), nn.Linear(400, 500))
-    )
+    net = nn.Sequential(nn.Conv2d(3, 64, 5), nn.BatchNorm2d(64), nn.Sequential(nn.ConvTranspose2d(64, 64, 3), nn.Linear(400, 500)))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert kaiming_normal_conv_linear_weight(net) is None
     drawn = {"0.weight", "2.0.weight", "2.1.weight"}
@@ -391,9 +363,7 @@ def test_kaiming_refuses_weights_it_cannot_set_and_sets_none():
     computed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
     net = nn.Sequential(nn.Linear(2, 2), computed)
     before = net[0].weight.clone()
-    with pytest.raises(
-        InvalidValueError, match=r"the weight of '1' must be an initialized parameter; call this before a layer"
-    ):
+    with pytest.raises(InvalidValueError, match=r"the weight of '1' must be an initialized parameter; call this before a layer"):
         kaiming_normal_conv_linear_weight(net)
     assert torch.equal(net[0].weight, before)
 

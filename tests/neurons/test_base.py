@@ -187,9 +187,11 @@ def test_nan_is_named_while_debugging():
     x[1, 2] = torch.nan
     snnsim.debug(True)
     try:
-        with pytest.raises(InvalidValueError, match=r"1 NaN of 6 values, at \(0, 1, 2\)"):
+        with pytest.raises(InvalidValueError, match=r"1 NaN of 6 values, at \(1, 2\) of shape \(2, 3\)"):
             node(x)
         assert node.v is None
+        with pytest.raises(InvalidValueError, match=r"at \(0, 1, 2\), .* of shape \(3, 2, 3\)"):
+            MultiStep(node)(torch.stack([x, x, x]))
     finally:
         snnsim.debug(False)
     assert node(x)[1, 2].isnan()
@@ -319,3 +321,43 @@ def test_repr_names_what_was_chosen():
 def test_base_node_says_what_to_implement():
     with pytest.raises(NotImplementedError, match=r"must implement leak\(v\)"):
         neurons.BaseNode()(torch.zeros(1, 1))
+
+
+def test_thresholds_set_after_a_run_in_eval_mode_act_at_once():
+    node = IFNode(v_reset=None, state_quant=quant.from_levels([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2])).eval()
+    x_seq = torch.full((4, 1, 2), 0.4)
+    MultiStep(node)(x_seq)
+    functional.set_threshold_margin(node, torch.tensor([[1, 0]]), eval_threshold=0.6, threshold0=0.5, threshold1=0.7)
+    with snnsim.Recorder(node):
+        by_steps = MultiStep(node)(x_seq)
+    assert torch.equal(MultiStep(node)(x_seq), by_steps)
+    assert by_steps[1].tolist() == [[1, 1]]
+
+
+def test_a_level_at_the_threshold_fires_in_every_dtype():
+    node = IFNode(v_threshold=0.7, state_quant=quant.from_levels([0.0, 0.35, 0.7]))
+    for dtype in (torch.float32, torch.float64):
+        assert MultiStep(node)(torch.full((20, 1, 1), 0.5, dtype=dtype)).sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "message"),
+    [
+        (lambda: LIFNode(tau=torch.tensor([2.0, 3.0, 4.0])), torch.zeros(2, 4), "tau has shape"),
+        (lambda: IFNode(v_threshold=torch.rand(4, 3) + 0.5), torch.zeros(4, 3), "v_threshold has shape"),
+    ],
+)
+def test_constants_that_do_not_fit_one_sample_are_refused(make, x, message):
+    with pytest.raises(ShapeError, match=message):
+        make()(x)
+
+
+def test_flags_must_be_bools_and_input_must_have_a_batch():
+    with pytest.raises(InvalidTypeError, match="detach_reset must be True or False"):
+        IFNode(detach_reset="no")
+    with pytest.raises(InvalidTypeError, match="decay_input must be True or False"):
+        LIFNode(decay_input="yes")
+    with pytest.raises(ShapeError, match="a single number"):
+        IFNode()(torch.tensor(1.0))
+    with pytest.raises(InvalidTypeError, match="output_layer"):
+        functional.set_threshold_margin(IFNode, torch.eye(3))

@@ -9,7 +9,7 @@ from snnsim import MultiStep, Recorder, functional, neurons, quant
 from snnsim.errors import EngineError
 from snnsim.kernels import registry
 from snnsim.neurons import IFNode, LIFNode
-from snnsim.surrogate import ATan
+from snnsim.surrogate import ATan, from_derivative
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*levels never leak", "ignore:.*is not near any level")
 QUANTIZED = [configuration for configuration in ALL if configuration.codebook != "float"]
@@ -183,6 +183,7 @@ class TestPlan:
             lambda node: setattr(node, "surrogate", ATan(3.0)),
             lambda node: setattr(node, "detach_reset", True),
             lambda node: setattr(node, "decay_input", False),
+            lambda node: setattr(node.state_quant, "ste", "pass"),
             lambda node: node.tau.fill_(5.0),
             lambda node: node.state_quant.levels.mul_(1.01),
             lambda node: setattr(node, "state_quant", quant.uniform(4, low=-2.0)),
@@ -198,6 +199,23 @@ class TestPlan:
         assert torch.equal(out, out_loop)
         assert torch.equal(v, v_loop)
         assert torch.allclose(gradients[0], gradients_loop[0], rtol=1e-5, atol=1e-5)
+
+    def test_a_surrogate_that_closes_over_a_number_follows_it(self):
+        scale = [1.0]
+        node = LIFNode(surrogate=from_derivative(lambda x: scale[0] * torch.ones_like(x)), state_quant=quant.uniform(4))
+        slopes = []
+        for scale[0] in (1.0, 5.0):
+            x = torch.full((1, 1, 1), 0.5, requires_grad=True)
+            MultiStep(node)(x).sum().backward()
+            slopes.append(x.grad.item())
+        assert slopes == [0.5, 2.5]
+
+    def test_a_frozen_parameter_changed_through_data_counts(self):
+        node = neurons.ParametricLIFNode(state_quant=quant.uniform(4)).requires_grad_(False)
+        x_seq = torch.full((5, 1, 4), 1.2)
+        before = MultiStep(node)(x_seq).sum()
+        node.w.data.fill_(-5)
+        assert MultiStep(node)(x_seq).sum() < before
 
     @pytest.mark.parametrize(
         ("make", "reason"),

@@ -202,9 +202,7 @@ def test_refuses_a_dtype_that_merges_levels_and_counts_what_is_left():
         Codebook(levels, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize(
-    ("edges", "message"), [([0.5], "need 2 edges"), ([0.0, 1.5], "edge 0"), ([0.5, 2.5], "edge 1")]
-)
+@pytest.mark.parametrize(("edges", "message"), [([0.5], "need 2 edges"), ([0.0, 1.5], "edge 0"), ([0.5, 2.5], "edge 1")])
 def test_refuses_edges(edges, message):
     with pytest.raises(InvalidValueError, match=message):
         Codebook([0.0, 1.0, 2.0], edges)
@@ -309,3 +307,18 @@ def test_memory_does_not_grow_with_the_number_of_levels():
         quant.uniform(12)(h)
     most = max(event.cpu_memory_usage for event in profile.function_events)
     assert most <= 8 * h.numel()
+
+
+@pytest.mark.parametrize(
+    ("levels", "edges", "message"),
+    [
+        ([2.0, 1.0, torch.nan], [0.0, -1.0], "finite"),
+        ([0.0, 1.0, 1.0], [0.5, 1.0], "strictly increasing"),
+        ([0.0, 1.0, 2.0], [0.5, 5.0], "edge 1"),
+    ],
+)
+def test_loading_levels_that_are_none_is_refused_and_changes_nothing(levels, edges, message):
+    codebook = Codebook([0.0, 1.0, 2.0])
+    with pytest.raises(RuntimeError, match=message):
+        codebook.load_state_dict({"levels": torch.tensor(levels), "edges": torch.tensor(edges)})
+    assert codebook.levels.tolist() == [0, 1, 2]

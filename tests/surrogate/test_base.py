@@ -196,9 +196,7 @@ def test_derivative_must_be_defined():
     "make", [Cosine, lambda spiking: Plain(1.0, spiking), lambda spiking: from_derivative(half, spiking=spiking)]
 )
 def test_smooth_forward_needs_a_primitive(make):
-    with pytest.raises(
-        InvalidValueError, match=r"\(spiking=False\): the smooth forward needs a primitive.*keep spiking=True"
-    ):
+    with pytest.raises(InvalidValueError, match=r"\(spiking=False\): the smooth forward needs a primitive.*keep spiking=True"):
         make(spiking=False)
 
 
@@ -223,9 +221,7 @@ def test_parameters_must_be_numbers(value):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_parameters_must_be_finite(value):
-    with pytest.raises(
-        InvalidValueError, match=rf"^Cosine\(width={value}\): width must be finite; pass an ordinary number$"
-    ):
+    with pytest.raises(InvalidValueError, match=rf"^Cosine\(width={value}\): width must be finite; pass an ordinary number$"):
         Cosine(width=value)
 
 
@@ -248,14 +244,10 @@ def test_spiking_is_keyword_only():
 
 @pytest.mark.parametrize("value", [3.0, None, ATan()])
 def test_from_derivative_takes_functions_only(value):
-    with pytest.raises(
-        InvalidTypeError, match=r"^from_derivative\(derivative=.*\): derivative must be a function of one tensor"
-    ):
+    with pytest.raises(InvalidTypeError, match=r"^from_derivative\(derivative=.*\): derivative must be a function of one tensor"):
         from_derivative(value)
 
 
 def test_from_derivative_takes_a_function_as_primitive():
-    with pytest.raises(
-        InvalidTypeError, match=r"^from_derivative\(primitive=3\): primitive must be a function of one tensor"
-    ):
+    with pytest.raises(InvalidTypeError, match=r"^from_derivative\(primitive=3\): primitive must be a function of one tensor"):
         from_derivative(half, 3)

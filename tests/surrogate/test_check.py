@@ -82,23 +82,17 @@ def test_a_primitive_that_blocks_autograd_fails():
 
 def test_nan_fails():
     assert not check_gradient(from_derivative(one, lambda x: torch.where(x > 1, math.nan * x, x)))
-    assert not check_gradient(
-        from_derivative(lambda x: torch.where(x > 1, math.nan, 1.0).to(x.dtype), lambda x: x.clone())
-    )
+    assert not check_gradient(from_derivative(lambda x: torch.where(x > 1, math.nan, 1.0).to(x.dtype), lambda x: x.clone()))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_the_tolerance_follows_the_scale(scale):
-    assert check_gradient(
-        from_derivative(lambda x: scale * ATan().derivative(x), lambda x: scale * ATan().primitive(x))
-    )
+    assert check_gradient(from_derivative(lambda x: scale * ATan().derivative(x), lambda x: scale * ATan().primitive(x)))
     assert not check_gradient(from_derivative(lambda x: 1.001 * scale * one(x), lambda x: scale * x))
 
 
 def test_zero_is_on_every_grid():
-    bad_at_zero = from_derivative(
-        lambda x: torch.where(x == 0, 3.0, 1.0).to(x.dtype), lambda x: torch.where(x == 0, 5 * x, x)
-    )
+    bad_at_zero = from_derivative(lambda x: torch.where(x == 0, 3.0, 1.0).to(x.dtype), lambda x: torch.where(x == 0, 5 * x, x))
     assert check_gradient(bad_at_zero, low=-1.3, high=0.7, points=10).worst_x == 0.0
 
 

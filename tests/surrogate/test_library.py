@@ -123,9 +123,7 @@ def test_second_derivative_is_finite_up_to_ten_thousand(kind):
 
 @pytest.mark.parametrize("kind", [surrogate.PiecewiseLeakyReLU, surrogate.LeakyKReLU, surrogate.LogTailedReLU])
 def test_a_flat_side_stays_flat_at_infinity(kind):
-    flat = kind(
-        **{"PiecewiseLeakyReLU": {"c": 0}, "LeakyKReLU": {"leak": 0}, "LogTailedReLU": {"alpha": 0}}[kind.__name__]
-    )
+    flat = kind(**{"PiecewiseLeakyReLU": {"c": 0}, "LeakyKReLU": {"leak": 0}, "LogTailedReLU": {"alpha": 0}}[kind.__name__])
     assert flat.primitive(torch.tensor(-math.inf)) == 0
 
 
@@ -170,9 +168,7 @@ def test_repr_can_be_evaluated(kind):
     ("kind", "name"), [(kind, field.name) for kind in ALL for field in fields(kind) if field.name != "spiking"]
 )
 def test_no_parameter_may_be_negative(kind, name):
-    with pytest.raises(
-        InvalidValueError, match=rf"^{kind.__name__}\({name}=-0.5\): {name} must be >=? [01]; pass a larger number"
-    ):
+    with pytest.raises(InvalidValueError, match=rf"^{kind.__name__}\({name}=-0.5\): {name} must be >=? [01]; pass a larger number"):
         kind(**{name: -0.5})
 
 
