@@ -263,13 +263,13 @@ def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
         traces = {m: m.__dict__["_trace"] for m in modules if m.__dict__.get("_trace") is not None}
         try:
             for module in traces:
-                module._trace = []
+                module.__dict__["_trace"] = []
             _set_all(modules, now)
             return function(*args)
         finally:
             _set_all(modules, before)
             for module, trace in traces.items():
-                module._trace = trace
+                module.__dict__["_trace"] = trace
 
     return torch.utils.checkpoint.checkpoint(run, *inputs, use_reentrant=False)
 
