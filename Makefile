@@ -1,5 +1,6 @@
 # make demo   train on handwritten digits and compare state widths
 # make test   run every test
+# make bench  time the engines against the memory floor and other simulators
 # Everything runs in .venv, which the first command makes.
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check wheel clean
+.PHONY: help install demo test bench check wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -26,6 +27,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/kernels.py $(BENCH)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

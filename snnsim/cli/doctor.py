@@ -14,6 +14,7 @@ import torch
 from snnsim import neurons, quant
 from snnsim._version import __version__
 from snnsim.errors import EngineError
+from snnsim.kernels import cpu
 from snnsim.kernels.registry import engines
 
 # how much faster a product must be to be worth a word
@@ -29,6 +30,7 @@ def add_parser(commands: Any) -> None:
         help="show versions, devices and engines",
         description="Show versions, devices, and which engine runs and why.",
     )
+    parser.add_argument("--warm-up", action="store_true", help="compile the CPU kernels now, so that the first run need not")
     parser.set_defaults(run=run)
 
 
@@ -44,6 +46,11 @@ def run(options: argparse.Namespace) -> int:
         for line in engine_lines(device.split()[0]):
             print(f"  {device:<13}{line}")
     print(f"products       {precision_line(*measure_precision())}")
+    if options.warm_up:
+        problem = cpu.unavailable()
+        if problem is None:
+            cpu.warm_up()
+        print(f"warm-up        {'the CPU kernels are compiled and on disk' if problem is None else problem}")
     return 0
 
 

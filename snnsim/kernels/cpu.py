@@ -44,10 +44,7 @@ class CpuEngine:
             return f"the input is on {x.device}"
         if isinstance(table, LinearMembrane) and table.channels > 1:
             return "an un-quantized neuron whose constants differ between channels"
-        # looked up each time: it costs a microsecond
-        if importlib.util.find_spec("numba") is None:
-            return "numba is not installed; pip install numba"
-        return _import_problem()
+        return unavailable()
 
     def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `ReferenceEngine.forward`."""
@@ -198,6 +195,14 @@ class CpuEngine:
                 time_steps * width,
             )
         return grad, grad_v0
+
+
+def unavailable() -> str | None:
+    """Why the kernels cannot run here at all; None if they can."""
+    # looked up each time: it costs a microsecond
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed; pip install numba"
+    return _import_problem()
 
 
 def warm_up() -> None:

@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from snnsim.__main__ import main
 from snnsim.cli import doctor
+from snnsim.kernels import cpu
 
 
 def test_measures_the_precision_setting_and_puts_it_back():
@@ -33,3 +35,12 @@ def test_report_has_a_line_about_products(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "measure_precision", lambda: (2.0, 2e-7, 2e-7))
     assert main(["doctor"]) == 0
     assert "products       float32 on the CPU 2.0x as fast" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_warm_up_compiles_the_kernels_or_says_why_not(capsys, monkeypatch):
+    assert main(["doctor", "--warm-up"]) == 0
+    assert "the CPU kernels are compiled and on disk" in capsys.readouterr().out
+    monkeypatch.setattr(cpu, "unavailable", lambda: "numba is not installed; pip install numba")
+    assert main(["doctor", "--warm-up"]) == 0
+    assert "warm-up        numba is not installed" in capsys.readouterr().out
