@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     epochs, time_steps = (2, 4) if options.quick else (options.epochs, options.time_steps)
     train_set, test_set = data.digits(train=True), data.digits(train=False)
-    for group, margin in ((1, False), (1, True), (options.group, False)):
+    for group, margin in ((1, False), (1, True), (options.group, False), (options.group, True)):
         torch.manual_seed(options.seed)
         run = build(group, options.bits, time_steps)
         train(run, train_set, group, margin, epochs, options.seed)

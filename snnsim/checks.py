@@ -69,23 +69,31 @@ def check_labels(where: str, labels: Tensor, num_classes: int) -> None:
 
 
 def check_one_hot(where: str, label_one_hot: Tensor) -> None:
-    """Raise unless `label_one_hot` is `[B, C]` and, where values can be looked at, has one 1 per row."""
+    """Raise unless `label_one_hot` is `[B, C]` and, where values can be looked at, one-hot with as many neurons for every class."""
     check_tensor(where, "label_one_hot", label_one_hot)
     if label_one_hot.ndim != 2:
         raise ShapeError(
             f"{where}(label_one_hot of shape {tuple(label_one_hot.shape)}): label_one_hot must be [B, C]; "
             "pass torch.nn.functional.one_hot(labels, num_classes)"
         )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not len(label_one_hot):
         return
     right = label_one_hot == 1
-    valid = ((label_one_hot == 0) | right).all(1) & (right.sum(1) == 1)
+    classes = right.unflatten(1, (-1, _neurons_per_class(right)))
+    valid = ((label_one_hot == 0) | right).all(1) & (classes.any(2).sum(1) == 1) & (classes.all(2).sum(1) == 1)
     if not valid.all():
         row = int((~valid).nonzero()[0])
         raise InvalidValueError(
             f"{where}(label_one_hot with row {row} = {label_one_hot[row].tolist()}): every row must be one 1 and "
-            "otherwise 0; pass torch.nn.functional.one_hot(labels, num_classes)"
+            "otherwise 0; pass torch.nn.functional.one_hot(labels, num_classes), or redundant_one_hot(labels, num_classes, n) "
+            "for n neurons per class"
         )
+
+
+def _neurons_per_class(right: Tensor) -> int:
+    """Ones of the first row, where so many neurons per class make at least two classes; else 1."""
+    ones, neurons = int(right[0].sum()), right.shape[1]
+    return ones if ones > 1 and neurons % ones == 0 and neurons > ones else 1
 
 
 def check_unit(where: str, name: str, x: Tensor) -> None:

@@ -164,8 +164,8 @@ def set_threshold_margin(
     Call it before every training batch. In eval mode the layer uses `eval_threshold`, whatever was set.
 
     Args:
-        output_layer: the neuron of the last layer, one neuron per class; it checks that it can reach the thresholds.
-        label_one_hot: `[B, C]`, one 1 per row.
+        output_layer: the neuron of the last layer; it checks that it can reach the thresholds.
+        label_one_hot: `[B, C]`, one 1 per row; or `redundant_one_hot`, for a layer of several neurons per class.
         eval_threshold: threshold in eval mode, in the unit of the membrane.
         threshold0: training threshold of the other classes.
         threshold1: training threshold of the right class, at least `threshold0`.

@@ -227,9 +227,29 @@ def test_margin_of_nothing_is_allowed():
     assert node.evaluation == 2.0
 
 
+def test_margin_of_several_neurons_per_class():
+    node = RecordingNode()
+    set_threshold_margin(node, redundant_one_hot(torch.tensor([1, 0]), num_classes=2, n=3).double(), 1.0, 0.75, 1.25)
+    expected = torch.tensor([[0.75, 0.75, 0.75, 1.25, 1.25, 1.25], [1.25, 1.25, 1.25, 0.75, 0.75, 0.75]], dtype=torch.float64)
+    assert torch.equal(node.threshold, expected)
+
+
+def test_margin_of_an_empty_batch():
+    node = RecordingNode()
+    set_threshold_margin(node, torch.empty(0, 4))
+    assert node.threshold.shape == (0, 4)
+
+
 @pytest.mark.parametrize(
     ("rows", "row"),
     [
+        # two ones per row: not side by side, astride of two classes, all classes at once, another number in another row
+        ([[1.0, 0.0, 1.0, 0.0]], 0),
+        ([[0.0, 1.0, 1.0, 0.0]], 0),
+        ([[1.0, 1.0]], 0),
+        ([[1.0, 1.0, 0.0]], 0),
+        ([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]], 1),
+        ([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]], 1),
         ([[1.0, 0.0], [0.0, 0.0]], 1),
         ([[1.0, 1.0], [0.0, 1.0]], 0),
         ([[0.5, 0.5], [0.0, 1.0]], 0),
