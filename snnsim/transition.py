@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from snnsim.errors import InvalidValueError
-from snnsim.kernels.table import Table
+from snnsim.kernels.table import LearnedLevels, Table
 from snnsim.quant.codebook import Codebook
+from snnsim.quant.learned import LearnedUniform
 
 __all__ = ["Equations", "build_table", "channel_constants"]
 
@@ -48,7 +50,8 @@ def build_table(
         d_out, d_after, d_carry = (_rows(_slope(value, q)) for value in equations(q))
         q = q.detach()
         # once more, now with a graph to what the node learns and to nothing else
-        values = [value.expand_as(q) for value in equations(q)]
+        with _learning(codebook, neurons):
+            values = [value.expand_as(q) for value in equations(q)]
         _check_elementwise(equations, q, values)
         out, after, carry = (_rows(value) for value in values)
         edges = codebook.edges.detach().to(dtype).clone()
@@ -70,7 +73,18 @@ def build_table(
             uniform=_spacing(edges),
             inner=inner,
             divisor=divisor,
+            learned=_learned_levels(codebook, neurons),
         )
+
+
+def _learning(codebook: Codebook, neurons: Sequence[int]) -> AbstractContextManager[None]:
+    return codebook.seen_by(math.prod(neurons)) if isinstance(codebook, LearnedUniform) else nullcontext()
+
+
+def _learned_levels(codebook: Codebook, neurons: Sequence[int]) -> LearnedLevels | None:
+    if not isinstance(codebook, LearnedUniform):
+        return None
+    return LearnedLevels(codebook.scaled_parameters(math.prod(neurons)), *codebook.slopes())
 
 
 def _itself(tensor: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ CODEBOOKS: dict[str, Callable[[], Codebook | None]] = {
     "classic-exponential3": lambda: quant.state_quant(3, uniform=False, upper_limit=1.0, multiplier=0.9),
     "floor4": lambda: quant.uniform(4).with_rounding("floor"),
     "grid6": lambda: quant.integer_grid(6, 4),
+    "learned3": lambda: quant.LearnedUniform(3),
     "odd": lambda: quant.from_levels([-0.9, -0.2, 0.0, 0.33, 0.8, 1.01, 1.9]),
 }
 

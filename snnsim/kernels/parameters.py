@@ -7,9 +7,17 @@ from torch import Tensor
 
 from snnsim.errors import InvalidValueError
 from snnsim.kernels.reference import per_neuron
-from snnsim.kernels.table import LinearMembrane
+from snnsim.kernels.table import LinearMembrane, Table
 
-__all__ = ["channel_sums", "divisor_gradient", "leaked_gradient", "tau_gradient", "threshold_gradient"]
+__all__ = [
+    "channel_sums",
+    "divisor_gradient",
+    "input_sums",
+    "leaked_gradient",
+    "level_gradients",
+    "tau_gradient",
+    "threshold_gradient",
+]
 
 # neurons summed by one thread in one go: fixed, so that no thread count changes a rounding
 RUN = 4096
@@ -36,12 +44,49 @@ def divisor_gradient(grad: Tensor, x: Tensor, divisor: Tensor, inner: int) -> Te
     Returns:
         Same shape and dtype as `divisor`.
     """
-    total = torch.zeros(divisor.numel(), dtype=torch.float64, device=grad.device)
+    return (-input_sums(grad, x, divisor.numel(), inner) / divisor.detach().double() ** 2).to(divisor.dtype)
+
+
+def input_sums(grad: Tensor, x: Tensor, channels: int, inner: int) -> Tensor:
+    """Sum of `grad * x`, both `[T, N]`, over time and the neurons of each channel, `[C]` float64."""
+    total = torch.zeros(channels, dtype=torch.float64, device=grad.device)
     for g, x_t in zip(grad.unbind(0), x.unbind(0), strict=True):
         # what gets no gradient adds nothing, NaN and infinite inputs included
         part = torch.where(g == 0, 0.0, g.double() * x_t.double())
-        total += channel_sums(part, divisor.numel(), inner)
-    return (-total / divisor.detach().double() ** 2).to(divisor.dtype)
+        total += channel_sums(part, channels, inner)
+    return total
+
+
+def level_gradients(
+    charged: Tensor, emitted: Tensor, carried: Tensor, kept: Tensor, driven: Tensor, start: Tensor, table: Table
+) -> tuple[Tensor, ...]:
+    """Gradients of what a codebook learns, from sums over each code: no charged membrane is kept or computed again.
+
+    The gradient of a quantized state is that of its charged membrane where it passes, so what was clipped away is the rest:
+
+        clipped[k] = d_out[k] * emitted[k] + d_carry[k] * carried[k] + d_after[k] * kept[k] - charged[k]
+
+    and the charged membrane is what the code before left behind plus the input.
+
+    Args:
+        charged: gradient of the charged membrane, summed by code, `[C, L]` float64.
+        emitted, carried, kept: the same of the output, of what is left before the next input, and of the last state.
+        driven: sum of the charged membrane's gradient times the input, `[C]` float64.
+        start: sum of the first gradient times what was left before the first input, `[]` float64.
+        table: the neuron; its codebook learns.
+
+    Returns:
+        A gradient for each of `table.learned.parameters`.
+    """
+    learned = table.learned
+    if learned is None:
+        raise InvalidValueError("level_gradients: the levels of this table are fixed (learned is None)")
+    d_out, d_carry, d_after = (slope.detach().double() for slope in (table.d_out, table.d_carry, table.d_after))
+    clipped = d_out * emitted + d_carry * carried + d_after * kept - charged
+    divisor = 1.0 if table.divisor is None else table.divisor.detach().double()
+    membrane = (driven / divisor).sum() + start + (table.carry.detach().double() * carried).sum()
+    totals = learned.inside @ charged.sum(0) + learned.by_membrane * membrane + learned.outside @ clipped.sum(0)
+    return tuple(total.to(value.dtype).reshape(value.shape) for total, value in zip(totals, learned.parameters, strict=True))
 
 
 def threshold_gradient(grad: Tensor, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane) -> Tensor:

@@ -23,7 +23,8 @@ __all__ = ["run_backward", "run_forward", "scan", "scan_linear", "spread"]
 def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None) -> tuple[Tensor, Tensor]:
     """Run a quantized neuron over a sequence.
 
-    Differentiable once, with respect to `x_seq`, `carry0` and the table's `out`, `carry`, `after` and `divisor`.
+    Differentiable once, with respect to `x_seq`, `carry0`, the table's `out`, `carry`, `after` and `divisor`, and what its codebook
+    learns.
 
     Args:
         x_seq: input `[T, *n]`, T >= 1, in the unit of the levels; no wider than the table's dtype, in which the scan computes.
@@ -46,8 +47,9 @@ def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None)
 
         return ops.scan(x_seq, carry_full, table, engine)
     inputs = (x_seq, carry_full, table.out, table.carry, table.after, table.divisor)
-    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
-        return _Scan.apply(*inputs, table, engine)
+    learned = () if table.learned is None else table.learned.parameters
+    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in (*inputs, *learned)):
+        return _Scan.apply(*inputs, table, engine, *learned)
     return run_forward(x_seq, carry_full, table, engine, save=False)[:2]
 
 
@@ -83,7 +85,7 @@ def scan_linear(x_seq: Tensor, v0: Tensor, membrane: LinearMembrane, engine: str
 
 
 class _Scan(torch.autograd.Function):
-    """The autograd node of `scan`; keeps the codes and nothing else (the input too where its divisor learns)."""
+    """The autograd node of `scan`; keeps the codes and nothing else (the input too where its divisor or the codebook learns)."""
 
     # one method with a context: torch takes a hundred microseconds to bind the arguments of the two-method form
 
@@ -98,10 +100,14 @@ class _Scan(torch.autograd.Function):
         divisor: Tensor | None,
         table: Table,
         engine: str | None,
+        *learned: Tensor,
     ) -> tuple[Tensor, Tensor]:
         out_seq, v, codes, aside = run_forward(x_seq, carry, table, engine, save=True)
+        learns = any(ctx.needs_input_grad[8:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(codes, aside, x_seq if ctx.needs_input_grad[5] else None)
+        ctx.save_for_backward(
+            codes, aside, x_seq if learns or ctx.needs_input_grad[5] else None, carry if learns else None, *learned
+        )
         ctx.layout = Layout.of(x_seq, table.channels, table.inner)
         ctx.table, ctx.engine, ctx.dtype = table, engine, x_seq.dtype
         # not as views: torch refuses to modify a view that a function returned in place, as residual sums do
@@ -110,13 +116,12 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None) -> tuple[Any, ...]:
+        codes, aside, x_seq, carry, *learned = ctx.saved_tensors
         if grad_out is None and grad_v is None:
-            return (None,) * 8
-        codes, aside, x_seq = ctx.saved_tensors
-        grads = run_backward(
-            grad_out, grad_v, codes, aside, x_seq, ctx.table, ctx.layout, ctx.dtype, ctx.engine, ctx.needs_input_grad[:6]
-        )
-        return *grads, None, None
+            return (None,) * (8 + len(learned))
+        needs = ctx.needs_input_grad[:6]
+        grads = run_backward(grad_out, grad_v, codes, aside, x_seq, ctx.table, ctx.layout, ctx.dtype, ctx.engine, needs, carry)
+        return *grads[:6], None, None, *(grads[6:] or [None] * len(learned))
 
 
 class _ScanLinear(torch.autograd.Function):
@@ -192,28 +197,43 @@ def run_backward(
     dtype: torch.dtype,
     engine: str | None,
     needs: tuple[bool, ...],
+    carry0: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of (x_seq, carry, table.out, table.carry, table.after, table.divisor), None where `needs` is False."""
+    """Gradients of (x_seq, carry, table.out, table.carry, table.after, table.divisor), None where `needs` is False.
+
+    With `carry0`, what was left of the state before the first input, also those of what the codebook learns.
+    """
     needs_x, needs_carry0, needs_out, needs_carry, needs_after, needs_divisor = needs
     table = _there(table, layout)
     rows_out, row_v = _incoming(grad_out, grad_v, layout, dtype, table.dtype, codes.device)
     chosen = choose(rows_out, table, engine)
-    divide = table.divisor is not None and not (needs_carry or needs_divisor)
+    divide = table.divisor is not None and not (needs_carry or needs_divisor or carry0 is not None)
     grad, grad_carry0 = chosen.backward(codes, aside, rows_out, row_v, table, divide)
 
     def sums(steps: slice, weights: Tensor) -> Tensor:
-        return chosen.histogram(codes[steps], None if aside is None else aside[steps], weights, table).to(table.dtype)
+        return chosen.histogram(codes[steps], None if aside is None else aside[steps], weights, table)
 
-    grad_of_out = sums(slice(None), rows_out) if needs_out else None
-    grad_of_carry = sums(slice(None, -1), grad[1:]) if needs_carry else None
-    grad_of_after = sums(slice(-1, None), row_v[None]) if needs_after else None
+    learns = carry0 is not None
+    emitted = sums(slice(None), rows_out) if needs_out or learns else None
+    carried = sums(slice(None, -1), grad[1:]) if needs_carry or learns else None
+    kept = sums(slice(-1, None), row_v[None]) if needs_after or learns else None
+    of_levels: tuple[Tensor, ...] = ()
+    if carry0 is not None and x_seq is not None and emitted is not None and carried is not None and kept is not None:
+        driven = parameters.input_sums(grad, layout.rows(x_seq), 1 if table.divisor is None else table.divisor.numel(), table.inner)
+        start = parameters.input_sums(grad[:1], layout.row(carry0)[None], 1, 1).sum()
+        of_levels = parameters.level_gradients(sums(slice(None), grad), emitted, carried, kept, driven, start, table)
+    grad_of_out, grad_of_carry, grad_of_after = (
+        total.to(table.dtype) if needed and total is not None else None
+        for total, needed in ((emitted, needs_out), (carried, needs_carry), (kept, needs_after))
+    )
     grad_divisor = None
     if table.divisor is not None and not divide:
         if needs_divisor and x_seq is not None:
             grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), table.divisor, table.inner)
         grad = grad / per_neuron(table.divisor, grad.shape[1], table.inner)
     grad_x = layout.unrows(grad).to(dtype) if needs_x else None
-    return grad_x, layout.unrow(grad_carry0) if needs_carry0 else None, grad_of_out, grad_of_carry, grad_of_after, grad_divisor
+    grad_of_carry0 = layout.unrow(grad_carry0) if needs_carry0 else None
+    return grad_x, grad_of_carry0, grad_of_out, grad_of_carry, grad_of_after, grad_divisor, *of_levels
 
 
 def _linear_forward(

@@ -10,9 +10,28 @@ from torch import Tensor
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["LinearMembrane", "Table"]
+__all__ = ["LearnedLevels", "LinearMembrane", "Table"]
 
 DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedLevels:
+    """What a codebook learns about its levels: how the quantized state of code `k` follows each of its `P` parameters.
+
+        dq/dp = inside[p, k] + by_membrane[p] * h    where the gradient passes
+                outside[p, k]                        where it is clipped
+
+    Attributes:
+        parameters: P tensors of one element; a scan gives each its gradient and reads no value.
+        inside, outside: `[P, L]` float64.
+        by_membrane: `[P]` float64.
+    """
+
+    parameters: tuple[Tensor, ...]
+    inside: Tensor
+    outside: Tensor
+    by_membrane: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +56,7 @@ class Table:
             checked it against `edges`.
         inner: neurons in a row that share a channel.
         divisor: `[1]` or `[C]`, what the input is divided by; differentiable. None divides by nothing.
+        learned: what the codebook learns; None where its levels are fixed.
 
     Raises:
         ShapeError, InvalidTypeError, InvalidValueError: tensors that do not belong together.
@@ -55,6 +75,7 @@ class Table:
     uniform: tuple[float, float] | None = None
     inner: int = 1
     divisor: Tensor | None = None
+    learned: LearnedLevels | None = None
 
     def __post_init__(self) -> None:
         if self.edges.dtype not in DTYPES:

@@ -407,19 +407,19 @@ class BaseNode(Membrane):
 
     def _check_learned(self) -> None:
         try:
-            self._check_threshold()
+            self._check_threshold(moved=True)
         except InvalidValueError as problem:
             if not self.training:
                 raise
             what = "threshold" if isinstance(self.v_threshold, nn.Parameter) else "codebook"
             warn_user(f"learned {what}: {problem}")
 
-    def _check_threshold(self) -> None:
+    def _check_threshold(self, moved: bool = False) -> None:
         values = torch.as_tensor(self.v_threshold, dtype=torch.float64).detach()
         for value in {float(values.min()), float(values.max())}:
-            self._check_reach(value)
+            self._check_reach(value, moved)
 
-    def _check_reach(self, threshold: float) -> None:
+    def _check_reach(self, threshold: float, moved: bool = False) -> None:
         who = f"{type(self).__name__}(v_threshold={threshold:.6g})"
         if not threshold > self.v_rest:
             raise InvalidValueError(
@@ -427,7 +427,10 @@ class BaseNode(Membrane):
                 f"{'v_reset' if self.v_reset is not None else 'rest'}={self.v_rest:.6g}, or the neuron would fire for ever"
             )
         if self.state_quant is not None:
-            check_firing_levels(who, self.state_quant, threshold, self.v_rest, hard=self.v_reset is not None)
+            landed = check_firing_levels(who, self.state_quant, threshold, self.v_rest, hard=self.v_reset is not None)
+            # levels that training has moved are where it wants them
+            if not moved:
+                warn_if_far(who, "rest" if self.v_reset is None else "v_reset", self.v_rest, landed, threshold)
 
 
 class _Select(torch.autograd.Function):
@@ -452,8 +455,12 @@ def _select(target: Tensor, q: Tensor, s: Tensor, mixed: Tensor) -> Tensor:
     return _Select.apply(target.detach(), q.detach(), s.detach(), mixed)
 
 
-def check_firing_levels(who: str, codebook: Codebook, threshold: float, rest: float, hard: bool) -> None:
-    """Refuse a codebook on which a neuron could never fire, always fires, or never comes back from a spike."""
+def check_firing_levels(who: str, codebook: Codebook, threshold: float, rest: float, hard: bool) -> float:
+    """Refuse a codebook on which a neuron could never fire, always fires, or never comes back from a spike.
+
+    Returns:
+        The level that the rest potential lands on.
+    """
     levels = codebook.levels.detach()
     low, high = codebook.limits
     fires = levels >= threshold
@@ -468,23 +475,22 @@ def check_firing_levels(who: str, codebook: Codebook, threshold: float, rest: fl
             "fires; raise v_threshold or lower the codebook's low"
         )
     firing = levels[fires]
-    after = codebook.snap(torch.full_like(firing, rest) if hard else firing - threshold, rest).detach()
+    snapped = float(codebook.snap(torch.full_like(levels[0], rest), rest).detach())
     if hard:
-        snapped = float(after[0])
         if snapped >= threshold:
             raise InvalidValueError(
                 f"{who}: v_reset={rest:.6g} snaps to the level {snapped:.6g}, at or above the threshold, so the neuron would fire "
                 "for ever; use a codebook with a level at v_reset, such as snnsim.quant.uniform"
             )
-        warn_if_far(who, "v_reset", rest, snapped, threshold)
-    elif (after >= firing).any():
+        return snapped
+    after = codebook.snap(firing - threshold, rest).detach()
+    if (after >= firing).any():
         worst = float(firing[after >= firing][0])
         raise InvalidValueError(
             f"{who}: the soft reset takes the level {worst:.6g} back to {worst:.6g}, so the neuron would fire for ever; use more "
             "bits or a hard reset (v_reset=0.0)"
         )
-    else:
-        warn_if_far(who, "rest", rest, float(codebook.snap(torch.full_like(levels[0], rest), rest).detach()), threshold)
+    return snapped
 
 
 def warn_if_far(who: str, name: str, wanted: float, snapped: float, threshold: float) -> None:

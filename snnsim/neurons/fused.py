@@ -13,6 +13,7 @@ from snnsim.kernels.registry import explain
 from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table
 from snnsim.quant.codebook import Codebook
+from snnsim.quant.learned import LearnedUniform
 from snnsim.surrogate import FunctionSurrogate
 from snnsim.transition import build_table
 
@@ -124,7 +125,7 @@ def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
     codebook = node.state_quant
     if codebook is None:
         return Plan(node.linear_membrane(x, dtype), "its state is not quantized and its equations are its own")
-    if type(codebook) is not Codebook:
+    if type(codebook) not in (Codebook, LearnedUniform):
         return Plan(None, f"a {type(codebook).__name__} is not a fixed set of levels and edges")
     divisor = node.input_divisor() if node.divides_input() else None
     try:

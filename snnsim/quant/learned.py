@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,8 +31,8 @@ class LearnedUniform(Codebook):
 
     The gradients of step and offset are divided by sqrt(neurons * largest i), neurons being those of one sample, so that both
     learn about as fast as weights. Neither rest nor threshold holds the levels in place: they start where `uniform` puts them, and
-    a node warns in training, and raises in eval mode, once no level reaches its threshold. It runs step by step, because this
-    gradient needs the input; `freeze` gives a plain Codebook of the same values, which runs fused.
+    a node warns in training, and raises in eval mode, once no level reaches its threshold. In training a node keeps its input as
+    well as its codes, because this gradient needs both; `freeze` gives a plain Codebook of the same values.
 
     Args:
         bits: bits of a state, 1..16.
@@ -45,6 +47,8 @@ class LearnedUniform(Codebook):
     offset: nn.Parameter
     multiples: Tensor
     least_step: Tensor
+    # neurons of one sample, where the shape of what is rounded does not say
+    _neurons: int | None = None
 
     def __init__(
         self, bits: int, threshold: float = 1.0, rest: float = 0.0, low: float | None = None, high: float | None = None
@@ -106,7 +110,34 @@ class LearnedUniform(Codebook):
 
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
         """`value` in the forward; gradients to `h`, step and offset in the backward."""
-        return _LearnedRounding.apply(value, h, self.step, self.offset, self.levels)
+        neurons = math.prod(h.shape[1:]) if self._neurons is None else self._neurons
+        return _LearnedRounding.apply(value, h, *self.scaled_parameters(neurons), self.levels, self.offset)
+
+    def scaled_parameters(self, neurons: int) -> tuple[Tensor, Tensor]:
+        """Step and offset as a layer of so many neurons per sample sees them: what counts is their gradient, scaled."""
+        scale = (self.multiples[-1].clamp(min=1) * neurons).to(self.step.dtype).rsqrt()
+        return self.step * scale, self.offset * scale
+
+    def slopes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient that the class states, by level, float64: a constant inside, one outside, and a factor of `h` inside.
+
+        Returns:
+            `[2, L]`, `[2, L]` and `[2]`, for step and offset.
+        """
+        levels, offset = self.levels.double(), self.offset.detach().double()
+        spacing = _spacing(levels)
+        ones, zeros = torch.ones_like(levels), torch.zeros_like(levels)
+        inside, outside = torch.stack([levels / spacing, zeros]), torch.stack([(levels - offset) / spacing, ones])
+        return inside, outside, torch.stack([-1 / spacing, zeros[0]])
+
+    @contextmanager
+    def seen_by(self, neurons: int) -> Iterator[None]:
+        """Scale gradients for a layer of so many neurons per sample, whatever the shape of what is rounded."""
+        before, self._neurons = self._neurons, neurons
+        try:
+            yield
+        finally:
+            self._neurons = before
 
     def with_rounding(self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None) -> Codebook:
         """Refused: a learned step goes with rounding to the nearest level."""
@@ -125,10 +156,10 @@ class LearnedUniform(Codebook):
 
 
 class _LearnedRounding(torch.autograd.Function):
-    """`value`, exactly, with the gradients that LearnedUniform states."""
+    """`value`, exactly, with the gradients that LearnedUniform states: to the scaled step and offset; `origin` is the offset."""
 
     @staticmethod
-    def forward(value: Tensor, h: Tensor, step: Tensor, offset: Tensor, levels: Tensor) -> Tensor:
+    def forward(value: Tensor, h: Tensor, step: Tensor, offset: Tensor, levels: Tensor, origin: Tensor) -> Tensor:
         return value.clone()
 
     @staticmethod
@@ -136,15 +167,17 @@ class _LearnedRounding(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, Tensor, Tensor, Tensor, None, None]:
         (grad,) = grad_outputs
-        value, h, step, offset, levels = ctx.saved_tensors
+        value, h, step, offset, levels, origin = ctx.saved_tensors
         outside = (h < levels[0]) | (h > levels[-1])
-        spacing = (levels[-1] - levels[0]) / (len(levels) - 1)
         # NaN has no level to learn from
-        slope = torch.where(outside, value - offset, value - h).nan_to_num(0.0) / spacing
-        largest = ((levels[-1] - offset) / spacing).clamp(min=1)
-        scale = (largest * math.prod(h.shape[1:])).rsqrt()
-        grad_step = (grad * slope).sum() * scale
-        grad_offset = (grad * outside).sum() * scale
-        return None, grad.masked_fill(outside, 0.0), grad_step.to(step.dtype), grad_offset.to(offset.dtype), None
+        grad = grad.masked_fill(value.isnan(), 0.0)
+        slope = torch.where(outside, value - origin, value - h).nan_to_num(0.0) / _spacing(levels)
+        grad_step, grad_offset = (grad * slope).sum(), (grad * outside).sum()
+        return None, grad.masked_fill(outside, 0.0), grad_step.to(step.dtype), grad_offset.to(offset.dtype), None, None
+
+
+def _spacing(levels: Tensor) -> Tensor:
+    levels = levels.double()
+    return (levels[-1] - levels[0]) / (len(levels) - 1)

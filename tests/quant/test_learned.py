@@ -1,10 +1,11 @@
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from snnsim import neurons, quant
+from snnsim import Recorder, neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.learned import LearnedUniform
 from snnsim.runners import MultiStep, SingleStep
@@ -151,6 +152,38 @@ def test_training_moves_step_and_offset():
         optimizer.step()
     assert (node.state_quant.levels != before).all()
     check_codebook(node.state_quant)
+
+
+def test_levels_that_leave_rest_say_nothing():
+    # warnings are errors here
+    node = neurons.LIFNode(v_reset=None, state_quant=LearnedUniform(2))
+    with torch.no_grad():
+        node.state_quant.offset.fill_(0.3)
+    MultiStep(node)(torch.ones(3, 1, 2))
+
+
+@pytest.mark.parametrize("node", ["IF", "LIF", "PLIF", "synaptic"])
+@pytest.mark.parametrize("v_reset", [0.0, None])
+@pytest.mark.parametrize("shape", [(4, 3, 5), (4, 2, 2, 3, 3)])
+def test_gradients_of_the_fused_run_are_those_of_the_step_loop(node, v_reset, shape):
+    # a step too small for the input: levels are clipped at both ends, and resets land on levels that learn
+    net = NODES[node](v_reset=v_reset, state_quant=with_parameters(3, 0.35, 0.03)).double()
+    x_seq = torch.randn(shape, dtype=torch.float64) * 3 + 0.5
+    if node in ("IF", "LIF"):
+        x_seq[0, 0, 0], x_seq[1, 1, 1] = torch.nan, torch.inf
+    if len(shape) > 3:
+        x_seq = x_seq.transpose(0, 1).contiguous(memory_format=torch.channels_last_3d).transpose(0, 1)
+    weights = torch.randn(shape, dtype=torch.float64)
+    weights[:, 0, 0] = 0
+    gradients = []
+    for recorded in (False, True):
+        with Recorder(net) if recorded else nullcontext():
+            out = MultiStep(net)(x_seq)
+        gradients.append(torch.autograd.grad((out.nan_to_num() * weights).sum(), list(net.parameters())))
+    assert "fused" in net.explain(x_seq[0]) or node == "synaptic"
+    for fused, loop in zip(*gradients, strict=True):
+        assert float(fused.abs()) > 0
+        torch.testing.assert_close(fused, loop, rtol=1e-10, atol=1e-10)
 
 
 def test_levels_out_of_reach_warn_in_training_and_raise_in_eval():
