@@ -6,7 +6,7 @@ import dataclasses
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from snnsim import data, neurons, quant
+from snnsim import calibrate, data, neurons, quant
 from snnsim._version import __version__
 from snnsim.checks import check_int, checked_number
 from snnsim.data import ImageDataset, batches
@@ -28,6 +28,7 @@ from snnsim.runners import MultiStep
 __all__ = [
     "CODEBOOKS",
     "DATASETS",
+    "NETWORKS",
     "Config",
     "Training",
     "build_network",
@@ -43,7 +44,16 @@ CODEBOOKS: dict[str, Callable[[int], Codebook]] = {
     "exponential": quant.exponential,
     "classic": quant.state_quant,
     "classic-exponential": lambda bits: quant.state_quant(bits, uniform=False),
+    "learned": quant.LearnedUniform,
+    # where its search starts; the ranges come from data once the float epochs are done
+    "calibrated": quant.uniform,
 }
+NETWORKS = ("mlp", "conv")
+SIDES = {"digits": 8, "mnist": 28}
+# images that ranges are calibrated on, the first ones of the training set
+CALIBRATION_IMAGES = 1000
+# wider weights are as good as float ones here
+MAX_WEIGHT_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,16 @@ class Config:
     Args:
         dataset: "digits" (ships with scikit-learn) or "mnist" (four idx files in `data_dir`).
         bits: bits of every neuron state, 1..16; None keeps states in float32.
-        codebook: recipe of the levels, a key of CODEBOOKS.
-        hidden: neurons of the hidden layer.
+        codebook: recipe of the levels, a key of CODEBOOKS. "learned" trains step and offset; "calibrated" chooses the ranges from
+            the first images of the training set, after `float_epochs`.
+        weight_bits: bits of every weight, 1..8, by the rules of `quant.weight_descriptor`: 1 is binary, 2 is ternary; None keeps
+            weights in float32.
+        network: "mlp", one hidden layer, or "conv", two convolutions of 16 and 32 channels.
+        hidden: neurons of the hidden layer of the mlp.
         time_steps: how often the image is presented.
         epochs: passes over the training set.
+        float_epochs: how many of them come first with float states and weights; the rest start from those weights, with a new
+            optimizer and a new cosine.
         batch_size: images per step.
         learning_rate: of Adam at the start; falls to 0 along a cosine.
         tau: time constant of the neurons in time steps.
@@ -67,9 +83,12 @@ class Config:
     dataset: str = "digits"
     bits: int | None = 4
     codebook: str = "uniform"
+    weight_bits: int | None = None
+    network: str = "mlp"
     hidden: int = 256
     time_steps: int = 10
     epochs: int = 6
+    float_epochs: int = 0
     batch_size: int = 128
     learning_rate: float = 2e-3
     tau: float = 3.0
@@ -77,7 +96,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dataset", DATASETS), ("codebook", tuple(CODEBOOKS))):
+        for name, allowed in (("dataset", DATASETS), ("codebook", tuple(CODEBOOKS)), ("network", NETWORKS)):
             if getattr(self, name) not in allowed:
                 raise InvalidValueError(f"Config({name}={getattr(self, name)!r}): must be one of {', '.join(allowed)}")
         for name in ("hidden", "time_steps", "epochs", "batch_size"):
@@ -92,6 +111,24 @@ class Config:
             raise InvalidValueError(f"Config(seed={self.seed}): must be below 2**63")
         if self.bits is not None:
             check_int("Config", "bits", self.bits, at_least=1)
+        if self.weight_bits is not None:
+            check_int("Config", "weight_bits", self.weight_bits, at_least=1)
+            if self.weight_bits > MAX_WEIGHT_BITS:
+                raise InvalidValueError(f"Config(weight_bits={self.weight_bits}): must be in 1..{MAX_WEIGHT_BITS}, or None for float32")
+        check_int("Config", "float_epochs", self.float_epochs, at_least=0)
+        if self.float_epochs >= self.epochs:
+            raise InvalidValueError(
+                f"Config(float_epochs={self.float_epochs}, epochs={self.epochs}): must be fewer than the epochs, which include them"
+            )
+        if self.codebook == "calibrated" and self.bits is not None and not self.float_epochs:
+            raise InvalidValueError(
+                "Config(codebook='calibrated', float_epochs=0): ranges are taken from a network trained with float states; "
+                "set float_epochs to 1 or more"
+            )
+
+    def start(self) -> Config:
+        """The configuration of the float epochs alone: all that start alike share it."""
+        return replace(self, bits=None, codebook="uniform", weight_bits=None, epochs=self.float_epochs, float_epochs=0)
 
     def make_codebook(self) -> Codebook | None:
         """The codebook of one node; None for float states."""
@@ -99,7 +136,7 @@ class Config:
 
 
 def build_network(config: Config) -> MultiStep:
-    """The default classifier: pixels to `hidden` neurons to 10 neurons, read by their firing rates.
+    """The default classifiers: pixels to spiking layers to 10 neurons, read by their firing rates.
 
     Returns:
         A runner that takes static images `[B, 1, H, W]` to output spikes `[T, B, 10]`.
@@ -113,8 +150,23 @@ def build_network(config: Config) -> MultiStep:
             state_quant=config.make_codebook(),
         )
 
-    pixels = {"digits": 64, "mnist": 784}[config.dataset]
-    net = nn.Sequential(nn.Flatten(), nn.Linear(pixels, config.hidden), node(), nn.Linear(config.hidden, 10), node())
+    side = SIDES[config.dataset]
+    if config.network == "mlp":
+        net = nn.Sequential(nn.Flatten(), nn.Linear(side**2, config.hidden), node(), nn.Linear(config.hidden, 10), node())
+    else:
+        # currents are pooled rather than spikes: the first layer then runs once, and its neurons are a quarter as many
+        net = nn.Sequential(
+            nn.Conv2d(1, 16, 5, padding=2),
+            nn.MaxPool2d(2),
+            node(),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2),
+            node(),
+            nn.Flatten(),
+            nn.Linear(32 * (side // 4) ** 2, 10),
+            node(),
+        )
+    if config.weight_bits is not None:
+        quant.quantize(net, weights=config.weight_bits)
     return MultiStep(net, time_steps=config.time_steps)
 
 
@@ -144,13 +196,9 @@ class Training:
         self.config = config
         self.train_set, self.test_set = train_set, test_set
         self.progress = progress
-        # weights depend on the seed alone, whatever was drawn before
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            self.runner = build_network(config)
         self.steps_per_epoch = -(-len(train_set) // config.batch_size)
-        self.optimizer = torch.optim.Adam(self.runner.parameters(), lr=config.learning_rate)
-        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs * self.steps_per_epoch)
+        self.runner = self._new_runner(config.float_epochs == 0)
+        self._start_descent(config.float_epochs or config.epochs)
         self.order = torch.Generator().manual_seed(config.seed)
         self.history: list[dict[str, float]] = []
 
@@ -159,8 +207,36 @@ class Training:
         """Epochs done."""
         return len(self.history)
 
+    def _new_runner(self, quantized: bool) -> MultiStep:
+        """The network before training, in the form of the float epochs or of those after."""
+        # weights depend on the seed alone, whatever was drawn before
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            return build_network(self.config if quantized else self.config.start())
+
+    def _start_descent(self, epochs: int) -> None:
+        """A new optimizer, whose rate falls to 0 within so many epochs."""
+        self.optimizer = torch.optim.Adam(self.runner.parameters(), lr=self.config.learning_rate)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, epochs * self.steps_per_epoch)
+
+    def _quantize(self) -> None:
+        """Go on from float states and weights to those of the configuration."""
+        config = self.config
+        if config.bits is not None:
+            if config.codebook == "calibrated":
+                images, _ = self.train_set.take(torch.arange(min(CALIBRATION_IMAGES, len(self.train_set))))
+                books = calibrate.states(self.runner, [images], config.bits)
+            else:
+                books = calibrate.codebooks(self.runner, config.bits, lambda bits, **_: CODEBOOKS[config.codebook](bits))
+            calibrate.apply(self.runner, books)
+        if config.weight_bits is not None:
+            quant.quantize(self.runner, weights=config.weight_bits)
+        self._start_descent(config.epochs - config.float_epochs)
+
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch and test; returns and remembers its record."""
+        if self.epoch == self.config.float_epochs > 0:
+            self._quantize()
         self.runner.train()
         losses = []
         images = batches(self.train_set, self.config.batch_size, shuffle=True, generator=self.order)
@@ -192,13 +268,9 @@ class Training:
                 right += int((self.runner(x).sum(0).argmax(1) == y).sum())
         return right / len(self.test_set), meter.mean()
 
-    def save(self, path: str | Path) -> None:
-        """Write a checkpoint, atomically: a kill at any moment leaves the old file or the new one.
-
-        Raises:
-            OutputError: the folder cannot be made or written.
-        """
-        content = {
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that `resume` needs, sharing its tensors with the run."""
+        return {
             "format": CHECKPOINT_FORMAT,
             "version": __version__,
             "config": dataclasses.asdict(self.config),
@@ -209,7 +281,14 @@ class Training:
             "rng": torch.get_rng_state(),
             "history": self.history,
         }
-        write_whole(path, lambda file: torch.save(content, file), "Training.save", durable=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint, atomically: a kill at any moment leaves the old file or the new one.
+
+        Raises:
+            OutputError: the folder cannot be made or written.
+        """
+        write_whole(path, lambda file: torch.save(self.checkpoint(), file), "Training.save", durable=True)
 
     def resume(self, path: str | Path) -> None:
         """Continue from a checkpoint, to the weights an uninterrupted run would have.
@@ -217,24 +296,45 @@ class Training:
         Raises:
             CheckpointError: a damaged file, or one of another configuration; nothing is changed then.
         """
-        saved = load_checkpoint(path)
-        ours, theirs = dataclasses.asdict(self.config), saved["config"]
+        self._restore(load_checkpoint(path), self.config, str(path))
+
+    def skip_float_epochs(self, saved: dict[str, Any]) -> None:
+        """Continue from the checkpoint of a run of `config.start()`, as if this run had made its float epochs itself.
+
+        Raises:
+            CheckpointError: the checkpoint of another run, or of one that has not finished; nothing is changed then.
+        """
+        if len(saved["history"]) != self.config.float_epochs:
+            raise CheckpointError(
+                f"Training.skip_float_epochs: the checkpoint has {len(saved['history'])} epochs done and this run begins with "
+                f"{self.config.float_epochs} float ones; train the start to its end first"
+            )
+        self._restore(saved, self.config.start(), "the checkpoint")
+
+    def _restore(self, saved: dict[str, Any], expected: Config, where: str) -> None:
+        # what a checkpoint of an older version does not name was as the defaults are
+        theirs = {**dataclasses.asdict(Config()), **saved["config"]}
         differ = [
-            f"{name} is {theirs.get(name)!r} there and {value!r} here" for name, value in ours.items() if theirs.get(name) != value
+            f"{name} is {theirs.get(name)!r} there and {value!r} here"
+            for name, value in dataclasses.asdict(expected).items()
+            if theirs.get(name) != value
         ]
         if differ:
             raise CheckpointError(
-                f"{path} is the checkpoint of another run: {'; '.join(differ)}; give the same options, or another --out"
+                f"{where} is the checkpoint of another run: {'; '.join(differ)}; give the same options, or another --out"
             )
+        runner = self._new_runner(len(saved["history"]) > self.config.float_epochs or self.config.float_epochs == 0)
         shapes = {name: value.shape for name, value in saved["model"].items()}
-        if shapes != {name: value.shape for name, value in self.runner.state_dict().items()}:
-            raise CheckpointError(f"{path} holds the weights of another network; give the same options, or another --out")
-        self.runner.load_state_dict(saved["model"])
+        if shapes != {name: value.shape for name, value in runner.state_dict().items()}:
+            raise CheckpointError(f"{where} holds the weights of another network; give the same options, or another --out")
+        runner.load_state_dict(saved["model"])
+        self.runner = runner
+        self._start_descent(self.config.epochs)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.order.set_state(saved["order"])
         torch.set_rng_state(saved["rng"])
-        self.history = saved["history"]
+        self.history = list(saved["history"])
 
 
 def classification_loss(spikes: Tensor, labels: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from snnsim import data
+from snnsim import data, neurons, quant
 from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
 from snnsim.training import CODEBOOKS, Config, Training, build_network, load_checkpoint, load_datasets
 
@@ -44,18 +44,31 @@ def test_equal_configurations_give_equal_weights_whatever_was_drawn_before():
     assert not same(weights(first), weights(other))
 
 
-@pytest.mark.parametrize("bits", [None, 3])
-def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(tmp_path, bits):
-    config = dataclasses.replace(SMALL, bits=bits)
+@pytest.mark.parametrize("done", [1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits": None},
+        {"bits": 3},
+        {"bits": None, "float_epochs": 1},
+        {"bits": 2, "float_epochs": 1, "codebook": "calibrated", "weight_bits": 2},
+        {"bits": 3, "float_epochs": 1, "codebook": "learned", "weight_bits": 8, "network": "conv"},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:calibrate.states. layer:UserWarning")
+def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(tmp_path, changes, done):
+    config = dataclasses.replace(SMALL, **changes)
     whole = training(config)
     for _ in range(3):
         whole.run_epoch()
     first = training(config)
-    first.run_epoch()
+    for _ in range(done):
+        first.run_epoch()
     first.save(tmp_path / "checkpoint.pt")
     resumed = training(config)
     resumed.resume(tmp_path / "checkpoint.pt")
-    assert resumed.epoch == 1
+    assert resumed.epoch == done
     while resumed.epoch < 3:
         resumed.run_epoch()
     assert same(weights(resumed), weights(whole))
@@ -64,6 +77,57 @@ def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(tmp_path, bits):
         resumed.optimizer.state_dict()["state"].values(), whole.optimizer.state_dict()["state"].values(), strict=True
     ):
         assert torch.equal(ours["exp_avg"], theirs["exp_avg"])
+
+
+@pytest.mark.parametrize("changes", [{"bits": 2}, {"bits": 3, "weight_bits": 4, "codebook": "learned"}], ids=str)
+def test_runs_that_start_alike_share_their_float_epochs(changes):
+    config = dataclasses.replace(SMALL, float_epochs=2, **changes)
+    whole, start, rest = training(config), training(config.start()), training(config)
+    for _ in range(3):
+        whole.run_epoch()
+    for _ in range(2):
+        start.run_epoch()
+    rest.skip_float_epochs(start.checkpoint())
+    rest.run_epoch()
+    assert same(weights(rest), weights(whole))
+    assert rest.history == whole.history
+    assert start.epoch == 2
+
+
+def test_float_epochs_of_another_run_are_refused():
+    config = dataclasses.replace(SMALL, float_epochs=1)
+    start = training(config.start())
+    with pytest.raises(CheckpointError, match="0 epochs done and this run begins with 1 float ones; train the start"):
+        training(config).skip_float_epochs(start.checkpoint())
+    start.run_epoch()
+    with pytest.raises(CheckpointError, match="the checkpoint is the checkpoint of another run: seed is 0 there and 1 here"):
+        training(dataclasses.replace(config, seed=1)).skip_float_epochs(start.checkpoint())
+
+
+def test_weights_and_states_are_float_before_and_quantized_after_the_float_epochs():
+    run = training(dataclasses.replace(SMALL, float_epochs=1, codebook="calibrated", bits=3, weight_bits=4))
+    run.run_epoch()
+    assert [node.state_quant for node in run.runner.modules() if isinstance(node, neurons.LIFNode)] == [None, None]
+    assert run.scheduler.get_last_lr() == [pytest.approx(0, abs=1e-9)]
+    run.run_epoch()
+    nodes = [node for node in run.runner.modules() if isinstance(node, neurons.LIFNode)]
+    assert [node.state_quant.num_levels for node in nodes] == [8, 8]
+    assert [layer.weight_bits for layer in run.runner.modules() if isinstance(layer, quant.QuantLinear)] == [4, 4]
+
+
+def test_a_checkpoint_from_before_an_option_counts_as_its_default(tmp_path):
+    run = training()
+    run.run_epoch()
+    run.save(tmp_path / "checkpoint.pt")
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for name in ("weight_bits", "network", "float_epochs"):
+        del saved["config"][name]
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    again = training()
+    again.resume(tmp_path / "checkpoint.pt")
+    assert same(weights(again), weights(run))
+    with pytest.raises(CheckpointError, match="weight_bits is None there and 4 here"):
+        training(dataclasses.replace(SMALL, weight_bits=4)).resume(tmp_path / "checkpoint.pt")
 
 
 def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -163,6 +227,12 @@ def test_unwritable_output(tmp_path):
         ({"learning_rate": float("inf")}, InvalidValueError, "finite"),
         ({"seed": 2**70}, InvalidValueError, "seed"),
         ({"bits": True}, InvalidTypeError, "bits"),
+        ({"network": "rnn"}, InvalidValueError, "must be one of mlp, conv"),
+        ({"weight_bits": 9}, InvalidValueError, r"must be in 1\.\.8, or None for float32"),
+        ({"weight_bits": "ternary"}, InvalidTypeError, "weight_bits"),
+        ({"float_epochs": 3}, InvalidValueError, "must be fewer than the epochs, which include them"),
+        ({"float_epochs": -1}, InvalidValueError, "float_epochs"),
+        ({"codebook": "calibrated"}, InvalidValueError, "set float_epochs to 1 or more"),
     ],
 )
 def test_configurations_are_checked(changes, error, message):
@@ -172,8 +242,16 @@ def test_configurations_are_checked(changes, error, message):
 
 @pytest.mark.parametrize("codebook", CODEBOOKS)
 def test_every_codebook_recipe_runs(codebook):
-    run = build_network(dataclasses.replace(SMALL, codebook=codebook, bits=4))
+    run = build_network(dataclasses.replace(SMALL, codebook=codebook, bits=4, float_epochs=1))
     assert run(torch.rand(2, 1, 8, 8)).shape == (4, 2, 10)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+@pytest.mark.parametrize("weight_bits", [None, 1, 2, 8])
+def test_the_convolutional_network_runs(dataset, weight_bits):
+    config = dataclasses.replace(SMALL, dataset=dataset, network="conv", weight_bits=weight_bits)
+    side = {"digits": 8, "mnist": 28}[dataset]
+    assert build_network(config)(torch.rand(2, 1, side, side)).shape == (4, 2, 10)
 
 
 def test_mnist_needs_a_folder():

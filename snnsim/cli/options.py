@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from snnsim.quant.state import MAX_BITS
+from snnsim.training import MAX_WEIGHT_BITS
 
 
 def state_bits(text: str) -> int | None:
@@ -14,6 +15,25 @@ def state_bits(text: str) -> int | None:
     if text.isdecimal() and 1 <= int(text) <= MAX_BITS:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bits in 1..{MAX_BITS} nor 'float'")
+
+
+def weight_bits(text: str) -> int | None:
+    """Bits of a weight; None for "float"."""
+    named = {"float": None, "float32": None, "binary": 1, "ternary": 2}
+    if text in named:
+        return named[text]
+    if text.isdecimal() and 1 <= int(text) <= MAX_WEIGHT_BITS:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither a number of bits in 1..{MAX_WEIGHT_BITS} nor 'binary' (1), 'ternary' (2) or 'float'"
+    )
+
+
+def whole_number(text: str) -> int:
+    """A whole number of at least 0."""
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
 
 
 def positive_int(text: str) -> int:

@@ -35,14 +35,14 @@ def draw_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
 
 @torch.no_grad()
 def draw_membranes(training: Training, path: Path, time_steps: int = 24) -> Path:
-    """Raster of one test image, and the membranes of the hidden neurons that moved most, on their levels."""
+    """Raster of one test image, and the membranes of those neurons of the last hidden layer that moved most, on their levels."""
     images, labels = training.test_set.take(torch.tensor([0]))
     # longer than in training, for more to see
     runner = MultiStep(training.runner.net, time_steps=time_steps).eval()
     with Recorder(runner) as recorder:
         runner(images)
-    hidden, output = recorder.traces().values()
-    spikes, charged = hidden.spikes[:, 0], hidden.charged[:, 0]
+    *_, hidden, output = recorder.traces().values()
+    spikes, charged = hidden.spikes[:, 0].flatten(1), hidden.charged[:, 0].flatten(1)
     moves = (charged.diff(dim=0) != 0).sum(0) + 2 * (spikes.sum(0) > 1)
     liveliest = moves.topk(3).indices
     node = hidden.node

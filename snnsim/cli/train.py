@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from snnsim.cli.options import positive_int, state_bits
+from snnsim.cli.options import positive_int, state_bits, weight_bits, whole_number
 from snnsim.cli.pictures import draw_curves, draw_membranes
 from snnsim.errors import OutputError
 from snnsim.metrics import footprint
-from snnsim.training import CODEBOOKS, DATASETS, Config, Training, describe_bits, load_datasets
+from snnsim.training import CODEBOOKS, DATASETS, NETWORKS, Config, Training, describe_bits, load_datasets
 
 DESCRIPTION = """Train a spiking classifier with quantized neuron states and write a checkpoint, the learning curve and a raster.
 The checkpoint is written after every epoch; --resume continues an interrupted run to the same weights."""
@@ -43,9 +43,23 @@ def add_parser(commands: Any) -> None:
         help="bits of a neuron state, 1..16, or float",
     )
     parser.add_argument("--codebook", choices=tuple(CODEBOOKS), default=defaults.codebook, help="recipe of the levels")
+    parser.add_argument(
+        "--weight-bits",
+        type=weight_bits,
+        default="float",
+        metavar="N|float",
+        help="bits of a weight, 1..8 (1 is binary, 2 ternary), or float",
+    )
+    parser.add_argument("--network", choices=NETWORKS, default=defaults.network, help="one hidden layer, or two convolutions")
     parser.add_argument("--hidden", type=positive_int, default=defaults.hidden, help="neurons of the hidden layer")
     parser.add_argument("--time-steps", type=positive_int, default=defaults.time_steps, help="how often an image is presented")
     parser.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training set")
+    parser.add_argument(
+        "--float-epochs",
+        type=whole_number,
+        default=defaults.float_epochs,
+        help="how many of them come first with float states and weights",
+    )
     parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="images per step")
     parser.add_argument(
         "--learning-rate",
@@ -70,9 +84,12 @@ def run(options: argparse.Namespace) -> int:
         dataset=options.dataset,
         bits=options.bits,
         codebook=options.codebook,
+        weight_bits=options.weight_bits,
+        network=options.network,
         hidden=options.hidden,
         time_steps=options.time_steps,
         epochs=options.epochs,
+        float_epochs=options.float_epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         tau=options.tau,

@@ -101,6 +101,27 @@ def test_float_states_can_be_asked_for():
     assert build_parser().parse_args(["train", "--bits", "float"]).bits is None
 
 
+@pytest.mark.parametrize(("text", "bits"), [("float", None), ("ternary", 2), ("binary", 1), ("8", 8)])
+def test_weight_bits_by_number_or_name(text, bits):
+    assert build_parser().parse_args(["train", "--weight-bits", text]).weight_bits == bits
+
+
+@pytest.mark.parametrize(("option", "value", "message"), [("--weight-bits", "9", "1..8"), ("--float-epochs", "-1", "at least 0")])
+def test_weights_and_float_epochs_are_checked_by_the_parser(option, value, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", f"{option}={value}"])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_train_quantizes_weights_after_float_epochs(tmp_path, capsys):
+    options = ["--float-epochs", "1", "--codebook", "learned", "--weight-bits", "ternary", "--network", "conv"]
+    assert main([*FAST, *options, "--out", str(tmp_path)]) == 0
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert (saved["config"]["weight_bits"], saved["config"]["network"], saved["config"]["float_epochs"]) == (2, "conv", 1)
+    assert any("weight_quantizer" in name for name in saved["model"])
+
+
 def test_quick_demo_prints_the_table_and_writes_its_files(tmp_path, capsys):
     assert main(["demo", "--quick", "--quiet", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
