@@ -29,7 +29,7 @@ test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
 bench: $(READY)
-	$(BIN)/python benchmarks/kernels.py $(BENCH)
+	$(BIN)/snnsim bench $(BENCH)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

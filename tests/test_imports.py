@@ -35,8 +35,9 @@ LAYERS = {
     "viz": 9,
     "testing": 9,
     "training": 10,
-    "cli": 11,
-    "__main__": 12,
+    "bench": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 

@@ -147,7 +147,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("snnsim ")
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["train", "demo", "doctor", "bench"])
 def test_help_explains_itself(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
