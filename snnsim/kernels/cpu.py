@@ -26,8 +26,9 @@ __all__ = ["CpuEngine", "warm_up"]
 
 # neurons whose state stays in the second-level cache while time runs
 BLOCK = 1 << 15
-# elements of the saved membrane whose derivative is evaluated at a time, so that it is still in the cache when it is used
-DERIVATIVE_ELEMENTS = 1 << 18
+# bytes of what is saved whose derivative is evaluated at a time: it and what torch makes on the way stay in the second-level cache,
+# and the C library keeps memory of this size when it is freed, rather than map it afresh for every operation
+DERIVATIVE_BYTES = 1 << 18
 
 # for what has no fast way and needs none
 _reference = ReferenceEngine()
@@ -144,7 +145,7 @@ class CpuEngine:
         time_steps, size = x.shape
         driven = _rows(x.to(membrane.dtype))
         spikes = pool.empty(x.shape, membrane.dtype)
-        charged = pool.empty(x.shape, membrane.dtype) if save else None
+        above = pool.empty(x.shape, membrane.dtype) if save else None
         last = torch.empty(size, dtype=membrane.dtype)
         if size:
             block = _block(size, time_steps)
@@ -155,28 +156,28 @@ class CpuEngine:
                 "LINEAR",
                 (0, time_steps, size, block)
                 + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride)
-                + (0 if charged is None else charged.data_ptr(), size, 0, 0)
+                + (0 if above is None else above.data_ptr(), size, 0, 0)
                 + (spikes.data_ptr(), size, last.data_ptr(), *_membrane_constants(membrane, divide=True)),
                 -(-size // block),
                 time_steps * size,
             )
-        return spikes.to(x.dtype), last, charged
+        return spikes.to(x.dtype), last, above
 
     def linear_backward(
-        self, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+        self, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """As `ReferenceEngine.linear_backward`."""
-        time_steps, size = charged.shape
+        time_steps, size = above.shape
         incoming = _rows(grad_out.to(membrane.dtype))
         start, start_stride = _start(grad_v.to(membrane.dtype))
-        grad = pool.empty(charged.shape, membrane.dtype)
+        grad = pool.empty(above.shape, membrane.dtype)
         grad_v0 = torch.empty(size, dtype=membrane.dtype)
         constants = _membrane_constants(membrane, divide)
-        threshold, item = membrane.threshold.detach(), charged.element_size()
-        columns = max(1024, DERIVATIVE_ELEMENTS // time_steps // 64 * 64)
+        item = above.element_size()
+        columns = max(1024, DERIVATIVE_BYTES // (item * time_steps) // 64 * 64)
         for first in range(0, size, columns):
             width = min(columns, size - first)
-            slopes = _rows(membrane.derivative(charged[:, first : first + width] - threshold))
+            slopes = _rows(membrane.slopes(above[:, first : first + width]))
             block = _block(width, time_steps)
             _run(
                 "linear_backward",
@@ -189,7 +190,7 @@ class CpuEngine:
                     start.data_ptr() + first * start_stride * item,
                     start_stride,
                 )
-                + (charged.data_ptr() + first * item, size, slopes.data_ptr(), slopes.stride(0))
+                + (above.data_ptr() + first * item, size, slopes.data_ptr(), slopes.stride(0))
                 + (grad.data_ptr() + first * item, size, grad_v0.data_ptr() + first * item, *constants),
                 -(-width // block),
                 time_steps * width,

@@ -69,10 +69,7 @@ HISTOGRAM = np.dtype(
 )
 LINEAR = np.dtype(
     [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
-    + [
-        (name, np.int64)
-        for name in ("x", "x_stride", "start", "start_stride", "charged", "charged_stride", "slopes", "slopes_stride")
-    ]
+    + [(name, np.int64) for name in ("x", "x_stride", "start", "start_stride", "above", "above_stride", "slopes", "slopes_stride")]
     + [(name, np.int64) for name in ("out", "out_stride", "state", "leaks", "hard", "detach")]
     + [(name, np.float64) for name in ("threshold", "reset", "tau", "rest", "divisor")]
 )
@@ -763,13 +760,27 @@ def charge_linear(n: Any, x: Any, v: Any, leaks: Any, tau: Any, rest: Any, divis
             h[i] = h[i] + x[i] / divisor
 
 
+@njit
+def fire(n: Any, h: Any, threshold: Any, hard: Any, reset: Any, out: Any, v: Any, above: Any, dtype: Any) -> None:
+    """What is emitted, what the reset leaves, and the distance to the threshold."""
+    for i in range(n):
+        value = h[i]
+        distance = value - threshold
+        fired = value >= threshold
+        spike = dtype(1) if fired else dtype(0)
+        target = reset if hard else distance
+        out[i] = spike if value == value else value
+        v[i] = target if fired else value
+        above[i] = distance
+
+
 def linear_forward(memory: Any) -> None:
     """Run an un-quantized neuron."""
     dtype = kind_of(memory)
     a = carray(as_bytes(memory), 1, LINEAR)[0]
     size = a.size
     threshold, reset, tau, rest, divisor = dtype(a.threshold), dtype(a.reset), dtype(a.tau), dtype(a.rest), dtype(a.divisor)
-    h = pointer(stack(STRIP_BYTES), dtype)
+    h, unread = pointer(stack(STRIP_BYTES), dtype), pointer(stack(STRIP_BYTES), dtype)
     hard = a.hard != 0
     while True:
         begin = next_block(memory) * a.block
@@ -785,16 +796,8 @@ def linear_forward(memory: Any) -> None:
                 v = at(state, first)
                 charge_linear(n, at(pointer(a.x, dtype), t * a.x_stride + first), v, a.leaks != 0, tau, rest, divisor, h, dtype)
                 out = at(pointer(a.out, dtype), t * a.out_stride + first)
-                for i in range(n):
-                    fired = h[i] >= threshold
-                    spike = dtype(1) if fired else dtype(0)
-                    out[i] = spike if h[i] == h[i] else h[i]
-                    target = reset if hard else h[i] - threshold
-                    v[i] = target if fired else h[i]
-                if a.charged:
-                    charged = at(pointer(a.charged, dtype), t * a.charged_stride + first)
-                    for i in range(n):
-                        charged[i] = h[i]
+                above = at(pointer(a.above, dtype), t * a.above_stride + first) if a.above else unread
+                fire(n, h, threshold, hard, reset, out, v, above, dtype)
 
 
 def linear_backward(memory: Any) -> None:
@@ -806,7 +809,7 @@ def linear_backward(memory: Any) -> None:
     gh = pointer(stack(STRIP_BYTES), dtype)
     hard, detached = a.hard != 0, a.detach != 0
     # a hard reset forgets the membrane, a soft one never does
-    forgets_at = threshold if hard else dtype(np.nan)
+    forgets_at = dtype(0) if hard else dtype(np.nan)
     while True:
         begin = next_block(memory) * a.block
         if begin >= size:
@@ -822,20 +825,20 @@ def linear_backward(memory: Any) -> None:
                 g = at(state, first)
                 grad_out = at(pointer(a.x, dtype), t * a.x_stride + first)
                 slopes = at(pointer(a.slopes, dtype), t * a.slopes_stride + first)
-                h = at(pointer(a.charged, dtype), t * a.charged_stride + first)
+                d = at(pointer(a.above, dtype), t * a.above_stride + first)
                 if detached:
                     for i in range(n):
                         gh[i] = grad_out[i]
                 elif hard:
                     for i in range(n):
-                        gh[i] = (grad_out[i] - g[i] * h[i]) + g[i] * reset
+                        gh[i] = (grad_out[i] - g[i] * (d[i] + threshold)) + g[i] * reset
                 else:
                     for i in range(n):
                         gh[i] = grad_out[i] - g[i] * threshold
                 for i in range(n):
-                    past = dtype(0) if h[i] >= forgets_at else g[i]
+                    past = dtype(0) if d[i] >= forgets_at else g[i]
                     total = gh[i] * slopes[i] + past
-                    gh[i] = total if h[i] == h[i] else dtype(0)
+                    gh[i] = total if d[i] == d[i] else dtype(0)
                 out = at(pointer(a.out, dtype), t * a.out_stride + first)
                 if is_power_of_two(divisor):
                     scale = dtype(1) / divisor

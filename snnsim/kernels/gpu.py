@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
-from snnsim.kernels.reference import ReferenceEngine, per_neuron
+from snnsim.kernels.reference import ReferenceEngine
 from snnsim.kernels.table import LinearMembrane, Table
 
 __all__ = ["GpuEngine"]
@@ -102,34 +102,34 @@ class GpuEngine:
         time_steps, size = x.shape
         spikes = torch.empty(x.shape, dtype=membrane.dtype, device=x.device)
         last = torch.empty(size, dtype=membrane.dtype, device=x.device)
-        charged = torch.empty(x.shape, dtype=membrane.dtype, device=x.device) if save else None
+        above = torch.empty(x.shape, dtype=membrane.dtype, device=x.device) if save else None
         _launch(
             "linear_forward_kernel",
             size,
-            *(x, x.stride(0), v, _stride(v), spikes, last, spikes if charged is None else charged),
+            *(x, x.stride(0), v, _stride(v), spikes, last, spikes if above is None else above),
             *(*_constants(last, membrane.threshold, membrane.tau, membrane.divisor), time_steps, size, membrane.inner),
             _potentials(membrane, x.device),
             **_linear_options(membrane, membrane.divisor),
             SAVE=save,
         )
-        return spikes.to(x.dtype), last, charged
+        return spikes.to(x.dtype), last, above
 
     def linear_backward(
-        self, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+        self, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """As `ReferenceEngine.linear_backward`."""
-        time_steps, size = charged.shape
-        slopes = membrane.derivative(charged - per_neuron(membrane.threshold, size, membrane.inner)).contiguous()
-        grad = torch.empty_like(charged)
-        grad_v0 = torch.empty(size, dtype=membrane.dtype, device=charged.device)
+        time_steps, size = above.shape
+        slopes = membrane.slopes(above).contiguous()
+        grad = torch.empty_like(above)
+        grad_v0 = torch.empty(size, dtype=membrane.dtype, device=above.device)
         divisor = membrane.divisor if divide else None
         start = grad_v.to(membrane.dtype)
         _launch(
             "linear_backward_kernel",
             size,
-            *(grad_out, grad_out.stride(0), start, _stride(start), charged, slopes, grad, grad_v0),
+            *(grad_out, grad_out.stride(0), start, _stride(start), above, slopes, grad, grad_v0),
             *(*_constants(grad_v0, membrane.threshold, membrane.tau, divisor), time_steps, size, membrane.inner),
-            _potentials(membrane, charged.device),
+            _potentials(membrane, above.device),
             **_linear_options(membrane, divisor),
             DETACH=membrane.detach_reset,
         )

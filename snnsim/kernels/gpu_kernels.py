@@ -149,7 +149,7 @@ def linear_forward_kernel(
     start_stride: Any,
     out: Any,
     last: Any,
-    charged: Any,
+    above: Any,
     thresholds: Any,
     taus: Any,
     divisor: Any,
@@ -189,7 +189,7 @@ def linear_forward_kernel(
         else:
             v = tl.where(fired, h - threshold, h)
         if SAVE:
-            tl.store(charged + place, h, mask=inside)
+            tl.store(above + place, h - threshold, mask=inside)
     tl.store(last + n, v, mask=inside)
 
 
@@ -199,7 +199,7 @@ def linear_backward_kernel(
     grad_out_stride: Any,
     start: Any,
     start_stride: Any,
-    charged: Any,
+    above: Any,
     slopes: Any,
     grad: Any,
     grad_start: Any,
@@ -228,18 +228,18 @@ def linear_backward_kernel(
     for step in range(time_steps):
         t = tl.cast(time_steps - 1 - step, tl.int64)
         place = t * size + n
-        h = tl.load(charged + place, mask=inside, other=0.0)
+        d = tl.load(above + place, mask=inside, other=0.0)
         through = tl.load(grad_out + t * grad_out_stride + n, mask=inside, other=0.0).to(g.dtype)
         past = g
         if HARD:
-            past = tl.where(h >= threshold, 0.0, g).to(g.dtype)
+            past = tl.where(d >= 0, 0.0, g).to(g.dtype)
             if not DETACH:
-                through = (through - g * h) + g * tl.load(potentials + 1)
+                through = (through - g * (d + threshold)) + g * tl.load(potentials + 1)
         else:
             if not DETACH:
                 through = through - g * threshold
         total = through * tl.load(slopes + place, mask=inside, other=0.0) + past
-        total = tl.where(h == h, total, 0.0).to(g.dtype)
+        total = tl.where(d == d, total, 0.0).to(g.dtype)
         if DIVISORS > 0:
             tl.store(grad + place, divided(total, by), mask=inside)
         else:

@@ -89,38 +89,38 @@ def level_gradients(
     return tuple(total.to(value.dtype).reshape(value.shape) for total, value in zip(totals, learned.parameters, strict=True))
 
 
-def threshold_gradient(grad: Tensor, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane) -> Tensor:
+def threshold_gradient(grad: Tensor, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane) -> Tensor:
     """Gradient of an un-quantized neuron's threshold.
 
     Args:
         grad: of the charged membrane, `[T, N]`.
-        charged, grad_out, grad_v, membrane: as for `ReferenceEngine.linear_backward`.
+        above, grad_out, grad_v, membrane: as for `ReferenceEngine.linear_backward`.
 
     Returns:
         Same shape and dtype as `membrane.threshold`.
     """
-    threshold = per_neuron(membrane.threshold, charged.shape[1], membrane.inner)
-    total = torch.zeros(membrane.threshold.numel(), dtype=torch.float64, device=charged.device)
+    threshold = per_neuron(membrane.threshold, above.shape[1], membrane.inner)
+    total = torch.zeros(membrane.threshold.numel(), dtype=torch.float64, device=above.device)
     g = grad_v.to(membrane.dtype)
-    for t in reversed(range(len(charged))):
-        h = charged[t]
-        through_spike = grad_out[t].to(h.dtype)
+    for t in reversed(range(len(above))):
+        d = above[t]
+        through_spike = grad_out[t].to(d.dtype)
         if not membrane.detach_reset:
-            through_spike = through_spike + g * (-threshold if membrane.reset is None else membrane.reset - h)
-        part = -(through_spike * membrane.derivative(h - threshold))
+            through_spike = through_spike + g * (-threshold if membrane.reset is None else membrane.reset - (d + threshold))
+        part = -(through_spike * membrane.slopes(d))
         if membrane.reset is None:
-            part = part - torch.where(h >= threshold, g, 0.0)
-        total += channel_sums(torch.where(torch.isnan(h), 0.0, part), len(total), membrane.inner)
+            part = part - torch.where(d >= 0, g, 0.0)
+        total += channel_sums(torch.where(torch.isnan(d), 0.0, part), len(total), membrane.inner)
         g = leaked_gradient(grad[t], membrane)
     return total.to(membrane.dtype)
 
 
-def tau_gradient(grad: Tensor, charged: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+def tau_gradient(grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
     """Gradient of an un-quantized neuron's time constant: sum of `grad * (v - rest) / tau**2`, `v` the state before each step.
 
     Args:
         grad: of the charged membrane, `[T, N]`.
-        charged: membrane before the reset, `[T, N]`.
+        above: distance of the charged membrane to the threshold, `[T, N]`.
         v0: state before the first step, `[N]`.
         membrane: its constants; leaks.
 
@@ -129,12 +129,12 @@ def tau_gradient(grad: Tensor, charged: Tensor, v0: Tensor, membrane: LinearMemb
     """
     if membrane.tau is None:
         raise InvalidValueError("tau_gradient: this membrane does not leak (tau is None)")
-    threshold = per_neuron(membrane.threshold, charged.shape[1], membrane.inner)
-    total = torch.zeros(membrane.tau.numel(), dtype=torch.float64, device=charged.device)
-    for t in range(len(charged)):
-        h = charged[t - 1]
-        v = v0 if t == 0 else torch.where(h >= threshold, h - threshold if membrane.reset is None else membrane.reset, h)
-        part = torch.where(torch.isnan(charged[t]), 0.0, grad[t].double() * (v.double() - membrane.rest))
+    threshold = per_neuron(membrane.threshold, above.shape[1], membrane.inner)
+    total = torch.zeros(membrane.tau.numel(), dtype=torch.float64, device=above.device)
+    for t in range(len(above)):
+        d = above[t - 1]
+        v = v0 if t == 0 else torch.where(d >= 0, d if membrane.reset is None else membrane.reset, d + threshold)
+        part = torch.where(torch.isnan(above[t]), 0.0, grad[t].double() * (v.double() - membrane.rest))
         total += channel_sums(part, len(total), membrane.inner)
     return (total / membrane.tau.detach().double() ** 2).to(membrane.dtype)
 

@@ -119,14 +119,14 @@ class ReferenceEngine:
             x: input `[T, N]`, T >= 1, in the unit of the threshold.
             v: `[N]`, state before the first step, in the membrane's dtype.
             membrane: its constants.
-            save: keep the charged membrane for the backward pass.
+            save: keep the distance to the threshold for the backward pass.
 
         Returns:
-            Spikes `[T, N]` in the dtype of `x`, state after the last step `[N]`, and charged membranes `[T, N]` or None.
+            Spikes `[T, N]` in the dtype of `x`, state after the last step `[N]`, and `h - threshold` `[T, N]` or None.
         """
         threshold, tau, divisor = _constants(membrane, x.shape[1])
         spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        charged = torch.empty(x.shape, dtype=membrane.dtype, device=x.device) if save else None
+        kept = torch.empty(x.shape, dtype=membrane.dtype, device=x.device) if save else None
         for t in range(x.shape[0]):
             u = x[t].to(membrane.dtype)
             if divisor is not None:
@@ -134,18 +134,19 @@ class ReferenceEngine:
             h = u + v if tau is None else (v - (v - membrane.rest) / tau) + u
             fired = h >= threshold
             spikes[t] = torch.where(torch.isnan(h), h, fired.to(h.dtype)).to(x.dtype)
-            v = torch.where(fired, h - threshold if membrane.reset is None else membrane.reset, h)
-            if charged is not None:
-                charged[t] = h
-        return spikes, v, charged
+            above = h - threshold
+            v = torch.where(fired, above if membrane.reset is None else membrane.reset, h)
+            if kept is not None:
+                kept[t] = above
+        return spikes, v, kept
 
     def linear_backward(
-        self, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+        self, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients of a scan of an un-quantized neuron.
 
         Args:
-            charged: membrane before the reset, as saved by `linear_forward`, `[T, N]`.
+            above: distance of the charged membrane to the threshold, as saved by `linear_forward`, `[T, N]`.
             grad_out: of the spikes, `[T, N]`.
             grad_v: of the state after the last step, `[N]`.
             membrane: its constants.
@@ -154,18 +155,18 @@ class ReferenceEngine:
         Returns:
             Gradient of the input or of the charged membrane `[T, N]`, and of the state before the first step `[N]`.
         """
-        threshold, tau, divisor = _constants(membrane, charged.shape[1])
-        grad = torch.empty_like(charged)
+        threshold, tau, divisor = _constants(membrane, above.shape[1])
+        grad = torch.empty_like(above)
         g = grad_v.to(membrane.dtype)
-        for t in reversed(range(charged.shape[0])):
-            h, gs = charged[t], grad_out[t].to(membrane.dtype)
+        for t in reversed(range(above.shape[0])):
+            d, gs = above[t], grad_out[t].to(membrane.dtype)
             if membrane.reset is None:
                 past = g
                 gs = gs if membrane.detach_reset else gs - g * threshold
             else:
-                past = torch.where(h >= threshold, 0.0, g)
-                gs = gs if membrane.detach_reset else (gs - g * h) + g * membrane.reset
-            gh = torch.where(torch.isnan(h), 0.0, gs * membrane.derivative(h - threshold) + past)
+                past = torch.where(d >= 0, 0.0, g)
+                gs = gs if membrane.detach_reset else (gs - g * (d + threshold)) + g * membrane.reset
+            gh = torch.where(torch.isnan(d), 0.0, gs * membrane.slopes(d) + past)
             grad[t] = gh if divisor is None or not divide else gh / divisor
             g = gh if tau is None else gh - gh / tau
         return grad, g

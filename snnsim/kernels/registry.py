@@ -41,7 +41,7 @@ class Engine(Protocol):
         """Run an un-quantized neuron over a sequence."""
 
     def linear_backward(
-        self, charged: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+        self, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients of `linear_forward`."""
 

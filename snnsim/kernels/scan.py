@@ -125,7 +125,7 @@ class _Scan(torch.autograd.Function):
 
 
 class _ScanLinear(torch.autograd.Function):
-    """The autograd node of `scan_linear`; keeps the charged membrane."""
+    """The autograd node of `scan_linear`; keeps how far the charged membrane was from the threshold."""
 
     @staticmethod
     def forward(
@@ -138,9 +138,9 @@ class _ScanLinear(torch.autograd.Function):
         membrane: LinearMembrane,
         engine: str | None,
     ) -> tuple[Tensor, Tensor]:
-        spikes, after, charged = _linear_forward(x_seq, v, membrane, engine, save=True)
+        spikes, after, above = _linear_forward(x_seq, v, membrane, engine, save=True)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(charged, v if ctx.needs_input_grad[3] else None, x_seq if ctx.needs_input_grad[4] else None)
+        ctx.save_for_backward(above, v if ctx.needs_input_grad[3] else None, x_seq if ctx.needs_input_grad[4] else None)
         ctx.layout = Layout.of(x_seq, membrane.channels, membrane.inner)
         ctx.membrane, ctx.engine, ctx.dtype = membrane, engine, x_seq.dtype
         return spikes.data, after.data
@@ -150,23 +150,23 @@ class _ScanLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None) -> tuple[Any, ...]:
         if grad_out is None and grad_v is None:
             return (None,) * 7
-        charged, v0, x_seq = ctx.saved_tensors
+        above, v0, x_seq = ctx.saved_tensors
         membrane, layout = _there(ctx.membrane, ctx.layout), ctx.layout
         needs_x, needs_v, needs_threshold, needs_tau, needs_divisor = ctx.needs_input_grad[:5]
-        rows_out, row_v = _incoming(grad_out, grad_v, layout, ctx.dtype, membrane.dtype, charged.device)
+        rows_out, row_v = _incoming(grad_out, grad_v, layout, ctx.dtype, membrane.dtype, above.device)
         divide = membrane.divisor is not None and not (needs_threshold or needs_tau or needs_divisor)
-        engine = choose(charged, membrane, ctx.engine)
-        grad, grad_v0 = engine.linear_backward(charged, rows_out, row_v, membrane, divide)
+        engine = choose(above, membrane, ctx.engine)
+        grad, grad_v0 = engine.linear_backward(above, rows_out, row_v, membrane, divide)
         grad_threshold = grad_tau = grad_divisor = None
         if needs_threshold:
-            grad_threshold = parameters.threshold_gradient(grad, charged, rows_out, row_v, membrane)
+            grad_threshold = parameters.threshold_gradient(grad, above, rows_out, row_v, membrane)
         if needs_tau:
-            grad_tau = parameters.tau_gradient(grad, charged, layout.row(v0), membrane)
+            grad_tau = parameters.tau_gradient(grad, above, layout.row(v0), membrane)
         if membrane.divisor is not None and not divide:
             if needs_divisor:
                 grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), membrane.divisor, membrane.inner)
             grad = grad / per_neuron(membrane.divisor, grad.shape[1], membrane.inner)
-        # saved membranes and gradients are rows already
+        # saved distances and gradients are rows already
         grad_x = layout.unrows(grad).to(ctx.dtype) if needs_x else None
         return grad_x, layout.unrow(grad_v0) if needs_v else None, grad_threshold, grad_tau, grad_divisor, None, None
 
@@ -239,11 +239,11 @@ def run_backward(
 def _linear_forward(
     x_seq: Tensor, v: Tensor, membrane: LinearMembrane, engine: str | None, save: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Spikes, last state, and charged membranes `[T, N]`."""
+    """Spikes, last state, and distances to the threshold `[T, N]`."""
     layout = Layout.of(x_seq, membrane.channels, membrane.inner)
     membrane = _there(membrane, layout)
-    spikes, after, charged = choose(x_seq, membrane, engine).linear_forward(layout.rows(x_seq), layout.row(v), membrane, save)
-    return layout.unrows(spikes), layout.unrow(after), charged
+    spikes, after, above = choose(x_seq, membrane, engine).linear_forward(layout.rows(x_seq), layout.row(v), membrane, save)
+    return layout.unrows(spikes), layout.unrow(after), above
 
 
 def _incoming(

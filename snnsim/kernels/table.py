@@ -122,6 +122,9 @@ class LinearMembrane:
         h = v - (v - rest)/tau + x[t] / divisor  (tau None: h = v + x[t] / divisor);  s = 1 if h >= threshold else 0
         v = reset where s = 1 (reset None: h - threshold), else h
 
+    For the backward pass `h - threshold` is kept, at which the derivative is evaluated as it stands; its sign is that of the
+    comparison, and `h`, where a gradient wants it, is the sum of it and the threshold.
+
     Attributes:
         threshold: `[1]` or `[C]`, float32 or float64, the dtype of the computation; differentiable.
         derivative: of the spike with respect to `h - threshold`, elementwise.
@@ -160,6 +163,25 @@ class LinearMembrane:
     def dtype(self) -> torch.dtype:
         """The dtype a scan of this membrane computes in."""
         return self.threshold.dtype
+
+    def slopes(self, above: Tensor) -> Tensor:
+        """The derivative at distances from the threshold, checked: what comes back is as the kernels read it.
+
+        Raises:
+            InvalidValueError: a derivative that changes its argument, which is kept for a further pass.
+            ShapeError, InvalidTypeError: one whose result is not like its argument.
+        """
+        version = above._version
+        slopes = self.derivative(above)
+        if above._version != version:
+            raise InvalidValueError("derivative: changes its argument in place; return a new tensor")
+        if slopes.shape != above.shape:
+            raise ShapeError(
+                f"derivative: needs a result of the shape of its argument, {tuple(above.shape)}, got {tuple(slopes.shape)}; it has "
+                "to be elementwise"
+            )
+        _check_kind("derivative", slopes, above)
+        return slopes
 
 
 def check_per_channel(name: str, value: Tensor | None, channels: int, like: Tensor) -> None:
