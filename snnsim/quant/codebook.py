@@ -320,7 +320,7 @@ def _midpoints(levels: Tensor) -> Tensor:
 
 
 def _checked_edges(edges: Sequence[float] | Tensor, levels: Tensor) -> Tensor:
-    rounded = torch.as_tensor(edges).detach().to(levels).clone()
+    rounded = torch.as_tensor(edges, dtype=torch.float64).detach().to(levels).clone()
     if rounded.shape != (len(levels) - 1,):
         raise InvalidValueError(
             f"Codebook(edges): {len(levels)} levels need {len(levels) - 1} edges, got shape {tuple(rounded.shape)}"

@@ -202,6 +202,11 @@ def test_refuses_a_dtype_that_merges_levels_and_counts_what_is_left():
         Codebook(levels, dtype=torch.bfloat16)
 
 
+def test_edges_from_a_list_keep_the_precision_of_the_codebook():
+    codebook = Codebook([0.0, 1.0], edges=[1 / 3], dtype=torch.float64)
+    assert codebook.edges.tolist() == [1 / 3]
+
+
 @pytest.mark.parametrize(("edges", "message"), [([0.5], "need 2 edges"), ([0.0, 1.5], "edge 0"), ([0.5, 2.5], "edge 1")])
 def test_refuses_edges(edges, message):
     with pytest.raises(InvalidValueError, match=message):
