@@ -112,4 +112,4 @@ def set_tau(node: Membrane, tau: float | Tensor) -> None:
 
 def tau_repr(node: Leaky) -> str:
     """`tau=2` for the node's repr."""
-    return f"tau={float(node.tau):.4g}" if node.tau.dim() == 0 else f"tau={tuple(node.tau.shape)}"
+    return f"tau={float(node.tau.detach()):.4g}" if node.tau.dim() == 0 else f"tau={tuple(node.tau.shape)}"

@@ -28,3 +28,7 @@ def test_tau_learns(codebook):
 
 def test_keeps_the_contract():
     check_node(ParametricLIFNode)
+
+
+def test_repr_of_a_learned_time_constant_warns_of_nothing():
+    assert "tau=3.3" in repr(ParametricLIFNode(3.3))
