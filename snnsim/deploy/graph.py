@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from snnsim.deploy.feedback import Feedback
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.weight import QuantizedWeight
 from snnsim.runners import MultiStep, SingleStep
 from snnsim.temporal import Temporal
 
-__all__ = ["Graph", "Part", "network_of", "read", "refusal"]
+__all__ = ["Graph", "Part", "leading_features", "network_of", "read", "refusal"]
 
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 FLATTENINGS = {torch.flatten, "flatten"}
@@ -60,6 +61,23 @@ def network_of(net: object) -> tuple[nn.Module, int | None]:
     raise InvalidTypeError(f"net must be an nn.Module, got {type(net).__name__}; pass the trained network, or a runner around it")
 
 
+def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
+    """Inputs of the linear layer that comes first, behind flattenings and modules of the kinds `skipped`.
+
+    Raises:
+        InvalidValueError: another layer comes first.
+    """
+    index = 0
+    while isinstance(graph.parts[index].module, (type(None), nn.Flatten, *skipped)) and graph.readers(index):
+        index = graph.readers(index)[0]
+    first = graph.parts[index].module
+    if not isinstance(first, nn.Linear):
+        raise InvalidValueError(
+            "input_shape: the shape of one sample cannot be told from the first layer; give it, as in input_shape=(1, 28, 28)"
+        )
+    return first.in_features
+
+
 def refusal(part: Part, reason: str) -> InvalidValueError:
     """The error that names a part and says why it cannot be lowered."""
     kind = "" if part.module is None else f" ({type(part.module).__name__})"
@@ -70,17 +88,23 @@ class _Tracer(fx.Tracer):
     """Looks into the user's own modules and nn.Sequential, and takes layers and neurons whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Temporal | QuantizedWeight) or super().is_leaf_module(m, module_qualified_name)
+        own_layer = m.__module__.startswith("snnsim.layers.")
+        return own_layer or isinstance(m, Temporal | QuantizedWeight) or super().is_leaf_module(m, module_qualified_name)
 
 
 def read(net: nn.Module) -> Graph:
     """Read a network of one input and one output.
 
     Raises:
-        InvalidValueError: control flow that depends on data, or an operation other than a module, a sum and a flatten.
+        InvalidValueError: feedback, control flow that depends on data, or an operation other than a module, a sum and a flatten.
     """
     if isinstance(net, Temporal | QuantizedWeight) or not any(True for _ in net.children()):
         raise InvalidValueError(f"the network is a single {type(net).__name__}; put it into an nn.Sequential")
+    for name, module in net.named_modules():
+        if isinstance(module, Feedback):
+            raise InvalidValueError(
+                f"the network has feedback through {name!r}, and is read in one direction only; take the loop out"
+            )
     try:
         trace = _Tracer().trace(net)
     except (fx.proxy.TraceError, TypeError) as problem:

@@ -18,7 +18,7 @@ from snnsim.deploy.bisection import bisect, oracle
 from snnsim.deploy.constants import checked_codebook, input_bits, layer_window, narrowest, power_of_two_weights, window_of
 from snnsim.deploy.dyadic import FLOAT32_EXACT, frac_bits_of, on_grid
 from snnsim.deploy.exactness import Report, Stage, accumulator_bounds
-from snnsim.deploy.graph import Graph, Part, network_of, read, refusal
+from snnsim.deploy.graph import Graph, Part, leading_features, network_of, read, refusal
 from snnsim.deploy.network import IntegerNetwork
 from snnsim.deploy.operations import (
     Add,
@@ -104,23 +104,10 @@ def _input_signal(graph: Graph, shape: tuple[int, ...] | None, bounds: tuple[int
     if not (low <= 0 <= high and low < high and max(-low, high) < FLOAT32_EXACT):
         raise InvalidValueError(f"input_range={bounds!r}: must go from at most 0 to at least 0, within 24 bits; (0, 1) for spikes")
     if shape is None:
-        shape = (_features(graph),)
+        shape = (leading_features(graph, IDENTITIES),)
     for size in shape:
         check_int("input_shape", "size", size, at_least=1)
     return Signal(tuple(shape), low, high)
-
-
-def _features(graph: Graph) -> int:
-    """Inputs of the linear layer that comes first."""
-    index = 0
-    while isinstance(graph.parts[index].module, (type(None), nn.Flatten, *IDENTITIES)) and graph.readers(index):
-        index = graph.readers(index)[0]
-    first = graph.parts[index].module
-    if not isinstance(first, nn.Linear):
-        raise InvalidValueError(
-            "input_shape: the shape of one sample cannot be told from the first layer; give it, as in input_shape=(1, 28, 28)"
-        )
-    return first.in_features
 
 
 class _Builder(Assembly):
