@@ -191,13 +191,16 @@ class _Generator:
 
     def _pointer(self, signal: int) -> str:
         """Expression for where a signal is."""
-        if signal == 0:
+        # also the input in another shape
+        if signal not in self.places:
             return "input"
         place, kind = self.places[signal], _type(self.network.signals[signal])
         return f"({kind} *)(net->work + {place})"
 
     def _reading(self, signal: int) -> str:
-        return "input" if signal == 0 else f"(const {_type(self.network.signals[signal])} *)(net->work + {self.places[signal]})"
+        if signal not in self.places:
+            return "input"
+        return f"(const {_type(self.network.signals[signal])} *)(net->work + {self.places[signal]})"
 
     def _call(self, i: int, *arguments: str) -> None:
         self.steps.append(f"    layer_{i}({', '.join(arguments)});\n")

@@ -55,6 +55,12 @@ def check_equal(integer, x, folder, **options):
 
 
 @needs_compiler
+def test_an_input_that_is_read_in_another_shape(tmp_path):
+    net = awake(nn.Sequential(nn.Flatten(), QuantLinear(12, 5), neurons.IFNode(state_quant=quant.uniform(4))))
+    check_equal(lowered(net, (1, 3, 4)), spikes(6, 2, 1, 3, 4), tmp_path / "c")
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_output_and_code_is_that_of_the_definition(name, tmp_path):
     _, integer, x = example(name)
