@@ -1,15 +1,32 @@
-"""The compiled engine: runs a packed program in 32-bit integers, event by event; imported only when it runs."""
+"""The compiled engine: runs a packed program in integers, event by event; imported only when it runs.
+
+One kernel, a C function of one pointer as in `snnsim.kernels.cpu_kernels`, takes samples off a shared counter, so that any number
+of threads may run it on the same record. A sample runs through all of its time steps while weights and state are in the cache.
+
+Sums of 8-bit weights are taken in 16 bits where that is exact: as many terms at once as cannot leave them whatever the signs, or
+all of them where the layer's own bound says so. Everything else is 32 bits, in which `soundness` has proven that it stays.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import carray, int8, int16, int32, int64, njit, types, uint8, uint64
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, register_jitable
 
-from snnsim.deploy.program import KINDS, Row
+from snnsim.deploy import program
+from snnsim.deploy.program import KINDS, RECORD, Row, tile_width
+from snnsim.kernels import kernel_cache
+from snnsim.kernels.cpu_kernels import as_bytes, at, next_block, pointer, retyped
+from snnsim.kernels.threads import Kernel
+from snnsim.layers import sparse_kernels
+from snnsim.layers.sparse_kernels import count_bits, lowest_bit, next_slot
 
-__all__ = ["run_program"]
+__all__ = ["kernel"]
 
 # numba takes module-level numbers for constants
 PRODUCT, SUM_POOL, MAX_POOL, ADD = (KINDS[kind] for kind in ("product", "sum_pool", "max_pool", "add"))
@@ -26,159 +43,466 @@ KIND, GROUPS, WEIGHTS, IS_NARROW, CONSTANTS, LIMITS = (
     Row.CONSTANTS,
     Row.LIMITS,
 )
-LEVELS, INNER, NUM_CHANNELS, STEPS = Row.LEVELS, Row.INNER, Row.NUM_CHANNELS, Row.STEPS
-IS_DENSE, IS_BINARY = Row.IS_DENSE, Row.IS_BINARY
-# up to this many edges are counted in passes that vectorize; more are searched
-COUNTED_EDGES = 31
+LEVELS, CHANNEL_OFFSETS, NUM_CHANNELS, STEPS = Row.LEVELS, Row.CHANNEL_OFFSETS, Row.NUM_CHANNELS, Row.STEPS
+IS_TILED, IS_BINARY, IS_STATIC, TERMS, FIRE, HAS_RUNS = (
+    Row.IS_TILED,
+    Row.IS_BINARY,
+    Row.IS_STATIC,
+    Row.TERMS,
+    Row.FIRE,
+    Row.HAS_RUNS,
+)
+COLUMNS = Row.WIDTH_OF_TABLE
+# up to this many edges are compared one after the other, in passes that vectorize; more are searched
+COUNTED = 31
+# values that are searched for events at once
+WORD = 64
+# neurons that go through the passes of a step together, so that what passes exchange stays in the first-level cache
+STRIP = 1024
+
+# one definition for the layout of the weights and for the loop over it
+register_jitable(tile_width)
+
+# numba's own types hide from a type checker that an intrinsic is called without its first argument
+_intrinsic: Any = intrinsic
 
 
-@njit(cache=True, nogil=True)
-def run_program(
-    table: Any,
-    narrow: Any,
-    wide: Any,
-    constants: Any,
-    x_seq: Any,
-    codes: Any,
-    delayed: Any,
-    values: Any,
-    scratch: Any,
-    events: Any,
-    out: Any,
-    first: int,
-) -> None:
-    """Run every sample through all time steps; `codes [B, S]` and `delayed [B, D]` are its state, before and after.
+@cache
+def kernel() -> Kernel:
+    """The kernel, from disk or compiled."""
+    return kernel_cache.compiled(run_program, False, program, sparse_kernels)
 
-    Args: the arrays of a Program; `x_seq [T, B, N]`; `values`, `scratch` and `events` to work in; `out [T, B, M]` to fill, from the
-    values that start at `first`.
+
+# ---- vectors
+
+
+def _has_avx512() -> bool:
+    """Whether the processor that numba compiles for has AVX-512, whose permutes compress a vector and look 16 entries up."""
+    return "+avx512f," in cpu_target.target_context.codegen().magic_tuple()[2] + ","
+
+
+AVX512 = _has_avx512()
+# integers of a vector
+LANES = 16
+
+
+@_intrinsic
+def nonzero(typing_context: Any, values: Any) -> Any:
+    """Which of WORD integers are not 0, as bits."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(context.get_value_type(values.dtype), WORD)
+        loaded = builder.load(builder.bitcast(args[0], vector.as_pointer()), align=values.dtype.bitwidth // 8)
+        return builder.bitcast(builder.icmp_signed("!=", loaded, ir.Constant(vector, [0] * WORD)), ir.IntType(WORD))
+
+    return types.uint64(values), codegen
+
+
+@_intrinsic
+def compress(typing_context: Any, mask: Any, first: Any, events: Any) -> Any:
+    """Write the places of the 1s among the lowest LANES bits, counted from `first`; what lies behind them is written too."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(32)
+        vector, lanes = ir.VectorType(integer, LANES), ir.VectorType(ir.IntType(1), LANES)
+        bits = builder.bitcast(builder.trunc(args[0], ir.IntType(LANES)), lanes)
+        start = _everywhere(builder, builder.trunc(args[1], integer), LANES)
+        places = builder.add(start, ir.Constant(vector, list(range(LANES))))
+        kind = ir.FunctionType(vector, [vector, vector, lanes])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.mask.compress.v16i32")
+        builder.store(builder.call(call, [places, places, bits]), builder.bitcast(args[2], vector.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64, events), codegen
+
+
+@_intrinsic
+def charge_short(typing_context: Any, count: Any, tables: Any, entries: Any, x: Any, factor: Any, codes: Any, found: Any) -> Any:
+    """One step of `count` automata of up to LANES codes, LANES at a time, with their tables in registers; overruns to a vector.
+
+    The charged codes go to `found`, the codes after the reset to `codes`. `tables` begin with `entries` numbers of the reset, then
+    of the leak; then come the tops, LANES with what fills them up: four permutes halve the place that is searched among them.
     """
-    time_steps, batch, inputs = x_seq.shape
-    for b in range(batch):
-        for t in range(time_steps):
-            for n in range(inputs):
-                values[n] = x_seq[t, b, n]
-            for r in range(len(table)):
-                row = table[r]
-                kind = row[KIND]
-                if kind == PRODUCT:
-                    if row[IS_NARROW]:
-                        product(row, narrow, constants, values, scratch, events)
-                    else:
-                        product(row, wide, constants, values, scratch, events)
-                elif kind in (SUM_POOL, MAX_POOL):
-                    pool(row, values, kind == MAX_POOL)
-                elif kind == ADD:
-                    for n in range(row[COUNT]):
-                        values[row[TARGET] + n] += values[row[SOURCE] + n] << row[SHIFT]
-                elif kind == COPY:
-                    for n in range(row[COUNT]):
-                        values[row[TARGET] + n] = values[row[SOURCE] + n] << row[SHIFT]
-                elif kind == DELAY:
-                    delay(row, values, delayed[b])
-                else:
-                    neuron(row, constants, values, codes[b], scratch, events)
-            for m in range(out.shape[2]):
-                out[t, b, m] = values[first + m]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        count_, tables_, entries_, x_, factor_, codes_, found_ = args
+        integer = ir.IntType(64)
+        vector = ir.VectorType(ir.IntType(32), LANES)
+        permute = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector, vector]), "llvm.x86.avx512.permvar.si.512"
+        )
+
+        def place(base: Any, index: Any) -> Any:
+            return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
+
+        starts = [builder.mul(entries_, ir.Constant(integer, number)) for number in range(3)]
+        reset, leak, tops = (builder.load(place(tables_, start), align=4) for start in starts)
+        times = _everywhere(builder, factor_, LANES)
+        with cgutils.for_range_slice(builder, ir.Constant(integer, 0), count_, ir.Constant(integer, LANES), intp=integer) as (i, _):
+            left = builder.call(permute, [leak, builder.load(place(codes_, i), align=4)])
+            h = builder.add(left, builder.mul(builder.load(place(x_, i), align=4), times))
+            below = ir.Constant(vector, [0] * LANES)
+            step = LANES // 2
+            while step:
+                top = builder.call(permute, [tops, builder.add(below, ir.Constant(vector, [step - 1] * LANES))])
+                more = builder.add(below, ir.Constant(vector, [step] * LANES))
+                below = builder.select(builder.icmp_signed(">", h, top), more, below)
+                step //= 2
+            builder.store(below, place(found_, i), align=4)
+            builder.store(builder.call(permute, [reset, below]), place(codes_, i), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, tables, types.int64, x, types.int32, codes, found), codegen
 
 
-@njit(cache=True, nogil=True)
-def product(row: Any, weights: Any, constants: Any, values: Any, sums: Any, events: Any) -> None:
-    """Sums `[places, O]` of weights times inputs, scaled and shifted."""
-    places, outputs = row[OUT_HEIGHT] * row[OUT_WIDTH], row[NUM_CHANNELS]
-    inputs = values[row[SOURCE] : row[SOURCE] + row[SIZE]]
-    sums[: places * outputs] = 0
-    count = find_events(inputs, events)
-    if row[IS_DENSE]:
-        layer = weights[row[WEIGHTS] : row[WEIGHTS] + row[SIZE] * outputs]
-        if row[IS_BINARY]:
-            add_rows(sums[:outputs], layer, events, count)
+@_intrinsic(prefer_literal=True)
+def add_tile(typing_context: Any, weights: Any, events: Any, count: Any, sums: Any, width: Any) -> Any:
+    """sums[:width] += the rows of a tile of weights for `count` events; each of their sums must fit 16 bits; `width` is a literal.
+
+    Bytes are weights + 128, in pairs that are numbers of 16 bits: the pairs are added up, and their upper bytes by themselves. What
+    is left of the pairs without the upper bytes are the sums of the lower ones, modulo 2**16, which is enough.
+    """
+    half = width.literal_value // 2
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        short, integer = ir.IntType(16), ir.IntType(64)
+        vector, wide = ir.VectorType(short, half), ir.VectorType(ir.IntType(32), half)
+        pairs, upper = cgutils.alloca_once(builder, vector), cgutils.alloca_once(builder, vector)
+        eight = ir.Constant(vector, [8] * half)
+        for total in (pairs, upper):
+            builder.store(ir.Constant(vector, [0] * half), total)
+        with cgutils.for_range(builder, args[2], intp=integer) as loop:
+            number = builder.sext(builder.load(builder.gep(args[1], [loop.index])), integer)
+            place = builder.gep(args[0], [builder.mul(number, ir.Constant(integer, 2 * half))])
+            row = builder.load(builder.bitcast(place, vector.as_pointer()), align=1)
+            builder.store(builder.add(builder.load(pairs), row), pairs)
+            builder.store(builder.add(builder.load(upper), builder.lshr(row, eight)), upper)
+        high = builder.load(upper)
+        low = builder.sub(builder.load(pairs), builder.shl(high, eight))
+        bias = _everywhere(builder, builder.trunc(builder.mul(args[2], ir.Constant(integer, 128)), short), half)
+        for begin, total in ((0, low), (half, high)):
+            place = builder.gep(args[3], [ir.Constant(integer, begin)])
+            _add_to(builder, place, builder.sext(builder.sub(total, bias), wide), wide)
+        return context.get_dummy_value()
+
+    return types.void(weights, events, types.int64, sums, width), codegen
+
+
+@_intrinsic(prefer_literal=True)
+def add_scaled_tile(typing_context: Any, weights: Any, events: Any, count: Any, x: Any, sums: Any, width: Any) -> Any:
+    """sums[:width] += the rows of a tile of weights for `count` events, each times its input; `width` is a literal."""
+    size = width.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        weights_, events_, count_, x_, sums_, _ = args
+        long, bytes_, wide = ir.IntType(64), ir.VectorType(ir.IntType(8), size), ir.VectorType(ir.IntType(32), size)
+        total = cgutils.alloca_once(builder, wide)
+        builder.store(ir.Constant(wide, [0] * size), total)
+        with cgutils.for_range(builder, count_, intp=long) as loop:
+            number = builder.load(builder.gep(events_, [loop.index]))
+            place = builder.gep(weights_, [builder.mul(builder.sext(number, long), ir.Constant(long, size))])
+            row = builder.sext(builder.load(builder.bitcast(place, bytes_.as_pointer()), align=1), wide)
+            value = _everywhere(builder, builder.load(builder.gep(x_, [number])), size)
+            builder.store(builder.add(builder.load(total), builder.mul(row, value)), total)
+        _add_to(builder, sums_, builder.load(total), wide)
+        return context.get_dummy_value()
+
+    return types.void(weights, events, types.int64, x, sums, width), codegen
+
+
+def _everywhere(builder: Any, value: Any, size: int) -> Any:
+    """A vector of one number."""
+    vector, index = ir.VectorType(value.type, size), ir.IntType(32)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(index, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(index, size), [0] * size))
+
+
+def _add_to(builder: Any, sums: Any, total: Any, vector: Any) -> None:
+    place = builder.bitcast(sums, vector.as_pointer())
+    builder.store(builder.add(builder.load(place, align=4), total), place, align=4)
+
+
+# ---- running
+
+
+def run_program(memory: Any) -> None:
+    """Run samples through all time steps; a block is one of them."""
+    a = carray(as_bytes(memory), 1, RECORD)[0]
+    slot = next_slot(memory)
+    # a thread more than there is memory for: the others do the work
+    if slot >= a.slots:
+        return
+    table, parts = pointer(a.table, int64), pointer(a.parts, int64)
+    values = at(pointer(a.scratch, int32), slot * a.slot_size)
+    held = at(values, a.held)
+    while True:
+        b = next_block(memory)
+        if b >= a.batch:
+            return
+        state = at(pointer(a.state, uint8), b * a.state_bytes)
+        unpack(parts, a.num_parts, state, held)
+        for t in range(a.time_steps):
+            is_known = t > 0 and a.x_step == 0
+            if a.x_bytes == 1:
+                run_step(a, table, at(pointer(a.x, uint8), t * a.x_step + b * a.inputs), is_known, values, held)
+            else:
+                run_step(a, table, at(pointer(a.x, int32), t * a.x_step + b * a.inputs), is_known, values, held)
+            place = (t * a.batch + b) * a.out_count
+            if a.out_bytes == 1:
+                copy(at(values, a.out_first), a.out_count, at(pointer(a.out, uint8), place))
+            else:
+                copy(at(values, a.out_first), a.out_count, at(pointer(a.out, int32), place))
+        pack(parts, a.num_parts, held, state)
+
+
+@njit
+def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) -> None:
+    """One time step of a sample; `is_known` where what depends on the input alone is there from the step before."""
+    constants, sums, events = pointer(a.constants, int32), at(values, a.sums), at(values, a.events)
+    if a.copies_input and not is_known:
+        copy(x, a.inputs, values)
+    for r in range(a.rows):
+        row = at(table, r * COLUMNS)
+        kind = row[KIND]
+        source, target = at(values, row[SOURCE]), at(values, row[TARGET])
+        if is_known and row[IS_STATIC]:
+            continue
+        if kind == PRODUCT:
+            if row[IS_BINARY] and row[SOURCE] == 0:
+                # spikes are found where the caller left them
+                product(a, row, constants, x, source, target, sums, events)
+            else:
+                product(a, row, constants, source, source, target, sums, events)
+        elif kind in (SUM_POOL, MAX_POOL):
+            pool(row, source, target, kind == MAX_POOL)
+        elif kind == ADD:
+            for n in range(row[COUNT]):
+                target[n] += source[n] << row[SHIFT]
+        elif kind == COPY:
+            for n in range(row[COUNT]):
+                target[n] = source[n] << row[SHIFT]
+        elif kind == DELAY:
+            delay(row, source, target, at(held, row[STATE]))
         else:
-            for e in range(count):
-                n = events[e]
-                add_row(sums[:outputs], layer[n * outputs : (n + 1) * outputs], inputs[n])
+            neuron(row, constants, source, target, at(held, row[STATE]), at(values, a.charged), at(values, a.found))
+
+
+@njit
+def copy(source: Any, count: Any, target: Any) -> None:
+    """Convert integers to another type that holds them."""
+    for n in range(count):
+        target[n] = source[n]
+
+
+@njit
+def unpack(parts: Any, count: Any, packed: Any, held: Any) -> None:
+    """Numbers from the bytes of one sample's state; parts are rows of first byte, first number, count, bits and lowest number."""
+    for p in range(count):
+        part = at(parts, p * 5)
+        byte, number, bits, low = part[0], part[1], part[3], part[4]
+        mask = (uint64(1) << uint64(bits)) - uint64(1)
+        waiting, filled = uint64(0), int64(0)
+        for n in range(part[2]):
+            while filled < bits:
+                waiting |= uint64(packed[byte]) << uint64(filled)
+                byte += 1
+                filled += 8
+            held[number + n] = int32(int64(waiting & mask) + low)
+            waiting >>= uint64(bits)
+            filled -= bits
+
+
+@njit
+def pack(parts: Any, count: Any, held: Any, packed: Any) -> None:
+    """Bytes from the numbers of one sample's state."""
+    for p in range(count):
+        part = at(parts, p * 5)
+        byte, number, bits, low = part[0], part[1], part[3], part[4]
+        waiting, filled = uint64(0), int64(0)
+        for n in range(part[2]):
+            waiting |= uint64(int64(held[number + n]) - low) << uint64(filled)
+            filled += bits
+            while filled >= 8:
+                packed[byte] = uint8(waiting & uint64(255))
+                byte += 1
+                waiting >>= uint64(8)
+                filled -= 8
+        if filled > 0:
+            packed[byte] = uint8(waiting & uint64(255))
+
+
+# ---- operations
+
+
+@njit
+def product(a: Any, row: Any, constants: Any, found_in: Any, x: Any, target: Any, sums: Any, events: Any) -> None:
+    """Sums of weights times inputs, scaled and shifted; events are where `found_in` is not 0, which is `x` where spikes are."""
+    count = find_events(found_in, row[SIZE], events)
+    if row[IS_TILED]:
+        add_tiles(row, at(pointer(a.narrow, int8), row[WEIGHTS]), x, events, count, sums)
+        scale(row, constants, sums, target)
+    elif row[IS_NARROW]:
+        weights = at(pointer(a.narrow, int8), row[WEIGHTS])
+        if row[TERMS] > 0:
+            short = retyped(sums, int16)
+            scatter(row, weights, x, short, events, count, int16(0))
+            scale(row, constants, short, target)
+        else:
+            scatter(row, weights, x, sums, events, count, int32(0))
+            scale(row, constants, sums, target)
     else:
-        scatter(row, weights, inputs, sums, events, count)
-    multiplier, limits, target = row[CONSTANTS], row[LIMITS], row[TARGET]
-    for place in range(places):
-        for o in range(outputs):
-            a = sums[place * outputs + o]
-            if limits >= 0:
-                a = min(max(a, constants[limits + o]), constants[limits + outputs + o])
-            values[target + o * places + place] = a * constants[multiplier + o] + constants[multiplier + outputs + o]
+        scatter(row, at(pointer(a.wide, int32), row[WEIGHTS]), x, sums, events, count, int32(0))
+        scale(row, constants, sums, target)
 
 
-@njit(cache=True, nogil=True)
-def find_events(inputs: Any, events: Any) -> int:
-    """Where the inputs are not 0; returns how many there are."""
-    count = 0
-    for n in range(len(inputs)):
-        # always written, so that there is no branch to mispredict
-        events[count] = n
-        count += inputs[n] != 0
+@njit
+def find_events(x: Any, size: Any, events: Any) -> Any:
+    """Where integers are not 0, in order; returns how many there are."""
+    count, whole = int64(0), size // WORD * WORD
+    for w in range(0, whole, WORD):
+        count = list_bits(nonzero(at(x, w)), w, events, count)
+    if whole < size and whole > 0:
+        # the last values once more, without those that were seen
+        count = list_bits(nonzero(at(x, size - WORD)) >> uint64(WORD - (size - whole)), whole, events, count)
+    elif whole == 0:
+        for n in range(size):
+            # always written, so that there is no branch to mispredict
+            events[count] = n
+            count += x[n] != 0
     return count
 
 
-@njit(cache=True, nogil=True)
-def add_rows(sums: Any, weights: Any, events: Any, count: int) -> None:
-    """Add a row of weights to the sums for every event."""
-    size = len(sums)
-    whole = count - count % 4
-    for e in range(0, whole, 4):
-        # slices of their own: only then does the loop vectorize; four at a time: a sum is read and written once for them
-        i, j, k, m = events[e] * size, events[e + 1] * size, events[e + 2] * size, events[e + 3] * size
-        w0, w1, w2, w3 = weights[i : i + size], weights[j : j + size], weights[k : k + size], weights[m : m + size]
-        for o in range(size):
-            sums[o] += w0[o] + w1[o] + w2[o] + w3[o]
-    for e in range(whole, count):
-        w = weights[events[e] * size : (events[e] + 1) * size]
-        for o in range(size):
-            sums[o] += w[o]
+@njit
+def list_bits(word: Any, first: Any, events: Any, count: Any) -> Any:
+    """Append the places of the 1s of a word, counted from `first`; returns the new count."""
+    if AVX512:
+        for lane in range(0, WORD, LANES):
+            compress(word, first + lane, at(events, count))
+            count += int64(count_bits(word & uint64(2**LANES - 1)))
+            word >>= uint64(LANES)
+    else:
+        while word != uint64(0):
+            events[count] = int32(int64(lowest_bit(word)) + first)
+            word &= word - uint64(1)
+            count += 1
+    return count
 
 
-@njit(cache=True, nogil=True)
-def scatter(row: Any, weights: Any, inputs: Any, sums: Any, events: Any, count: int) -> None:
-    """Add the weights of every event to each place of a convolution that sees it."""
+@njit
+def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -> None:
+    """Sums of a layer in which every output sees every input, a tile of outputs after the other; see Program for their layout."""
+    outputs, inputs, terms = row[NUM_CHANNELS], row[SIZE], row[TERMS]
+    first = int64(0)
+    while first < outputs:
+        width = tile_width(outputs - first)
+        here = at(sums, first)
+        for o in range(width):
+            here[o] = int32(0)
+        if terms == 0:
+            if width == 128:
+                add_scaled_tile(tile, events, count, x, here, 128)
+            elif width == 64:
+                add_scaled_tile(tile, events, count, x, here, 64)
+            elif width == 32:
+                add_scaled_tile(tile, events, count, x, here, 32)
+            else:
+                add_scaled_tile(tile, events, count, x, here, 16)
+        else:
+            for begin in range(0, count, terms):
+                some, those = at(events, begin), min(terms, count - begin)
+                if width == 128:
+                    add_tile(tile, some, those, here, 128)
+                elif width == 64:
+                    add_tile(tile, some, those, here, 64)
+                elif width == 32:
+                    add_tile(tile, some, those, here, 32)
+                else:
+                    add_tile(tile, some, those, here, 16)
+        tile = at(tile, inputs * width)
+        first += width
+
+
+@njit
+def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
+    """target[o, place] = multiplier[o] * sums[place, o] + offset[o], the sums clamped to their limits."""
+    places, outputs, limits = row[OUT_HEIGHT] * row[OUT_WIDTH], row[NUM_CHANNELS], row[LIMITS]
+    multiplier = at(constants, row[CONSTANTS])
+    offset, low = at(multiplier, outputs), at(constants, max(limits, 0))
+    high = at(low, outputs)
+    if places == 1:
+        for o in range(outputs):
+            total = int32(sums[o])
+            if limits >= 0:
+                total = min(max(total, low[o]), high[o])
+            target[o] = total * multiplier[o] + offset[o]
+        return
+    for o in range(outputs):
+        m, c, channel = multiplier[o], offset[o], at(target, o * places)
+        column = at(sums, o)
+        if limits >= 0:
+            for place in range(places):
+                channel[place] = min(max(int32(column[place * outputs]), low[o]), high[o]) * m + c
+        else:
+            for place in range(places):
+                channel[place] = int32(column[place * outputs]) * m + c
+
+
+@njit
+def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, zero: Any) -> None:
+    """Sums `[places, O]`: the weights of every event go to each place of a convolution that sees it."""
     height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
     kernel_y, kernel_x, outputs, groups = row[KERNEL_Y], row[KERNEL_X], row[NUM_CHANNELS], row[GROUPS]
     per_group, channels = outputs // groups, row[CHANNELS] // groups
+    for n in range(out_height * out_width * outputs):
+        sums[n] = zero
     for e in range(count):
-        n = events[e]
+        n = int64(events[e])
+        value = int32(1) if row[IS_BINARY] else int32(x[n])
         channel, place = n // (height * width), n % (height * width)
-        y, x = place // width, place % width
+        y, right = place // width + row[PADDING_Y], place % width + row[PADDING_X]
         first = channel // channels * per_group
         for ky in range(kernel_y):
-            down = y + row[PADDING_Y] - ky * row[DILATION_Y]
+            down = y - ky * row[DILATION_Y]
             if down < 0 or down % row[STRIDE_Y] or down // row[STRIDE_Y] >= out_height:
                 continue
+            line = down // row[STRIDE_Y] * out_width
+            begin = (channel % channels * kernel_y + ky) * kernel_x
+            if row[HAS_RUNS]:
+                # places next to each other take taps next to each other: the kernel lies turned around
+                left = max(right - kernel_x + 1, 0)
+                length = min(right, out_width - 1) - left + 1
+                if length > 0:
+                    tap = begin + kernel_x - 1 - right + left
+                    add_row(length * outputs, at(sums, (line + left) * outputs), at(weights, tap * outputs), value)
+                continue
             for kx in range(kernel_x):
-                right = x + row[PADDING_X] - kx * row[DILATION_X]
-                if right < 0 or right % row[STRIDE_X] or right // row[STRIDE_X] >= out_width:
+                to = right - kx * row[DILATION_X]
+                if to < 0 or to % row[STRIDE_X] or to // row[STRIDE_X] >= out_width:
                     continue
-                to = (down // row[STRIDE_Y] * out_width + right // row[STRIDE_X]) * outputs + first
-                begin = row[WEIGHTS] + ((channel % channels * kernel_y + ky) * kernel_x + kx) * outputs + first
-                add_row(sums[to : to + per_group], weights[begin : begin + per_group], inputs[n])
+                place_sums = at(sums, (line + to // row[STRIDE_X]) * outputs + first)
+                add_row(per_group, place_sums, at(weights, (begin + kx) * outputs + first), value)
 
 
-@njit(cache=True, nogil=True)
-def add_row(sums: Any, weights: Any, value: int) -> None:
+@njit
+def add_row(count: Any, sums: Any, weights: Any, value: Any) -> None:
     """sums += value * weights"""
     if value == 1:
-        for o in range(len(weights)):
+        for o in range(count):
             sums[o] += weights[o]
     else:
-        for o in range(len(weights)):
-            sums[o] += np.int32(value) * np.int32(weights[o])
+        for o in range(count):
+            sums[o] += value * int32(weights[o])
 
 
-@njit(cache=True, nogil=True)
-def pool(row: Any, values: Any, maximum: bool) -> None:
+@njit
+def pool(row: Any, source: Any, target: Any, maximum: Any) -> None:
     """Sum or maximum of what each window sees; zeros beyond the border."""
     height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
     padded = row[PADDING_Y] > 0 or row[PADDING_X] > 0
     for channel in range(row[CHANNELS]):
         for oy in range(out_height):
             for ox in range(out_width):
-                seen = 0
+                seen = int32(0)
                 empty = not padded
                 for ky in range(row[KERNEL_Y]):
                     y = oy * row[STRIDE_Y] + ky * row[DILATION_Y] - row[PADDING_Y]
@@ -188,58 +512,90 @@ def pool(row: Any, values: Any, maximum: bool) -> None:
                         x = ox * row[STRIDE_X] + kx * row[DILATION_X] - row[PADDING_X]
                         if x < 0 or x >= width:
                             continue
-                        value = values[row[SOURCE] + (channel * height + y) * width + x]
+                        value = source[(channel * height + y) * width + x]
                         if not maximum:
                             seen += value
                         elif empty or value > seen:
                             seen = value
                             empty = False
-                values[row[TARGET] + (channel * out_height + oy) * out_width + ox] = seen
+                target[(channel * out_height + oy) * out_width + ox] = seen
 
 
-@njit(cache=True, nogil=True)
-def delay(row: Any, values: Any, line: Any) -> None:
+@njit
+def delay(row: Any, source: Any, target: Any, line: Any) -> None:
     """Hand on the oldest waiting values and append the new ones."""
-    size, steps, first = row[COUNT], row[STEPS], row[STATE]
-    for n in range(size):
-        values[row[TARGET] + n] = line[first + n]
-        for i in range(steps - 1):
-            line[first + i * size + n] = line[first + (i + 1) * size + n]
-        line[first + (steps - 1) * size + n] = values[row[SOURCE] + n]
+    size, steps = row[COUNT], row[STEPS]
+    copy(line, size, target)
+    copy(at(line, size), (steps - 1) * size, line)
+    copy(source, size, at(line, (steps - 1) * size))
 
 
-@njit(cache=True, nogil=True)
-def neuron(row: Any, constants: Any, values: Any, codes: Any, h: Any, q: Any) -> None:
+@njit
+def neuron(row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, charged: Any, found: Any) -> None:
     """One step of a layer of automata."""
-    size, levels, inner, channels = row[COUNT], row[LEVELS], row[INNER], row[NUM_CHANNELS]
-    driven, emitted = values[row[SOURCE] : row[SOURCE] + size], values[row[TARGET] : row[TARGET] + size]
-    codes, h, q = codes[row[STATE] : row[STATE] + size], h[:size], q[:size]
-    first, entries = row[CONSTANTS], channels * levels
-    out, reset = constants[first : first + entries], constants[first + entries : first + 2 * entries]
-    charge = constants[first + 2 * entries :]
-    if row[KIND] == TABLE:
-        for n in range(size):
-            begin = ((n // inner % channels if channels > 1 else 0) * levels + codes[n]) * (levels - 1)
-            q[n] = np.searchsorted(charge[begin : begin + levels - 1], driven[n], side="right")
-    else:
-        edges, leak = charge[: levels - 1], charge[levels - 1 : levels - 1 + entries]
-        for n in range(size):
-            h[n] = leak[codes[n] + (n // inner % channels * levels if channels > 1 else 0)] + (driven[n] << row[SHIFT])
-        if levels <= COUNTED_EDGES + 1:
-            count_edges(h, edges, q)
+    levels, entries, size = row[LEVELS], row[NUM_CHANNELS] * row[LEVELS], row[COUNT]
+    varies = row[NUM_CHANNELS] > 1
+    is_short = AVX512 and levels <= LANES and not varies and row[KIND] != TABLE
+    out = at(constants, row[CONSTANTS])
+    reset, charge = at(out, entries), at(out, 2 * entries)
+    factor = int32(1 << row[SHIFT])
+    for first in range(0, size, STRIP):
+        strip = min(STRIP, size - first)
+        x, k, s = at(driven, first), at(codes, first), at(emitted, first)
+        offset = at(constants, row[CHANNEL_OFFSETS] + first)
+        if is_short:
+            charge_short(strip, reset, entries, x, factor, k, found)
+        elif row[KIND] == TABLE:
+            for n in range(strip):
+                entry = int64(k[n] + offset[n]) if varies else int64(k[n])
+                found[n] = bisect(at(charge, entry * (levels - 1)), levels - 1, x[n])
         else:
-            for n in range(size):
-                q[n] = np.searchsorted(edges, h[n], side="right")
+            for n in range(strip):
+                charged[n] = charge[k[n] + offset[n]] if varies else charge[k[n]]
+            for n in range(strip):
+                charged[n] += x[n] * factor
+            count_below(strip, charged, at(charge, entries), levels - 1, found)
+        if not is_short:
+            for n in range(strip):
+                k[n] = reset[found[n] + offset[n]] if varies else reset[found[n]]
+        if row[FIRE] >= 0:
+            fire = int32(row[FIRE])
+            for n in range(strip):
+                s[n] = int32(found[n] >= fire)
+        else:
+            for n in range(strip):
+                s[n] = out[found[n] + offset[n]] if varies else out[found[n]]
+
+
+@njit
+def bisect(tops: Any, count: Any, value: Any) -> Any:
+    """How many of `count` rising numbers lie below a value."""
+    low, high = int64(0), int64(count)
+    while low < high:
+        middle = (low + high) // 2
+        if tops[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit
+def count_below(size: Any, h: Any, tops: Any, count: Any, found: Any) -> None:
+    """How many of `count` rising numbers lie below each membrane."""
+    if count > COUNTED:
+        for n in range(size):
+            found[n] = bisect(tops, count, h[n])
+        return
     for n in range(size):
-        code = q[n] + (n // inner % channels * levels if channels > 1 else 0)
-        codes[n] = reset[code]
-        emitted[n] = out[code]
-
-
-@njit(cache=True, nogil=True)
-def count_edges(h: Any, edges: Any, q: Any) -> None:
-    """How many edges lie at or below each membrane."""
-    q[:] = 0
-    for edge in edges:
-        for n in range(len(h)):
-            q[n] += np.int32(h[n] >= edge)
+        found[n] = int32(0)
+    whole = count - count % 4
+    for i in range(0, whole, 4):
+        # four at a time: a count is read and written once for them
+        t0, t1, t2, t3 = tops[i], tops[i + 1], tops[i + 2], tops[i + 3]
+        for n in range(size):
+            found[n] += int32(h[n] > t0) + int32(h[n] > t1) + int32(h[n] > t2) + int32(h[n] > t3)
+    for i in range(whole, count):
+        top = tops[i]
+        for n in range(size):
+            found[n] += int32(h[n] > top)

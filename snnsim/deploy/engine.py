@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snnsim.deploy.operations import Integers, Neuron, State
+from snnsim.deploy.operations import Integers
+from snnsim.deploy.program import CALL
+from snnsim.deploy.state import Packed
+from snnsim.kernels import threads
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
 
-__all__ = ["is_compiled", "join", "run", "run_by_definition", "split"]
+__all__ = ["is_compiled", "run", "run_by_definition"]
 
 
 @cache
@@ -23,8 +25,8 @@ def is_compiled() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def run(network: IntegerNetwork, x_seq: Integers, state: State) -> tuple[Integers, State]:
-    """Run integers `[T, B, *n]` from a state, which is left as it is.
+def run(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
+    """Run integers `[T, B, *n]` from a packed state `[B, S]`, which is left as it is.
 
     Returns:
         Outputs `[T, B, *m]` and the new state.
@@ -32,62 +34,35 @@ def run(network: IntegerNetwork, x_seq: Integers, state: State) -> tuple[Integer
     return _run_compiled(network, x_seq, state) if is_compiled() else run_by_definition(network, x_seq, state)
 
 
-def run_by_definition(network: IntegerNetwork, x_seq: Integers, state: State) -> tuple[Integers, State]:
+def run_by_definition(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
     """As `run`, in NumPy."""
-    outputs, states = [], split(network, state)
+    outputs, states = [], network.layout.unpack(state)
     for x in x_seq:
         values = [x.astype(np.int64)]
         for i, operation in enumerate(network.operations):
             out, states[i] = operation.step([values[source] for source in operation.inputs], states[i])
             values.append(out)
         outputs.append(values[network.output])
-    return np.stack(outputs), join(network, states)
+    return np.stack(outputs), network.layout.pack(states) if states else state
 
 
-def split(network: IntegerNetwork, state: State) -> list[Integers]:
-    """The state of each operation, int64 `[B, *state_shape]`."""
-    states: list[Integers] = []
-    codes = delayed = 0
-    for operation in network.operations:
-        size, batch = math.prod(operation.state_shape), len(state.codes)
-        if isinstance(operation, Neuron):
-            part, codes = state.codes[:, codes : codes + size], codes + size
-        else:
-            part, delayed = state.delayed[:, delayed : delayed + size], delayed + size
-        states.append(part.reshape(batch, *operation.state_shape).astype(np.int64))
-    return states
-
-
-def join(network: IntegerNetwork, states: list[Integers]) -> State:
-    """What `split` took apart."""
-    flat = [part.reshape(len(part), math.prod(part.shape[1:])) for part in states]
-    is_neuron = [isinstance(operation, Neuron) for operation in network.operations]
-    empty = [np.zeros((len(flat[0]) if flat else 1, 0), np.int64)]
-    codes = np.concatenate(empty + [part for part, neuron in zip(flat, is_neuron, strict=True) if neuron], 1)
-    delayed = np.concatenate(empty + [part for part, neuron in zip(flat, is_neuron, strict=True) if not neuron], 1)
-    return State(codes.astype(np.uint8), delayed.astype(np.int32))
-
-
-def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: State) -> tuple[Integers, State]:
-    from snnsim.deploy.compiled import run_program
+def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
+    from snnsim.deploy.compiled import kernel
 
     program = network.program
     time_steps, batch = x_seq.shape[:2]
-    state = State(state.codes.copy(), state.delayed.copy())
-    first, count = program.output
-    out = np.empty((time_steps, batch, count), np.int32)
-    run_program(
-        program.table,
-        program.narrow,
-        program.wide,
-        program.constants,
-        x_seq.reshape(time_steps, batch, network.input.size),
-        state.codes,
-        state.delayed,
-        np.empty(program.values, np.int32),
-        np.empty(program.scratch, np.int32),
-        np.empty(program.scratch, np.int32),
-        out,
-        first,
-    )
-    return out.reshape(time_steps, batch, *network.signals[network.output].shape), state
+    # a static input is one step that is seen again and again
+    is_static = time_steps > 1 and x_seq.strides[0] == 0
+    x = np.ascontiguousarray(x_seq[:1] if is_static else x_seq)
+    state = np.array(state, order="C")
+    signal = network.signals[network.output]
+    out = np.empty((time_steps, batch, *signal.shape), np.uint8 if signal.is_binary else np.int32)
+    work = batch * time_steps * program.values
+    slots = max(1, min(threads.thread_count(work), batch))
+    scratch = np.empty(slots * program.slot_size, np.int32)
+    record = program.record.copy()
+    x_step = 0 if is_static else batch * network.input.size
+    addresses = [array.__array_interface__["data"][0] for array in (x, state, scratch, out)]
+    record[: len(CALL)] = (0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize, *addresses)
+    threads.run(kernel(), record.__array_interface__["data"][0], slots, work)
+    return out, state

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from snnsim.deploy.c import CSource, write_c
-from snnsim.deploy.engine import join, run, split
-from snnsim.deploy.operations import Integers, Neuron, Operation, Signal, State
+from snnsim.deploy.engine import run
+from snnsim.deploy.operations import Integers, Neuron, Operation, Signal
 from snnsim.deploy.program import Program
 from snnsim.deploy.soundness import check_operation, check_signal
+from snnsim.deploy.state import Packed, StateLayout
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 
 __all__ = ["IntegerNetwork", "NeuronTrace"]
@@ -75,13 +76,17 @@ class IntegerNetwork:
         self.output = output
         self.time_steps = time_steps
         self.input_scale = input_scale
-        self._state: State | None = None
+        self._state: Packed | None = None
 
     def __repr__(self) -> str:
         lines = [f"  {op.name}: {type(op).__name__} -> {op.output.shape}" for op in self.operations]
         return "\n".join([f"IntegerNetwork({self.input.shape} in {self.input.low}..{self.input.high}", *lines, ")"])
 
-    @property
+    def __getstate__(self) -> dict[str, object]:
+        # a program knows where its arrays lie, and a copy has arrays of its own
+        return {name: value for name, value in self.__dict__.items() if name != "program"}
+
+    @cached_property
     def signals(self) -> tuple[Signal, ...]:
         """The input, then what each operation returns."""
         return (self.input, *(operation.output for operation in self.operations))
@@ -90,6 +95,11 @@ class IntegerNetwork:
     def neurons(self) -> dict[str, Neuron]:
         """The neuron layers by name."""
         return {op.name: op for op in self.operations if isinstance(op, Neuron)}
+
+    @cached_property
+    def layout(self) -> StateLayout:
+        """How the state of a sample is packed."""
+        return StateLayout(self.operations)
 
     @cached_property
     def program(self) -> Program:
@@ -162,7 +172,7 @@ class IntegerNetwork:
             values = np.rint(np.clip(values.astype(np.float32) * np.float32(self.input_scale), low, high))
         narrow = np.uint8 if low >= 0 and high <= 255 else np.int32
         # out of range first: converting such a value is undefined
-        inside = not values.size or (values.min() >= low and values.max() <= high)
+        inside = _is_inside(values, low, high)
         integers = values.astype(narrow, copy=False) if inside else None
         if integers is None or (values.dtype.kind == "f" and (integers != values).any()):
             wrong = values[~((values >= low) & (values <= high) & (values == np.floor(values)))]
@@ -187,19 +197,37 @@ class IntegerNetwork:
         Raises:
             StateError: another batch size than the step before; call `reset` first.
         """
-        integers = self._checked(self.encode(x), 1, "[B, *n]")
-        state = self._rest(len(integers)) if self._state is None else self._state
-        if len(state.codes) != len(integers):
-            raise StateError(
-                f"IntegerNetwork.step: the state held from the step before is of {len(state.codes)} samples and x of "
-                f"{len(integers)}; call reset() before another sequence"
-            )
-        out, self._state = run(self, integers[None], state)
-        return self._as_tensor(out[0])
+        return self._onward(self._checked(self.encode(x), 1, "[B, *n], one time step")[None])[0]
+
+    def run(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
+        """Several time steps `[T, B, *n] -> [T, B, *m]` from the held state, which moves on: what as many calls of `step` give.
+
+        Raises:
+            StateError: another batch size than the step before; call `reset` first.
+        """
+        return self._onward(self._steps(self.encode(x_seq)))
 
     def reset(self) -> None:
         """Put every neuron back to rest."""
         self._state = None
+
+    @property
+    def state(self) -> Packed | None:
+        """The state held between steps, bytes `[B, S]` with as many bits for each number as it needs; None at rest.
+
+        `layout` says what lies where; `layout.unpack(net.state)` gives the state of each operation. What was read can be set again,
+        also in another process.
+
+        Raises:
+            InvalidTypeError: set to something other than an array of uint8.
+            ShapeError: not `[B, S]`.
+            InvalidValueError: a number in it that is no state.
+        """
+        return None if self._state is None else self._state.copy()
+
+    @state.setter
+    def state(self, packed: Packed | None) -> None:
+        self._state = None if packed is None else self.layout.checked(packed).copy()
 
     def classify(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
         """Class of each sample `[B]`: where the spikes, or the potentials, summed over time are largest; the first of equals.
@@ -220,7 +248,7 @@ class IntegerNetwork:
             The output as `__call__` gives it, and the trace of every neuron layer by name.
         """
         x = self._sequence(x_seq)
-        states, outputs = split(self, self._rest(x.shape[1])), []
+        states, outputs = self.layout.unpack(self._rest(x.shape[1])), []
         steps: dict[str, list[tuple[Integers, Integers, Integers]]] = {name: [] for name in self.neurons}
         for now in x:
             values = [now.astype(np.int64)]
@@ -240,27 +268,49 @@ class IntegerNetwork:
     def _sequence(self, x_seq: Tensor | npt.ArrayLike) -> Integers:
         x = self.encode(x_seq)
         if self.time_steps is not None:
-            x = self._checked(x, 1, "[B, *n]")
+            x = self._checked(x, 1, "[B, *n], one static input")
             return np.broadcast_to(x, (self.time_steps, *x.shape))
-        x = self._checked(x, 2, "[T, B, *n]")
+        return self._steps(x)
+
+    def _steps(self, x: Integers) -> Integers:
+        x = self._checked(x, 2, "[T, B, *n], time steps first")
         if not len(x):
             raise ShapeError(f"IntegerNetwork: x_seq has no time step, shape {x.shape}; T must be at least 1")
         return x
 
     def _checked(self, x: Integers, leading: int, form: str) -> Integers:
         if x.ndim < leading or x.shape[leading:] != self.input.shape:
-            raise ShapeError(f"IntegerNetwork: x has shape {x.shape} and must be {form} with *n = {self.input.shape}")
+            raise ShapeError(f"IntegerNetwork: x has shape {x.shape} and must be {form}, with *n = {self.input.shape}")
         return x
 
-    def _rest(self, batch: int) -> State:
-        state = self._rest_of_one
-        return State(state.codes.repeat(batch, 0), state.delayed.repeat(batch, 0))
+    def _onward(self, x: Integers) -> Tensor:
+        """Run from the held state and hold the one after it."""
+        batch = x.shape[1]
+        state = self._rest(batch) if self._state is None else self._state
+        if len(state) != batch:
+            raise StateError(
+                f"IntegerNetwork: the state held from the step before is of {len(state)} samples and x of {batch}; "
+                "call reset() before another sequence"
+            )
+        out, self._state = run(self, x, state)
+        return self._as_tensor(out)
+
+    def _rest(self, batch: int) -> Packed:
+        return self._rest_of_one.repeat(batch, 0)
 
     @cached_property
-    def _rest_of_one(self) -> State:
-        return join(self, [operation.rest()[None] for operation in self.operations])
+    def _rest_of_one(self) -> Packed:
+        return self.layout.pack([operation.rest()[None] for operation in self.operations])
 
     def _as_tensor(self, out: Integers) -> Tensor:
-        signal = self.signals[self.output]
-        narrow = np.uint8 if signal.low >= 0 and signal.high <= 1 else np.int32
-        return torch.from_numpy(np.ascontiguousarray(out).astype(narrow))
+        narrow = np.uint8 if self.signals[self.output].is_binary else np.int32
+        return torch.from_numpy(np.ascontiguousarray(out).astype(narrow, copy=False))
+
+
+def _is_inside(values: Integers, low: int, high: int) -> bool:
+    """Whether no value lies beyond the bounds; what the type cannot hold is not looked for."""
+    if not values.size:
+        return True
+    never_below = values.dtype.kind in "bu" and low <= 0
+    never_above = values.dtype.kind == "b" or (values.dtype.kind == "u" and np.iinfo(values.dtype).max <= high)
+    return bool((never_below or values.min() >= low) and (never_above or values.max() <= high))

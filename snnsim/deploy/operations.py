@@ -24,7 +24,6 @@ __all__ = [
     "Product",
     "Reshape",
     "Signal",
-    "State",
     "TableNeuron",
     "Window",
 ]
@@ -59,24 +58,16 @@ class Signal:
         return max(abs(self.low), abs(self.high))
 
     @property
+    def is_binary(self) -> bool:
+        """Whether the integers are spikes, 0 or 1."""
+        return self.low >= 0 and self.high <= 1
+
+    @property
     def planes(self) -> tuple[int, int, int]:
         """The shape as channels, height and width; a plain vector is all channels."""
         if len(self.shape) == 1:
             return self.shape[0], 1, 1
         return self.shape[0], *((1,) * (3 - len(self.shape))), *self.shape[1:]  # type: ignore[return-value]
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """What a network holds from one time step to the next.
-
-    Attributes:
-        codes: of all neurons, in the order of the operations, uint8 `[B, S]`.
-        delayed: values that wait in delays, int32 `[B, D]`.
-    """
-
-    codes: Integers
-    delayed: Integers
 
 
 @dataclass(frozen=True)
@@ -137,6 +128,11 @@ class Operation:
     def state_shape(self) -> tuple[int, ...]:
         """Shape of the state that one sample holds from step to step; (0,) for none."""
         return (0,)
+
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        """Smallest and largest number that a state holds."""
+        return 0, 0
 
     def rest(self) -> Integers:
         """The state of one sample before the first step."""
@@ -236,6 +232,10 @@ class Delay(Operation):
     def state_shape(self) -> tuple[int, ...]:
         return (self.steps, *self.output.shape)
 
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        return self.output.low, self.output.high
+
     def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
         line = np.concatenate([state, inputs[0][:, None]], 1)
         return line[:, 0], line[:, 1:]
@@ -266,6 +266,10 @@ class Neuron(Operation):
     @property
     def state_shape(self) -> tuple[int, ...]:
         return self.output.shape
+
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        return 0, self.reset.shape[1] - 1
 
     @property
     def bits(self) -> int:

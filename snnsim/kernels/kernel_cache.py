@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import llvmlite
@@ -45,14 +46,16 @@ def kernel(name: str, wide: bool) -> Kernel:
     return compiled(getattr(cpu_kernels, name), wide)
 
 
-def compiled(function: Callable[..., Any], wide: bool) -> Kernel:
+def compiled(function: Callable[..., Any], wide: bool, *modules: ModuleType) -> Kernel:
     """A function of one pointer, to float64 (`wide`) or float32, from disk or compiled.
 
-    It is found again while neither the file it is in nor `cpu_kernels` changes: what it is built of must be in these two.
+    It is found again while neither the file it is in, nor `cpu_kernels`, nor any of `modules` changes: what it is built of must be
+    in these.
     """
     signature = types.void(types.CPointer(types.float64 if wide else types.float32))
     made: Any = CFunc(function, sigutils.normalize_signature(signature), {}, {})
-    made._cache = _File(function.__name__, inspect.getsource(sys.modules[function.__module__]).encode())
+    sources = [inspect.getsource(module) for module in (sys.modules[function.__module__], *modules)]
+    made._cache = _File(function.__name__, "".join(sources).encode())
     made.compile()
     # the code lives as long as numba's object does
     return Kernel(made.address, owner=made)

@@ -1,3 +1,10 @@
+import copy
+import gc
+import os
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -21,8 +28,7 @@ def test_compiled_engine_is_the_definition(name):
     out, state = run(integer, x, integer._rest(x.shape[1]))
     expected, expected_state = run_by_definition(integer, x, integer._rest(x.shape[1]))
     assert np.array_equal(out, expected)
-    assert np.array_equal(state.codes, expected_state.codes)
-    assert np.array_equal(state.delayed, expected_state.delayed)
+    assert np.array_equal(state, expected_state)
 
 
 def test_without_numba_the_definition_runs(monkeypatch):
@@ -48,7 +54,7 @@ def test_compiled_convolutions_are_the_definition(weights, stride, padding, dila
     out, state = run(integer, x, integer._rest(2))
     expected, expected_state = run_by_definition(integer, x, integer._rest(2))
     assert np.array_equal(out, expected)
-    assert np.array_equal(state.codes, expected_state.codes)
+    assert np.array_equal(state, expected_state)
     assert out.any()
 
 
@@ -68,6 +74,100 @@ def test_a_call_leaves_the_held_state():
     integer.step(x[0])
     integer(x)
     assert torch.equal(integer.step(x[1]), expected[1])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+def test_copies_run_by_themselves(copied):
+    _, integer, x = example("residual")
+    expected = integer(x)
+    integer.step(x[0])
+    other = copied(integer)
+    del integer
+    gc.collect()
+    assert torch.equal(other.step(x[1]), expected[1])
+    assert torch.equal(other(x), expected)
+
+
+@pytest.mark.parametrize("outputs", [1, 16, 17, 100, 129, 300])
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
+def test_tiles_of_any_width_and_sums_of_any_length(outputs, density):
+    # 600 weights of up to 127 leave 16 bits when they are added at once, and 300 rows of 127 lie at the end of what fits
+    weight = np.random.default_rng(outputs).integers(-128, 128, (outputs, 600, 1, 1)).astype(np.int8)
+    weight[0], weight[-1] = 127, -128
+    product = Product(
+        "product",
+        (0,),
+        Signal((outputs,), -(2**20), 2**20),
+        (600, 1, 1),
+        weight,
+        np.full(outputs, 3, np.int32),
+        np.full(outputs, -7, np.int32),
+        None,
+    )
+    integer = IntegerNetwork(Signal((600,), 0, 1), [product], 1)
+    x = integer.encode(spikes(2, 3, 600, density=density))
+    out, _ = run(integer, x, integer._rest(3))
+    assert np.array_equal(out, run_by_definition(integer, x, integer._rest(3))[0])
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 63, 64, 65, 128, 130])
+@pytest.mark.parametrize("high", [1, 3, 255, 1000])
+def test_events_are_found_at_every_place(size, high):
+    weight = np.eye(size, dtype=np.int8).reshape(size, size, 1, 1)
+    ones = np.ones(size, np.int32)
+    integer = IntegerNetwork(
+        Signal((size,), 0, high),
+        [Product("product", (0,), Signal((size,), 0, high), (size, 1, 1), weight, ones, 0 * ones, None)],
+        1,
+    )
+    x = torch.from_numpy(np.random.default_rng(size).integers(0, high, (5, 2, size), endpoint=True))
+    assert torch.equal(integer(x).long(), x)
+
+
+def test_threads_share_the_samples():
+    _, integer, _ = example("residual")
+    x = spikes(20, 50, 2, 8, 8)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            results.append(integer(x))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
+
+
+def test_a_static_input_is_seen_once_and_gives_the_same():
+    _, integer, x = example("static")
+    repeated = IntegerNetwork(integer.input, integer.operations, integer.output)
+    assert torch.equal(integer(x), repeated(x.expand(6, *x.shape).contiguous()))
+
+
+PORTABLE = """
+import torch
+from deploy.networks import NETWORKS, example
+from snnsim.deploy import compiled
+from snnsim.deploy.engine import run, run_by_definition
+assert not compiled.AVX512
+for name in NETWORKS:
+    _, integer, x = example(name)
+    x = integer._sequence(x)
+    results = [engine(integer, x, integer._rest(x.shape[1])) for engine in (run, run_by_definition)]
+    assert all((a == b).all() for a, b in zip(*results))
+    assert results[0][0].any()
+"""
+
+
+def test_a_processor_without_wide_vectors_gives_the_same():
+    pytest.importorskip("numba")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PORTABLE],
+        env={**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_sample_is_the_same_in_any_batch():
@@ -112,8 +212,14 @@ def test_bad_input():
     for wrong in (2.0, -1.0, 0.5, float("nan"), float("inf")):
         with pytest.raises(InvalidValueError, match=rf"x holds {wrong} and must hold whole numbers in 0..1"):
             integer(torch.full((2, 3, 20), wrong))
-    with pytest.raises(ShapeError, match=r"x has shape \(2, 3, 21\) and must be \[T, B, \*n\] with \*n = \(20,\)"):
+    with pytest.raises(
+        ShapeError, match=r"x has shape \(2, 3, 21\) and must be \[T, B, \*n\], time steps first, with \*n = \(20,\)"
+    ):
         integer(torch.zeros(2, 3, 21))
+    with pytest.raises(ShapeError, match=r"x has shape \(3, 20\) and must be \[T, B, \*n\], time steps first"):
+        integer(torch.zeros(3, 20))
+    with pytest.raises(ShapeError, match=r"x has shape \(20,\) and must be \[B, \*n\], one time step"):
+        integer.step(torch.zeros(20))
     with pytest.raises(ShapeError, match=r"x_seq has no time step"):
         integer(torch.zeros(0, 3, 20))
     integer.step(torch.zeros(3, 20))
