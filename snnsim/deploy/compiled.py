@@ -9,7 +9,6 @@ all of them where the layer's own bound says so. Everything else is 32 bits, in 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -67,7 +66,6 @@ register_jitable(tile_width)
 _intrinsic: Any = intrinsic
 
 
-@cache
 def kernel() -> Kernel:
     """The kernel, from disk or compiled."""
     return kernel_cache.compiled(run_program, False, program, sparse_kernels)

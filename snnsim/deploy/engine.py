@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from array import array
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from snnsim.deploy.operations import Integers
-from snnsim.deploy.program import CALL
 from snnsim.deploy.state import Packed
 from snnsim.kernels import threads
 
@@ -47,8 +48,6 @@ def run_by_definition(network: IntegerNetwork, x_seq: Integers, state: Packed) -
 
 
 def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
-    from snnsim.deploy.compiled import kernel
-
     program = network.program
     time_steps, batch = x_seq.shape[:2]
     # a static input is one step that is seen again and again
@@ -59,10 +58,22 @@ def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tu
     out = np.empty((time_steps, batch, *signal.shape), np.uint8 if signal.is_binary else np.int32)
     work = batch * time_steps * program.values
     slots = max(1, min(threads.thread_count(work), batch))
-    scratch = np.empty(slots * program.slot_size, np.int32)
-    record = program.record.copy()
+    # torch and array tell where their memory is faster than numpy
+    scratch = torch.empty(slots * program.slot_size, dtype=torch.int32)
     x_step = 0 if is_static else batch * network.input.size
-    addresses = [array.__array_interface__["data"][0] for array in (x, state, scratch, out)]
-    record[: len(CALL)] = (0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize, *addresses)
-    threads.run(kernel(), record.__array_interface__["data"][0], slots, work)
+    sizes = (0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)
+    record = array("q", (*sizes, _address(x), _address(state), scratch.data_ptr(), _address(out), *program.fixed))
+    threads.run(_kernel(), record.buffer_info()[0], slots, work)
     return out, state
+
+
+@cache
+def _kernel() -> threads.Kernel:
+    from snnsim.deploy.compiled import kernel
+
+    return kernel()
+
+
+def _address(integers: Integers) -> int:
+    # torch warns of memory that must not be written
+    return torch.from_numpy(integers).data_ptr() if integers.flags.writeable else integers.ctypes.data

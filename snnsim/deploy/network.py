@@ -312,5 +312,5 @@ def _is_inside(values: Integers, low: int, high: int) -> bool:
     if not values.size:
         return True
     never_below = values.dtype.kind in "bu" and low <= 0
-    never_above = values.dtype.kind == "b" or (values.dtype.kind == "u" and np.iinfo(values.dtype).max <= high)
+    never_above = values.dtype.kind == "b" or (values.dtype.kind == "u" and 256**values.itemsize <= high + 1)
     return bool((never_below or values.min() >= low) and (never_above or values.max() <= high))

@@ -30,7 +30,7 @@ from snnsim.deploy.operations import (
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
 
-__all__ = ["CALL", "KINDS", "RECORD", "Program", "Row", "tile_width"]
+__all__ = ["KINDS", "RECORD", "Program", "Row", "tile_width"]
 
 KINDS = {kind: number for number, kind in enumerate(("product", "sum_pool", "max_pool", "add", "copy", "delay", "neuron", "table"))}
 # outputs that are summed at once, most and fewest
@@ -110,7 +110,7 @@ class Program:
         values: how many integers all signals of one sample take together.
         scratch: largest number of values that one instruction reads or returns, tiles filled up.
         slot_size: how many integers a thread needs to work in.
-        record: the kernel's record, with what the program says.
+        fixed: the second part of the kernel's record.
     """
 
     network: IntegerNetwork
@@ -156,7 +156,7 @@ class Program:
         fields |= {"inputs": signals[0].size, "copies_input": copies_input, "rows": len(self.table)}
         fields |= {"num_parts": len(self.parts), "state_bytes": self.network.layout.size, "slot_size": self.slot_size}
         fields |= {"out_first": self._starts[self.network.output], "out_count": signals[self.network.output].size}
-        self.record = np.array([fields.get(name, 0) for name in CALL + FIXED], np.int64)
+        self.fixed = tuple(int(fields[name]) for name in FIXED)
 
     def _place(self, signals: tuple[Signal, ...], operations: tuple[Operation, ...]) -> None:
         """Where the values and the state of every operation begin; a reshaped signal is the signal that it was."""
