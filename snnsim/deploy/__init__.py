@@ -4,6 +4,7 @@ from snnsim.deploy.grid import OnGrid, to_grid
 from snnsim.deploy.interchange import from_nir, to_nir
 from snnsim.deploy.lower import lower
 from snnsim.deploy.network import IntegerNetwork
+from snnsim.deploy.preset_network import preset_network
 from snnsim.deploy.verify import Certificate, verify
 
-__all__ = ["Certificate", "IntegerNetwork", "OnGrid", "from_nir", "lower", "to_grid", "to_nir", "verify"]
+__all__ = ["Certificate", "IntegerNetwork", "OnGrid", "from_nir", "lower", "preset_network", "to_grid", "to_nir", "verify"]

@@ -17,7 +17,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
-from snnsim.deploy import program
+from snnsim.deploy import presets, program
+from snnsim.deploy.presets import limited, loihi_charge, loihi_fire, speck_charge, speck_fire, xylo_charge, xylo_fire
 from snnsim.deploy.program import KINDS, RECORD, Row, tile_width
 from snnsim.kernels import kernel_cache
 from snnsim.kernels.cpu_kernels import as_bytes, at, next_block, pointer, retyped
@@ -30,6 +31,7 @@ __all__ = ["kernel"]
 # numba takes module-level numbers for constants
 PRODUCT, SUM_POOL, MAX_POOL, ADD = (KINDS[kind] for kind in ("product", "sum_pool", "max_pool", "add"))
 COPY, DELAY, TABLE = (KINDS[kind] for kind in ("copy", "delay", "table"))
+LOIHI, SPECK, XYLO = (KINDS[kind] for kind in ("loihi", "speck", "xylo"))
 SOURCE, SIZE, TARGET, COUNT, STATE, SHIFT = Row.SOURCE, Row.SIZE, Row.TARGET, Row.COUNT, Row.STATE, Row.SHIFT
 CHANNELS, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH = Row.CHANNELS, Row.HEIGHT, Row.WIDTH, Row.OUT_HEIGHT, Row.OUT_WIDTH
 KERNEL_Y, KERNEL_X, STRIDE_Y, STRIDE_X = Row.KERNEL_Y, Row.KERNEL_X, Row.STRIDE_Y, Row.STRIDE_X
@@ -59,8 +61,9 @@ WORD = 64
 # neurons that go through the passes of a step together, so that what passes exchange stays in the first-level cache
 STRIP = 1024
 
-# one definition for the layout of the weights and for the loop over it
-register_jitable(tile_width)
+# one definition each: of the layout of weights, and of the chips' arithmetic
+for function in (tile_width, *presets.EQUATIONS):
+    register_jitable(function)
 
 # numba's own types hide from a type checker that an intrinsic is called without its first argument
 _intrinsic: Any = intrinsic
@@ -68,7 +71,7 @@ _intrinsic: Any = intrinsic
 
 def kernel() -> Kernel:
     """The kernel, from disk or compiled."""
-    return kernel_cache.compiled(run_program, False, program, sparse_kernels)
+    return kernel_cache.compiled(run_program, False, program, presets, sparse_kernels)
 
 
 # ---- vectors
@@ -281,6 +284,13 @@ def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) 
                 target[n] = source[n] << row[SHIFT]
         elif kind == DELAY:
             delay(row, source, target, at(held, row[STATE]))
+        elif kind == LOIHI:
+            loihi(row, at(constants, row[CONSTANTS]), source, target, at(held, row[STATE]))
+        elif kind == SPECK:
+            speck(row, at(constants, row[CONSTANTS]), source, target, at(held, row[STATE]))
+        elif kind == XYLO:
+            weights = at(pointer(a.narrow, int8), row[WEIGHTS])
+            xylo(row, at(constants, row[CONSTANTS]), weights, source, target, at(held, row[STATE]))
         else:
             neuron(row, constants, source, target, at(held, row[STATE]), at(values, a.charged), at(values, a.found))
 
@@ -563,6 +573,45 @@ def neuron(row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, char
         else:
             for n in range(strip):
                 s[n] = out[found[n] + offset[n]] if varies else out[found[n]]
+
+
+@njit
+def loihi(row: Any, c: Any, a: Any, emitted: Any, current: Any) -> None:
+    """One step of a layer of Loihi neurons, whose membranes lie behind their currents; `c` are the constants of `LoihiLIF`."""
+    size = row[COUNT]
+    membrane = at(current, size)
+    k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]), int64(c[5]))
+    for n in range(size):
+        u, v = loihi_charge(int64(a[n]), int64(current[n]), int64(membrane[n]), *k)
+        spikes, v = loihi_fire(v, *k)
+        current[n], membrane[n], emitted[n] = int32(u), int32(v), int32(spikes)
+
+
+@njit
+def speck(row: Any, c: Any, a: Any, emitted: Any, membrane: Any) -> None:
+    """One step of a layer of Speck neurons; `c` are the constants of `SpeckIF`."""
+    k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]))
+    for n in range(row[COUNT]):
+        spikes, v = speck_fire(speck_charge(int64(a[n]), int64(membrane[n]), *k), *k)
+        membrane[n], emitted[n] = int32(v), int32(spikes)
+
+
+@njit
+def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any) -> None:
+    """One step of a layer of Xylo neurons, whose membranes lie behind their currents; `c` are the constants of `XyloLIF`."""
+    size = row[COUNT]
+    membrane = at(current, size)
+    k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]), int64(c[5]), int64(c[6]), int64(c[7]))
+    low, high = k[6], k[7]
+    for i in range(row[SIZE]):
+        w = at(weights, i * size)
+        for _ in range(events[i]):
+            for n in range(size):
+                current[n] = int32(limited(int64(current[n]) + int64(w[n]), low, high))
+    for n in range(size):
+        u, v = xylo_charge(int64(current[n]), int64(membrane[n]), *k)
+        spikes, v = xylo_fire(v, *k)
+        current[n], membrane[n], emitted[n] = int32(u), int32(v), int32(spikes)
 
 
 @njit

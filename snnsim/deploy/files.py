@@ -25,6 +25,8 @@ from snnsim.deploy.operations import (
     TableNeuron,
     Window,
 )
+from snnsim.deploy.preset_operations import Preset, PresetLayer, PresetNeuron
+from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
 from snnsim.errors import DataError, MissingDataError, OutputError, SnnsimError
 from snnsim.files import write_whole
 
@@ -36,7 +38,10 @@ __all__ = ["describe", "load_network", "save_network"]
 FORMAT = "snnsim integer network"
 FORMAT_VERSION = 1
 MANIFEST, TENSORS = "network.json", "tensors.safetensors"
-KINDS: dict[str, type[Operation]] = {kind.__name__: kind for kind in (Add, Delay, GridNeuron, Pool, Product, Reshape, TableNeuron)}
+KINDS: dict[str, type[Operation]] = {
+    kind.__name__: kind for kind in (Add, Delay, GridNeuron, Pool, PresetLayer, PresetNeuron, Product, Reshape, TableNeuron)
+}
+PRESETS: dict[str, type[Preset]] = {preset.__name__: preset for preset in (LoihiLIF, XyloLIF, SpeckIF)}
 # fields that are arrays; everything else is plain JSON
 ARRAYS = {"weight", "multiplier", "offset", "limits", "edges", "leak", "reset", "fire", "levels", "thresholds"}
 
@@ -53,7 +58,9 @@ def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integer
                 entry[field.name] = f"{i}.{field.name}"
                 tensors[entry[field.name]] = np.ascontiguousarray(value)
             else:
-                entry[field.name] = asdict(value) if isinstance(value, Signal | Window) else value
+                entry[field.name] = asdict(value) if isinstance(value, Signal | Window | Preset) else value
+                if isinstance(value, Preset):
+                    entry[field.name] |= {"preset": type(value).__name__}
         operations.append(entry)
     manifest = {
         "format": FORMAT,
@@ -160,6 +167,11 @@ def _field(name: str, value: Any, tensors: dict[str, Integers]) -> Any:
         return _signal(value)
     if name == "window":
         return Window(**{key: _pair(pair) for key, pair in value.items()})
+    if name == "neuron":
+        preset = PRESETS[value["preset"]]
+        # a field without a default is an int
+        kinds = {field.name: bool if isinstance(field.default, bool) else int for field in fields(preset)}
+        return preset(**{key: _plain(number, kinds[key]) for key, number in value.items() if key != "preset"})
     if name in ("inputs", "shifts", "planes"):
         return _integers(value)
     return _plain(value, bool if name == "maximum" else str if name == "name" else int)

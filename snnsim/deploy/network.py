@@ -17,6 +17,7 @@ from torch import Tensor
 from snnsim.deploy.c import CSource, write_c
 from snnsim.deploy.engine import run
 from snnsim.deploy.operations import Integers, Neuron, Operation, Signal
+from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
 from snnsim.deploy.program import Program
 from snnsim.deploy.soundness import check_operation, check_signal
 from snnsim.deploy.state import Packed, StateLayout
@@ -143,8 +144,15 @@ class IntegerNetwork:
 
         Raises:
             OutputError: the folder exists already, or cannot be written.
-            InvalidValueError: a name that is no C identifier in lower case.
+            InvalidValueError: a name that is no C identifier in lower case; neurons of a chip, which have no C.
         """
+        for operation in self.operations:
+            if isinstance(operation, PresetNeuron | PresetLayer):
+                kind = type(operation.neuron).__name__
+                raise InvalidValueError(
+                    f"IntegerNetwork.to_c: {operation.name!r} is a layer of {kind}, and C is generated for lowered networks; run "
+                    "this one as it is, its chip has tools of its own"
+                )
         return write_c(self, folder, name)
 
     def fingerprint(self) -> str:

@@ -7,13 +7,14 @@ A preset matches an emulator and a version, not a chip:
 - `SpeckIF`: the discretization of sinabs, except for the fault that `SpeckIF.discretized` names.
 
 Emulators of one chip disagree about overflow and offsets, so those are parameters. Everything is int64, in which no intermediate
-value overflows; arrays are `[*n]` of any shape, states come from `rest` and go through `step`.
+value overflows; arrays are `[*n]` of any shape, states come from `rest` and go through `step`. Each equation is a function at the
+end of this file that takes arrays as well as numbers: the compiled engine runs the same functions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from snnsim.checks import check_int, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["Currents", "LoihiLIF", "SpeckIF", "XyloLIF"]
+__all__ = ["EQUATIONS", "Currents", "LoihiLIF", "SpeckIF", "XyloLIF"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -100,17 +101,31 @@ class LoihiLIF:
 
     def charge(self, a: npt.ArrayLike, state: Currents) -> Currents:
         """Current and membrane of one step before the reset, from the sum `a` of the weights of this step's spikes."""
-        half = 2 ** (self.state_bits - 1)
-        u = _decayed(state.current, self.du + self.du_offset) + (_integers("LoihiLIF.charge", "a", a) << WEIGHT_SHIFT)
-        u = (u + half) % (2 * half) - half if self.wrap_current else u.clip(1 - half, half - 1)
-        v = _decayed(state.membrane, self.dv + self.dv_offset) + u + self.bias_mant * 2**self.bias_exp
-        return Currents(u, v.clip(1 - half, half - 1))
+        charged = loihi_charge(_integers("LoihiLIF.charge", "a", a), *state, *self.constants)
+        return Currents(*charged)
 
     def step(self, a: npt.ArrayLike, state: Currents) -> tuple[Int64, Currents]:
         """One time step: spikes, 0 or 1, and the new state."""
         u, v = self.charge(a, state)
-        spikes = v > self.vth << WEIGHT_SHIFT
-        return spikes.astype(np.int64), Currents(u, np.where(spikes, 0, v))
+        spikes, v = loihi_fire(v, *self.constants)
+        return spikes, Currents(u, v)
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """What the equations take besides input and state."""
+        return (
+            self.du + self.du_offset,
+            self.dv + self.dv_offset,
+            self.bias_mant * 2**self.bias_exp,
+            self.vth << WEIGHT_SHIFT,
+            2 ** (self.state_bits - 1) - 1,
+            int(self.wrap_current),
+        )
+
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        """Smallest and largest number that current and membrane hold."""
+        return _bounds(self.state_bits)
 
 
 @dataclass(frozen=True)
@@ -151,18 +166,14 @@ class XyloLIF:
             ("state_bits", 2, 32),
             ("dash_syn", 0, 15),
             ("dash_mem", 0, 15),
-            ("threshold", 1, self._top),
-            ("bias", -self._top - 1, self._top),
+            ("threshold", 1, self.state_bounds[1]),
+            ("bias", *self.state_bounds),
             ("max_spikes", 1, 31),
-            ("max_events", 1, 15),
+            ("max_events", 1, 31),
         ):
             _check_range("XyloLIF", name, getattr(self, name), low, high)
         if self.version == 1 and self.bias:
             raise InvalidValueError(f"XyloLIF(version=1, bias={self.bias}): version 1 has no bias; use version=2, or bias=0")
-
-    @property
-    def _top(self) -> int:
-        return int(2 ** (self.state_bits - 1) - 1)
 
     def rest(self, shape: tuple[int, ...]) -> Currents:
         """The state before the first step."""
@@ -194,20 +205,21 @@ class XyloLIF:
         current, v = state
         for channel, row in enumerate(rows):
             for nth in range(int(counts[..., channel].max(initial=0))):
-                current = np.where(counts[..., channel, None] > nth, self._saturated(current + row), current)
-        if self.version == 1:
-            v = v - _dashed(v, self.dash_mem)
-            current = current - _dashed(current, self.dash_syn)
-            v = self._saturated(v + current)
-        else:
-            current = current - _dashed(current, self.dash_syn)
-            change = self._saturated(self._saturated(current - _dashed(v, self.dash_mem)) + self.bias)
-            v = self._saturated(v + change)
-        spikes = (v // self.threshold).clip(0, self.max_spikes)
-        return spikes, Currents(current, v - spikes * self.threshold)
+                current = np.where(counts[..., channel, None] > nth, limited(current + row, *self.state_bounds), current)
+        current, v = xylo_charge(current, v, *self.constants)
+        spikes, v = xylo_fire(v, *self.constants)
+        return spikes, Currents(current, v)
 
-    def _saturated(self, x: Int64) -> Int64:
-        return x.clip(-self._top - 1, self._top)
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """What the equations take besides input and state."""
+        low, high = self.state_bounds
+        return self.version, self.dash_syn, self.dash_mem, self.bias, self.threshold, self.max_spikes, low, high
+
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        """Smallest and largest number that current and membrane hold."""
+        return _bounds(self.state_bits)
 
 
 @dataclass(frozen=True)
@@ -272,21 +284,86 @@ class SpeckIF:
 
     def step(self, a: npt.ArrayLike, state: Int64) -> tuple[Int64, Int64]:
         """One time step, from the sum `a` of the weights of its spikes: spikes, 0 or 1, and the new state."""
-        v = state + _integers("SpeckIF.step", "a", a) + self.bias
-        v = v.clip(self.min_v, 2 ** (self.state_bits - 1) - 1)
-        spikes = v >= self.threshold
-        return spikes.astype(np.int64), np.where(spikes, 0 if self.reset_to_zero else v - self.threshold, v)
+        v = speck_charge(_integers("SpeckIF.step", "a", a), state, *self.constants)
+        return speck_fire(v, *self.constants)
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """What the equations take besides input and state."""
+        return self.bias, self.threshold, int(self.reset_to_zero), self.min_v, self.state_bounds[1]
+
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        """Smallest and largest number that the membrane holds."""
+        return _bounds(self.state_bits)
 
 
-def _decayed(x: Int64, decay: int) -> Int64:
+def chosen(condition: Any, x: Any, y: Any) -> Any:
+    """x where a condition holds, else y."""
+    return y + condition * (x - y)
+
+
+def limited(x: Any, low: Any, high: Any) -> Any:
+    """The nearest number within bounds."""
+    return np.minimum(np.maximum(x, low), high)
+
+
+def decayed(x: Any, decay: Any) -> Any:
     """What a 12-bit decay leaves, rounded toward zero."""
     return np.sign(x) * ((np.abs(x) * (2**DECAY_BITS - decay)) >> DECAY_BITS)
 
 
-def _dashed(x: Int64, dash: int) -> Int64:
+def dashed(x: Any, dash: Any) -> Any:
     """What a bit-shift decay takes away: at least 1 of whatever is not 0."""
     shifted = x >> dash
-    return np.where(shifted == 0, np.sign(x), shifted)
+    return chosen(shifted == 0, np.sign(x), shifted)
+
+
+def loihi_charge(a: Any, u: Any, v: Any, du: Any, dv: Any, bias: Any, limit: Any, top: Any, wraps: Any) -> Any:
+    """Current and membrane of a Loihi neuron before the reset."""
+    u = decayed(u, du) + (a << WEIGHT_SHIFT)
+    # the lower bits of an integer, and the sign that they have by themselves
+    u = chosen(wraps != 0, ((u + top + 1) & (2 * top + 1)) - top - 1, limited(u, -top, top))
+    return u, limited(decayed(v, dv) + u + bias, -top, top)
+
+
+def loihi_fire(v: Any, du: Any, dv: Any, bias: Any, limit: Any, top: Any, wraps: Any) -> Any:
+    """Spikes of a Loihi neuron, and its membrane after the reset."""
+    return chosen(v > limit, 1, 0), chosen(v > limit, 0, v)
+
+
+def xylo_charge(
+    current: Any, v: Any, version: Any, dash_syn: Any, dash_mem: Any, bias: Any, threshold: Any, most: Any, low: Any, high: Any
+) -> Any:
+    """Current and membrane of a Xylo neuron before the reset, from the current with this step's events."""
+    current = current - dashed(current, dash_syn)
+    leak = dashed(v, dash_mem)
+    change = limited(limited(current - leak, low, high) + bias, low, high)
+    return current, limited(chosen(version == 1, v - leak + current, v + change), low, high)
+
+
+def xylo_fire(v: Any, version: Any, dash_syn: Any, dash_mem: Any, bias: Any, threshold: Any, most: Any, low: Any, high: Any) -> Any:
+    """How often a Xylo neuron fires, and its membrane after that."""
+    spikes = limited(v // threshold, 0, most)
+    return spikes, v - spikes * threshold
+
+
+def speck_charge(a: Any, v: Any, bias: Any, threshold: Any, to_zero: Any, low: Any, high: Any) -> Any:
+    """Membrane of a Speck neuron before the reset."""
+    return limited(v + a + bias, low, high)
+
+
+def speck_fire(v: Any, bias: Any, threshold: Any, to_zero: Any, low: Any, high: Any) -> Any:
+    """Spikes of a Speck neuron, and its membrane after the reset."""
+    return chosen(v >= threshold, 1, 0), chosen(v >= threshold, chosen(to_zero != 0, 0, v - threshold), v)
+
+
+# every one of them, for a compiler
+EQUATIONS = chosen, limited, decayed, dashed, loihi_charge, loihi_fire, xylo_charge, xylo_fire, speck_charge, speck_fire
+
+
+def _bounds(bits: int) -> tuple[int, int]:
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def _integers(where: str, name: str, values: npt.ArrayLike) -> Int64:

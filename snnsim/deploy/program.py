@@ -26,13 +26,20 @@ from snnsim.deploy.operations import (
     TableNeuron,
     Window,
 )
+from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
+from snnsim.deploy.presets import LoihiLIF
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
 
 __all__ = ["KINDS", "RECORD", "Program", "Row", "tile_width"]
 
-KINDS = {kind: number for number, kind in enumerate(("product", "sum_pool", "max_pool", "add", "copy", "delay", "neuron", "table"))}
+KINDS = {
+    kind: number
+    for number, kind in enumerate(
+        ("product", "sum_pool", "max_pool", "add", "copy", "delay", "neuron", "table", "loihi", "speck", "xylo")
+    )
+}
 # outputs that are summed at once, most and fewest
 LARGEST_TILE, SMALLEST_TILE = 128, 16
 INT16_MAX = 2**15 - 1
@@ -248,6 +255,17 @@ class Program:
     def _(self, operation: TableNeuron, row: npt.NDArray[np.int64]) -> None:
         row[Row.KIND] = KINDS["table"]
         self._neuron(operation, row, _tops(operation.thresholds))
+
+    @_pack.register
+    def _(self, operation: PresetNeuron, row: npt.NDArray[np.int64]) -> None:
+        row[Row.KIND] = KINDS["loihi" if isinstance(operation.neuron, LoihiLIF) else "speck"]
+        row[Row.CONSTANTS] = self._constant(np.array(operation.neuron.constants))
+
+    @_pack.register
+    def _(self, operation: PresetLayer, row: npt.NDArray[np.int64]) -> None:
+        row[Row.KIND], row[Row.WEIGHTS] = KINDS["xylo"], sum(map(len, self._narrow))
+        row[Row.CONSTANTS] = self._constant(np.array(operation.neuron.constants))
+        self._narrow.append(operation.weight.reshape(-1))
 
     def _neuron(self, operation: Neuron, row: npt.NDArray[np.int64], *tables: Integers) -> None:
         """Constants: what every code emits, its reset, then the tables of the charge."""

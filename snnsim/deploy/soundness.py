@@ -23,6 +23,8 @@ from snnsim.deploy.operations import (
     TableNeuron,
     Window,
 )
+from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
+from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
 from snnsim.errors import InvalidValueError
 
 __all__ = ["check_operation", "check_signal"]
@@ -139,6 +141,28 @@ def _(operation: TableNeuron, inputs: list[Signal]) -> None:
     _require(name, thresholds.dtype == np.int32, "thresholds are int32 [C, L, L - 1]")
     _require(name, bool((np.diff(thresholds.astype(np.int64), axis=2) >= 0).all()), "its thresholds do not fall")
     _require(name, _magnitude(thresholds) <= INT32_MAX, "its thresholds fit 32 bits")
+
+
+@_check.register
+def _(operation: PresetNeuron, inputs: list[Signal]) -> None:
+    name, out, (source,) = operation.name, operation.output, inputs
+    _require(name, isinstance(operation.neuron, LoihiLIF | SpeckIF), "its neuron is a LoihiLIF or a SpeckIF")
+    _require(name, out.shape == source.shape, "it keeps the shape of its input")
+    _require_bounds(name, out, 0, 1)
+
+
+@_check.register
+def _(operation: PresetLayer, inputs: list[Signal]) -> None:
+    name, out, neuron, weight, (source,) = operation.name, operation.output, operation.neuron, operation.weight, inputs
+    _require(name, isinstance(neuron, XyloLIF), "its neuron is a XyloLIF")
+    _require(name, weight.dtype == np.int8 and weight.shape == (source.size, out.size), "weights are int8 [inputs, neurons]")
+    _require(name, len(source.shape) == len(out.shape) == 1, "input and output of one sample are vectors")
+    if source.low < 0 or source.high > neuron.max_events:
+        raise InvalidValueError(
+            f"integer operation {name!r}: its inputs are {source.low} to {source.high} events in a step, and its neurons take 0 to "
+            f"{neuron.max_events}; raise max_events of XyloLIF here, or lower max_spikes of the layer before"
+        )
+    _require_bounds(name, out, 0, neuron.max_spikes)
 
 
 def _check_neuron(operation: Neuron, source: Signal) -> None:

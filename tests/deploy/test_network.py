@@ -150,6 +150,7 @@ from deploy.networks import NETWORKS, example
 from snnsim.deploy import compiled
 from snnsim.deploy.engine import run, run_by_definition
 assert not compiled.AVX512
+torch.manual_seed(0)
 for name in NETWORKS:
     _, integer, x = example(name)
     x = integer._sequence(x)
