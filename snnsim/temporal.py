@@ -13,6 +13,8 @@ from snnsim.errors import InvalidTypeError, RunError, ShapeError, StateError
 
 __all__ = ["Temporal", "stack_steps"]
 
+RUN_ATTRIBUTES = frozenset({"_time_steps", "_carries_state", "_keeps_graph", "_calls", "_rows", "_state"})
+
 
 def stack_steps(steps: Sequence[Tensor]) -> Tensor:
     """Time steps `[B, *n]` along a new first axis: `[T, B, *n]`."""
@@ -39,6 +41,13 @@ class Temporal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._state: dict[str, Tensor] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # plain attributes that change several times a run: past nn.Module, which looks for parameters in everything
+        if name in RUN_ATTRIBUTES:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
         """All time steps at once, from the held state (or from rest).

@@ -51,7 +51,7 @@ def automaton(node: Membrane, codebook: Codebook, shape: tuple[int, ...]) -> Aut
 
     dtype = codebook.levels.dtype
     table = build_table(equations, codebook, shape, dtype)
-    start = node.initial("v", torch.zeros([1] * (len(shape) + 1)), dtype, codebook)
+    start = node.rest(torch.zeros([1] * (len(shape) + 1)), dtype, codebook)
     fires = (table.out == 1) if isinstance(node, BaseNode) else torch.zeros_like(table.out, dtype=torch.bool)
     return Automaton(
         table.edges,

@@ -8,6 +8,7 @@ import math
 import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -50,33 +51,29 @@ class CpuEngine:
     def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `ReferenceEngine.forward`."""
         time_steps, size = x.shape
-        driven = _rows(x.to(table.dtype))
-        out = pool.empty(x.shape, table.dtype)
-        last = torch.empty(size, dtype=table.dtype)
-        stored = code_dtype(table.levels, table.clip, plain)
+        prepared = _prepared(table)
+        dtype = prepared.dtype
+        driven = _rows(x if x.dtype == dtype else x.to(dtype))
+        out = pool.empty(x.shape, dtype)
+        last = torch.empty(size, dtype=dtype)
+        stored = code_dtype(prepared.levels, table.clip, plain)
         codes = pool.empty(x.shape, stored) if save else None
         if size:
-            cells = _cells(table)
-            bounds = (table.low, table.high) if table.clip else (-math.inf, math.inf)
-            emitted, left, after = _contiguous(table.out, table.carry, table.after)
-            divisor = _divisors(table.divisor, table.dtype)
+            kernel, constants = prepared.forward(table, stored)
             start, start_stride = _start(carry)
             block = _block(size, time_steps)
             _run(
-                cells.kernel,
-                table.dtype,
+                kernel,
+                dtype,
                 "FORWARD",
                 (0, time_steps, size, block)
                 + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride, out.data_ptr(), last.data_ptr())
-                + (0 if codes is None else codes.data_ptr(), 0 if codes is None else codes.element_size())
-                + (cells.edges.ctypes.data, emitted.data_ptr(), left.data_ptr(), after.data_ptr())
-                + (table.levels, table.channels, table.inner, divisor.data_ptr(), divisor.numel(), _mark(table.levels, stored))
-                + (_unsigned(stored_nan(table.levels, stored), stored), 0 if cells.bins is None else cells.bins.ctypes.data)
-                + (cells.num_bins, cells.low_bin, cells.shift, *bounds, cells.origin, cells.inverse),
+                + ((0, 0) if codes is None else (codes.data_ptr(), codes.element_size()))
+                + constants,
                 -(-size // block),
                 time_steps * size,
             )
-        return out.to(x.dtype), last, codes
+        return out if x.dtype == dtype else out.to(x.dtype), last, codes
 
     def backward(
         self, codes: Tensor, aside: Tensor | None, grad_out: Tensor, grad_v: Tensor, table: Table, divide: bool
@@ -85,29 +82,21 @@ class CpuEngine:
         if aside is not None:
             return _reference.backward(codes, aside, grad_out, grad_v, table, divide)
         time_steps, size = codes.shape
-        incoming = _rows(grad_out.to(table.dtype))
-        grad = pool.empty(codes.shape, table.dtype)
-        grad_carry = torch.empty(size, dtype=table.dtype)
+        prepared = _prepared(table)
+        dtype = prepared.dtype
+        incoming = _rows(grad_out.to(dtype))
+        grad = pool.empty(codes.shape, dtype)
+        grad_carry = torch.empty(size, dtype=dtype)
         if size:
-            d_out, d_carry, d_after = _contiguous(table.d_out, table.d_carry, table.d_after)
-            divisor = _divisors(table.divisor if divide else None, table.dtype)
-            start, start_stride = _start(grad_v.to(table.dtype))
+            start, start_stride = _start(grad_v.to(dtype))
             block = _block(size, time_steps)
             _run(
-                "backward" if table.levels <= 256 else "backward_long",
-                table.dtype,
+                "backward" if prepared.levels <= 256 else "backward_long",
+                dtype,
                 "BACKWARD",
                 (0, time_steps, size, block)
                 + (incoming.data_ptr(), incoming.stride(0), start.data_ptr(), start_stride, codes.data_ptr(), codes.element_size())
-                + (grad.data_ptr(), grad_carry.data_ptr(), d_out.data_ptr(), d_carry.data_ptr(), d_after.data_ptr())
-                + (
-                    table.levels,
-                    table.channels,
-                    table.inner,
-                    divisor.data_ptr(),
-                    divisor.numel(),
-                    _mark(table.levels, codes.dtype),
-                ),
+                + (grad.data_ptr(), grad_carry.data_ptr(), *prepared.backward(table, codes.dtype, divide)),
                 -(-size // block),
                 time_steps * size,
             )
@@ -225,10 +214,77 @@ def _import_problem() -> str | None:
     return None
 
 
+class _Prepared:
+    """What the kernels are told of a table besides its contents, found out once for the life of the table."""
+
+    def __init__(self, table: Table) -> None:
+        self.dtype, self.levels = table.dtype, table.levels
+        # without a graph, and kept: the kernels are given their addresses
+        self.entries = _contiguous(table.out, table.carry, table.after)
+        self.slopes = _contiguous(table.d_out, table.d_carry, table.d_after)
+        self.divisor, self.none = _divisors(table.divisor, self.dtype), _divisors(None, self.dtype)
+        self.edges = table.edges.detach().numpy()
+        self.seen = b""
+        self.forwards: dict[torch.dtype, tuple[str, tuple[Any, ...]]] = {}
+        self.backwards: dict[tuple[torch.dtype, bool], tuple[Any, ...]] = {}
+
+    def forward(self, table: Table, stored: torch.dtype) -> tuple[str, tuple[Any, ...]]:
+        """The kernel for codes of type `stored`, and the end of its record."""
+        edges = self.edges.tobytes()
+        if edges != self.seen:
+            self.seen, self.forwards = edges, {}
+        if stored not in self.forwards:
+            cells = _cells(table)
+            bounds = (table.low, table.high) if table.clip else (-math.inf, math.inf)
+            self.forwards[stored] = (
+                cells.kernel,
+                (
+                    (cells.edges.ctypes.data, *(value.data_ptr() for value in self.entries))
+                    + (self.levels, table.channels, table.inner, self.divisor.data_ptr(), self.divisor.numel())
+                    + (_mark(self.levels, stored), _unsigned(stored_nan(self.levels, stored), stored))
+                    + (0 if cells.bins is None else cells.bins.ctypes.data, cells.num_bins, cells.low_bin, cells.shift)
+                    + (*bounds, cells.origin, cells.inverse)
+                ),
+            )
+            # the finder's arrays must live as long as their addresses are in use
+            self.cells = cells
+        return self.forwards[stored]
+
+    def backward(self, table: Table, stored: torch.dtype, divide: bool) -> tuple[Any, ...]:
+        """The end of the record of a backward kernel."""
+        if (stored, divide) not in self.backwards:
+            divisor = self.divisor if divide else self.none
+            self.backwards[stored, divide] = (
+                *(value.data_ptr() for value in self.slopes),
+                *(self.levels, table.channels, table.inner, divisor.data_ptr(), divisor.numel(), _mark(self.levels, stored)),
+            )
+        return self.backwards[stored, divide]
+
+
+_known: WeakKeyDictionary[Table, _Prepared] = WeakKeyDictionary()
+
+
+def _prepared(table: Table) -> _Prepared:
+    found = _known.get(table)
+    if found is None:
+        found = _Prepared(table)
+        # a copy would not follow a change of what it was made from
+        tensors = (table.out, table.carry, table.after, table.d_out, table.d_carry, table.d_after)
+        if all(value.is_contiguous() for value in tensors):
+            _known[table] = found
+    return found
+
+
 def _kernel(name: str, wide: bool) -> Kernel:
+    return _kernel_cache().kernel(name, wide)
+
+
+@cache
+def _kernel_cache() -> Any:
+    # an import statement takes as long as all of a launch
     from snnsim.kernels import kernel_cache
 
-    return kernel_cache.kernel(name, wide)
+    return kernel_cache
 
 
 def _run(name: str, dtype: torch.dtype, record: str, fields: tuple[Any, ...], blocks: int, elements: int) -> None:
@@ -275,7 +331,7 @@ def _start(start: Tensor) -> tuple[Tensor, int]:
 
 
 def _contiguous(*entries: Tensor) -> tuple[Tensor, ...]:
-    return tuple(value if value.is_contiguous() else value.detach().contiguous() for value in entries)
+    return tuple(value.detach().contiguous() for value in entries)
 
 
 def _divisors(divisor: Tensor | None, dtype: torch.dtype) -> Tensor:

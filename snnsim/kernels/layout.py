@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
@@ -39,27 +40,27 @@ class Layout:
         Raises:
             ShapeError: one step does not hold a whole number of groups of `channels * inner` neurons.
         """
-        shape = tuple(x_seq.shape)
-        step = shape[1:]
-        if channels > 1 and math.prod(step) % (channels * inner):
-            raise ShapeError(
-                f"x_seq: one step has shape {step}, and a table of {channels} channels of {inner} neurons each needs a multiple of "
-                f"{channels * inner} neurons; the first axis is time"
-            )
+        row_major = _row_major(tuple(x_seq.shape), channels, inner)
         if not x_seq.is_contiguous():
+            step = row_major.shape[1:]
             order = _memory_order(step, x_seq.stride()[1:])
             inner_there = inner if order is None or channels == 1 else _moved_inner(step, order, channels, inner)
             if order is not None and inner_there is not None:
-                return Layout(shape, order, inner_there)
-        return Layout(shape, None, inner)
+                return Layout(row_major.shape, order, inner_there)
+        return row_major
+
+    @cached_property
+    def size(self) -> int:
+        """Neurons of one step, N."""
+        return math.prod(self.shape[1:])
 
     def rows(self, sequence: Tensor) -> Tensor:
         """`[T, *n]` as `[T, N]`, each row dense; a copy only where the memory is laid out otherwise."""
         if self.order is not None:
             sequence = sequence.permute(0, *(axis + 1 for axis in self.order))
         elif sequence.is_contiguous():
-            return sequence.view(self.shape[0], math.prod(self.shape[1:]))
-        size = math.prod(self.shape[1:])
+            return sequence.view(self.shape[0], self.size)
+        size = self.size
         if _is_dense(sequence.shape[1:], sequence.stride()[1:]):
             # the steps themselves may lie anywhere: all in one place for an input that is the same at every step
             return sequence.as_strided((self.shape[0], size), (sequence.stride(0), 1))
@@ -80,11 +81,22 @@ class Layout:
     def _restore(self, rows: Tensor, leading: Sequence[int]) -> Tensor:
         step = self.shape[1:]
         if self.order is None:
-            return rows.view(*leading, *step)
+            return rows.view((*leading, *step))
         offset = len(leading)
         inverse = sorted(range(len(step)), key=self.order.__getitem__)
         view = rows.view(*leading, *(step[axis] for axis in self.order))
         return view.permute(*range(offset), *(inverse[axis] + offset for axis in range(len(step))))
+
+
+@lru_cache(maxsize=1024)
+def _row_major(shape: tuple[int, ...], channels: int, inner: int) -> Layout:
+    step = shape[1:]
+    if channels > 1 and math.prod(step) % (channels * inner):
+        raise ShapeError(
+            f"x_seq: one step has shape {step}, and a table of {channels} channels of {inner} neurons each needs a multiple of "
+            f"{channels * inner} neurons; the first axis is time"
+        )
+    return Layout(shape, None, inner)
 
 
 def _memory_order(step: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:

@@ -263,7 +263,7 @@ def _there(neuron: Any, layout: Layout) -> Any:
 
 
 def _check_input(x_seq: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-    if not x_seq.dtype.is_floating_point or torch.promote_types(x_seq.dtype, dtype) != dtype:
+    if x_seq.dtype != dtype and (not x_seq.dtype.is_floating_point or torch.promote_types(x_seq.dtype, dtype) != dtype):
         raise InvalidTypeError(
             f"x_seq: is {x_seq.dtype} and the neuron computes in {dtype}; give a floating-point input that is no wider, "
             "or a neuron in float64"

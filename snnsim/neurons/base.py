@@ -130,14 +130,11 @@ class Membrane(FixedDtype, Temporal):
             raise InvalidTypeError(f"{who}: x must be floating point, got {x_seq.dtype}; convert it with x.float()")
         return torch.promote_types(x_seq.dtype, torch.float32 if codebook is None else codebook.levels.dtype)
 
-    def initial(self, name: str, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
-        """The state before the first step of input `x`, `[B, *n]`: the held one, or one number, the level of rest."""
-        held = self.check_held(name, x, dtype)
-        if held is not None:
-            return held
-        if codebook is None:
-            return torch.full([1] * x.dim(), self.v_rest, dtype=dtype, device=x.device)
-        return self._planner.rest(codebook, self.v_rest, dtype, x.device).reshape([1] * x.dim())
+    def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
+        """The state at rest for input like `x`, `[B, *n]`: one number, on a level of the codebook if there is one."""
+        with torch.inference_mode(False), torch.no_grad():
+            rest = torch.full([1] * x.dim(), self.v_rest, dtype=dtype, device=x.device)
+            return rest if codebook is None else codebook.snap(rest, self.v_rest)
 
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One time step, without held state.
@@ -166,14 +163,15 @@ class Membrane(FixedDtype, Temporal):
         Fused over time where the node's equations allow, else step by step; the values are the same.
         """
         dtype = self.state_dtype(x_seq, self.state_quant)
-        self.check_constants(x_seq[0])
-        v = self.initial("v", x_seq[0], dtype, self.state_quant)
-        plan = self.plan(x_seq[0])
+        first = x_seq[0]
+        self.check_constants(first)
+        held = self.check_held("v", first, dtype)
+        plan = self._planner.plan(self, first, dtype)
         if plan.kernel is not None:
-            output, v = plan.run(self, x_seq, v)
+            output, v = plan.run(self, x_seq, held)
         else:
             outputs = []
-            v = v.expand(x_seq.shape[1:])
+            v = (self.rest(first, dtype, self.state_quant) if held is None else held).expand(first.shape)
             for x in x_seq.to(dtype).unbind(0):
                 s, q, v = self.step(x, v)
                 self.trace(s, q, v)
@@ -387,7 +385,7 @@ class BaseNode(Membrane):
 
     def check_constants(self, x: Tensor) -> None:
         """Refuse a threshold that does not fit one step of input, or that has learned its way out of the codebook."""
-        threshold = self.firing_threshold(x)
+        threshold = self.v_threshold if self._margin is None else self.firing_threshold(x)
         if isinstance(threshold, Tensor):
             if self._margin is not None and threshold.shape != x.shape:
                 raise ShapeError(

@@ -30,10 +30,12 @@ class Plan:
     Attributes:
         kernel: the table or linear membrane that stands for the node; None runs it step by step.
         reason: why it is run step by step.
+        start: of a fused node at rest, what the first input is added to; broadcasts against one step.
     """
 
     kernel: Table | LinearMembrane | None
     reason: str = ""
+    start: Tensor | None = None
 
     def explain(self, x_seq: Tensor) -> str:
         """What runs and why, for `node.explain`."""
@@ -42,17 +44,18 @@ class Plan:
         what = f"a table of {self.kernel.levels} levels" if isinstance(self.kernel, Table) else "a linear membrane"
         return f"{what}, fused over time\n{explain(x_seq, self.kernel)}"
 
-    def run(self, node: Membrane, x_seq: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of a whole sequence `[T, B, *n]` and the state after it, from the state `v` before it."""
-        if self.kernel is None:
+    def run(self, node: Membrane, x_seq: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Outputs of a whole sequence `[T, B, *n]` and the state after it, from the state `v` before it, None for rest."""
+        if self.kernel is None or self.start is None:
             raise InvalidValueError(f"this plan is to run {type(node).__name__} step by step")
         driven = x_seq if node.divides_input() else node.drive(x_seq.to(self.kernel.dtype))
         if isinstance(self.kernel, Table):
-            carry = node.decayed(v).expand(x_seq.shape[1:])
-            output, after = scan(driven, carry, self.kernel)
+            start = self.start if v is None else node.decayed(v)
+            output, after = scan(driven, start.expand(x_seq.shape[1:]), self.kernel)
         else:
-            output, after = scan_linear(driven, v.expand(x_seq.shape[1:]), self.kernel)
-        return output.to(x_seq.dtype), after
+            start = self.start if v is None else v
+            output, after = scan_linear(driven, start.expand(x_seq.shape[1:]), self.kernel)
+        return output if output.dtype == x_seq.dtype else output.to(x_seq.dtype), after
 
 
 class Planner:
@@ -66,31 +69,17 @@ class Planner:
         self._plan: Plan | None = None
         # alive as long as the key, or a new tensor might take the place, and with it the id, of an old one
         self._tensors: list[Tensor] = []
-        self._rests: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
 
     def clear(self) -> None:
         """Forget what is kept; every change of an attribute of the node does this."""
         self.__init__()  # type: ignore[misc]
-
-    def rest(self, codebook: Codebook, v_rest: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The level of the rest potential, one number."""
-        levels = codebook.levels
-        fixed = type(codebook) is Codebook and not torch.compiler.is_compiling() and not levels.is_inference()
-        key = (id(levels), levels._version, v_rest, dtype, device) if fixed else ()
-        if key in self._rests:
-            return self._rests[key][0]
-        with torch.inference_mode(False), torch.no_grad():
-            rest = codebook.snap(torch.full((1,), v_rest, dtype=dtype, device=device), v_rest)
-        if fixed:
-            self._rests = {key: (rest, levels)}
-        return rest
 
     def plan(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
         """The plan of `node` for one step of input `x`, `[B, *n]`, with states of `dtype`."""
         reason = _momentary_obstacle(node)
         if reason is not None:
             return Plan(None, reason)
-        tensors = [*node.parameters(), *node.buffers()]
+        tensors = _tensors(node, [])
         if any(tensor.is_inference() for tensor in tensors):
             return Plan(None, "it was made in inference mode, where nothing can be differentiated")
         # parameters may change through .data, a plain function through what it closes over: neither leaves a trace
@@ -98,7 +87,9 @@ class Planner:
         if isinstance(surrogate, FunctionSurrogate) or any(isinstance(t, nn.Parameter) or t.requires_grad for t in tensors):
             return _make_plan(node, x, dtype)
         ste = None if node.state_quant is None else node.state_quant.ste
-        key = (dtype, ste, x.device, x.shape[1:], node.training, tuple((id(tensor), tensor._version) for tensor in tensors))
+        # for every call: comprehensions, which are twice as fast as generators
+        versions = [(id(tensor), tensor._version) for tensor in tensors]
+        key = (dtype, ste, x.device, x.shape[1:], node.training, versions)
         if self._plan is None or key != self._key:
             self._plan, self._key, self._tensors = _make_plan(node, x, dtype), key, tensors
         return self._plan
@@ -121,14 +112,30 @@ def _momentary_obstacle(node: Membrane) -> str | None:
     return node.coupling()
 
 
+def _tensors(module: nn.Module, found: list[Tensor]) -> list[Tensor]:
+    """Parameters and buffers of a module and of those below it, one that is shared as often as it is met."""
+    found += [tensor for tensor in module._parameters.values() if tensor is not None]
+    found += [tensor for tensor in module._buffers.values() if tensor is not None]
+    for child in module._modules.values():
+        if child is not None:
+            _tensors(child, found)
+    return found
+
+
 def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
     codebook = node.state_quant
     if codebook is None:
-        return Plan(node.linear_membrane(x, dtype), "its state is not quantized and its equations are its own")
+        membrane = node.linear_membrane(x, dtype)
+        if membrane is None:
+            return Plan(None, "its state is not quantized and its equations are its own")
+        return Plan(membrane, start=node.rest(x, dtype, None))
     if type(codebook) not in (Codebook, LearnedUniform):
         return Plan(None, f"a {type(codebook).__name__} is not a fixed set of levels and edges")
     divisor = node.input_divisor() if node.divides_input() else None
     try:
-        return Plan(build_table(node.transition, codebook, x.shape[1:], dtype, divisor))
+        table = build_table(node.transition, codebook, x.shape[1:], dtype, divisor)
     except InvalidValueError as problem:
         return Plan(None, str(problem))
+    # as the table, it may outlive an inference mode
+    with torch.inference_mode(False):
+        return Plan(table, start=node.decayed(node.rest(x, dtype, codebook)))

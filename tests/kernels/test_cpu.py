@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -31,6 +32,26 @@ def test_input_and_tables_are_left_as_they_were(random_table):
     out, v = scan(x, torch.zeros(1), table, "cpu")
     (out.sum() + v.sum()).backward()
     assert all(map(torch.equal, before, (tensor.detach() for tensor in tensors)))
+
+
+def test_what_a_table_needs_is_found_out_once(random_table, monkeypatch):
+    from snnsim.kernels import cpu
+
+    table, x, asked = random_table(16, clip=True, divisor=3.0), torch.randn(3, 50, requires_grad=True), []
+    found = cpu._cells
+    monkeypatch.setattr(cpu, "_cells", lambda table: asked.append(table) or found(table))
+    for _ in range(3):
+        scan(x, torch.zeros(1), table, "cpu")[0].sum().backward()
+    assert len(asked) == 1
+
+
+def test_a_table_whose_entries_are_copied_for_the_kernels_is_followed(random_table):
+    table, x = random_table(16), torch.randn(3, 50)
+    gaps = dataclasses.replace(table, carry=torch.stack([table.carry, table.carry], 2)[..., 0])
+    assert not gaps.carry.is_contiguous()
+    for _ in range(2):
+        gaps.carry.mul_(0.5)
+        assert torch.equal(scan(x, torch.zeros(1), gaps, "cpu")[1], scan(x, torch.zeros(1), gaps, "reference")[1])
 
 
 def test_a_changed_edge_changes_the_cells(random_table):
