@@ -18,6 +18,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
 from snnsim.deploy import presets, program
+from snnsim.deploy.dyadic import INT32_MAX
 from snnsim.deploy.presets import limited, loihi_charge, loihi_fire, speck_charge, speck_fire, xylo_charge, xylo_fire
 from snnsim.deploy.program import KINDS, RECORD, Row, tile_width
 from snnsim.kernels import kernel_cache
@@ -209,6 +210,26 @@ def add_scaled_tile(typing_context: Any, weights: Any, events: Any, count: Any, 
         return context.get_dummy_value()
 
     return types.void(weights, events, types.int64, x, sums, width), codegen
+
+
+@_intrinsic
+def add_lanes(typing_context: Any, count: Any, sums: Any, weights: Any, value: Any) -> Any:
+    """sums += value * weights, LANES at a time, in the type of the sums."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        count_, sums_, weights_, value_ = args
+        integer, kind = ir.IntType(64), context.get_value_type(sums.dtype)
+        vector, narrow = ir.VectorType(kind, LANES), ir.VectorType(context.get_value_type(weights.dtype), LANES)
+        factor = _everywhere(builder, value_ if kind == value_.type else builder.trunc(value_, kind), LANES)
+        with cgutils.for_range_slice(builder, ir.Constant(integer, 0), count_, ir.Constant(integer, LANES), intp=integer) as (i, _):
+            row = builder.load(builder.bitcast(builder.gep(weights_, [i]), narrow.as_pointer()), align=1)
+            row = row if narrow == vector else builder.sext(row, vector)
+            place = builder.bitcast(builder.gep(sums_, [i]), vector.as_pointer())
+            total = builder.add(builder.load(place, align=2), builder.mul(row, factor))
+            builder.store(total, place, align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, sums, weights, types.int32), codegen
 
 
 def _everywhere(builder: Any, value: Any, size: int) -> Any:
@@ -460,46 +481,55 @@ def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, 
     """Sums `[places, O]`: the weights of every event go to each place of a convolution that sees it."""
     height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
     kernel_y, kernel_x, outputs, groups = row[KERNEL_Y], row[KERNEL_X], row[NUM_CHANNELS], row[GROUPS]
-    per_group, channels = outputs // groups, row[CHANNELS] // groups
+    per_group, channels, stride = outputs // groups, row[CHANNELS] // groups, row[STRIDE_Y]
+    is_binary, has_runs = row[IS_BINARY], row[HAS_RUNS]
     for n in range(out_height * out_width * outputs):
         sums[n] = zero
+    # events are in order: where the line of the last one ends, its number and its channel
+    end, y, channel = width, row[PADDING_Y], int64(0)
     for e in range(count):
         n = int64(events[e])
-        value = int32(1) if row[IS_BINARY] else int32(x[n])
-        channel, place = n // (height * width), n % (height * width)
-        y, right = place // width + row[PADDING_Y], place % width + row[PADDING_X]
-        first = channel // channels * per_group
+        while n >= end:
+            end += width
+            y += 1
+            if y == height + row[PADDING_Y]:
+                y = row[PADDING_Y]
+                channel += 1
+        value = int32(1) if is_binary else int32(x[n])
+        right = n - end + width + row[PADDING_X]
+        # places next to each other take taps next to each other, where the kernel lies turned around
+        left = max(right - kernel_x + 1, 0)
+        length, tap = min(right, out_width - 1) - left + 1, kernel_x - 1 - right + left
         for ky in range(kernel_y):
             down = y - ky * row[DILATION_Y]
-            if down < 0 or down % row[STRIDE_Y] or down // row[STRIDE_Y] >= out_height:
-                continue
-            line = down // row[STRIDE_Y] * out_width
-            begin = (channel % channels * kernel_y + ky) * kernel_x
-            if row[HAS_RUNS]:
-                # places next to each other take taps next to each other: the kernel lies turned around
-                left = max(right - kernel_x + 1, 0)
-                length = min(right, out_width - 1) - left + 1
-                if length > 0:
-                    tap = begin + kernel_x - 1 - right + left
-                    add_row(length * outputs, at(sums, (line + left) * outputs), at(weights, tap * outputs), value)
-                continue
-            for kx in range(kernel_x):
-                to = right - kx * row[DILATION_X]
-                if to < 0 or to % row[STRIDE_X] or to // row[STRIDE_X] >= out_width:
+            if stride > 1:
+                if down % stride:
                     continue
-                place_sums = at(sums, (line + to // row[STRIDE_X]) * outputs + first)
-                add_row(per_group, place_sums, at(weights, (begin + kx) * outputs + first), value)
+                down //= stride
+            if down < 0 or down >= out_height:
+                continue
+            line = down * out_width
+            begin = (channel % channels * kernel_y + ky) * kernel_x
+            if has_runs:
+                if length > 0:
+                    add_row(length * outputs, at(sums, (line + left) * outputs), at(weights, (begin + tap) * outputs), value)
+            else:
+                first = channel // channels * per_group
+                for kx in range(kernel_x):
+                    to = right - kx * row[DILATION_X]
+                    if to < 0 or to % row[STRIDE_X] or to // row[STRIDE_X] >= out_width:
+                        continue
+                    place_sums = at(sums, (line + to // row[STRIDE_X]) * outputs + first)
+                    add_row(per_group, place_sums, at(weights, (begin + kx) * outputs + first), value)
 
 
 @njit
 def add_row(count: Any, sums: Any, weights: Any, value: Any) -> None:
     """sums += value * weights"""
-    if value == 1:
-        for o in range(count):
-            sums[o] += weights[o]
-    else:
-        for o in range(count):
-            sums[o] += value * int32(weights[o])
+    whole = count // LANES * LANES
+    add_lanes(whole, sums, weights, value)
+    for o in range(whole, count):
+        sums[o] += value * int32(weights[o])
 
 
 @njit
@@ -507,26 +537,41 @@ def pool(row: Any, source: Any, target: Any, maximum: Any) -> None:
     """Sum or maximum of what each window sees; zeros beyond the border."""
     height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
     padded = row[PADDING_Y] > 0 or row[PADDING_X] > 0
-    for channel in range(row[CHANNELS]):
-        for oy in range(out_height):
-            for ox in range(out_width):
-                seen = int32(0)
-                empty = not padded
-                for ky in range(row[KERNEL_Y]):
-                    y = oy * row[STRIDE_Y] + ky * row[DILATION_Y] - row[PADDING_Y]
-                    if y < 0 or y >= height:
-                        continue
-                    for kx in range(row[KERNEL_X]):
-                        x = ox * row[STRIDE_X] + kx * row[DILATION_X] - row[PADDING_X]
-                        if x < 0 or x >= width:
-                            continue
-                        value = source[(channel * height + y) * width + x]
-                        if not maximum:
-                            seen += value
-                        elif empty or value > seen:
-                            seen = value
-                            empty = False
-                target[(channel * out_height + oy) * out_width + ox] = seen
+    start = int32(-INT32_MAX) if maximum and not padded else int32(0)
+    for n in range(row[COUNT]):
+        target[n] = start
+    for kx in range(row[KERNEL_X]):
+        offset = kx * row[DILATION_X] - row[PADDING_X]
+        first, last = inside(out_width, width, row[STRIDE_X], offset)
+        for ky in range(row[KERNEL_Y]):
+            above = ky * row[DILATION_Y] - row[PADDING_Y]
+            top, bottom = inside(out_height, height, row[STRIDE_Y], above)
+            for channel in range(row[CHANNELS]):
+                for oy in range(top, bottom):
+                    seen = at(source, (channel * height + oy * row[STRIDE_Y] + above) * width + offset + first * row[STRIDE_X])
+                    pooled = at(target, (channel * out_height + oy) * out_width + first)
+                    pool_line(last - first, seen, row[STRIDE_X], pooled, maximum)
+
+
+@njit
+def inside(places: Any, size: Any, stride: Any, offset: Any) -> Any:
+    """The first of the places whose `place * stride + offset` lies within a line of `size`, and the one after the last."""
+    return max(0, -(offset // stride)), min(places, (size - 1 - offset) // stride + 1)
+
+
+@njit
+def pool_line(count: Any, seen: Any, stride: Any, pooled: Any, maximum: Any) -> None:
+    """Take a line of values into the sums or maxima of their windows."""
+    if maximum:
+        for n in range(count):
+            pooled[n] = max(pooled[n], seen[n * stride])
+    elif stride == 2:
+        # a step that is known vectorizes
+        for n in range(count):
+            pooled[n] += seen[2 * n]
+    else:
+        for n in range(count):
+            pooled[n] += seen[n * stride]
 
 
 @njit
