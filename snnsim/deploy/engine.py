@@ -58,7 +58,7 @@ def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tu
     out = np.empty((time_steps, batch, *signal.shape), np.uint8 if signal.is_binary else np.int32)
     work = batch * time_steps * program.values
     slots = max(1, min(threads.thread_count(work), batch))
-    # torch and array tell where their memory is faster than numpy
+    # torch and array tell where their memory is faster than numpy does
     scratch = torch.empty(slots * program.slot_size, dtype=torch.int32)
     x_step = 0 if is_static else batch * network.input.size
     sizes = (0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)

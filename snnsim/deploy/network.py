@@ -172,7 +172,7 @@ class IntegerNetwork:
             InvalidTypeError: values that are no real numbers.
             InvalidValueError: without an input scale, values that are not whole or not within the input's bounds; NaN.
         """
-        values = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        values = x.numpy(force=True) if isinstance(x, Tensor) else np.asarray(x)
         if values.dtype.kind not in "buif":
             raise InvalidTypeError(f"IntegerNetwork: x must hold real numbers, got {values.dtype}")
         low, high = self.input.low, self.input.high
@@ -312,7 +312,7 @@ class IntegerNetwork:
 
     def _as_tensor(self, out: Integers) -> Tensor:
         narrow = np.uint8 if self.signals[self.output].is_binary else np.int32
-        return torch.from_numpy(np.ascontiguousarray(out).astype(narrow, copy=False))
+        return torch.from_numpy(out.astype(narrow, copy=False))
 
 
 def _is_inside(values: Integers, low: int, high: int) -> bool:

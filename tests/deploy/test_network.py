@@ -11,12 +11,12 @@ import torch
 from deploy.networks import NETWORKS, awake, dense, example, lowered, spikes
 from torch import nn
 
-from snnsim import neurons, quant
+from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import IntegerNetwork
 from snnsim.deploy.engine import is_compiled, run, run_by_definition
-from snnsim.deploy.operations import GridNeuron, Product, Signal
+from snnsim.deploy.operations import GridNeuron, Pool, Product, Signal, Window
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
-from snnsim.quant.layers import QuantConv2d
+from snnsim.quant.layers import QuantConv2d, QuantLinear
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -56,6 +56,67 @@ def test_compiled_convolutions_are_the_definition(weights, stride, padding, dila
     assert np.array_equal(out, expected)
     assert np.array_equal(state, expected_state)
     assert out.any()
+
+
+@pytest.mark.parametrize("outputs", [16, 40])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("kind", "high"), [(np.int8, 1), (np.int8, 9), (np.int8, 1000), (np.int16, 3)])
+def test_sums_of_convolutions_in_16_and_32_bits(kind, high, groups, outputs):
+    random = np.random.default_rng(outputs)
+    limit = np.iinfo(np.int8 if kind == np.int8 else np.int16)
+    weight = random.integers(limit.min + 1, limit.max, (outputs, 4 // groups, 3, 3), endpoint=True).astype(kind)
+    bound = 2**30
+    ones = np.ones(outputs, np.int32)
+    signal, out = Signal((4, 7, 6), 0, high), Signal((outputs, 7, 6), -bound, bound)
+    product = Product("conv", (0,), out, (4, 7, 6), weight, ones, 0 * ones, None, Window((3, 3), padding=(1, 1)), groups)
+    integer = IntegerNetwork(signal, [product], 1)
+    x = integer.encode(random.integers(0, high, (3, 2, 4, 7, 6), endpoint=True))
+    assert np.array_equal(run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0])
+
+
+@pytest.mark.parametrize("maximum", [False, True])
+@pytest.mark.parametrize(
+    "window",
+    [
+        Window((2, 2), (2, 2)),
+        Window((3, 2), (1, 3), (1, 1)),
+        Window((2, 3), (2, 1), (1, 0), (2, 3)),
+        Window((5, 5), (4, 4), (2, 2)),
+        Window((3, 3), (3, 3)),
+    ],
+)
+def test_compiled_pools_are_the_definition(window, maximum):
+    # a maximum without padding may be below 0
+    low = 0 if maximum and window.padding != (0, 0) else -9
+    signal = Signal((3, 9, 11), low, 9)
+    size = window.output_size(9, 11)
+    pool = Pool("pool", (0,), Signal((3, *size), 25 * low, 25 * 9), (3, 9, 11), window, maximum)
+    integer = IntegerNetwork(signal, [pool], 1)
+    x = integer.encode(np.random.default_rng(0).integers(low, 9, (2, 2, 3, 9, 11), endpoint=True))
+    assert np.array_equal(run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0])
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2], ids=["int8", "int4", "ternary"])
+def test_weights_of_any_width(bits):
+    from snnsim.quant.descriptor import QuantDescriptor
+
+    options = {"weight_quant": QuantDescriptor(bits, axis=0, narrow_range=True)}
+    net = awake(
+        nn.Sequential(
+            QuantLinear(90, 33, **options),
+            neurons.LIFNode(2.0, state_quant=quant.uniform(4)),
+            QuantLinear(33, 5, **options),
+            neurons.LIFNode(2.0, state_quant=quant.uniform(4)),
+        ),
+        8.0,
+    )
+    integer = lowered(net)
+    x = spikes(12, 4, 90)
+    assert int(abs(integer.operations[0].weight).max()) == 2 ** (bits - 1) - 1
+    with torch.no_grad():
+        expected = MultiStep(net.eval())(x)
+    assert expected.any()
+    assert torch.equal(integer(x).float(), expected)
 
 
 @pytest.mark.parametrize("name", ["dense", "residual"])
