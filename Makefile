@@ -1,5 +1,6 @@
 # make demo   train on handwritten digits and compare state widths
 # make test   run every test
+# make test-mcu  the generated C on emulated microcontrollers
 # make bench  time the engines against the memory floor and other simulators
 # Everything runs in .venv, which the first command makes.
 
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test bench check wheel clean
+.PHONY: help install demo test test-mcu mcu-tools bench check wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -27,6 +28,17 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
+
+# an Arm compiler and an emulator; neither is installed from here
+test-mcu: mcu-tools $(READY)
+	$(BIN)/python -m pytest tests/deploy/test_mcu.py $(TESTS)
+
+mcu-tools:
+	@missing=; for tool in arm-none-eabi-gcc qemu-system-arm; do \
+		command -v $$tool >/dev/null && continue; \
+		case $$tool in arm-*) package=gcc-arm-none-eabi;; *) package=$$tool;; esac; \
+		echo "$$tool is missing: apt-get install --no-install-recommends $$package"; missing=1; \
+	done; test -z "$$missing"
 
 bench: $(READY)
 	$(BIN)/snnsim bench $(BENCH)

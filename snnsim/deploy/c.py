@@ -40,6 +40,8 @@ NUMBERS_PER_LINE = 16
 C_TYPES = {"b": "int8_t", "B": "uint8_t", "h": "int16_t", "H": "uint16_t", "i": "int32_t", "I": "uint32_t"}
 # events are kept as 16-bit numbers
 MAX_PACKED_INPUTS = 2**16
+# listed at a time: 2 bytes of stack each; a multiple of 4, and 16-bit lanes hold 257 weights
+EVENTS = 128
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,14 @@ class _Generator:
         self.layers: list[str] = []
         self.steps: list[str] = []
         self.reset: list[str] = []
-        self.helpers: list[str] = []
+        self.helpers: dict[str, str] = {}
         self.fields: list[str] = []
         self.code: list[str] = []
         self.weight_bytes = self.table_bytes = self.state_bytes = 0
         self.neurons = 0
         self.places, self.work_words = _plan(network)
+        # sums that a neuron scales when it reads them, by the signal
+        self.unscaled: dict[int, Product] = {}
 
     def source(self) -> CSource:
         """The files."""
@@ -143,7 +147,7 @@ class _Generator:
             "out_type": _type(output),
             "fields": "".join(self.fields),
             "tables": "".join(self.tables),
-            "helpers": "\n".join(HELPERS[helper] for helper in self.helpers),
+            "helpers": "\n".join(self.helpers.values()),
             "layers": "\n".join(self.layers),
             "steps": "".join(self.steps),
             "reset": self._reset_body(),
@@ -175,7 +179,27 @@ class _Generator:
         self.steps.append(f"    /* {shown}: {type(operation).__name__.lower()} */\n")
 
     def _helper(self, *names: str) -> None:
-        self.helpers.extend(name for name in names if name not in self.helpers)
+        for name in names:
+            self.helpers[name] = Template(HELPERS[name]).substitute(events=EVENTS)
+
+    def _cell(self, levels: int, edges: str, h: str) -> str:
+        """Expression for how many of `levels - 1` edges are at most h."""
+        halves = [1 << bit for bit in reversed(range(levels.bit_length() - 1))]
+        if 1 << len(halves) != levels:
+            self._helper("cell")
+            return f"cell({edges}, {levels - 1}u, {h})"
+        steps = "".join(f"    if (h >= at[{half - 1}]) {{\n        at += {half};\n    }}\n" for half in halves)
+        self.helpers[f"cell_{levels}"] = Template(HELPERS["cell_of"]).substitute(levels=levels, edges=levels - 1, steps=steps)
+        return f"cell_{levels}({edges}, {h})"
+
+    def _cell_of(self, edges: Integers, name: str, h: str) -> str:
+        """As `_cell`, for edges that are known: all but evenly spaced ones need no search."""
+        spacing = even_spacing(edges)
+        if spacing is None:
+            return self._cell(len(edges) + 1, name, h)
+        self._helper("even_cell")
+        origin, multiplier, shift = spacing
+        return f"even_cell({name}, {len(edges) - 1}u, {origin % 2**32}u, {multiplier}u, {shift}u, {h})"
 
     def _table(self, name: str, values: Integers, weights: bool = False) -> None:
         flat = np.ascontiguousarray(values).reshape(-1)
@@ -232,7 +256,7 @@ class _Generator:
         if _is_packed(operation, source):
             nibbles = fits_nibbles(dense)
             self._table(f"weights_{i}", packed_nibbles(dense) if nibbles else packed_bytes(dense), weights=True)
-            self._helper("nibbles" if nibbles else "bytes")
+            self._helper("events", "nibbles" if nibbles else "bytes")
             kind, values["kernel"] = "packed", "sum_nibbles" if nibbles else "sum_bytes"
         else:
             kind = "dense" if _is_dense(operation) else "convolution"
@@ -243,31 +267,38 @@ class _Generator:
 
     def _scale(self, operation: Product, i: int, places: int) -> str:
         """Lines that turn sums into driven currents, in place."""
-        value = "y[o]"
-        # channel of output o
-        channel = "o" if places == 1 else f"o / {places}"
-        lines = []
+        if places == 1 and self._goes_to_neurons_alone(i + 1):
+            self.unscaled[i + 1] = operation
+            return "    (void)o;\n" if _is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
+        value = self._driven(operation, i, "*y", "o")
+        if value == "*y":
+            # the loop variable of a packed layer would be unused
+            return "    (void)o;\n" if _is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
+        lines = [f"*y = {value};", "y++;"]
+        if places > 1:
+            lines = [f"for (column = 0; column < {places}; column++) {{", *(f"    {line}" for line in lines), "}"]
+        # the loop variable of a convolution is signed
+        end = f"{len(operation.weight)}{'u' * _is_dense(operation)}"
+        return "".join([f"    for (o = 0; o < {end}; o++) {{\n", *(f"        {line}\n" for line in lines), "    }\n"])
+
+    def _goes_to_neurons_alone(self, signal: int) -> bool:
+        readers = [operation for operation in self.network.operations if signal in operation.inputs]
+        return signal != self.network.output and len(readers) == 1 and isinstance(readers[0], Neuron)
+
+    def _driven(self, operation: Product, i: int, value: str, channel: str) -> str:
+        """Expression for the driven current from a sum."""
         if operation.limits is not None:
+            self._helper("clamped")
             self._table(f"low_{i}", operation.limits[0])
             self._table(f"high_{i}", operation.limits[1])
-            lines.append(f"y[o] = y[o] < low_{i}[{channel}] ? low_{i}[{channel}] : y[o];")
-            lines.append(f"y[o] = y[o] > high_{i}[{channel}] ? high_{i}[{channel}] : y[o];")
+            value = f"clamped({value}, low_{i}[{channel}], high_{i}[{channel}])"
         for name, constants, neutral, sign in (("scale", operation.multiplier, 1, "*"), ("bias", operation.offset, 0, "+")):
             if len(np.unique(constants)) > 1:
                 self._table(f"{name}_{i}", constants)
                 value += f" {sign} {name}_{i}[{channel}]"
             elif constants[0] != neutral:
                 value += f" {sign} ({constants[0]})"
-        if value != "y[o]":
-            lines.append(f"y[o] = {value};")
-        if not lines:
-            # the loop variable of a packed layer would be unused
-            return "    (void)o;\n" if _is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
-        # the loop variable of a convolution is signed
-        end = f"{operation.output.size}{'u' * _is_dense(operation)}"
-        return "".join(
-            [f"    for (o = 0; o < {end}; o++) {{\n", *(f"        {line}\n" for line in lines), "    }\n"],
-        )
+        return value
 
     @_operation.register
     def _(self, operation: Pool, i: int) -> None:
@@ -317,58 +348,101 @@ class _Generator:
 
     @_operation.register
     def _(self, operation: GridNeuron, i: int) -> None:
-        levels = operation.reset.shape[1]
         self._table(f"edges_{i}", operation.edges)
         self._table(f"leak_{i}", operation.leak)
-        driven = "x[n]" + (f" * {1 << operation.shift}" if operation.shift else "")
+        driven = self._reading_of_neuron(operation)
+        if operation.shift:
+            driven = f"({driven}) * {1 << operation.shift}"
         leak = f"leak_{i}[{_row_of(operation)}code]"
-        self._neuron(operation, i, f"cell(edges_{i}, {levels - 1}u, {leak} + {driven})")
+        self._neuron(operation, i, self._cell_of(operation.edges, f"edges_{i}", f"{leak} + {driven}"))
 
     @_operation.register
     def _(self, operation: TableNeuron, i: int) -> None:
         levels = operation.reset.shape[1]
         self._table(f"thresholds_{i}", operation.thresholds)
-        self._neuron(operation, i, f"cell(thresholds_{i} + ({_row_of(operation)}code) * {levels - 1}u, {levels - 1}u, x[n])")
+        row = f"thresholds_{i} + ({_row_of(operation)}code) * {levels - 1}u"
+        self._neuron(operation, i, self._cell(levels, row, self._reading_of_neuron(operation)))
+
+    def _reading_of_neuron(self, operation: Neuron) -> str:
+        """Expression for what neuron n is driven by."""
+        product = self.unscaled.get(operation.inputs[0])
+        return "x[n]" if product is None else self._driven(product, operation.inputs[0] - 1, "x[n]", "n")
 
     def _neuron(self, operation: Neuron, i: int, charged: str) -> None:
         """A layer of neurons; `charged` is the expression for the code before the reset of neuron n with the state `code`."""
         size, channels = operation.output.size, len(operation.reset)
         bits = next(width for width in (1, 2, 4, 8) if width >= operation.bits)
-        count = -(-size * bits // 8)
-        self._helper("code", "cell")
-        self.fields.append(f"    uint8_t codes_{i}[{count}];\n")
-        self.state_bytes += count
-        self.reset.append(
-            f"    for (n = 0; n < {size}u; n++) {{\n        set_code(net->codes_{i}, n, {bits}u, {operation.start}u);\n    }}\n"
-        )
+        per_word = 32 // bits
+        words, rest = -(-size // per_word), size % per_word
+        self._helper("code")
+        self.fields.append(f"    uint32_t codes_{i}[{words}];\n")
+        self.state_bytes += 4 * words
+        start = sum(operation.start << shift for shift in range(0, 32, bits))
+        self.reset.append(f"    for (n = 0; n < {words}u; n++) {{\n        net->codes_{i}[n] = 0x{start:08X}u;\n    }}\n")
         here = f"get_code(net->codes_{i}, n, {bits}u)"
         self.code.append(f"    if (n < {size}u) {{\n        return {here};\n    }}\n    n -= {size}u;\n")
         self.neurons += size
         self._table(f"reset_{i}", operation.reset)
-        if operation.levels is not None:
-            self._table(f"levels_{i}", operation.levels)
-            emitted = f"levels_{i}[q]"
-        elif channels > 1:
-            self._table(f"fire_{i}", operation.fire)
-            emitted = f"(uint8_t)((int32_t)q >= fire_{i}[channel])"
-        else:
-            emitted = f"(uint8_t)(q >= {operation.fire[0]}u)"
-        if operation.levels is not None and _type(operation.output) == "uint8_t":
-            emitted = f"(uint8_t){emitted}"
-        channel = f"n / {operation.inner}u % {channels}u" if operation.inner > 1 else f"n % {channels}u"
         values = {
             "i": i,
             "in_type": _type(self.network.signals[operation.inputs[0]]),
             "out_type": _type(operation.output),
             "size": size,
             "bits": bits,
+            "mask": (1 << bits) - 1,
+            "high": 32 - bits,
+            "end": f"{size}u - n < {per_word}u ? {size}u : n + {per_word}u" if rest else f"n + {per_word}u",
+            "rest": f"    codes[-1] >>= {32 - rest * bits};\n" if rest else "",
             "charged": charged,
-            "channel": f"        const uint32_t channel = {channel};\n" if channels > 1 else "",
             "offset": _row_of(operation),
-            "emitted": emitted,
+            "emitted": self._emitted(operation, i),
+            **_channel_counters(channels, operation.inner),
         }
         self.layers.append(Template(LAYERS["neuron"]).substitute(values))
         self._call(i, f"net->codes_{i}", self._reading(operation.inputs[0]), self._pointer(i + 1))
+
+    def _emitted(self, operation: Neuron, i: int) -> str:
+        """Expression for what a neuron with the charged code q hands on."""
+        if operation.levels is not None:
+            self._table(f"levels_{i}", operation.levels)
+            return f"{'(uint8_t)' if _type(operation.output) == 'uint8_t' else ''}levels_{i}[q]"
+        if len(operation.reset) > 1:
+            self._table(f"fire_{i}", operation.fire)
+            return f"(uint8_t)((int32_t)q >= fire_{i}[channel])"
+        # the sign of a difference of two codes is cheaper than a comparison
+        return f"(uint8_t)((q - {operation.fire[0]}u) >> 31 ^ 1u)"
+
+
+def _channel_counters(channels: int, inner: int) -> dict[str, str]:
+    """Lines before the loop over neurons and at its end, so that `channel` is `n // inner % channels` without a division."""
+    if channels == 1:
+        return {"first": "", "next": ""}
+    first, step = "    uint32_t channel = 0;\n", f"channel = channel == {channels - 1}u ? 0u : channel + 1u;\n"
+    if inner == 1:
+        return {"first": first, "next": " " * 12 + step}
+    counted = f"            if (++place == {inner}u) {{\n                place = 0;\n                {step}            }}\n"
+    return {"first": first + "    uint32_t place = 0;\n", "next": counted}
+
+
+def even_spacing(edges: Integers) -> tuple[int, int, int] | None:
+    """How almost evenly spaced edges are found without a search, in 32 bits: origin, multiplier and shift; None for others.
+
+    With `g = (h - origin) * multiplier >> shift`, for h from the first edge up to the last, `g + (h >= edges[g])` is the number of
+    edges at most h. The origin is half a cell below the first edge, so that g has room on both sides. As g does not decrease in
+    h, it is enough to look at both ends of each cell.
+    """
+    cells = len(edges) - 1
+    width = int(edges[-1]) - int(edges[0]) if cells > 0 else 0
+    if cells < 1 or width < 2 * cells or width >= 2**30:
+        return None
+    origin = int(edges[0]) - width // (2 * cells)
+    shift = 31
+    while (cells << shift) // width * 2 * width >= 2**32:
+        shift -= 1
+    multiplier = (cells << shift) // width
+    below, lowest, highest = np.arange(cells), edges[:-1].astype(np.int64), edges[1:].astype(np.int64) - 1
+    first, last = ((h - origin) * multiplier >> shift for h in (lowest, highest))
+    return (origin, multiplier, shift) if (first >= below).all() and (last <= below + 1).all() else None
 
 
 def _row_of(operation: Neuron) -> str:
@@ -399,7 +473,9 @@ def _plan(network: IntegerNetwork) -> tuple[dict[int, int], int]:
             if origin[signal]:
                 places[signal] = places[origin[signal]]
             continue
-        live = {other: span for other, span in live.items() if last[other] >= i}
+        # a neuron writes where it has read: nothing it writes is wider
+        overwritten = origin[operation.inputs[0]] if isinstance(operation, Neuron) and _writes_over(operation, signals) else -1
+        live = {other: span for other, span in live.items() if last[other] > i - (other != overwritten)}
         size = _padded_size(operation) if isinstance(operation, Product) else operation.output.size
         need = size if _type(operation.output) == "int32_t" else -(-size // 4)
         start = 0
@@ -410,6 +486,10 @@ def _plan(network: IntegerNetwork) -> tuple[dict[int, int], int]:
         live[signal], places[signal] = (start, start + need), start
         words = max(words, start + need)
     return places, words
+
+
+def _writes_over(operation: Neuron, signals: tuple[Signal, ...]) -> bool:
+    return _type(signals[operation.inputs[0]]) == "int32_t" or _type(operation.output) == "uint8_t"
 
 
 def _type(signal: Signal) -> str:

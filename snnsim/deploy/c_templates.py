@@ -75,16 +75,9 @@ $code}
 HELPERS = {
     "code": """\
 /* The code of `bits` (1, 2, 4 or 8) bits at place n. */
-static uint32_t get_code(const uint8_t *codes, uint32_t n, uint32_t bits)
+static uint32_t get_code(const uint32_t *codes, uint32_t n, uint32_t bits)
 {
-    return ((uint32_t)codes[n * bits / 8u] >> (n * bits % 8u)) & ((1u << bits) - 1u);
-}
-
-static void set_code(uint8_t *codes, uint32_t n, uint32_t bits, uint32_t code)
-{
-    const uint32_t shift = n * bits % 8u;
-    const uint32_t mask = ((1u << bits) - 1u) << shift;
-    codes[n * bits / 8u] = (uint8_t)((codes[n * bits / 8u] & ~mask) | (code << shift));
+    return (codes[n * bits / 32u] >> (n * bits % 32u)) & ((1u << bits) - 1u);
 }
 """,
     "cell": """\
@@ -104,91 +97,207 @@ static uint32_t cell(const int32_t *edges, uint32_t count, int32_t h)
     return low;
 }
 """,
+    "cell_of": """\
+/* How many of $edges increasing edges are at most h. */
+static uint32_t cell_$levels(const int32_t *edges, int32_t h)
+{
+    const int32_t *at = edges;
+$steps    return (uint32_t)(at - edges);
+}
+""",
+    "even_cell": """\
+/* How many of the increasing edges are at most h, where they are almost evenly spaced: the quotient is that, or one less. */
+static uint32_t even_cell(const int32_t *edges, uint32_t last, uint32_t origin, uint32_t multiplier, uint32_t shift, int32_t h)
+{
+    uint32_t n;
+    if (h < edges[0]) {
+        return 0;
+    }
+    if (h >= edges[last]) {
+        return last + 1u;
+    }
+    n = ((uint32_t)h - origin) * multiplier >> shift;
+    return n + (h >= edges[n] ? 1u : 0u);
+}
+""",
+    "clamped": """\
+static int32_t clamped(int32_t value, int32_t low, int32_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+""",
+    "events": """\
+/* Lists the inputs that are 1, from place *from on and at most $events of them, and moves it on; returns how many. */
+static uint32_t list_events(const uint8_t *input, uint32_t inputs, uint32_t *from, uint16_t *events)
+{
+    uint16_t *end = events;
+    uint32_t n = *from;
+    while (n + 8u <= inputs && end <= events + ${events} - 8) {
+        if (input[n] != 0u) {
+            *end++ = (uint16_t)n;
+        }
+        if (input[n + 1u] != 0u) {
+            *end++ = (uint16_t)(n + 1u);
+        }
+        if (input[n + 2u] != 0u) {
+            *end++ = (uint16_t)(n + 2u);
+        }
+        if (input[n + 3u] != 0u) {
+            *end++ = (uint16_t)(n + 3u);
+        }
+        if (input[n + 4u] != 0u) {
+            *end++ = (uint16_t)(n + 4u);
+        }
+        if (input[n + 5u] != 0u) {
+            *end++ = (uint16_t)(n + 5u);
+        }
+        if (input[n + 6u] != 0u) {
+            *end++ = (uint16_t)(n + 6u);
+        }
+        if (input[n + 7u] != 0u) {
+            *end++ = (uint16_t)(n + 7u);
+        }
+        n += 8u;
+    }
+    for (; n < inputs && end < events + ${events}; n++) {
+        if (input[n] != 0u) {
+            *end++ = (uint16_t)n;
+        }
+    }
+    *from = n;
+    return (uint32_t)(end - events);
+}
+""",
     "bytes": """\
-/* Sums of 8-bit weights over the inputs that are 1; weights are biased by 128, 4 to a word, 8 outputs to a block. Two 16-bit lanes
- * of a word hold 257 of them, so the others are split off: all = even + odd * 256. */
+/* Sums of 8-bit weights over the inputs that are 1; weights are biased by 128, 4 to a word, and 8 outputs are summed at a time. A
+ * 16-bit lane holds 257 of them, so the lanes of a word are summed in two: even, and (word >> 8) = odd + (upper even << 8). */
 static void sum_bytes(const uint32_t *weights, uint32_t outputs, const uint8_t *input, uint32_t inputs, int32_t *sums)
 {
-    uint16_t events[256];
-    uint32_t n = 0, o;
-    for (o = 0; o < outputs; o++) {
-        sums[o] = 0;
+    uint16_t events[$events];
+    uint32_t n = 0;
+    int32_t *sum;
+    for (sum = sums; sum != sums + outputs; sum += 8) {
+        sum[0] = sum[1] = sum[2] = sum[3] = sum[4] = sum[5] = sum[6] = sum[7] = 0;
     }
     while (n < inputs) {
-        uint32_t count = 0;
-        for (; n < inputs && count < 256u; n++) {
-            events[count] = (uint16_t)n;
-            count += input[n] != 0u ? 1u : 0u;
-        }
-        for (o = 0; o < outputs; o += 8u) {
-            const uint32_t *block = weights + o / 8u * inputs * 2u;
-            const uint16_t *event = events, *end = events + count;
-            uint32_t all0 = 0, all1 = 0, odd0 = 0, odd1 = 0;
-            const int32_t bias = (int32_t)(128u * count);
-            for (; event != end; event++) {
-                const uint32_t *row = block + *event * 2u;
-                const uint32_t x0 = row[0], x1 = row[1];
-                all0 += x0;
-                odd0 += (x0 >> 8) & 0x00FF00FFu;
-                all1 += x1;
-                odd1 += (x1 >> 8) & 0x00FF00FFu;
+        const uint32_t count = list_events(input, inputs, &n, events);
+        const uint16_t *const end = events + count;
+        const int32_t bias = (int32_t)(128u * count);
+        const uint32_t *row0 = weights, *row1 = weights + inputs;
+        for (sum = sums; count != 0u && sum != sums + outputs; sum += 8) {
+            const uint16_t *event = events;
+            uint32_t even0 = 0, even1 = 0, odd0 = 0, odd1 = 0, x;
+            switch ((end - event) & 3) {
+                do {
+                default:
+                    x = row0[*event];
+                    even0 += x & 0x00FF00FFu;
+                    odd0 += x >> 8;
+                    x = row1[*event++];
+                    even1 += x & 0x00FF00FFu;
+                    odd1 += x >> 8;
+                /* fallthrough */
+                case 3:
+                    x = row0[*event];
+                    even0 += x & 0x00FF00FFu;
+                    odd0 += x >> 8;
+                    x = row1[*event++];
+                    even1 += x & 0x00FF00FFu;
+                    odd1 += x >> 8;
+                /* fallthrough */
+                case 2:
+                    x = row0[*event];
+                    even0 += x & 0x00FF00FFu;
+                    odd0 += x >> 8;
+                    x = row1[*event++];
+                    even1 += x & 0x00FF00FFu;
+                    odd1 += x >> 8;
+                /* fallthrough */
+                case 1:
+                    x = row0[*event];
+                    even0 += x & 0x00FF00FFu;
+                    odd0 += x >> 8;
+                    x = row1[*event++];
+                    even1 += x & 0x00FF00FFu;
+                    odd1 += x >> 8;
+                } while (event != end);
             }
-            all0 -= odd0 << 8;
-            all1 -= odd1 << 8;
-            sums[o] += (int32_t)(all0 & 0xFFFFu) - bias;
-            sums[o + 1u] += (int32_t)(odd0 & 0xFFFFu) - bias;
-            sums[o + 2u] += (int32_t)(all0 >> 16) - bias;
-            sums[o + 3u] += (int32_t)(odd0 >> 16) - bias;
-            sums[o + 4u] += (int32_t)(all1 & 0xFFFFu) - bias;
-            sums[o + 5u] += (int32_t)(odd1 & 0xFFFFu) - bias;
-            sums[o + 6u] += (int32_t)(all1 >> 16) - bias;
-            sums[o + 7u] += (int32_t)(odd1 >> 16) - bias;
+            odd0 -= even0 >> 16 << 8;
+            odd1 -= even1 >> 16 << 8;
+            sum[0] += (int32_t)(even0 & 0xFFFFu) - bias;
+            sum[1] += (int32_t)(odd0 & 0xFFFFu) - bias;
+            sum[2] += (int32_t)(even0 >> 16) - bias;
+            sum[3] += (int32_t)(odd0 >> 16) - bias;
+            sum[4] += (int32_t)(even1 & 0xFFFFu) - bias;
+            sum[5] += (int32_t)(odd1 & 0xFFFFu) - bias;
+            sum[6] += (int32_t)(even1 >> 16) - bias;
+            sum[7] += (int32_t)(odd1 >> 16) - bias;
+            row0 += inputs * 2u;
+            row1 += inputs * 2u;
         }
     }
 }
 """,
     "nibbles": """\
-/* Sums of 4-bit weights over the inputs that are 1; weights are biased by 8, 8 to a word and block. A byte lane holds 17 of them, a
- * 16-bit lane all 255 of one pass. */
+/* Sums of 4-bit weights over the inputs that are 1; weights are biased by 8, 8 to a word, which are summed at a time. A byte lane
+ * holds 17 of them, so the lanes of a word are summed in two: even, and (word >> 4) = odd + (upper even << 4). */
 static void sum_nibbles(const uint32_t *weights, uint32_t outputs, const uint8_t *input, uint32_t inputs, int32_t *sums)
 {
-    uint16_t events[255];
-    uint32_t n = 0, o;
-    for (o = 0; o < outputs; o++) {
-        sums[o] = 0;
+    uint16_t events[$events];
+    uint32_t n = 0;
+    int32_t *sum;
+    for (sum = sums; sum != sums + outputs; sum += 8) {
+        sum[0] = sum[1] = sum[2] = sum[3] = sum[4] = sum[5] = sum[6] = sum[7] = 0;
     }
     while (n < inputs) {
-        uint32_t count = 0;
-        for (; n < inputs && count < 255u; n++) {
-            events[count] = (uint16_t)n;
-            count += input[n] != 0u ? 1u : 0u;
-        }
-        for (o = 0; o < outputs; o += 8u) {
-            const uint32_t *block = weights + o / 8u * inputs;
-            const uint16_t *event = events, *end = events + count;
+        const uint32_t count = list_events(input, inputs, &n, events);
+        const uint16_t *const end = events + count;
+        const int32_t bias = (int32_t)(8u * count);
+        const uint32_t *row = weights;
+        for (sum = sums; count != 0u && sum != sums + outputs; sum += 8) {
+            const uint16_t *event = events;
             uint32_t lane04 = 0, lane15 = 0, lane26 = 0, lane37 = 0;
-            const int32_t bias = (int32_t)(8u * count);
-            while (event != end) {
-                const uint16_t *stop = end - event > 17 ? event + 17 : end;
-                uint32_t even = 0, odd = 0;
-                for (; event != stop; event++) {
-                    const uint32_t x = block[*event];
-                    even += x & 0x0F0F0F0Fu;
-                    odd += (x >> 4) & 0x0F0F0F0Fu;
+            while (event < end) {
+                const uint16_t *const stop = end - event > 16 ? event + 16 : end;
+                uint32_t even = 0, odd = 0, x;
+                switch ((stop - event) & 3) {
+                    do {
+                    default:
+                        x = row[*event++];
+                        even += x & 0x0F0F0F0Fu;
+                        odd += x >> 4;
+                    /* fallthrough */
+                    case 3:
+                        x = row[*event++];
+                        even += x & 0x0F0F0F0Fu;
+                        odd += x >> 4;
+                    /* fallthrough */
+                    case 2:
+                        x = row[*event++];
+                        even += x & 0x0F0F0F0Fu;
+                        odd += x >> 4;
+                    /* fallthrough */
+                    case 1:
+                        x = row[*event++];
+                        even += x & 0x0F0F0F0Fu;
+                        odd += x >> 4;
+                    } while (event != stop);
                 }
+                odd -= even >> 8 << 4;
                 lane04 += even & 0x00FF00FFu;
                 lane15 += odd & 0x00FF00FFu;
                 lane26 += (even >> 8) & 0x00FF00FFu;
                 lane37 += (odd >> 8) & 0x00FF00FFu;
             }
-            sums[o] += (int32_t)(lane04 & 0xFFFFu) - bias;
-            sums[o + 1u] += (int32_t)(lane15 & 0xFFFFu) - bias;
-            sums[o + 2u] += (int32_t)(lane26 & 0xFFFFu) - bias;
-            sums[o + 3u] += (int32_t)(lane37 & 0xFFFFu) - bias;
-            sums[o + 4u] += (int32_t)(lane04 >> 16) - bias;
-            sums[o + 5u] += (int32_t)(lane15 >> 16) - bias;
-            sums[o + 6u] += (int32_t)(lane26 >> 16) - bias;
-            sums[o + 7u] += (int32_t)(lane37 >> 16) - bias;
+            sum[0] += (int32_t)(lane04 & 0xFFFFu) - bias;
+            sum[1] += (int32_t)(lane15 & 0xFFFFu) - bias;
+            sum[2] += (int32_t)(lane26 & 0xFFFFu) - bias;
+            sum[3] += (int32_t)(lane37 & 0xFFFFu) - bias;
+            sum[4] += (int32_t)(lane04 >> 16) - bias;
+            sum[5] += (int32_t)(lane15 >> 16) - bias;
+            sum[6] += (int32_t)(lane26 >> 16) - bias;
+            sum[7] += (int32_t)(lane37 >> 16) - bias;
+            row += inputs;
         }
     }
 }
@@ -221,43 +330,60 @@ static void layer_$i(const uint8_t *x, int32_t *y)
     $kernel(weights_$i, ${padded}u, x, ${inputs}u, y);
 $scale}
 """,
-    # weights [I / groups, ky, kx, O]; sums [O, places]
+    # weights [I / groups, ky, kx, O]; sums [O, places]. What an input at (row, column) reaches through the tap (ky, kx) is at the
+    # quotient of row + padding - ky * dilation by the stride, if nothing remains; both are counted along, as some processors
+    # cannot divide
     "convolution": """\
 static void layer_$i(const $in_type *x, int32_t *y)
 {
-    int32_t channel, row, column, ky, kx, o;
+    int32_t channel, row, column, ky, kx, o, first = 0, in_group = 0;
     for (o = 0; o < $outputs * $places; o++) {
         y[o] = 0;
     }
     for (channel = 0; channel < $channels; channel++) {
-        const int32_t first = channel / $group_in * $group_out;
+        int32_t row_place = $padding_y / $stride_y, row_rest = $padding_y % $stride_y;
         for (row = 0; row < $height; row++) {
+            int32_t column_place = $padding_x / $stride_x, column_rest = $padding_x % $stride_x;
             for (column = 0; column < $width; column++) {
-                const int32_t value = x[(channel * $height + row) * $width + column];
-                if (value == 0) {
-                    continue;
-                }
-                for (ky = 0; ky < $kernel_y; ky++) {
-                    const int32_t down = row + $padding_y - ky * $dilation_y;
-                    if (down < 0 || down % $stride_y != 0 || down / $stride_y >= $out_height) {
-                        continue;
-                    }
-                    for (kx = 0; kx < $kernel_x; kx++) {
-                        const int32_t right = column + $padding_x - kx * $dilation_x;
-                        if (right < 0 || right % $stride_x != 0 || right / $stride_x >= $out_width) {
-                            continue;
-                        }
-                        {
-                            const int32_t place = down / $stride_y * $out_width + right / $stride_x;
-                            const $weight_type *tap =
-                                weights_$i + ((channel % $group_in * $kernel_y + ky) * $kernel_x + kx) * $outputs;
+                const int32_t value = *x++;
+                int32_t down = row_place, down_rest = row_rest;
+                for (ky = 0; value != 0 && ky < $kernel_y; ky++) {
+                    int32_t right = column_place, right_rest = column_rest;
+                    for (kx = 0; down_rest == 0 && down >= 0 && down < $out_height && kx < $kernel_x; kx++) {
+                        if (right_rest == 0 && right >= 0 && right < $out_width) {
+                            const $weight_type *tap = weights_$i + ((in_group * $kernel_y + ky) * $kernel_x + kx) * $outputs;
+                            int32_t *sum = y + down * $out_width + right;
                             for (o = first; o < first + $group_out; o++) {
-                                y[o * $places + place] += value * tap[o];
+                                sum[o * $places] += value * tap[o];
                             }
                         }
+                        right -= $dilation_x / $stride_x;
+                        right_rest -= $dilation_x % $stride_x;
+                        if (right_rest < 0) {
+                            right_rest += $stride_x;
+                            right--;
+                        }
+                    }
+                    down -= $dilation_y / $stride_y;
+                    down_rest -= $dilation_y % $stride_y;
+                    if (down_rest < 0) {
+                        down_rest += $stride_y;
+                        down--;
                     }
                 }
+                if (++column_rest == $stride_x) {
+                    column_rest = 0;
+                    column_place++;
+                }
             }
+            if (++row_rest == $stride_y) {
+                row_rest = 0;
+                row_place++;
+            }
+        }
+        if (++in_group == $group_in) {
+            in_group = 0;
+            first += $group_out;
         }
     }
 $scale}
@@ -310,17 +436,23 @@ static void layer_$i($type *line, const $type *x, $type *y)
     }
 }
 """,
+    # a word of codes goes round once: taken from its low end, put back at the high one
     "neuron": """\
-static void layer_$i(uint8_t *codes, const $in_type *x, $out_type *y)
+static void layer_$i(uint32_t *codes, const $in_type *x, $out_type *y)
 {
-    uint32_t n;
-    for (n = 0; n < ${size}u; n++) {
-$channel        const uint32_t code = get_code(codes, n, ${bits}u);
-        const uint32_t q = $charged;
-        y[n] = $emitted;
-        set_code(codes, n, ${bits}u, reset_$i[${offset}q]);
+    uint32_t n = 0;
+$first    while (n < ${size}u) {
+        const uint32_t end = $end;
+        uint32_t word = *codes;
+        for (; n < end; n++) {
+            const uint32_t code = word & ${mask}u;
+            const uint32_t q = $charged;
+            y[n] = $emitted;
+            word = (word >> $bits) | ((uint32_t)reset_$i[${offset}q] << $high);
+$next        }
+        *codes++ = word;
     }
-}
+$rest}
 """,
 }
 

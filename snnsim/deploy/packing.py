@@ -23,22 +23,21 @@ def fits_nibbles(weight: Integers) -> bool:
 
 
 def packed_bytes(weight: Integers) -> npt.NDArray[np.uint32]:
-    """`[O, I]` weights of 8 bits as words `[O / 8, I, 2]`; byte i of word w is output 4 w + i, plus 128."""
-    lanes = _blocks(weight, 128).reshape(-1, weight.shape[1], 2, 4)
-    return _words(lanes, 8)
+    """`[O, I]` weights of 8 bits as words `[O / 4, I]`; byte i is output i of its row of words, plus 128."""
+    return _words(_lanes(weight, 128, 4), 8)
 
 
 def packed_nibbles(weight: Integers) -> npt.NDArray[np.uint32]:
-    """`[O, I]` weights of 4 bits as words `[O / 8, I]`; nibble i is output i, plus 8."""
-    return _words(_blocks(weight, 8), 4)
+    """`[O, I]` weights of 4 bits as words `[O / 8, I]`; nibble i is output i of its row of words, plus 8."""
+    return _words(_lanes(weight, 8, 8), 4)
 
 
-def _blocks(weight: Integers, bias: int) -> npt.NDArray[np.uint32]:
-    """`[O, I]` as `[O / 8, I, 8]`, biased; outputs that fill up the last block have weight 0."""
+def _lanes(weight: Integers, bias: int, per_word: int) -> npt.NDArray[np.uint32]:
+    """`[O, I]` as `[O / per_word, I, per_word]`, biased; outputs that fill up the last block have weight 0."""
     outputs, inputs = weight.shape
     padded = np.zeros((-(-outputs // BLOCK) * BLOCK, inputs), np.int64)
     padded[:outputs] = weight
-    return (padded + bias).astype(np.uint32).reshape(-1, BLOCK, inputs).transpose(0, 2, 1)
+    return (padded + bias).astype(np.uint32).reshape(-1, per_word, inputs).transpose(0, 2, 1)
 
 
 def _words(lanes: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint32]:

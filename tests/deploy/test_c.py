@@ -11,7 +11,7 @@ from torch import nn
 
 from snnsim import neurons, quant
 from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.c import generate
+from snnsim.deploy.c import even_spacing, generate
 from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
 from snnsim.errors import InvalidValueError, OutputError
 from snnsim.quant.descriptor import QuantDescriptor
@@ -189,6 +189,35 @@ def test_lanes_of_packed_weights():
     weight = torch.arange(-8, 8).reshape(16, 1).numpy()
     assert fits_nibbles(weight)
     assert [hex(word) for word in packed_nibbles(weight).reshape(-1)] == ["0x76543210", "0xfedcba98"]
-    assert hex(packed_bytes(weight)[0, 0, 1]) == "0x7f7e7d7c"
-    assert packed_bytes(weight[:9]).shape == (2, 1, 2)
+    assert [hex(word) for word in packed_bytes(weight)[:2, 0]] == ["0x7b7a7978", "0x7f7e7d7c"]
+    # whole blocks of 8 outputs
+    assert packed_bytes(weight[:9]).shape == (4, 1)
+    assert packed_nibbles(weight[:9]).shape == (2, 1)
     assert not fits_nibbles(weight + 1)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("step", [1, 2, 3, 1000, 2**21])
+def test_evenly_spaced_edges_need_no_search(bits, step):
+    edges = -7 * step + step * np.arange(2**bits - 1)
+    jitter = np.random.default_rng(0).integers(-(step // 10), step // 10 + 1, len(edges))
+    for there in (edges, edges + jitter):
+        spacing = even_spacing(there.astype(np.int32))
+        if bits == 1 or step == 1 or step << bits > 2**30:
+            assert spacing is None
+            continue
+        origin, multiplier, shift = spacing
+        near = np.concatenate([there + offset for offset in (-1, 0, 1, step // 2)])
+        h = near[(near >= there[0]) & (near < there[-1])]
+        product = (h - origin) * multiplier
+        assert product.max() < 2**32
+        n = product >> shift
+        assert np.array_equal(n + (h >= there[n]), np.searchsorted(there, h, side="right"))
+
+
+def test_other_edges_are_searched():
+    assert even_spacing(quant.exponential(4).edges.mul(2**20).int().numpy()) is None
+    _, integer, _ = example("strided")
+    text = generate(integer).files["snn.c"]
+    assert "cell_16(edges_1," in text
+    assert "even_cell(edges_5," in text
