@@ -38,6 +38,14 @@ __all__ = ["CSource", "generate", "write_c"]
 
 NUMBERS_PER_LINE = 16
 C_TYPES = {"b": "int8_t", "B": "uint8_t", "h": "int16_t", "H": "uint16_t", "i": "int32_t", "I": "uint32_t"}
+# of C99 and of C++, which no struct can be named
+KEYWORDS = (
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const consteval constexpr "
+    "constinit continue default delete do double else enum explicit export extern false float for friend goto if import inline int "
+    "long module mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register requires "
+    "restrict return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned "
+    "using virtual void volatile wchar_t while xor xor_eq"
+)
 # events are kept as 16-bit numbers
 MAX_PACKED_INPUTS = 2**16
 # listed at a time: 2 bytes of stack each; a multiple of 4, and 16-bit lanes hold 257 weights
@@ -87,10 +95,12 @@ def generate(network: IntegerNetwork, name: str = "snn") -> CSource:
         name: of the files, the struct and the functions; a C identifier in lower case.
 
     Raises:
-        InvalidValueError: a name that C could not use.
+        InvalidValueError: a name that C could not use, or that the source uses itself.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "main":
         raise InvalidValueError(f"to_c(name={name!r}): must be a C identifier of lower-case letters, digits and _; such as 'snn'")
+    if name in KEYWORDS.split() or name.endswith("_t"):
+        raise InvalidValueError(f"to_c(name={name!r}): is a word of C or C++, or a type's; take another, such as 'snn'")
     return _Generator(network, name).source()
 
 
@@ -153,9 +163,12 @@ class _Generator:
             "reset": self._reset_body(),
             "code": self._code_body(),
         }
+        source = Template(SOURCE).substitute(values)
+        if re.search(rf"^static .*\b{name}[\[(]", source, re.MULTILINE):
+            raise InvalidValueError(f"to_c(name={name!r}): is what a part of the source is called; take another, such as 'snn'")
         files = {
             f"{name}.h": Template(HEADER).substitute(values),
-            f"{name}.c": Template(SOURCE).substitute(values),
+            f"{name}.c": source,
             "main.c": Template(MAIN).substitute(values),
             "Makefile": Template(MAKEFILE).substitute(values),
         }
@@ -175,7 +188,7 @@ class _Generator:
 
     def _comment(self, operation: Operation) -> None:
         # a name may hold anything, also the end of a comment
-        shown = operation.name.encode("ascii", "backslashreplace").decode().replace("*/", "* /")
+        shown = operation.name.encode("unicode_escape").decode().replace("*/", "* /").replace("/*", "/ *")
         self.steps.append(f"    /* {shown}: {type(operation).__name__.lower()} */\n")
 
     def _helper(self, *names: str) -> None:
@@ -379,7 +392,7 @@ class _Generator:
         self.state_bytes += 4 * words
         start = sum(operation.start << shift for shift in range(0, 32, bits))
         self.reset.append(f"    for (n = 0; n < {words}u; n++) {{\n        net->codes_{i}[n] = 0x{start:08X}u;\n    }}\n")
-        here = f"get_code(net->codes_{i}, n, {bits}u)"
+        here = f"code_at(net->codes_{i}, n, {bits}u)"
         self.code.append(f"    if (n < {size}u) {{\n        return {here};\n    }}\n    n -= {size}u;\n")
         self.neurons += size
         self._table(f"reset_{i}", operation.reset)

@@ -75,7 +75,7 @@ $code}
 HELPERS = {
     "code": """\
 /* The code of `bits` (1, 2, 4 or 8) bits at place n. */
-static uint32_t get_code(const uint32_t *codes, uint32_t n, uint32_t bits)
+static uint32_t code_at(const uint32_t *codes, uint32_t n, uint32_t bits)
 {
     return (codes[n * bits / 32u] >> (n * bits % 32u)) & ((1u << bits) - 1u);
 }
@@ -500,7 +500,7 @@ int main(void)
 
 MAKEFILE = """\
 CFLAGS ?= -O2
-CFLAGS += -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
+CFLAGS += -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Werror
 
 ${name}_main: main.c $name.c $name.h
 \t$$(CC) $$(CFLAGS) -o $$@ main.c $name.c

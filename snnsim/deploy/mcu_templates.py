@@ -26,7 +26,7 @@ SECTIONS
 PROGRAM = """\
 /* Runs samples through the network on a Cortex-M, and counts. Reads the file "input" of the host by semihosting: the numbers of
  * samples and of time steps (uint32_t each), then the inputs [sample][step][input]. Writes to its file "output" after every step
- * the ticks that it took (uint32_t), its outputs as int32_t and all codes as uint8_t, and last the bytes of stack in use (uint32_t).
+ * the ticks that it took (uint32_t), its outputs as int32_t, all codes as uint8_t, and last the bytes of stack in use (uint32_t).
  * No library: vectors and start-up are below. */
 #include "$name.h"
 

@@ -68,9 +68,21 @@ def test_every_output_and_code_is_that_of_the_definition(name, tmp_path):
 
 
 @needs_compiler
-def test_it_is_cplusplus_too(tmp_path):
-    _, integer, x = example("residual")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_is_cplusplus_too(name, tmp_path):
+    _, integer, x = example(name)
     check_equal(integer, x, tmp_path / "c", compiler="g++", standard="c++14")
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_another_compiler_warns_of_nothing_either(name, tmp_path):
+    _, integer, _ = example(name)
+    integer.to_c(tmp_path / "c")
+    for options in (["-std=c99"], ["-x", "c++", "-std=c++14"]):
+        command = ["clang", *options, "-O2", *STRICT, "-fsyntax-only", "main.c", "snn.c"]
+        subprocess.run(command, cwd=tmp_path / "c", check=True, capture_output=True)
 
 
 @needs_compiler
@@ -171,6 +183,42 @@ def test_names_that_c_cannot_spell(tmp_path):
     text = generate(IntegerNetwork(integer.input, renamed, integer.output)).files["snn.c"]
     assert text.isascii()
     assert r"/* schicht_\xe40* / evil: product */" in text
+
+
+@needs_compiler
+def test_layers_of_the_same_name_and_of_keywords(tmp_path):
+    _, integer, x = example("residual")
+    names = ["int", "int", "while", "snn", "snn_step", "", "\n", "\\", "??/", "// */ #error", "*/*/", "/*/**"]
+    renamed = [dataclasses.replace(op, name=names[i % len(names)]) for i, op in enumerate(integer.operations)]
+    again = IntegerNetwork(integer.input, renamed, integer.output)
+    source = again.to_c(tmp_path / "c")
+    assert r"/* \n: " in source.files["snn.c"]
+    out, _ = outputs_and_codes(compiled(tmp_path / "c", *SANITIZERS), integer, x)
+    assert np.array_equal(out, integer(x).numpy().reshape(out.shape))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["net", "input", "output", "stdint", "a", "net_2"])
+def test_a_name_that_means_something_else_elsewhere(name, tmp_path):
+    _, integer, _ = example("dense")
+    integer.to_c(tmp_path / "c", name)
+    for compiler in (["gcc", "-std=c99"], ["g++", "-x", "c++", "-std=c++14"]):
+        subprocess.run([*compiler, *STRICT, "-c", "main.c", f"{name}.c"], cwd=tmp_path / "c", check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["even_cell", "code_at", "list_events", "layer_0", "weights_0"])
+def test_a_name_that_the_source_uses_itself(name, tmp_path):
+    _, integer, _ = example("dense")
+    with pytest.raises(InvalidValueError, match=f"name='{name}'.*: is what a part of the source is called; take another"):
+        integer.to_c(tmp_path / "c", name)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("name", ["int", "float", "class", "while", "inline", "uint8_t", "wchar_t"])
+def test_names_that_are_words_of_the_language(name):
+    _, integer, _ = example("dense")
+    with pytest.raises(InvalidValueError, match="is a word of C or C"):
+        generate(integer, name)
 
 
 @pytest.mark.parametrize("name", ["", "Net", "1st", "a-b", "main", "net\n"])
