@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from snnsim._version import __version__
+from snnsim.deploy.c_layout import c_type, even_spacing, geometry, is_dense, is_packed, memory_plan, padded_size
 from snnsim.deploy.c_templates import HEADER, HELPERS, LAYERS, MAIN, MAKEFILE, SOURCE
 from snnsim.deploy.operations import (
     Add,
@@ -24,10 +25,9 @@ from snnsim.deploy.operations import (
     Pool,
     Product,
     Reshape,
-    Signal,
     TableNeuron,
 )
-from snnsim.deploy.packing import BLOCK, fits_nibbles, packed_bytes, packed_nibbles
+from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
 from snnsim.errors import InvalidValueError, OutputError
 from snnsim.files import write_whole
 
@@ -46,8 +46,6 @@ KEYWORDS = (
     "restrict return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned "
     "using virtual void volatile wchar_t while xor xor_eq"
 )
-# events are kept as 16-bit numbers
-MAX_PACKED_INPUTS = 2**16
 # listed at a time: 2 bytes of stack each; a multiple of 4, and 16-bit lanes hold 257 weights
 EVENTS = 128
 
@@ -118,7 +116,7 @@ class _Generator:
         self.code: list[str] = []
         self.weight_bytes = self.table_bytes = self.state_bytes = 0
         self.neurons = 0
-        self.places, self.work_words = _plan(network)
+        self.places, self.work_words = memory_plan(network)
         # sums that a neuron scales when it reads them, by the signal
         self.unscaled: dict[int, Product] = {}
 
@@ -153,8 +151,8 @@ class _Generator:
             "outputs": output.size,
             "neurons": self.neurons,
             "meaning": "spikes of one sample and time step" if spiking else f"values, in units of 2^-{output.frac_bits}",
-            "in_type": _type(network.input),
-            "out_type": _type(output),
+            "in_type": c_type(network.input),
+            "out_type": c_type(output),
             "fields": "".join(self.fields),
             "tables": "".join(self.tables),
             "helpers": "\n".join(self.helpers.values()),
@@ -195,15 +193,17 @@ class _Generator:
         for name in names:
             self.helpers[name] = Template(HELPERS[name]).substitute(events=EVENTS)
 
-    def _cell(self, levels: int, edges: str, h: str) -> str:
-        """Expression for how many of `levels - 1` edges are at most h."""
+    def _cell(self, levels: int, edges: str, h: str, narrow: bool = False) -> str:
+        """Expression for how many of `levels - 1` edges are at most h; narrow edges are int16."""
         halves = [1 << bit for bit in reversed(range(levels.bit_length() - 1))]
+        kind = {"type": "int16_t", "suffix": "_short"} if narrow else {"type": "int32_t", "suffix": ""}
         if 1 << len(halves) != levels:
-            self._helper("cell")
-            return f"cell({edges}, {levels - 1}u, {h})"
+            self.helpers[f"cell{kind['suffix']}"] = Template(HELPERS["cell"]).substitute(kind)
+            return f"cell{kind['suffix']}({edges}, {levels - 1}u, {h})"
         steps = "".join(f"    if (h >= at[{half - 1}]) {{\n        at += {half};\n    }}\n" for half in halves)
-        self.helpers[f"cell_{levels}"] = Template(HELPERS["cell_of"]).substitute(levels=levels, edges=levels - 1, steps=steps)
-        return f"cell_{levels}({edges}, {h})"
+        name = f"cell_{levels}{kind['suffix']}"
+        self.helpers[name] = Template(HELPERS["cell_of"]).substitute(kind, levels=levels, edges=levels - 1, steps=steps)
+        return f"{name}({edges}, {h})"
 
     def _cell_of(self, edges: Integers, name: str, h: str) -> str:
         """As `_cell`, for edges that are known: all but evenly spaced ones need no search."""
@@ -231,13 +231,13 @@ class _Generator:
         # also the input in another shape
         if signal not in self.places:
             return "input"
-        place, kind = self.places[signal], _type(self.network.signals[signal])
+        place, kind = self.places[signal], c_type(self.network.signals[signal])
         return f"({kind} *)(net->work + {place})"
 
     def _reading(self, signal: int) -> str:
         if signal not in self.places:
             return "input"
-        return f"(const {_type(self.network.signals[signal])} *)(net->work + {self.places[signal]})"
+        return f"(const {c_type(self.network.signals[signal])} *)(net->work + {self.places[signal]})"
 
     def _call(self, i: int, *arguments: str) -> None:
         self.steps.append(f"    layer_{i}({', '.join(arguments)});\n")
@@ -254,25 +254,25 @@ class _Generator:
     def _(self, operation: Product, i: int) -> None:
         source = self.network.signals[operation.inputs[0]]
         outputs = len(operation.weight)
-        geometry = _geometry(operation)
-        values = geometry | {
+        shape = geometry(operation)
+        values = shape | {
             "i": i,
-            "in_type": _type(source),
+            "in_type": c_type(source),
             "inputs": source.size,
-            "scale": self._scale(operation, i, geometry["places"]),
+            "scale": self._scale(operation, i, shape["places"]),
             "group_in": operation.weight.shape[1],
             "group_out": outputs // operation.groups,
             "outputs": outputs,
-            "padded": _padded_size(operation),
+            "padded": padded_size(operation),
         }
         dense = operation.weight[:, :, 0, 0]
-        if _is_packed(operation, source):
+        if is_packed(operation, source):
             nibbles = fits_nibbles(dense)
             self._table(f"weights_{i}", packed_nibbles(dense) if nibbles else packed_bytes(dense), weights=True)
             self._helper("events", "nibbles" if nibbles else "bytes")
             kind, values["kernel"] = "packed", "sum_nibbles" if nibbles else "sum_bytes"
         else:
-            kind = "dense" if _is_dense(operation) else "convolution"
+            kind = "dense" if is_dense(operation) else "convolution"
             self._table(f"weights_{i}", operation.weight.transpose(1, 2, 3, 0), weights=True)
             values["weight_type"] = C_TYPES[operation.weight.dtype.char]
         self.layers.append(Template(LAYERS[kind]).substitute(values))
@@ -282,16 +282,16 @@ class _Generator:
         """Lines that turn sums into driven currents, in place."""
         if places == 1 and self._goes_to_neurons_alone(i + 1):
             self.unscaled[i + 1] = operation
-            return "    (void)o;\n" if _is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
+            return "    (void)o;\n" if is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
         value = self._driven(operation, i, "*y", "o")
         if value == "*y":
             # the loop variable of a packed layer would be unused
-            return "    (void)o;\n" if _is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
+            return "    (void)o;\n" if is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
         lines = [f"*y = {value};", "y++;"]
         if places > 1:
             lines = [f"for (column = 0; column < {places}; column++) {{", *(f"    {line}" for line in lines), "}"]
         # the loop variable of a convolution is signed
-        end = f"{len(operation.weight)}{'u' * _is_dense(operation)}"
+        end = f"{len(operation.weight)}{'u' * is_dense(operation)}"
         return "".join([f"    for (o = 0; o < {end}; o++) {{\n", *(f"        {line}\n" for line in lines), "    }\n"])
 
     def _goes_to_neurons_alone(self, signal: int) -> bool:
@@ -318,10 +318,10 @@ class _Generator:
         source = self.network.signals[operation.inputs[0]]
         padded = operation.window.padding != (0, 0)
         maximum = "seen = value > seen ? value : seen;"
-        values = _geometry(operation) | {
+        values = geometry(operation) | {
             "i": i,
-            "in_type": _type(source),
-            "out_type": _type(operation.output),
+            "in_type": c_type(source),
+            "out_type": c_type(operation.output),
             # zeros beyond the border take part in a padded maximum
             "start": source.low if operation.maximum and not padded else 0,
             "take": maximum if operation.maximum else "seen += value;",
@@ -333,13 +333,13 @@ class _Generator:
     def _(self, operation: Add, i: int) -> None:
         terms, parameters = [], []
         for k, (source, shift) in enumerate(zip(operation.inputs, operation.shifts, strict=True)):
-            kind = _type(self.network.signals[source])
+            kind = c_type(self.network.signals[source])
             parameters.append(f"const {kind} *x{k}")
             terms.append(f"(int32_t)x{k}[n]" + (f" * {1 << shift}" if shift else ""))
         values = {
             "i": i,
             "parameters": ", ".join(parameters),
-            "out_type": _type(operation.output),
+            "out_type": c_type(operation.output),
             "size": operation.output.size,
             "sum": " + ".join(terms),
         }
@@ -348,7 +348,7 @@ class _Generator:
 
     @_operation.register
     def _(self, operation: Delay, i: int) -> None:
-        kind, size = _type(operation.output), operation.output.size
+        kind, size = c_type(operation.output), operation.output.size
         waiting = size * operation.steps
         if not operation.steps:
             return
@@ -371,10 +371,11 @@ class _Generator:
 
     @_operation.register
     def _(self, operation: TableNeuron, i: int) -> None:
-        levels = operation.reset.shape[1]
-        self._table(f"thresholds_{i}", operation.thresholds)
+        levels, thresholds = operation.reset.shape[1], operation.thresholds
+        narrow = bool(np.abs(thresholds).max(initial=0) < 2**15)
+        self._table(f"thresholds_{i}", thresholds.astype(np.int16) if narrow else thresholds)
         row = f"thresholds_{i} + ({_row_of(operation)}code) * {levels - 1}u"
-        self._neuron(operation, i, self._cell(levels, row, self._reading_of_neuron(operation)))
+        self._neuron(operation, i, self._cell(levels, row, self._reading_of_neuron(operation), narrow))
 
     def _reading_of_neuron(self, operation: Neuron) -> str:
         """Expression for what neuron n is driven by."""
@@ -398,8 +399,8 @@ class _Generator:
         self._table(f"reset_{i}", operation.reset)
         values = {
             "i": i,
-            "in_type": _type(self.network.signals[operation.inputs[0]]),
-            "out_type": _type(operation.output),
+            "in_type": c_type(self.network.signals[operation.inputs[0]]),
+            "out_type": c_type(operation.output),
             "size": size,
             "bits": bits,
             "mask": (1 << bits) - 1,
@@ -418,7 +419,7 @@ class _Generator:
         """Expression for what a neuron with the charged code q hands on."""
         if operation.levels is not None:
             self._table(f"levels_{i}", operation.levels)
-            return f"{'(uint8_t)' if _type(operation.output) == 'uint8_t' else ''}levels_{i}[q]"
+            return f"{'(uint8_t)' if c_type(operation.output) == 'uint8_t' else ''}levels_{i}[q]"
         if len(operation.reset) > 1:
             self._table(f"fire_{i}", operation.fire)
             return f"(uint8_t)((int32_t)q >= fire_{i}[channel])"
@@ -437,105 +438,7 @@ def _channel_counters(channels: int, inner: int) -> dict[str, str]:
     return {"first": first + "    uint32_t place = 0;\n", "next": counted}
 
 
-def even_spacing(edges: Integers) -> tuple[int, int, int] | None:
-    """How almost evenly spaced edges are found without a search, in 32 bits: origin, multiplier and shift; None for others.
-
-    With `g = (h - origin) * multiplier >> shift`, for h from the first edge up to the last, `g + (h >= edges[g])` is the number of
-    edges at most h. The origin is half a cell below the first edge, so that g has room on both sides. As g does not decrease in
-    h, it is enough to look at both ends of each cell.
-    """
-    cells = len(edges) - 1
-    width = int(edges[-1]) - int(edges[0]) if cells > 0 else 0
-    if cells < 1 or width < 2 * cells or width >= 2**30:
-        return None
-    origin = int(edges[0]) - width // (2 * cells)
-    shift = 31
-    while (cells << shift) // width * 2 * width >= 2**32:
-        shift -= 1
-    multiplier = (cells << shift) // width
-    below, lowest, highest = np.arange(cells), edges[:-1].astype(np.int64), edges[1:].astype(np.int64) - 1
-    first, last = ((h - origin) * multiplier >> shift for h in (lowest, highest))
-    return (origin, multiplier, shift) if (first >= below).all() and (last <= below + 1).all() else None
-
-
 def _row_of(operation: Neuron) -> str:
     """Start of the expression for a place in a table `[C, L]`."""
     channels, levels = operation.reset.shape
     return f"channel * {levels}u + " if channels > 1 else ""
-
-
-def _plan(network: IntegerNetwork) -> tuple[dict[int, int], int]:
-    """Where each signal lies in the work area, in words, and how many words that has; places are used again."""
-    signals, operations = network.signals, network.operations
-    # a reshape, and a delay of nothing, return the place that they read
-    origin = list(range(len(signals)))
-    for i, operation in enumerate(operations):
-        if isinstance(operation, Reshape) or (isinstance(operation, Delay) and not operation.steps):
-            origin[i + 1] = origin[operation.inputs[0]]
-    last = dict.fromkeys(origin, 0)
-    for i, operation in enumerate(operations):
-        for source in operation.inputs:
-            last[origin[source]] = i
-    last[origin[network.output]] = len(operations)
-    live: dict[int, tuple[int, int]] = {}
-    places: dict[int, int] = {}
-    words = 0
-    for i, operation in enumerate(operations):
-        signal = i + 1
-        if origin[signal] != signal:
-            if origin[signal]:
-                places[signal] = places[origin[signal]]
-            continue
-        # a neuron writes where it has read: nothing it writes is wider
-        overwritten = origin[operation.inputs[0]] if isinstance(operation, Neuron) and _writes_over(operation, signals) else -1
-        live = {other: span for other, span in live.items() if last[other] > i - (other != overwritten)}
-        size = _padded_size(operation) if isinstance(operation, Product) else operation.output.size
-        need = size if _type(operation.output) == "int32_t" else -(-size // 4)
-        start = 0
-        for begin, end in sorted(live.values()):
-            if start + need <= begin:
-                break
-            start = max(start, end)
-        live[signal], places[signal] = (start, start + need), start
-        words = max(words, start + need)
-    return places, words
-
-
-def _writes_over(operation: Neuron, signals: tuple[Signal, ...]) -> bool:
-    return _type(signals[operation.inputs[0]]) == "int32_t" or _type(operation.output) == "uint8_t"
-
-
-def _type(signal: Signal) -> str:
-    return "uint8_t" if signal.low >= 0 and signal.high <= 255 else "int32_t"
-
-
-def _is_dense(operation: Product) -> bool:
-    return operation.planes[1:] == (1, 1) and operation.window.count == 1 and operation.groups == 1
-
-
-def _is_packed(operation: Product, source: Signal) -> bool:
-    """Whether a layer's weights are summed several to a word: small weights, and inputs of 0 or 1."""
-    binary = source.low >= 0 and source.high <= 1
-    return _is_dense(operation) and binary and operation.weight.dtype == np.int8 and source.size <= MAX_PACKED_INPUTS
-
-
-def _padded_size(operation: Product) -> int:
-    """Sums that a layer writes; packed ones come in whole blocks."""
-    size = operation.output.size
-    return -(-size // BLOCK) * BLOCK if _is_dense(operation) else size
-
-
-def _geometry(operation: Pool | Product) -> dict[str, int]:
-    window = operation.window
-    channels, height, width = operation.planes
-    out_height, out_width = window.output_size(height, width)
-    pairs = {name: getattr(window, name) for name in ("kernel", "stride", "padding", "dilation")}
-    return {
-        "channels": channels,
-        "height": height,
-        "width": width,
-        "out_height": out_height,
-        "out_width": out_width,
-        "places": out_height * out_width,
-        **{f"{name}_{axis}": pair[k] for name, pair in pairs.items() for k, axis in enumerate("yx")},
-    }

@@ -82,7 +82,7 @@ static uint32_t code_at(const uint32_t *codes, uint32_t n, uint32_t bits)
 """,
     "cell": """\
 /* How many of the increasing edges are at most h. */
-static uint32_t cell(const int32_t *edges, uint32_t count, int32_t h)
+static uint32_t cell${suffix}(const $type *edges, uint32_t count, int32_t h)
 {
     uint32_t low = 0;
     while (count > 0u) {
@@ -99,9 +99,9 @@ static uint32_t cell(const int32_t *edges, uint32_t count, int32_t h)
 """,
     "cell_of": """\
 /* How many of $edges increasing edges are at most h. */
-static uint32_t cell_$levels(const int32_t *edges, int32_t h)
+static uint32_t cell_$levels$suffix(const $type *edges, int32_t h)
 {
-    const int32_t *at = edges;
+    const $type *at = edges;
 $steps    return (uint32_t)(at - edges);
 }
 """,

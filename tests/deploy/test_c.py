@@ -10,8 +10,9 @@ from deploy.networks import NETWORKS, awake, dense, example, lowered, spikes
 from torch import nn
 
 from snnsim import neurons, quant
-from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.c import even_spacing, generate
+from snnsim.deploy import IntegerNetwork, lower
+from snnsim.deploy.c import generate
+from snnsim.deploy.c_layout import even_spacing
 from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
 from snnsim.errors import InvalidValueError, OutputError
 from snnsim.quant.descriptor import QuantDescriptor
@@ -123,6 +124,18 @@ def test_channels_and_clamped_sums(tmp_path):
     assert integer.operations[0].limits is not None
     source = check_equal(integer, spikes(9, 4, 40), tmp_path / "c")
     assert "fire_1[channel]" in source.files["snn.c"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("weight_bits", "kind"), [(8, "int16_t"), (16, "int32_t")])
+@pytest.mark.parametrize(("levels", "search"), [(8, "cell_8"), (5, "cell")])
+def test_thresholds_by_bisection(weight_bits, kind, levels, search, tmp_path):
+    codebook = quant.from_levels([-0.5 + 0.3 * i for i in range(levels)])
+    layer = QuantLinear(30, 6, weight_quant=QuantDescriptor(weight_bits, axis=0))
+    net = awake(nn.Sequential(layer, neurons.LIFNode(1.7, v_threshold=0.6, state_quant=codebook)), 4.0)
+    source = check_equal(lower(net), spikes(9, 4, 30), tmp_path / "c")
+    assert f"static const {kind} thresholds_1" in source.files["snn.c"]
+    assert f" {search}{'_short' * (kind == 'int16_t')}(thresholds_1" in source.files["snn.c"]
 
 
 @needs_compiler
