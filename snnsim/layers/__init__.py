@@ -2,8 +2,17 @@
 
 from snnsim.layers.delay import Delay
 from snnsim.layers.dropout import Dropout
+from snnsim.layers.spike_conv import SpikeConv2d
 from snnsim.layers.spike_linear import SpikeLinear
 from snnsim.layers.threshold_norm import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d
 from snnsim.temporal import Temporal
 
-__all__ = ["Delay", "Dropout", "SpikeLinear", "Temporal", "ThresholdDependentBatchNorm1d", "ThresholdDependentBatchNorm2d"]
+__all__ = [
+    "Delay",
+    "Dropout",
+    "SpikeConv2d",
+    "SpikeLinear",
+    "Temporal",
+    "ThresholdDependentBatchNorm1d",
+    "ThresholdDependentBatchNorm2d",
+]

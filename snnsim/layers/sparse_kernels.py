@@ -9,17 +9,13 @@ A sum is taken in runs of RUN terms, then over the runs: about the rounding erro
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import sys
 from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, int32, int64, njit, types, uint16, uint64
-from numba.core import cgutils, sigutils
-from numba.core.ccallback import CFunc
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from snnsim.kernels import kernel_cache
@@ -73,13 +69,7 @@ _intrinsic: Any = intrinsic
 @cache
 def kernel(name: str, wide: bool) -> Kernel:
     """A kernel of this file in float64 (`wide`) or float32, from disk or compiled."""
-    signature = types.void(types.CPointer(types.float64 if wide else types.float32))
-    compiled: Any = CFunc(globals()[name], sigutils.normalize_signature(signature), {}, {})
-    # the cache knows when the file it was made for changes; a name with the digest of this one adds the rest
-    digest = hashlib.sha256(inspect.getsource(sys.modules[__name__]).encode()).hexdigest()
-    compiled._cache = kernel_cache._File(f"{name}-{digest[:16]}")
-    compiled.compile()
-    return Kernel(compiled.address, owner=compiled)
+    return kernel_cache.compiled(globals()[name], wide)
 
 
 # ---- vectors

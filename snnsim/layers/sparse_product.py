@@ -13,7 +13,18 @@ from torch import Tensor, nn
 
 from snnsim.kernels import pool, threads
 
-__all__ = ["Spikes", "find_spikes", "obstacle", "percent", "result_dtype", "weight_gradient"]
+__all__ = [
+    "Spikes",
+    "competitor",
+    "find_spikes",
+    "make_record",
+    "numba_obstacle",
+    "obstacle",
+    "percent",
+    "result_dtype",
+    "tensor_obstacle",
+    "weight_gradient",
+]
 
 # a tile of outputs, `sparse_kernels.TILE_BYTES`, must be full
 LEAST_BYTES = 256
@@ -58,7 +69,7 @@ class Spikes:
         out = pool.empty((self.rows, outputs), weight.dtype)
         scratch = pool.empty((count, self.inputs, width), weight.dtype)
         bias = None if bias is None else bias.detach().contiguous()
-        record = _record(
+        record = make_record(
             sparse_kernels.PRODUCT,
             rows=self.rows,
             block=block,
@@ -83,7 +94,7 @@ class Spikes:
         starts = torch.empty(chunks, self.inputs + 1, dtype=torch.int64)
         # the bits of uint16
         spiking = torch.empty(len(self.active), dtype=torch.int16)
-        record = _record(
+        record = make_record(
             sparse_kernels.INDEX,
             rows=self.rows,
             inputs=self.inputs,
@@ -107,7 +118,7 @@ def weight_gradient(grad: Tensor, starts: Tensor, spiking: Tensor) -> Tensor:
     block = _block(inputs, LEAST_INPUTS_OF_BLOCK, tiles, count)
     scratch = pool.empty((count, sparse_kernels.CHUNK + block, width), grad.dtype)
     grad_weight = pool.empty((outputs, inputs), grad.dtype)
-    record = _record(
+    record = make_record(
         sparse_kernels.PRODUCT,
         rows=rows,
         block=block,
@@ -134,7 +145,7 @@ def find_spikes(x: Tensor, limit: float) -> Spikes | str:
     words, blocks = -(-inputs // sparse_kernels.WORD), -(-rows // SURVEY_ROWS)
     masks = torch.empty(rows, words, dtype=torch.int64)
     starts = torch.zeros(rows + 1, dtype=torch.int64)
-    record = _record(
+    record = make_record(
         sparse_kernels.SURVEY,
         rows=rows,
         block=SURVEY_ROWS,
@@ -153,13 +164,25 @@ def find_spikes(x: Tensor, limit: float) -> Spikes | str:
     if count > limit * x.numel():
         return f"{percent(count / x.numel())} of the inputs spike, and only up to {percent(limit)} pay"
     active = torch.empty(count, dtype=torch.int32)
-    record = _record(sparse_kernels.INDEX, rows=rows, block=SURVEY_ROWS, words=words, masks=masks, starts=starts, active=active)
+    record = make_record(sparse_kernels.INDEX, rows=rows, block=SURVEY_ROWS, words=words, masks=masks, starts=starts, active=active)
     _run("collect", torch.float32, record, blocks, count)
     return Spikes(inputs, starts, active)
 
 
 def obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
-    """Why the kernels cannot run on this, whatever the values are; None if they can."""
+    """Why the kernels of a matrix product cannot run on this, whatever the values are; None if they can."""
+    reason = tensor_obstacle(x, weight, bias)
+    if reason is not None:
+        return reason
+    if x.dim() == 0 or x.shape[-1] != weight.shape[1] or not x.numel():
+        return f"an input of shape {tuple(x.shape)}"
+    if len(weight) * weight.element_size() < LEAST_BYTES:
+        return f"{len(weight)} outputs; the sums are worked out {LEAST_BYTES // weight.element_size()} at a time"
+    return numba_obstacle()
+
+
+def tensor_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    """Why no kernel can run on tensors of these kinds, devices and dtypes; None if one can."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     if not all(type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided for t in tensors):
         return "a tensor of another kind"
@@ -169,10 +192,11 @@ def obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
         return "operators are being transformed or recorded"
     if weight.dtype not in (torch.float32, torch.float64) or not _is_taken(x, weight):
         return f"an input of {x.dtype} with weights of {weight.dtype}"
-    if x.dim() == 0 or x.shape[-1] != weight.shape[1] or not x.numel():
-        return f"an input of shape {tuple(x.shape)}"
-    if len(weight) * weight.element_size() < LEAST_BYTES:
-        return f"{len(weight)} outputs; the sums are worked out {LEAST_BYTES // weight.element_size()} at a time"
+    return None
+
+
+def numba_obstacle() -> str | None:
+    """Why no kernel can be compiled here; None if they can."""
     # looked up each time: it costs a microsecond
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed; pip install numba"
@@ -198,6 +222,14 @@ def result_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if _is_autocast(weight) else weight.dtype
 
 
+def competitor(x: Tensor, weight: Tensor) -> str:
+    """The kind of dense product that the sparse one competes with, a key of the measured crossovers."""
+    if result_dtype(weight) != weight.dtype:
+        return "autocast"
+    reduced = x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return "float32, reduced precision" if reduced else "float"
+
+
 def _is_autocast(weight: Tensor) -> bool:
     # float64 is left as it is
     return torch.is_autocast_enabled("cpu") and weight.dtype == torch.float32
@@ -212,7 +244,7 @@ def _block(size: int, least: int, tiles: int, count: int) -> int:
     return size if count == 1 else max(least, -(-size // -(-4 * count // tiles)))
 
 
-def _record(kind: np.dtype, **fields: Any) -> np.ndarray:
+def make_record(kind: np.dtype, **fields: Any) -> np.ndarray:
     """A record for a kernel, of numbers and of the addresses of tensors, which the caller keeps; all else is 0."""
     record = np.zeros(1, kind)
     for name, value in fields.items():

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from snnsim.checks import checked_number
-from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.layers.sparse_product import Spikes, find_spikes, obstacle, percent, result_dtype, weight_gradient
+from snnsim.errors import InvalidTypeError
+from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
+from snnsim.layers.sparse_product import Spikes, competitor, find_spikes, obstacle, weight_gradient
 
-__all__ = ["CROSSOVERS", "Crossover", "SpikeLinear"]
-
-
-class Crossover(NamedTuple):
-    """Where the sparse product begins to pay.
-
-    Attributes:
-        density: largest share of ones for which it is taken.
-        multiplications: fewest of the dense product; below, that is as fast as finding the spikes.
-    """
-
-    density: float
-    multiplications: int
+__all__ = ["CROSSOVERS", "SpikeLinear"]
 
 
 # By the dense product that it competes with, as benchmarks/spike_linear.py finds them: the lowest density at which the two took the
@@ -39,7 +26,7 @@ CROSSOVERS = {
 LEAST_ROWS = 64
 
 
-class SpikeLinear(nn.Linear):
+class SpikeLinear(SpikeLayer, nn.Linear):
     """`nn.Linear`, faster on the CPU where its input is sparse spikes.
 
         y[r] = bias + sum of weight[:, k] over the inputs k that spike in row r
@@ -64,6 +51,8 @@ class SpikeLinear(nn.Linear):
         >>> layer.explain(torch.eye(784))
         'sparse: 0.128 % of the inputs spike, up to 30 % pay'
     """
+
+    same_as = nn.Linear
 
     def __init__(
         self,
@@ -91,61 +80,25 @@ class SpikeLinear(nn.Linear):
         layer.weight, layer.bias = linear.weight, linear.bias
         return layer.train(linear.training)
 
-    @property
-    def crossover(self) -> float | None:
-        """Largest share of ones for which the spikes are added up; None for the measured one."""
-        return self._crossover
+    def _obstacle(self, x: Tensor) -> str | None:
+        return obstacle(x, self.weight, self.bias)
 
-    @crossover.setter
-    def crossover(self, value: float | None) -> None:
-        if value is not None and checked_number("SpikeLinear", "crossover", value, at_least=0) > 1:
-            raise InvalidValueError(f"SpikeLinear(crossover={value!r}): is a share of ones, at most 1; pass 0.1 for 10 %")
-        self._crossover = value
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The product `[*, in_features] -> [*, out_features]`."""
-        if torch.compiler.is_compiling():
-            return F.linear(x, self.weight, self.bias)
-        spikes = self._spikes(x)
-        if isinstance(spikes, str):
-            return F.linear(x, self.weight, self.bias)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, self.weight, self.bias)):
-            return _Product.apply(x, self.weight, self.bias, spikes)
-        return spikes.product(x, self.weight, self.bias)
-
-    def explain(self, x: Tensor) -> str:
-        """Which product `x` would go through, and why."""
-        spikes = self._spikes(x)
-        if isinstance(spikes, str):
-            return f"dense: {spikes}"
-        return f"sparse: {percent(spikes.density)} of the inputs spike, up to {percent(self._limit(x))} pay"
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.crossover is None else f", crossover={self.crossover}")
-
-    def _spikes(self, x: Tensor) -> Spikes | str:
-        """The spikes of an input, or why they are not added up."""
-        reason = obstacle(x, self.weight, self.bias)
-        if reason is not None:
-            return reason
-        rows, measured = x.numel() // self.in_features, self._measured(x)
-        multiplications = x.numel() * self.out_features
-        if self.crossover == 0:
-            return "crossover=0"
-        if self.crossover is None and rows < LEAST_ROWS:
+    def _too_small(self, x: Tensor) -> str | None:
+        rows = x.numel() // self.in_features
+        if rows < LEAST_ROWS:
             return f"{rows} rows; turning the weight over pays from {LEAST_ROWS} on"
-        if self.crossover is None and multiplications < measured.multiplications:
-            return f"{multiplications:.1e} multiplications; finding the spikes pays from {measured.multiplications:.1e} on"
-        return find_spikes(x.detach().reshape(rows, self.in_features).to(self.weight.dtype), self._limit(x))
-
-    def _limit(self, x: Tensor) -> float:
-        return self._measured(x).density if self.crossover is None else self.crossover
+        return few_multiplications(x.numel() * self.out_features, self._measured(x))
 
     def _measured(self, x: Tensor) -> Crossover:
-        if result_dtype(self.weight) != self.weight.dtype:
-            return CROSSOVERS["autocast"]
-        reduced = x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-        return CROSSOVERS["float32, reduced precision" if reduced else "float"]
+        return CROSSOVERS[competitor(x, self.weight)]
+
+    def _find(self, x: Tensor, limit: float) -> Spikes | str:
+        return find_spikes(x.detach().reshape(-1, self.in_features).to(self.weight.dtype), limit)
+
+    def _product(self, x: Tensor, spikes: Spikes, differentiate: bool) -> Tensor:
+        if differentiate:
+            return _Product.apply(x, self.weight, self.bias, spikes)
+        return spikes.product(x, self.weight, self.bias)
 
 
 class _Product(torch.autograd.Function):

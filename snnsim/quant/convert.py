@@ -129,7 +129,7 @@ def quantize(
         if reason:
             left.append(LayerNote(name, type(module).__name__, reason))
             continue
-        kind = QUANTIZED_LAYERS[type(module)]
+        kind = QUANTIZED_LAYERS[_plain_type(module)]
         descriptor = weight_quant if weight_quant.axis is None else replace(weight_quant, axis=kind.channel_axis)
         kind.check_quantizers(_checked_weight(name, module), descriptor, input_quant, grid_bits)
         plan.append((name, module, kind, descriptor))
@@ -265,7 +265,7 @@ def _survey(net: nn.Module, exclude: tuple[str | type[nn.Module], ...]) -> Itera
 def _obstacle(module: nn.Module, above: list[nn.Module]) -> str | None:
     if isinstance(module, QuantizedWeight):
         return "already quantized"
-    if type(module) not in QUANTIZED_LAYERS:
+    if _plain_type(module) not in QUANTIZED_LAYERS:
         if isinstance(module, tuple(QUANTIZED_LAYERS)):
             return "a subclass, whose forward a quantized layer would not keep"
         return "there is no quantized layer for it"
@@ -274,6 +274,12 @@ def _obstacle(module: nn.Module, above: list[nn.Module]) -> str | None:
     if any(isinstance(parent, OPAQUE_PARENTS) for parent in above):
         return "the module around it reads its weight without calling it"
     return None
+
+
+def _plain_type(module: nn.Module) -> type[nn.Module]:
+    """The layer of torch that a module computes the same as, by its class attribute `same_as`; else its own type."""
+    # of a subclass, which may compute something else, the attribute must be its own
+    return vars(type(module)).get("same_as", type(module))
 
 
 def _checked_weight(name: str, module: nn.Module) -> Tensor:
