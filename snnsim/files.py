@@ -10,7 +10,12 @@ from typing import BinaryIO
 
 from snnsim.errors import OutputError
 
-__all__ = ["write_whole"]
+__all__ = ["user_cache", "write_whole"]
+
+
+def user_cache() -> Path:
+    """Folder of what can be made again: `snnsim` below XDG_CACHE_HOME, or below .cache in the user's home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnsim"
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], caller: str, *, durable: bool = False) -> None:

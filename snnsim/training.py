@@ -18,9 +18,12 @@ from tqdm import tqdm
 from snnsim import calibrate, data, neurons, quant
 from snnsim._version import __version__
 from snnsim.checks import check_int, checked_number
-from snnsim.data import ImageDataset, batches
+from snnsim.data import batches
+from snnsim.data.events import Cached, DigitsDVS, FrameDataset, FramesByTime
+from snnsim.data.images import InMemory
 from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, MissingDataError
-from snnsim.files import write_whole
+from snnsim.event_network import event_network
+from snnsim.files import user_cache, write_whole
 from snnsim.metrics import FiringMeter
 from snnsim.quant import Codebook
 from snnsim.runners import MultiStep
@@ -38,7 +41,7 @@ __all__ = [
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_PARTS = {"config", "model", "optimizer", "scheduler", "order", "rng", "history"}
-DATASETS = ("digits", "mnist")
+DATASETS = ("digits", "mnist", "digits-dvs")
 CODEBOOKS: dict[str, Callable[[int], Codebook]] = {
     "uniform": quant.uniform,
     "exponential": quant.exponential,
@@ -49,7 +52,7 @@ CODEBOOKS: dict[str, Callable[[int], Codebook]] = {
     "calibrated": quant.uniform,
 }
 NETWORKS = ("mlp", "conv")
-SIDES = {"digits": 8, "mnist": 28}
+SIDES = {"digits": 8, "mnist": 28, "digits-dvs": 20}
 # images that ranges are calibrated on, the first ones of the training set
 CALIBRATION_IMAGES = 1000
 # wider weights are as good as float ones here
@@ -61,15 +64,17 @@ class Config:
     """Everything that determines a training run; equal configurations give equal weights on the same machine.
 
     Args:
-        dataset: "digits" (ships with scikit-learn) or "mnist" (four idx files in `data_dir`).
+        dataset: "digits" (ships with scikit-learn), "mnist" (four idx files in `data_dir`) or "digits-dvs" (the digits moving
+            before a simulated event camera, seen by a convolutional network).
         bits: bits of every neuron state, 1..16; None keeps states in float32.
         codebook: recipe of the levels, a key of CODEBOOKS. "learned" trains step and offset; "calibrated" chooses the ranges from
             the first images of the training set, after `float_epochs`.
         weight_bits: bits of every weight, 1..8, by the rules of `quant.weight_descriptor`: 1 is binary, 2 is ternary; None keeps
             weights in float32.
-        network: "mlp", one hidden layer, or "conv", two convolutions of 16 and 32 channels.
-        hidden: neurons of the hidden layer of the mlp.
-        time_steps: how often the image is presented.
+        network: "mlp", one hidden layer, or "conv", two convolutions of 16 and 32 channels; event recordings have one of their own,
+            `snnsim.event_network`.
+        hidden: neurons of the hidden layer of the mlp, and of the event network.
+        time_steps: how often the image is presented; of an event recording, its frames.
         epochs: passes over the training set.
         float_epochs: how many of them come first with float states and weights; the rest start from those weights, with a new
             optimizer and a new cosine.
@@ -114,7 +119,9 @@ class Config:
         if self.weight_bits is not None:
             check_int("Config", "weight_bits", self.weight_bits, at_least=1)
             if self.weight_bits > MAX_WEIGHT_BITS:
-                raise InvalidValueError(f"Config(weight_bits={self.weight_bits}): must be in 1..{MAX_WEIGHT_BITS}, or None for float32")
+                raise InvalidValueError(
+                    f"Config(weight_bits={self.weight_bits}): must be in 1..{MAX_WEIGHT_BITS}, or None for float32"
+                )
         check_int("Config", "float_epochs", self.float_epochs, at_least=0)
         if self.float_epochs >= self.epochs:
             raise InvalidValueError(
@@ -139,7 +146,7 @@ def build_network(config: Config) -> MultiStep:
     """The default classifiers: pixels to spiking layers to 10 neurons, read by their firing rates.
 
     Returns:
-        A runner that takes static images `[B, 1, H, W]` to output spikes `[T, B, 10]`.
+        A runner that takes static images `[B, 1, H, W]`, or event frames `[T, B, 2, H, W]`, to output spikes `[T, B, 10]`.
     """
 
     def node() -> neurons.LIFNode:
@@ -151,7 +158,9 @@ def build_network(config: Config) -> MultiStep:
         )
 
     side = SIDES[config.dataset]
-    if config.network == "mlp":
+    if config.dataset == "digits-dvs":
+        net = event_network(side, node, hidden=config.hidden)
+    elif config.network == "mlp":
         net = nn.Sequential(nn.Flatten(), nn.Linear(side**2, config.hidden), node(), nn.Linear(config.hidden, 10), node())
     else:
         # currents are pooled rather than spikes: the first layer then runs once, and its neurons are a quarter as many
@@ -167,20 +176,38 @@ def build_network(config: Config) -> MultiStep:
         )
     if config.weight_bits is not None:
         quant.quantize(net, weights=config.weight_bits)
-    return MultiStep(net, time_steps=config.time_steps)
+    # event frames come one for each time step
+    return MultiStep(net, time_steps=None if config.dataset == "digits-dvs" else config.time_steps)
 
 
-def load_datasets(config: Config, data_dir: str | Path | None) -> tuple[ImageDataset, ImageDataset]:
+def load_datasets(config: Config, data_dir: str | Path | None) -> tuple[InMemory, InMemory]:
     """Training and test set of a configuration.
+
+    Args:
+        config: names the dataset.
+        data_dir: folder of the MNIST files, or the one that event recordings are kept in (the user's cache when None).
 
     Raises:
         MissingDataError: MNIST without a folder, or files missing there.
     """
     if config.dataset == "digits":
         return data.digits(train=True), data.digits(train=False)
+    if config.dataset == "digits-dvs":
+        folder = user_cache() / "digits-dvs" if data_dir is None else Path(data_dir)
+        return load_event_frames(config, folder, train=True), load_event_frames(config, folder, train=False)
     if data_dir is None:
         raise MissingDataError("dataset 'mnist' is read from a folder with its four idx files; name it with --data DIR")
     return data.MNIST(data_dir, train=True), data.MNIST(data_dir, train=False)
+
+
+def load_event_frames(config: Config, folder: Path, *, train: bool) -> FrameDataset:
+    """What the event camera sees of the digits, as `time_steps` frames each; the recordings are kept in `folder`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    to_frames = FramesByTime((SIDES[config.dataset], SIDES[config.dataset]), config.time_steps)
+    return FrameDataset.of(Cached(DigitsDVS(train), folder, [to_frames]))
 
 
 class Training:
@@ -192,7 +219,7 @@ class Training:
         progress: show a progress bar on standard error.
     """
 
-    def __init__(self, config: Config, train_set: ImageDataset, test_set: ImageDataset, *, progress: bool = True) -> None:
+    def __init__(self, config: Config, train_set: InMemory, test_set: InMemory, *, progress: bool = True) -> None:
         self.config = config
         self.train_set, self.test_set = train_set, test_set
         self.progress = progress

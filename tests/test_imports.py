@@ -23,6 +23,7 @@ LAYERS = {
     "kernels": 3,
     "transition": 4,
     "temporal": 5,
+    "event_network": 6,
     "neurons": 6,
     "layers": 6,
     "runners": 7,

@@ -267,3 +267,61 @@ def test_learns_real_mnist(real_data):
     few = train_set.subset(range(6000))
     run = Training(config, data.ImageDataset(few.images, few.labels), test_set, progress=False)
     assert run.run_epoch()["accuracy"] > 0.8
+
+
+EVENTS = Config(dataset="digits-dvs", hidden=16, time_steps=4, epochs=2, batch_size=16, learning_rate=5e-3)
+
+
+@pytest.fixture
+def few_recordings(monkeypatch):
+    """The first 64 training and 32 test recordings only."""
+    from snnsim.data import events
+
+    class Few(events.DigitsDVS):
+        def __init__(self, train):
+            super().__init__(train)
+            self.labels = self.labels[: 64 if train else 32]
+
+    monkeypatch.setattr("snnsim.training.DigitsDVS", Few)
+
+
+@pytest.mark.usefixtures("few_recordings")
+def test_event_recordings_train_a_convolutional_network(tmp_path):
+    run = Training(EVENTS, *load_datasets(EVENTS, tmp_path), progress=False)
+    assert run.runner(run.test_set.take(torch.arange(3))[0]).shape == (4, 3, 10)
+    assert any(isinstance(module, torch.nn.Conv2d) for module in run.runner.modules())
+    first, second = run.run_epoch(), run.run_epoch()
+    assert second["loss"] < first["loss"]
+
+
+@pytest.mark.usefixtures("few_recordings")
+def test_event_recordings_are_simulated_once(tmp_path, monkeypatch):
+    train, _ = load_datasets(EVENTS, tmp_path)
+    monkeypatch.setattr("snnsim.data.events.DigitsDVS.recording", lambda self, index: pytest.fail("simulated again"))
+    again, _ = load_datasets(EVENTS, tmp_path)
+    assert torch.equal(train.frames, again.frames)
+    # another number of frames is made of the same recordings
+    more, _ = load_datasets(dataclasses.replace(EVENTS, time_steps=6), tmp_path)
+    assert more.frames.shape[1] == 6
+    assert torch.equal(more.frames.sum(1), train.frames.sum(1))
+
+
+@pytest.mark.usefixtures("few_recordings")
+def test_event_recordings_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load_datasets(EVENTS, None)
+    assert len(list((tmp_path / "snnsim" / "digits-dvs").rglob("*.npz"))) == 96
+
+
+@pytest.mark.usefixtures("few_recordings")
+def test_a_resumed_run_on_events_ends_at_the_same_weights(tmp_path):
+    sets = load_datasets(EVENTS, tmp_path)
+    whole, broken = (Training(EVENTS, *sets, progress=False) for _ in range(2))
+    whole.run_epoch()
+    whole.run_epoch()
+    broken.run_epoch()
+    broken.save(tmp_path / "checkpoint.pt")
+    resumed = Training(EVENTS, *sets, progress=False)
+    resumed.resume(tmp_path / "checkpoint.pt")
+    resumed.run_epoch()
+    assert same(weights(resumed), weights(whole))

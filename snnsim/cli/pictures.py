@@ -35,12 +35,13 @@ def draw_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
 
 @torch.no_grad()
 def draw_membranes(training: Training, path: Path, time_steps: int = 24) -> Path:
-    """Raster of one test image, and the membranes of those neurons of the last hidden layer that moved most, on their levels."""
-    images, labels = training.test_set.take(torch.tensor([0]))
-    # longer than in training, for more to see
-    runner = MultiStep(training.runner.net, time_steps=time_steps).eval()
+    """Raster of one test item, and the membranes of those neurons of the last hidden layer that moved most, on their levels."""
+    x, labels = training.test_set.take(torch.tensor([0]))
+    still = training.runner.time_steps is not None
+    # an image can be shown longer than in training, for more to see
+    runner = MultiStep(training.runner.net, time_steps=time_steps if still else None).eval()
     with Recorder(runner) as recorder:
-        runner(images)
+        runner(x)
     *_, hidden, output = recorder.traces().values()
     spikes, charged = hidden.spikes[:, 0].flatten(1), hidden.charged[:, 0].flatten(1)
     moves = (charged.diff(dim=0) != 0).sum(0) + 2 * (spikes.sum(0) > 1)
@@ -51,7 +52,7 @@ def draw_membranes(training: Training, path: Path, time_steps: int = 24) -> Path
     top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.3))
     viz.raster({"hidden": spikes, "output": output.spikes[:, 0]}, ax=top)
     states = f"{describe_bits(training.config.bits)} states"
-    top.set_title(f"One test image of the digit {int(labels[0])}, {states}", loc="left")
+    top.set_title(f"One test {'image' if still else 'recording'} of the digit {int(labels[0])}, {states}", loc="left")
     viz.membrane(charged[:, liveliest], node.state_quant, threshold, spikes[:, liveliest], ax=bottom)
     bottom.set_title("Three hidden neurons: membrane before reset", loc="left", y=1.08)
     viz.save(figure, path)

@@ -11,6 +11,7 @@ import torch
 
 from snnsim.cli.options import positive_int, state_bits, weight_bits, whole_number
 from snnsim.cli.pictures import draw_curves, draw_membranes
+from snnsim.cli.tensorboard import add_tensorboard, log_epoch, writer_of
 from snnsim.errors import OutputError
 from snnsim.metrics import footprint
 from snnsim.training import CODEBOOKS, DATASETS, NETWORKS, Config, Training, describe_bits, load_datasets
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
     defaults = Config()
     parser: argparse.ArgumentParser = commands.add_parser(
         "train",
-        help="train a network on digits or MNIST",
+        help="train a network on digits, MNIST or event recordings",
         description=DESCRIPTION,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -32,9 +33,13 @@ def add_parser(commands: Any) -> None:
         "--dataset",
         choices=DATASETS,
         default=defaults.dataset,
-        help="digits ships with scikit-learn; mnist needs --data",
+        help="digits ships with scikit-learn, and so does digits-dvs, its digits before an event camera; mnist needs --data",
     )
-    parser.add_argument("--data", metavar="DIR", help="folder with the four MNIST idx files, gzipped or not")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder with the four MNIST idx files, gzipped or not; for digits-dvs, where its recordings are kept",
+    )
     parser.add_argument(
         "--bits",
         type=state_bits,
@@ -52,7 +57,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--network", choices=NETWORKS, default=defaults.network, help="one hidden layer, or two convolutions")
     parser.add_argument("--hidden", type=positive_int, default=defaults.hidden, help="neurons of the hidden layer")
-    parser.add_argument("--time-steps", type=positive_int, default=defaults.time_steps, help="how often an image is presented")
+    parser.add_argument(
+        "--time-steps",
+        type=positive_int,
+        default=defaults.time_steps,
+        help="how often an image is presented, or frames of a recording",
+    )
     parser.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training set")
     parser.add_argument(
         "--float-epochs",
@@ -74,6 +84,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--overwrite", action="store_true", help="discard the checkpoint in --out")
     parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of torch")
+    add_tensorboard(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -106,14 +117,17 @@ def run(options: argparse.Namespace) -> int:
             raise OutputError(f"{checkpoint} exists; continue it with --resume, discard it with --overwrite, or give another --out")
         # an unwritable folder shows now, not after the first epoch
         training.save(checkpoint)
-    while training.epoch < config.epochs:
-        record = training.run_epoch()
-        training.save(checkpoint)
-        print(
-            f"epoch {training.epoch}/{config.epochs}  loss {record['loss']:.4f}  test accuracy {record['accuracy']:.2%}  "
-            f"firing rate {record['firing_rate']:.3f}",
-            flush=True,
-        )
+    with writer_of(options) as writer:
+        while training.epoch < config.epochs:
+            record = training.run_epoch()
+            training.save(checkpoint)
+            print(
+                f"epoch {training.epoch}/{config.epochs}  loss {record['loss']:.4f}  test accuracy {record['accuracy']:.2%}  "
+                f"firing rate {record['firing_rate']:.3f}",
+                flush=True,
+            )
+            if writer is not None:
+                log_epoch(writer, training)
     report(training, options.out)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,7 +11,17 @@ from torch.utils.data import Dataset
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["ImageDataset", "batches"]
+__all__ = ["ImageDataset", "InMemory", "batches"]
+
+
+class InMemory(Protocol):
+    """A dataset of which many items can be read at once."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The items at `index`, `[M]` int64, and their labels `[M]`."""
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -74,7 +85,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def batches(
-    dataset: ImageDataset,
+    dataset: InMemory,
     batch_size: int,
     *,
     shuffle: bool = False,
@@ -84,14 +95,14 @@ def batches(
     """One pass over an in-memory dataset, batch by batch.
 
     Args:
-        dataset: where the batches come from; they are made on its device.
+        dataset: where the batches come from, an `ImageDataset` or `events.FrameDataset`; they are made on its device.
         batch_size: items per batch, at least 1; the last batch may be smaller.
         shuffle: draw a new order for this pass.
         generator: source of that order, so that a pass can be repeated; torch's default generator when None.
         drop_last: leave out a last batch that is smaller.
 
     Returns:
-        Iterator of float32 images `[B, C, H, W]` in [0, 1] and int64 labels `[B]`.
+        Iterator of float32 images `[B, C, H, W]` in [0, 1], or of event frames `[T, B, 2, H, W]`, and int64 labels `[B]`.
 
     Example:
         >>> import torch
@@ -111,7 +122,7 @@ def batches(
 
 
 def _batches(
-    dataset: ImageDataset, batch_size: int, shuffle: bool, generator: torch.Generator | None, drop_last: bool
+    dataset: InMemory, batch_size: int, shuffle: bool, generator: torch.Generator | None, drop_last: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     count = len(dataset)
     if shuffle:

@@ -30,6 +30,7 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
+from snnsim.files import user_cache
 from snnsim.kernels import cpu_kernels
 from snnsim.kernels.threads import Kernel
 
@@ -67,8 +68,7 @@ def folder() -> Path:
     chosen = vars(config)["CACHE_DIR"]
     if chosen:
         return Path(chosen) / "snnsim"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "snnsim" / "kernels"
+    return user_cache() / "kernels"
 
 
 class _File:

@@ -157,3 +157,21 @@ def test_help_explains_itself(command, capsys):
 
 def test_table_aligns_its_columns():
     assert table(("a", "bb"), [("x", "1"), ("yyy", "22")]) == "a    bb\n---  --\nx     1\nyyy  22"
+
+
+def test_train_on_event_recordings(tmp_path, capsys, monkeypatch):
+    from snnsim.data import events
+
+    class Few(events.DigitsDVS):
+        def __init__(self, train):
+            super().__init__(train)
+            self.labels = self.labels[:32]
+
+    monkeypatch.setattr("snnsim.training.DigitsDVS", Few)
+    out = tmp_path / "run"
+    assert main([*FAST, "--dataset", "digits-dvs", "--data", str(tmp_path / "kept"), "--out", str(out)]) == 0
+    assert "4-bit states: test accuracy" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"checkpoint.pt", "learning_curve.png", "membranes.png", "summary.json"}
+    (tmp_path / "file").write_text("")
+    assert main([*FAST, "--dataset", "digits-dvs", "--data", str(tmp_path / "file"), "--out", str(out), "--overwrite"]) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from snnsim.data.events.dataset import EventDataset, FromDataset, Transform, col
 from snnsim.data.events.digits_dvs import DigitsDVS
 from snnsim.data.events.frames import FramesByCount, FramesByTime, FramesByWindow
 from snnsim.data.events.gesture import DVSGesture, read_gesture_labels
+from snnsim.data.events.memory import FrameDataset
 from snnsim.data.events.nmnist import NMNIST
 from snnsim.data.events.prophesee import read_dat, read_evt3
 from snnsim.data.events.spoken import SpokenSpikes
@@ -27,6 +28,7 @@ __all__ = [
     "EventCamera",
     "EventDataset",
     "FlipHorizontal",
+    "FrameDataset",
     "FramesByCount",
     "FramesByTime",
     "FramesByWindow",

@@ -1,0 +1,60 @@
+import pickle
+
+import pytest
+import torch
+
+from snnsim.data import batches
+from snnsim.data.events import DigitsDVS, EventDataset, FrameDataset, FramesByTime, FramesByWindow, event_array
+from snnsim.errors import InvalidTypeError, ShapeError
+
+
+class Two(EventDataset):
+    """Recordings of 3 and of 6 events, a microsecond apart."""
+
+    def __init__(self, transforms=()):
+        super().__init__((2, 2), [7, 8], transforms)
+
+    def recording(self, index):
+        count = 3 * (index + 1)
+        return event_array([0] * count, [1] * count, list(range(count)), [1] * count)
+
+
+def test_items_are_those_of_the_dataset():
+    dataset = Two([FramesByTime((2, 2), 3)])
+    held = FrameDataset.of(dataset)
+    assert len(held) == 2
+    for (frames, label), (expected, expected_label) in zip((held[0], held[1]), (dataset[0], dataset[1]), strict=True):
+        assert torch.equal(frames, expected)
+        assert label == expected_label
+    assert repr(held) == "FrameDataset(2 recordings [3, 2, 2, 2], cpu)"
+    assert torch.equal(pickle.loads(pickle.dumps(held)).frames, held.frames)
+
+
+def test_a_batch_is_time_first():
+    held = FrameDataset.of(Two([FramesByTime((2, 2), 3)]))
+    frames, labels = held.take(torch.tensor([1, 0, 1]))
+    assert frames.shape == (3, 3, 2, 2, 2)
+    assert torch.equal(frames[:, 1], held[0][0])
+    assert labels.tolist() == [8, 7, 8]
+    assert [len(y) for _, y in batches(held, 1)] == [1, 1]
+
+
+def test_events_that_are_not_frames_are_refused():
+    with pytest.raises(InvalidTypeError, match="its items are events; end its transforms with one that makes frames"):
+        FrameDataset.of(Two())
+
+
+def test_recordings_of_different_length_are_refused():
+    with pytest.raises(ShapeError, match=r"differ in shape, \[\[3, 2, 2, 2\], \[6, 2, 2, 2\]\]; make frames of equal number"):
+        FrameDataset.of(Two([FramesByWindow((2, 2), 1)]))
+
+
+def test_a_label_for_each_recording():
+    with pytest.raises(ShapeError, match=r"frames: \[2, 3, 2, 4, 4\], labels: \[3\]\): expected frames"):
+        FrameDataset(torch.zeros(2, 3, 2, 4, 4), torch.zeros(3, dtype=torch.int64))
+
+
+def test_the_digits_before_the_camera():
+    dataset = DigitsDVS(False, [FramesByTime((20, 20), 4)])
+    dataset.labels = dataset.labels[:5]
+    assert FrameDataset.of(dataset).take(torch.arange(5))[0].shape == (4, 5, 2, 20, 20)
