@@ -123,14 +123,13 @@ def leaky_node(codebook: str) -> LIFNode:
 
 def reference_of(codebook: str) -> Run:
     """The same neuron run by the reference engine, which is the definition."""
-    node, one = leaky_node(codebook), torch.zeros(1)
-    kernel = node.plan(one).kernel
-    rest = node.initial("v", one, torch.float32, node.state_quant)
-    if isinstance(kernel, Table):
-        table, carry = kernel, node.decayed(rest)
+    plan = leaky_node(codebook).plan(torch.zeros(1))
+    kernel, start = plan.kernel, plan.start
+    if isinstance(kernel, Table) and start is not None:
+        table, carry = kernel, start
         return lambda x: scan(x, carry, table, "reference")[0]
-    if isinstance(kernel, LinearMembrane):
-        membrane = kernel
+    if isinstance(kernel, LinearMembrane) and start is not None:
+        membrane, rest = kernel, start
         return lambda x: scan_linear(x, rest, membrane, "reference")[0]
     raise InvalidValueError(f"codebook={codebook!r}: its neuron has neither a table nor a linear membrane")
 
