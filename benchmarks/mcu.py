@@ -47,7 +47,7 @@ class Variant:
     on_grid: bool = True
 
     def network(self) -> IntegerNetwork:
-        """The network, with weights at which a quarter of its hidden neurons fire at each step."""
+        """The network, with weights at which about three in ten hidden neurons fire at each step."""
         torch.manual_seed(0)
         weights = QuantDescriptor(self.weight_bits, axis=0, narrow_range=True)
         layers = [QuantLinear(INPUTS, 128, weight_quant=weights), QuantLinear(128, 10, weight_quant=weights)]
