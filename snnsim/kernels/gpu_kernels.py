@@ -55,12 +55,18 @@ def forward_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < size
     v = tl.load(start + n * start_stride, mask=inside, other=0.0)
-    channel = n // inner % CHANNELS
+    if CHANNELS == 1:
+        channel = n * 0
+    else:
+        channel = n // inner % CHANNELS
     row = channel * levels
     if DIVISORS == 1:
         by = tl.load(divisor)
     elif DIVISORS > 1:
         by = tl.load(divisor + channel, mask=inside, other=1.0)
+    # a store in the loop may change anything, for all the compiler knows: what stays the same is read here
+    if CLIP:
+        low, high = tl.load(limits), tl.load(limits + 1)
     for step in range(time_steps):
         t = tl.cast(step, tl.int64)
         u = tl.load(x + t * x_stride + n, mask=inside, other=0.0).to(v.dtype)
@@ -83,7 +89,7 @@ def forward_kernel(
         tl.store(out + place, tl.where(known, spike, h), mask=inside)
         if SAVE:
             if CLIP:
-                code = tl.where((h < tl.load(limits)) | (h > tl.load(limits + 1)), code | MARK, code)
+                code = tl.where((h < low) | (h > high), code | MARK, code)
             tl.store(codes + place, tl.where(known, code, nan_code).to(codes.dtype.element_ty), mask=inside)
     tl.store(last + n, v, mask=inside)
 
@@ -114,7 +120,10 @@ def backward_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < size
     g = tl.load(start + n * start_stride, mask=inside, other=0.0)
-    channel = n // inner % CHANNELS
+    if CHANNELS == 1:
+        channel = n * 0
+    else:
+        channel = n // inner % CHANNELS
     row = channel * levels
     if DIVISORS == 1:
         by = tl.load(divisor)
@@ -172,20 +181,21 @@ def linear_forward_kernel(
         tau = tl.load(taus + n // inner % TAUS, mask=inside, other=1.0)
     if DIVISORS > 0:
         by = tl.load(divisor + n // inner % DIVISORS, mask=inside, other=1.0)
+    rest, reset = tl.load(potentials), tl.load(potentials + 1)
     for step in range(time_steps):
         t = tl.cast(step, tl.int64)
         u = tl.load(x + t * x_stride + n, mask=inside, other=0.0).to(v.dtype)
         if DIVISORS > 0:
             u = divided(u, by)
         if TAUS > 0:
-            h = (v - divided(v - tl.load(potentials), tau)) + u
+            h = (v - divided(v - rest, tau)) + u
         else:
             h = v + u
         fired = h >= threshold
         place = t * size + n
         tl.store(out + place, tl.where(h == h, fired.to(v.dtype), h), mask=inside)
         if HARD:
-            v = tl.where(fired, tl.load(potentials + 1), h)
+            v = tl.where(fired, reset, h)
         else:
             v = tl.where(fired, h - threshold, h)
         if SAVE:
@@ -225,6 +235,7 @@ def linear_backward_kernel(
         tau = tl.load(taus + n // inner % TAUS, mask=inside, other=1.0)
     if DIVISORS > 0:
         by = tl.load(divisor + n // inner % DIVISORS, mask=inside, other=1.0)
+    reset = tl.load(potentials + 1)
     for step in range(time_steps):
         t = tl.cast(time_steps - 1 - step, tl.int64)
         place = t * size + n
@@ -234,7 +245,7 @@ def linear_backward_kernel(
         if HARD:
             past = tl.where(d >= 0, 0.0, g).to(g.dtype)
             if not DETACH:
-                through = (through - g * (d + threshold)) + g * tl.load(potentials + 1)
+                through = (through - g * (d + threshold)) + g * reset
         else:
             if not DETACH:
                 through = through - g * threshold

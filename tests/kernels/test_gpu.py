@@ -72,6 +72,43 @@ def test_linear_membranes_give_what_the_reference_gives(dtype, linear, same):
             assert same(a, b), (reset, tau, divisor, detach, channels)
 
 
+@pytest.mark.parametrize(("levels", "clip"), [(16, True), (256, False), (300, True)])
+def test_gradients_of_what_a_table_is_made_of_are_those_of_the_reference(levels, clip, random_table):
+    table = moved(random_table(levels, channels=3, clip=clip, divisor="channel"))
+    x = torch.randn(4, 66, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    gradients = []
+    for engine in ("gpu", "reference"):
+        learned = {name: getattr(table, name).clone().requires_grad_() for name in ("out", "carry", "after", "divisor")}
+        out, v = scan(x, torch.zeros(66, device=DEVICE), dataclasses.replace(table, **learned), engine)
+        gradients.append(torch.autograd.grad(out.sum() + 2 * v.sum(), list(learned.values())))
+    assert all(gradient.any() for gradient in gradients[0])
+    # sums over neurons: on a GPU their order is torch's
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients_of_the_constants_of_a_membrane_are_those_of_the_reference(channels, linear):
+    membrane = moved(linear(channels=channels, tau=2.0, divisor=3.0))
+    x = torch.randn(4, 66, generator=torch.Generator().manual_seed(0)).to(DEVICE) + 1
+    gradients = []
+    for engine in ("gpu", "reference"):
+        learned = {name: getattr(membrane, name).clone().requires_grad_() for name in ("threshold", "tau", "divisor")}
+        out, v = scan_linear(x, torch.zeros(66, device=DEVICE), dataclasses.replace(membrane, **learned), engine)
+        gradients.append(torch.autograd.grad(out.sum() + 2 * v.sum(), list(learned.values())))
+    assert all(gradient.any() for gradient in gradients[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_and_steps_with_gaps_between_them_are_read_in_place(half, random_table):
+    table = moved(random_table(16))
+    x = torch.randn(4, 3, 66, generator=torch.Generator().manual_seed(0)).to(DEVICE, half)[:, 1]
+    assert x.stride() == (198, 1)
+    start = torch.zeros(66, device=DEVICE)
+    for a, b in zip(scan(x, start, table, "gpu"), scan(x, start, table, "reference"), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_values_on_an_edge_belong_to_the_upper_cell(random_table):
     table = moved(dataclasses.replace(random_table(16), out=torch.arange(16.0)[None]))
     out, _ = scan(table.edges[None], torch.zeros(1, device=DEVICE), table, "gpu")
