@@ -226,7 +226,8 @@ class ATan(Surrogate):
     alpha: float = parameter(2.0, above=0)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return self.alpha / 2 / (1 + (math.pi / 2 * self.alpha * x).square())
+        # the factor in front is inside the sum and the square: an operation less for each element
+        return (2 / self.alpha + (math.pi * math.sqrt(self.alpha / 2) * x).square()).reciprocal()
 
     def primitive(self, x: Tensor) -> Tensor:
         return torch.atan(math.pi / 2 * self.alpha * x) / math.pi + 0.5
