@@ -17,7 +17,7 @@ TREE, UNIFORM, GRID, BISECT = "forward_by_tree", "forward_uniform", "forward_by_
 LONG = "forward_long"
 
 # the compiled kernels read this many edges
-TREE_EDGES, REGISTERS = 15, 256
+TREE_CELLS, REGISTERS = 16, 256
 # bytes; a larger grid would push the strips out of the first-level cache
 MOST_BINS = 1 << 14
 
@@ -46,18 +46,16 @@ class CellFinder:
 
 
 @lru_cache(maxsize=256)
-def cell_finder(edges: bytes, dtype: str, permutes: bool) -> CellFinder:
+def cell_finder(edges: bytes, dtype: str) -> CellFinder:
     """The fastest method that is exact for these edges.
 
     Args:
         edges: the raw bytes of `[L-1]` strictly increasing values; so that no change of a tensor's content goes unseen.
         dtype: "float32" or "float64".
-        permutes: whether the kernels look tables of this dtype up in registers, which makes arithmetic pay for few levels too.
     """
     values = np.frombuffer(edges, dtype=dtype)
-    if len(values) <= TREE_EDGES:
-        even = _uniform(values) if permutes and len(values) > 2 else None
-        return even or CellFinder(TREE, _padded(values, TREE_EDGES))
+    if len(values) < TREE_CELLS:
+        return CellFinder(TREE, _padded(values, TREE_CELLS))
     if len(values) < REGISTERS:
         found = _uniform(values) or _grid(values)
         if found is not None:

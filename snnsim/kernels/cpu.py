@@ -297,11 +297,8 @@ def _run(name: str, dtype: torch.dtype, record: str, fields: tuple[Any, ...], bl
 
 def _cells(table: Table) -> CellFinder:
     """How the cell of a value is found in this table."""
-    from snnsim.kernels import cpu_kernels
-
     wide = table.dtype == torch.float64
-    edges = table.edges.detach().numpy().tobytes()
-    return cell_finder(edges, "float64" if wide else "float32", cpu_kernels.PERMUTES and not wide)
+    return cell_finder(table.edges.detach().numpy().tobytes(), "float64" if wide else "float32")
 
 
 @cache

@@ -2,7 +2,9 @@
 
 Each kernel is a C function of one pointer, to a record of addresses and sizes. It takes blocks of neurons off a shared counter
 until none is left, so that any number of threads may run it on the same record: a block keeps its state in the cache while time
-runs inside. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look up, emit.
+runs inside. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look up, emit. Where
+AVX-512 can look tables up in registers the usual case goes through 64 neurons at a time instead, without a stop in memory: what a
+pass stores in pieces and the next loads as a whole has to wait until every store before it has reached the cache.
 
 Nothing here is `fastmath`: every operation rounds on its own, as in `reference.py`. All of it is one file, because the compiled
 cache is renewed when the file changes that a kernel is defined in, and only then.
@@ -42,8 +44,10 @@ TREE, UNIFORM, GRID, BISECT = 0, 1, 2, 3
 
 # elements of a strip: what the passes exchange stays in the first-level cache
 STRIP = 512
-# longest table that is looked up in registers
-REGISTERS = 256
+# longest table that is looked up in registers, and longest that fits into one of them
+REGISTERS, SHORT = 256, 16
+# what a step in registers is told besides tables
+NUMBERS = ("threshold", "low", "high", "origin", "inverse", "last", "scale")
 # named, because numba takes only a name or a number for a literal
 STRIP_BYTES, TABLE_BYTES = STRIP * 8, REGISTERS * 8
 
@@ -176,6 +180,29 @@ def retyped(typing_context: Any, memory: Any, dtype: Any) -> Any:
     return result(memory, dtype), codegen
 
 
+@_intrinsic(prefer_literal=True)
+def ask_for(typing_context: Any, base: Any, n: Any, writes: Any) -> Any:
+    """Have `n` elements brought into the cache, to be written if `writes` (a literal) is 1; never faults, whatever the address."""
+    how, size = writes.literal_value, base.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits, byte, integer = ir.IntType(32), ir.IntType(8).as_pointer(), ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [byte, bits, bits, bits])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        place, stop = builder.bitcast(args[0], byte), builder.mul(args[1], integer(size))
+        with cgutils.for_range_slice(builder, integer(0), stop, integer(WIDTH), intp=integer) as (offset, _):
+            builder.call(function, [builder.gep(place, [offset]), bits(how), bits(3), bits(1)])
+        return context.get_dummy_value()
+
+    return types.void(base, types.int64, writes), codegen
+
+
+@njit(forceinline=True)
+def next_strip(t: Any, first: Any, step: Any, begin: Any, end: Any) -> Any:
+    """Row and first neuron of the strip behind this one: what it needs is fetched while this one is worked on."""
+    return (t, first + STRIP) if first + STRIP < end else (t + step, begin)
+
+
 # ---- looking up
 
 
@@ -200,54 +227,175 @@ def _interleaving(unit: int, upper: bool) -> list[int]:
     return places
 
 
+class _Registers:
+    """Writes vector instructions: 64 bytes, or 4 times 16 floats, at a time."""
+
+    bytes = ir.VectorType(ir.IntType(8), WIDTH)
+    integers = ir.VectorType(ir.IntType(32), 16)
+    floats = ir.VectorType(ir.FloatType(), 16)
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def address(self, base: Any, offset: Any, kind: Any) -> Any:
+        """`offset` elements behind a pointer, as the place of a vector."""
+        return self.builder.bitcast(self.builder.gep(base, [offset]), kind.as_pointer())
+
+    def all(self, kind: Any, value: Any) -> Any:
+        """A vector of one number, a literal or a value."""
+        if not isinstance(value, ir.Value):
+            return ir.Constant(kind, [value] * kind.count)
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
+        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count))
+
+    def shuffle(self, a: Any, b: Any, order: list[int]) -> Any:
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+    def quarter(self, vector: Any, number: int) -> Any:
+        """16 of 64 elements."""
+        return self.shuffle(vector, vector, list(range(16 * number, 16 * number + 16)))
+
+    def concatenated(self, parts: list[Any]) -> Any:
+        """Vectors one after the other; a power of two of them."""
+        while len(parts) > 1:
+            both = list(range(2 * parts[0].type.count))
+            parts = [self.shuffle(a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    def select(self, condition: Any, a: Any, b: Any) -> Any:
+        return self.builder.select(condition, a, b)
+
+    def bytes_of(self, integers: list[Any]) -> Any:
+        """4 times 16 integers as 64 bytes."""
+        sixteen = ir.VectorType(ir.IntType(8), 16)
+        return self.concatenated([self.builder.trunc(part, sixteen) for part in integers])
+
+    def reached(self, h: list[Any], bounds: list[Any]) -> Any:
+        """Which of 64 values are at or above their bound."""
+        return self.concatenated([self.builder.fcmp_ordered(">=", a, b) for a, b in zip(h, bounds, strict=True)])
+
+    def bisected(self, edges: list[list[Any]], h: Any) -> Any:
+        """Cell of 16 values among up to SHORT cells."""
+        cell = self.all(self.integers, 0)
+        for half in (8, 4, 2, 1):
+            probe = self.builder.add(cell, self.all(self.integers, half - 1))
+            edge = self.call("permvar.sf.512", self.floats, edges[0][0], probe)
+            above = self.builder.add(cell, self.all(self.integers, half))
+            cell = self.select(self.builder.fcmp_ordered(">=", h, edge), above, cell)
+        return cell
+
+    def nearest(self, h: Any, origin: Any, inverse: Any, last: Any) -> Any:
+        """`nearest_edge` of 16 values."""
+        zero, half = self.all(self.floats, 0.0), self.all(self.floats, 0.5)
+        place = self.builder.fadd(self.builder.fmul(self.builder.fsub(h, origin), inverse), half)
+        place = self.select(self.builder.fcmp_ordered(">", place, zero), place, zero)
+        place = self.select(self.builder.fcmp_ordered("<", place, last), place, last)
+        return self.builder.fptosi(place, self.integers)
+
+    def call(self, name: str, result: Any, *operands: Any) -> Any:
+        kind = ir.FunctionType(result, [operand.type for operand in operands])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.x86.avx512.{name}")
+        return self.builder.call(function, operands)
+
+    def table(self, planes: Any, entries: int) -> list[list[Any]]:
+        """A table as `prepare` leaves it, loaded: 16 floats, or for each byte of a float the vectors of a plane."""
+        if entries == SHORT:
+            return [[self.builder.load(self.address(planes, ir.IntType(64)(4 * REGISTERS), self.floats), align=WIDTH)]]
+        return [
+            [
+                self.builder.load(self.address(planes, ir.IntType(64)(REGISTERS * byte + WIDTH * v), self.bytes), align=WIDTH)
+                for v in range(entries // WIDTH)
+            ]
+            for byte in range(4)
+        ]
+
+    def look_up(self, table: list[list[Any]], codes: Any) -> list[Any]:
+        """What a loaded table holds for 64 codes, as 4 times 16 floats."""
+        if len(table) == 1:
+            quarters = [self.builder.zext(self.quarter(codes, number), self.integers) for number in range(4)]
+            return [self.call("permvar.sf.512", self.floats, table[0][0], quarter) for quarter in quarters]
+        code = self.shuffle(codes, codes, ORDER)
+        b0, b1, b2, b3 = (self._pick(plane, code) for plane in table)
+        found = []
+        for number in range(4):
+            half = _interleaving(1, upper=number >= 2)
+            turns = _interleaving(2, upper=number % 2 == 1)
+            units = self.shuffle(self.shuffle(b0, b1, half), self.shuffle(b2, b3, half), turns)
+            found.append(self.builder.bitcast(units, self.floats))
+        return found
+
+    def _pick(self, plane: list[Any], code: Any) -> Any:
+        if len(plane) == 1:
+            return self.call("permvar.qi.512", self.bytes, plane[0], code)
+        lower = self.call("vpermi2var.qi.512", self.bytes, plane[0], code, plane[1])
+        if len(plane) == 2:
+            return lower
+        upper = self.call("vpermi2var.qi.512", self.bytes, plane[2], code, plane[3])
+        return self.builder.select(self.builder.icmp_signed("<", code, self.all(self.bytes, 0)), upper, lower)
+
+
 @_intrinsic(prefer_literal=True)
 def permute(typing_context: Any, n: Any, planes: Any, codes: Any, result: Any, entries: Any) -> Any:
     """`result[i] = table[codes[i]]`, 64 at a time, with the table in registers.
 
     A float is looked up as four bytes. `planes` holds the lowest bytes of all entries, then the next ones, and so on, each plane
-    REGISTERS bytes long; `entries` (a literal: 64, 128 or 256) says how much of a plane is used.
+    REGISTERS bytes long, and then the first SHORT entries as floats; `entries` (a literal: SHORT, 64, 128 or 256) says how much is
+    used.
     """
-    vectors = entries.literal_value // WIDTH
-    vector, integer = ir.VectorType(ir.IntType(8), WIDTH), ir.IntType(64)
+    count = entries.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def place(base: Any, offset: Any) -> Any:
-            return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
-
-        def shuffle(a: Any, b: Any, order: list[int]) -> Any:
-            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), order))
-
-        def call(name: str, *operands: Any) -> Any:
-            kind = ir.FunctionType(vector, [vector] * len(operands))
-            return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.{name}"), operands)
-
-        def pick(plane: list[Any], code: Any) -> Any:
-            if vectors == 1:
-                return call("permvar.qi.512", plane[0], code)
-            lower = call("vpermi2var.qi.512", plane[0], code, plane[1])
-            if vectors == 2:
-                return lower
-            upper = call("vpermi2var.qi.512", plane[2], code, plane[3])
-            return builder.select(builder.icmp_signed("<", code, ir.Constant(vector, [0] * WIDTH)), upper, lower)
-
         n, planes, codes, result, _ = args
-        table = [
-            [builder.load(place(planes, ir.Constant(integer, REGISTERS * byte + WIDTH * v)), align=WIDTH) for v in range(vectors)]
-            for byte in range(4)
-        ]
-        step = ir.Constant(integer, WIDTH)
-        with cgutils.for_range_slice(builder, ir.Constant(integer, 0), n, step, intp=integer) as (index, _):
-            code = builder.load(place(codes, index), align=WIDTH)
-            code = shuffle(code, code, ORDER)
-            b0, b1, b2, b3 = (pick(plane, code) for plane in table)
-            for quarter in range(4):
-                half = _interleaving(1, upper=quarter >= 2)
-                floats = shuffle(shuffle(b0, b1, half), shuffle(b2, b3, half), _interleaving(2, upper=quarter % 2 == 1))
-                offset = builder.add(index, ir.Constant(integer, 16 * quarter))
-                builder.store(floats, builder.bitcast(builder.gep(result, [offset]), vector.as_pointer()), align=WIDTH)
+        do, integer = _Registers(builder), ir.IntType(64)
+        table = do.table(planes, count)
+        with cgutils.for_range_slice(builder, integer(0), n, integer(WIDTH), intp=integer) as (index, _):
+            code = builder.load(do.address(codes, index, do.bytes), align=WIDTH)
+            for number, floats in enumerate(do.look_up(table, code)):
+                place = do.address(result, builder.add(index, integer(16 * number)), do.floats)
+                builder.store(floats, place, align=WIDTH)
         return context.get_dummy_value()
 
     return types.void(types.int64, planes, codes, result, entries), codegen
+
+
+@_intrinsic(prefer_literal=True)
+def go_back_together(
+    typing_context: Any,
+    n: Any,
+    codes: Any,
+    mark: Any,
+    slope: Any,
+    follow: Any,
+    grad_out: Any,
+    g: Any,
+    grad: Any,
+    entries: Any,
+) -> Any:
+    """`go_back` for `n` neurons, a multiple of 64, nothing leaving the registers; tables as for `permute`, or of 16 floats."""
+    count = entries.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        n, codes, mark, slope, follow, grad_out, g, grad, _ = args
+        do, integer = _Registers(builder), ir.IntType(64)
+        slopes, follows = do.table(slope, count), do.table(follow, count)
+        kind = ir.VectorType(mark.type, WIDTH)
+        marks = do.all(kind, mark)
+        with cgutils.for_range_slice(builder, integer(0), n, integer(WIDTH), intp=integer) as (index, _):
+            stored = builder.load(do.address(codes, index, kind), align=1)
+            blocked = builder.icmp_signed("!=", builder.and_(stored, marks), do.all(kind, 0))
+            code = builder.and_(stored, builder.not_(marks))
+            code = code if kind == do.bytes else builder.trunc(code, do.bytes)
+            looked = zip(do.look_up(slopes, code), do.look_up(follows, code), strict=True)
+            for number, (of_out, of_state) in enumerate(looked):
+                at_ = builder.add(index, integer(16 * number))
+                place, incoming = do.address(g, at_, do.floats), builder.load(do.address(grad_out, at_, do.floats), align=4)
+                total = builder.fadd(builder.fmul(of_out, incoming), builder.fmul(of_state, builder.load(place, align=4)))
+                total = builder.select(do.quarter(blocked, number), do.all(do.floats, 0.0), total)
+                builder.store(total, place, align=4)
+                builder.store(total, do.address(grad, at_, do.floats), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, codes, mark, slope, follow, grad_out, g, grad, entries), codegen
 
 
 @njit
@@ -274,6 +422,120 @@ def look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> None:
     raise NotImplementedError
 
 
+@_intrinsic(prefer_literal=True)
+def go_forward_together(
+    typing_context: Any,
+    n: Any,
+    x: Any,
+    numbers: Any,
+    v: Any,
+    found: Any,
+    edges: Any,
+    table: Any,
+    mark: Any,
+    nan: Any,
+    out: Any,
+    codes: Any,
+    finder: Any,
+    entries: Any,
+) -> Any:
+    """Charge, cell, spike, reset and code of `n` neurons, a multiple of 64, nothing leaving the registers.
+
+    Tables are as `prepare` leaves them. `finder` (a literal): TREE halves up to SHORT cells; UNIFORM takes the nearest edge, GRID
+    what `found` says, and both compare once more. `numbers` are NUMBERS.
+    """
+    how, count = finder.literal_value, entries.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        n, x, numbers, v, found, edges, table, mark, nan, out, codes = args[:11]
+        do, integer = _Registers(builder), ir.IntType(64)
+        bounds, after = do.table(edges, count), do.table(table, count)
+        threshold, low, high, origin, inverse, last, scale = (
+            do.all(do.floats, builder.load(builder.gep(numbers, [integer(place)]))) for place in range(len(NUMBERS))
+        )
+        kind = ir.VectorType(mark.type, WIDTH)
+        marks, nans = do.all(kind, mark), do.all(kind, nan)
+        with cgutils.for_range_slice(builder, integer(0), n, integer(WIDTH), intp=integer) as (index, _):
+            places = [builder.add(index, integer(16 * number)) for number in range(4)]
+            states = [do.address(v, place, do.floats) for place in places]
+            h = []
+            for state, place in zip(states, places, strict=True):
+                u = builder.fmul(builder.load(do.address(x, place, do.floats), align=4), scale)
+                h.append(builder.fadd(builder.load(state, align=4), u))
+            if how == TREE:
+                code = do.bytes_of([do.bisected(bounds, part) for part in h])
+            else:
+                if how == UNIFORM:
+                    code = do.bytes_of([do.nearest(part, origin, inverse, last) for part in h])
+                else:
+                    code = builder.load(do.address(found, index, do.bytes), align=WIDTH)
+                reached = do.reached(h, do.look_up(bounds, code))
+                code = builder.add(code, builder.zext(reached, do.bytes))
+            known = [builder.fcmp_ordered("ord", part, part) for part in h]
+            for part, ordered, left, state, place in zip(h, known, do.look_up(after, code), states, places, strict=True):
+                fired = builder.fcmp_ordered(">=", part, threshold)
+                spike = do.select(fired, do.all(do.floats, 1.0), do.all(do.floats, 0.0))
+                builder.store(do.select(ordered, left, part), state, align=4)
+                builder.store(do.select(ordered, spike, part), do.address(out, place, do.floats), align=4)
+            beyond = [builder.or_(builder.fcmp_ordered("<", part, low), builder.fcmp_ordered(">", part, high)) for part in h]
+            code = code if kind == do.bytes else builder.zext(code, kind)
+            stored = do.select(do.concatenated(beyond), builder.or_(code, marks), code)
+            stored = do.select(do.concatenated(known), stored, nans)
+            builder.store(stored, do.address(codes, index, kind), align=1)
+        return context.get_dummy_value()
+
+    return (
+        types.void(types.int64, x, numbers, v, found, edges, table, mark, nan, out, codes, finder, entries),
+        codegen,
+    )
+
+
+def step_forward(
+    n: Any,
+    x: Any,
+    numbers: Any,
+    v: Any,
+    found: Any,
+    edges: Any,
+    table: Any,
+    levels: Any,
+    mark: Any,
+    nan: Any,
+    out: Any,
+    codes: Any,
+    finder: Any,
+) -> Any:
+    """A step of as many of `n` neurons as go through registers together; returns how many those were.
+
+    Args:
+        n: number of neurons.
+        x: their input.
+        numbers: what NUMBERS names.
+        v: their state.
+        found: for the finder GRID, one cell below at most; a strip on the stack.
+        edges, table: as `prepare` made them for uint8 codes.
+        levels: number of entries of the table.
+        mark, nan: of the type of the codes.
+        out, codes: rows of what is emitted and saved.
+        finder: how the cell is found, a literal.
+    """
+    raise NotImplementedError
+
+
+def step_back(n: Any, codes: Any, mark: Any, levels: Any, slope: Any, follow: Any, grad_out: Any, g: Any, grad: Any) -> Any:
+    """`go_back` for as many of `n` neurons as go through registers together; returns how many those were.
+
+    Args:
+        n: number of neurons.
+        codes: as stored, of one byte or two.
+        mark: the bit that says that nothing passes, of their type.
+        levels: number of entries of the tables.
+        slope, follow: tables, as `prepare` made them for uint8 codes.
+        grad_out, g, grad: rows of neurons.
+    """
+    raise NotImplementedError
+
+
 def _in_registers(table: Any, codes: Any) -> bool:
     return PERMUTES and table.dtype == types.float32 and codes == types.uint8
 
@@ -289,6 +551,8 @@ def _prepare(table: Any, levels: Any, memory: Any) -> Any:
         for k in range(register_size(levels)):
             for byte in range(4):
                 to[REGISTERS * byte + k] = from_[4 * (k if k < levels else 0) + byte]
+        for k in range(4 * SHORT):
+            to[4 * REGISTERS + k] = from_[k if k < 4 * levels else k % 4]
 
     return planar if _in_registers(table, types.uint8) else padded
 
@@ -301,7 +565,9 @@ def _look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> Any:
 
     def together(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> None:
         size = register_size(levels)
-        if size == 64:
+        if levels <= SHORT:
+            permute(n, retyped(table, uint8), codes, result, SHORT)
+        elif size == 64:
             permute(n, retyped(table, uint8), codes, result, 64)
         elif size == 128:
             permute(n, retyped(table, uint8), codes, result, 128)
@@ -309,6 +575,112 @@ def _look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> Any:
             permute(n, retyped(table, uint8), codes, result, 256)
 
     return together if _in_registers(table, codes.dtype) else one_by_one
+
+
+@overload(step_forward, prefer_literal=True)
+def _step_forward(
+    n: Any,
+    x: Any,
+    numbers: Any,
+    v: Any,
+    found: Any,
+    edges: Any,
+    table: Any,
+    levels: Any,
+    mark: Any,
+    nan: Any,
+    out: Any,
+    codes: Any,
+    finder: Any,
+) -> Any:
+    def none(
+        n: Any,
+        x: Any,
+        numbers: Any,
+        v: Any,
+        found: Any,
+        edges: Any,
+        table: Any,
+        levels: Any,
+        mark: Any,
+        nan: Any,
+        out: Any,
+        codes: Any,
+        finder: Any,
+    ) -> Any:
+        return 0
+
+    def short(
+        n: Any,
+        x: Any,
+        numbers: Any,
+        v: Any,
+        found: Any,
+        edges: Any,
+        table: Any,
+        levels: Any,
+        mark: Any,
+        nan: Any,
+        out: Any,
+        codes: Any,
+        finder: Any,
+    ) -> Any:
+        whole = n - n % WIDTH
+        bounds, after = retyped(edges, uint8), retyped(table, uint8)
+        go_forward_together(whole, x, numbers, v, found, bounds, after, mark, nan, out, codes, TREE, SHORT)
+        return whole
+
+    how = getattr(finder, "literal_value", None)
+
+    def longer(
+        n: Any,
+        x: Any,
+        numbers: Any,
+        v: Any,
+        found: Any,
+        edges: Any,
+        table: Any,
+        levels: Any,
+        mark: Any,
+        nan: Any,
+        out: Any,
+        codes: Any,
+        finder: Any,
+    ) -> Any:
+        whole, size = n - n % WIDTH, register_size(levels)
+        bounds, after = retyped(edges, uint8), retyped(table, uint8)
+        if size == 64:
+            go_forward_together(whole, x, numbers, v, found, bounds, after, mark, nan, out, codes, how, 64)
+        elif size == 128:
+            go_forward_together(whole, x, numbers, v, found, bounds, after, mark, nan, out, codes, how, 128)
+        else:
+            go_forward_together(whole, x, numbers, v, found, bounds, after, mark, nan, out, codes, how, 256)
+        return whole
+
+    if not _in_registers(table, found.dtype) or how not in (TREE, UNIFORM, GRID):
+        return none
+    return short if how == TREE else longer
+
+
+@overload(step_back)
+def _step_back(n: Any, codes: Any, mark: Any, levels: Any, slope: Any, follow: Any, grad_out: Any, g: Any, grad: Any) -> Any:
+    def none(n: Any, codes: Any, mark: Any, levels: Any, slope: Any, follow: Any, grad_out: Any, g: Any, grad: Any) -> Any:
+        return 0
+
+    def together(n: Any, codes: Any, mark: Any, levels: Any, slope: Any, follow: Any, grad_out: Any, g: Any, grad: Any) -> Any:
+        whole, size = n - n % WIDTH, register_size(levels)
+        one, next_ = retyped(slope, uint8), retyped(follow, uint8)
+        if levels <= SHORT:
+            go_back_together(whole, codes, mark, one, next_, grad_out, g, grad, SHORT)
+        elif size == 64:
+            go_back_together(whole, codes, mark, one, next_, grad_out, g, grad, 64)
+        elif size == 128:
+            go_back_together(whole, codes, mark, one, next_, grad_out, g, grad, 128)
+        else:
+            go_back_together(whole, codes, mark, one, next_, grad_out, g, grad, 256)
+        return whole
+
+    return together if _in_registers(slope, uint8) and codes.dtype in (uint8, uint16) else none
 
 
 @njit
@@ -511,6 +883,7 @@ def run_forward(memory: Any, finder: Any, kind: Any) -> None:
     h, looked = pointer(stack(STRIP_BYTES), dtype), pointer(stack(STRIP_BYTES), dtype)
     cells, middle = pointer(stack(STRIP_BYTES), kind), pointer(stack(STRIP_BYTES), kind)
     channel, bins = pointer(stack(STRIP_BYTES), int32), pointer(stack(STRIP_BYTES), int32)
+    unsaved = pointer(stack(STRIP_BYTES), uint8)
     spikes, threshold = False, dtype(0)
     if single:
         spikes, threshold = firing_edge(emitted, levels, edges, dtype)
@@ -519,9 +892,17 @@ def run_forward(memory: Any, finder: Any, kind: Any) -> None:
         after = ready(after, levels, pointer(stack(TABLE_BYTES), dtype))
     # the padded cells of the edges, which the finder may ask for
     to_compare = edges
-    if finder in (UNIFORM, GRID) or (finder == BISECT and levels <= REGISTERS):
+    if finder == TREE:
+        to_compare = ready(edges, SHORT, pointer(stack(TABLE_BYTES), dtype))
+    elif finder in (UNIFORM, GRID) or levels <= REGISTERS:
         to_compare = ready(edges, register_size(levels), pointer(stack(TABLE_BYTES), dtype))
     mark, nan = int32(a.mark), int32(a.nan)
+    divides = a.divisors > 0 and not is_power_of_two(pointer(a.divisor, dtype)[0])
+    scale = dtype(1) / pointer(a.divisor, dtype)[0] if a.divisors > 0 and not divides else dtype(1)
+    numbers = pointer(stack(STRIP_BYTES), dtype)
+    numbers[0], numbers[1], numbers[2], numbers[3] = threshold, low, high, dtype(a.origin)
+    numbers[4], numbers[5], numbers[6] = dtype(a.inverse), dtype(levels - 2), scale
+    together = single and spikes and a.code_bytes <= 2 and levels <= REGISTERS
     while True:
         begin = next_block(memory) * a.block
         if begin >= size:
@@ -532,15 +913,49 @@ def run_forward(memory: Any, finder: Any, kind: Any) -> None:
             state[i] = start[i * a.start_stride]
         for t in range(a.time_steps):
             table = carry if t < a.time_steps - 1 else after
-            for first in range(begin, end, STRIP):
+            first = begin
+            while first < end:
                 n = min(end - first, STRIP)
                 where = t * size + first
                 v, out = at(state, first), at(pointer(a.out, dtype), where)
+                if together:
+                    x = at(pointer(a.x, dtype), t * a.x_stride + first)
+                    if divides:
+                        divide(n, x, pointer(a.divisor, dtype), a.divisors, channel, h, dtype)
+                        x = h
+                    if finder == GRID:
+                        charge(n, v, x, pointer(a.divisor, dtype), 0 if divides else a.divisors, channel, looked, dtype)
+                        next_edge(n, looked, a, cells, bins, dtype)
+                    if a.code_bytes == 2:
+                        long_codes = at(pointer(a.codes, uint16), where)
+                        whole = step_forward(
+                            n,
+                            x,
+                            numbers,
+                            v,
+                            cells,
+                            to_compare,
+                            table,
+                            levels,
+                            uint16(a.mark),
+                            uint16(a.nan),
+                            out,
+                            long_codes,
+                            finder,
+                        )
+                    else:
+                        codes = at(pointer(a.codes, uint8), where) if a.code_bytes else unsaved
+                        whole = step_forward(
+                            n, x, numbers, v, cells, to_compare, table, levels, uint8(a.mark), uint8(a.nan), out, codes, finder
+                        )
+                    if whole:
+                        first += whole
+                        continue
+                first += n
                 if not single:
-                    fill_channels(n, first, a.channels, a.inner, channel)
-                charge(
-                    n, v, at(pointer(a.x, dtype), t * a.x_stride + first), pointer(a.divisor, dtype), a.divisors, channel, h, dtype
-                )
+                    fill_channels(n, first - n, a.channels, a.inner, channel)
+                x = at(pointer(a.x, dtype), t * a.x_stride + first - n)
+                charge(n, v, x, pointer(a.divisor, dtype), a.divisors, channel, h, dtype)
                 if finder == TREE:
                     find_by_tree(n, h, edges, cells)
                 elif finder == BISECT:
@@ -650,9 +1065,27 @@ def run_backward(memory: Any, kind: Any) -> None:
         for step in range(a.time_steps):
             t = a.time_steps - 1 - step
             d_next = d_carry if step else d_after
-            for first in range(begin, end, STRIP):
+            first = begin
+            while first < end:
                 n = min(end - first, STRIP)
                 where = t * size + first
+                g, grad = at(state, first), at(pointer(a.grad, dtype), where)
+                grad_out = at(pointer(a.grad_out, dtype), t * a.grad_out_stride + first)
+                row, column = next_strip(t, first, -1, begin, end)
+                ask_for(at(pointer(a.grad, dtype), row * size + column), n, 1)
+                if single and a.code_bytes <= 2 and levels <= REGISTERS:
+                    if a.code_bytes == 1:
+                        codes = at(pointer(a.codes, uint8), where)
+                        whole = step_back(n, codes, uint8(a.mark), levels, d_out, d_next, grad_out, g, grad)
+                    else:
+                        long_codes = at(pointer(a.codes, uint16), where)
+                        whole = step_back(n, long_codes, uint16(a.mark), levels, d_out, d_next, grad_out, g, grad)
+                    if whole:
+                        if a.divisors:
+                            divide(whole, g, pointer(a.divisor, dtype), a.divisors, channel, grad, dtype)
+                        first += whole
+                        continue
+                first += n
                 if a.code_bytes == 1:
                     load_codes(n, at(pointer(a.codes, uint8), where), uint8(a.mark), cells, kind)
                 elif a.code_bytes == 2:
@@ -663,11 +1096,9 @@ def run_backward(memory: Any, kind: Any) -> None:
                     look_up(n, d_out, levels, cells, slope)
                     look_up(n, d_next, levels, cells, follow)
                 else:
-                    fill_channels(n, first, a.channels, a.inner, channel)
+                    fill_channels(n, first - n, a.channels, a.inner, channel)
                     look_up_channel(n, d_out, levels, channel, cells, slope)
                     look_up_channel(n, d_next, levels, channel, cells, follow)
-                g, grad = at(state, first), at(pointer(a.grad, dtype), where)
-                grad_out = at(pointer(a.grad_out, dtype), t * a.grad_out_stride + first)
                 if a.code_bytes == 1:
                     go_back(n, at(pointer(a.codes, uint8), where), uint8(a.mark), slope, grad_out, follow, g, grad, dtype)
                 elif a.code_bytes == 2:
@@ -794,10 +1225,61 @@ def linear_forward(memory: Any) -> None:
             for first in range(begin, end, STRIP):
                 n = min(end - first, STRIP)
                 v = at(state, first)
+                row, column = next_strip(t, first, 1, begin, end)
+                ask_for(at(pointer(a.x, dtype), row * a.x_stride + column), n, 0)
+                ask_for(at(pointer(a.out, dtype), row * a.out_stride + column), n, 1)
+                if a.above:
+                    ask_for(at(pointer(a.above, dtype), row * a.above_stride + column), n, 1)
                 charge_linear(n, at(pointer(a.x, dtype), t * a.x_stride + first), v, a.leaks != 0, tau, rest, divisor, h, dtype)
                 out = at(pointer(a.out, dtype), t * a.out_stride + first)
                 above = at(pointer(a.above, dtype), t * a.above_stride + first) if a.above else unread
                 fire(n, h, threshold, hard, reset, out, v, above, dtype)
+
+
+@njit(forceinline=True)
+def passed_on(through: Any, slope: Any, g: Any, d: Any, forgets_at: Any, dtype: Any) -> Any:
+    """Gradient of the charged membrane: through the spike, and past it where the reset does not forget."""
+    total = through * slope + (dtype(0) if d >= forgets_at else g)
+    return total if d == d else dtype(0)
+
+
+@njit
+def go_back_linear(
+    n: Any,
+    grad_out: Any,
+    slopes: Any,
+    d: Any,
+    threshold: Any,
+    detached: Any,
+    hard: Any,
+    reset: Any,
+    scale: Any,
+    leaks: Any,
+    rate: Any,
+    g: Any,
+    grad: Any,
+    dtype: Any,
+) -> None:
+    """One step of the recurrence; a leak and a division of the input that are products."""
+    # a hard reset forgets the membrane, a soft one never does
+    forgets_at = dtype(0) if hard else dtype(np.nan)
+    if detached:
+        for i in range(n):
+            total = passed_on(grad_out[i], slopes[i], g[i], d[i], forgets_at, dtype)
+            grad[i] = total * scale
+            g[i] = total - total * rate if leaks else total
+    elif hard:
+        for i in range(n):
+            through = (grad_out[i] - g[i] * (d[i] + threshold)) + g[i] * reset
+            total = passed_on(through, slopes[i], g[i], d[i], forgets_at, dtype)
+            grad[i] = total * scale
+            g[i] = total - total * rate if leaks else total
+    else:
+        for i in range(n):
+            through = grad_out[i] - g[i] * threshold
+            total = passed_on(through, slopes[i], g[i], d[i], forgets_at, dtype)
+            grad[i] = total * scale
+            g[i] = total - total * rate if leaks else total
 
 
 def linear_backward(memory: Any) -> None:
@@ -806,10 +1288,9 @@ def linear_backward(memory: Any) -> None:
     a = carray(as_bytes(memory), 1, LINEAR)[0]
     size = a.size
     threshold, reset, tau, divisor = dtype(a.threshold), dtype(a.reset), dtype(a.tau), dtype(a.divisor)
-    gh = pointer(stack(STRIP_BYTES), dtype)
-    hard, detached = a.hard != 0, a.detach != 0
-    # a hard reset forgets the membrane, a soft one never does
-    forgets_at = dtype(0) if hard else dtype(np.nan)
+    hard, detached, leaks, by_product = a.hard != 0, a.detach != 0, a.leaks != 0, is_power_of_two(tau)
+    divides = not is_power_of_two(divisor)
+    rate, scale = dtype(1) / tau, dtype(1) if divides else dtype(1) / divisor
     while True:
         begin = next_block(memory) * a.block
         if begin >= size:
@@ -822,38 +1303,18 @@ def linear_backward(memory: Any) -> None:
             t = a.time_steps - 1 - step
             for first in range(begin, end, STRIP):
                 n = min(end - first, STRIP)
-                g = at(state, first)
+                g, grad = at(state, first), at(pointer(a.out, dtype), t * a.out_stride + first)
                 grad_out = at(pointer(a.x, dtype), t * a.x_stride + first)
                 slopes = at(pointer(a.slopes, dtype), t * a.slopes_stride + first)
                 d = at(pointer(a.above, dtype), t * a.above_stride + first)
-                if detached:
+                row, column = next_strip(t, first, -1, begin, end)
+                ask_for(at(pointer(a.x, dtype), row * a.x_stride + column), n, 0)
+                ask_for(at(pointer(a.out, dtype), row * a.out_stride + column), n, 1)
+                decays = leaks and by_product and not divides
+                go_back_linear(n, grad_out, slopes, d, threshold, detached, hard, reset, scale, decays, rate, g, grad, dtype)
+                if divides:
                     for i in range(n):
-                        gh[i] = grad_out[i]
-                elif hard:
+                        grad[i] = g[i] / divisor
+                if leaks and not decays:
                     for i in range(n):
-                        gh[i] = (grad_out[i] - g[i] * (d[i] + threshold)) + g[i] * reset
-                else:
-                    for i in range(n):
-                        gh[i] = grad_out[i] - g[i] * threshold
-                for i in range(n):
-                    past = dtype(0) if d[i] >= forgets_at else g[i]
-                    total = gh[i] * slopes[i] + past
-                    gh[i] = total if d[i] == d[i] else dtype(0)
-                out = at(pointer(a.out, dtype), t * a.out_stride + first)
-                if is_power_of_two(divisor):
-                    scale = dtype(1) / divisor
-                    for i in range(n):
-                        out[i] = gh[i] * scale
-                else:
-                    for i in range(n):
-                        out[i] = gh[i] / divisor
-                if not a.leaks:
-                    for i in range(n):
-                        g[i] = gh[i]
-                elif is_power_of_two(tau):
-                    rate = dtype(1) / tau
-                    for i in range(n):
-                        g[i] = gh[i] - gh[i] * rate
-                else:
-                    for i in range(n):
-                        g[i] = gh[i] - gh[i] / tau
+                        g[i] = g[i] - g[i] / tau

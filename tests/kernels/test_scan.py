@@ -56,6 +56,23 @@ def test_engines_agree_bit_for_bit_on_outputs_states_and_all_gradients(levels, d
             assert same(reference, fused), (uniform, clip, channels, spiking, divisor)
 
 
+@pytest.mark.parametrize("levels", [4, 9, 16, 17, 64, 65, 128, 129, 256])
+@pytest.mark.parametrize("kind", ["even", "dense about zero", "irregular"])
+def test_every_way_to_find_a_cell_and_every_length_of_table_gives_the_same(kind, levels, random_table, same, poisoned):
+    half = torch.logspace(-4, 0.1, levels - levels // 2)
+    values = {
+        "even": torch.linspace(-1.1, 1.2, levels),
+        "dense about zero": torch.cat([-half.flip(0)[: levels // 2], half]),
+        "irregular": torch.randn(levels, generator=torch.Generator().manual_seed(0)).sort().values,
+    }[kind]
+    for size, clip, divisor in itertools.product((63, 64, 100, 1100), (False, True), (None, 2.0, 3.0)):
+        table = random_table(levels, clip=clip, divisor=divisor)
+        table = dataclasses.replace(table, edges=(values[1:] + values[:-1]) / 2, low=float(values[0]), high=float(values[-1]))
+        x = difficult_input(3, size, table)
+        for reference, fused in zip(run(table, x, "reference"), run(table, x, "cpu"), strict=True):
+            assert same(reference, fused), (size, clip, divisor)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("levels", LEVELS)
 def test_a_value_on_an_edge_belongs_to_the_upper_cell(levels, engine, random_table):
