@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -109,15 +110,17 @@ def quick_plan() -> Plan:
     )
 
 
-def run_plan(plan: Plan, say: Callable[[str], None]) -> Results:
-    """Check that the engines agree, then measure; tells `say` what it is at.
+def run_plan(plan: Plan, say: Callable[[str], None], keep: Callable[[Results], object] = lambda results: None) -> Results:
+    """Check that the engines agree, then measure; tells `say` what it is at, and hands `keep` what there is after each measurement.
 
     Raises:
         ContractError: what is to be timed gives different results; nothing was timed.
         EngineError: the fused engine cannot run here.
         RunError: a measurement failed.
     """
-    results = Results(environment=describe() | {"rounds": str(plan.rounds)}, missing=missing_peers())
+    unknown = {"peak memory": why_no_peak(), "memory retained": why_not_kept()}
+    missing = missing_peers() | {what: why for what, why in unknown.items() if why is not None}
+    results = Results(environment=describe() | {"rounds": str(plan.rounds)}, missing=missing)
     for name, value in results.environment.items():
         say(f"{name:<16}{value}")
     for name, reason in results.missing.items():
@@ -126,9 +129,8 @@ def run_plan(plan: Plan, say: Callable[[str], None]) -> Results:
     say(f"{checked} candidates agree with the reference bit for bit, spikes and gradients")
     jobs = list(plan.jobs())
     for number, job in enumerate(jobs, 1):
-        say(f"[{number}/{len(jobs)}] {job.label}")
+        began = time.perf_counter()
         results.add(run_in_child(job))
-    for what, why in (("peak memory", why_no_peak()), ("memory retained", why_not_kept())):
-        if why is not None:
-            results.missing[what] = why
+        say(f"[{number}/{len(jobs)}] {job.label}: {time.perf_counter() - began:.0f} s")
+        keep(results)
     return results

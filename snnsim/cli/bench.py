@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     path = options.out / "benchmarks.json"
     # an unwritable folder shows before the work
     (Results.load(path) if path.is_file() else Results()).save(path)
-    results = run_plan(plan, lambda line: print(line, flush=True))
+    results = run_plan(plan, lambda line: print(line, flush=True), lambda found: found.save(path))
     results.save(path)
     status = report(results, options)
     print(f"results     {path}\n{time.perf_counter() - started:.0f} s")

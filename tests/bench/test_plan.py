@@ -65,12 +65,16 @@ def test_nothing_is_measured_when_the_engines_disagree(monkeypatch):
 
 def test_a_run_says_what_it_depends_on(monkeypatch):
     monkeypatch.setattr(plan_module, "run_in_child", lambda job: Results(missing={job.kind: job.label}))
-    lines = []
-    results = run_plan(quick_plan(), lines.append)
+    lines, kept = [], []
+    results = run_plan(quick_plan(), lines.append, lambda found: kept.append(len(found.missing)))
     assert set(describe()) < set(results.environment)
     assert results.environment["rounds"] == "3"
     assert any(line.startswith("torch ") for line in lines)
-    assert f"[1/{len(list(quick_plan().jobs()))}] neurons 8x2000, 1x1000, memory returned" in lines
+    jobs = list(quick_plan().jobs())
+    assert any(line.startswith(f"[1/{len(jobs)}] neurons 8x2000, 1x1000, memory returned: ") for line in lines)
+    # what there is is handed over after each measurement
+    assert len(kept) == len(jobs)
+    assert kept == sorted(kept)
     assert results.missing["neurons"] == "neurons 8x2000, 1x1000, memory returned"
 
 

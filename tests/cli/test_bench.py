@@ -87,7 +87,7 @@ def test_an_unwritable_output_shows_before_the_work(tmp_path, capsys):
 def test_a_run_that_fails_leaves_the_results_of_the_last(tmp_path, monkeypatch, capsys):
     path = Results(saved=[Saved("a", 1.0)]).save(tmp_path / "benchmarks.json")
 
-    def interrupted(plan, say):
+    def interrupted(plan, say, keep):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "run_plan", interrupted)
