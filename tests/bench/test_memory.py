@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from snnsim.bench import memory
+from snnsim.bench.candidates import build
 from snnsim.bench.memory import measure_saved, peak_bytes, saved_bytes, why_no_peak
 from snnsim.errors import RunError
 
@@ -70,3 +71,11 @@ def test_peak_is_refused_where_the_system_does_not_say(monkeypatch, tmp_path):
         RunError, match="peak memory: this system keeps no high-water mark of a process's memory; measure it on Linux"
     ):
         peak_bytes(lambda x: x, (1, 1))
+
+
+@pytest.mark.skipif(why_no_peak() is not None, reason="needs Linux")
+def test_our_candidate_makes_no_copy_of_input_or_gradient():
+    shape = (16, 300_000)
+    (candidate,), _ = build(["snnsim uniform 4"])
+    # codes and states take about 1.3 bytes per neuron and step; a copy would take 4 more
+    assert peak_bytes(candidate.run, shape) / (shape[0] * shape[1]) < 3
