@@ -157,6 +157,10 @@ def _snap_layer(name: str, layer: QuantizedWeight, grid_bits: int) -> None:
 
 
 def _snap_node(name: str, node: Membrane, grid_bits: int) -> None:
+    codebook = node.state_quant
+    if codebook is None:
+        # `lower` refuses it with the reason
+        return
     if not isinstance(node, OnGrid):
         if type(node) not in GRID_CLASSES:
             kind = type(node).__name__
@@ -166,10 +170,6 @@ def _snap_node(name: str, node: Membrane, grid_bits: int) -> None:
             )
         node.__class__ = GRID_CLASSES[type(node)]
     node.grid_bits = grid_bits
-    codebook = node.state_quant
-    if codebook is None:
-        # `lower` refuses it with the reason
-        return
     if isinstance(codebook, LearnedUniform):
         codebook = codebook.freeze()
     node.state_quant = _snapped(name, codebook, grid_bits, levels=isinstance(node, Readout))

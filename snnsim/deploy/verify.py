@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,10 +25,12 @@ from snnsim.quant.codebook import Codebook
 from snnsim.record import Recorder, Trace
 from snnsim.runners import MultiStep
 
-__all__ = ["Certificate", "Difference", "verify"]
+__all__ = ["Certificate", "Difference", "verify", "verify_copy"]
 
 CERTIFICATE_FORMAT = 1
 History = npt.NDArray[Any]
+# a runner and a batch -> the first difference; samples, outputs and codes compared
+Comparison = Callable[[MultiStep, Tensor], "tuple[Difference | None, tuple[int, int, int]]"]
 # steps before the difference that a history shows
 HISTORY = 8
 
@@ -118,14 +120,26 @@ def verify(net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Tensor
             f"verify: the runner has time_steps={time_steps} and the integer network {integer_net.time_steps}; lower that runner"
         )
     _check_same_neurons(network, integer_net)
+
+    def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
+        return _compare(runner, integer_net, batch)
+
+    return _certified(network, network, time_steps, batches, compare, integer_net.fingerprint())
+
+
+def _certified(
+    network: nn.Module, other: nn.Module, time_steps: int | None, batches: Iterable[Tensor], compare: Comparison, fingerprint: str
+) -> Certificate:
+    """The certificate of a comparison, batch by batch in eval mode, up to the first difference."""
     runner = MultiStep(network, time_steps=time_steps)
     counts, data, difference = np.zeros(3, np.int64), hashlib.sha256(), None
-    modes = {module: module.training for module in network.modules()}
+    modes = {module: module.training for net in (network, other) for module in net.modules()}
     try:
         network.eval()
+        other.eval()
         for batch in batches:
             data.update(_bytes(batch))
-            found, counted = _compare(runner, integer_net, batch)
+            found, counted = compare(runner, batch)
             counts += counted
             if found is not None:
                 difference = found
@@ -142,7 +156,7 @@ def verify(net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Tensor
         outputs,
         codes,
         network=_hash_of(network),
-        integers=integer_net.fingerprint(),
+        integers=fingerprint,
         data=data.hexdigest(),
         versions={
             "snnsim": __version__,
@@ -151,6 +165,52 @@ def verify(net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Tensor
             "python": platform.python_version(),
         },
     )
+
+
+def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Tensor]) -> Certificate:
+    """Run a network and one read back from a file on the same inputs, and compare every spike, every code and every output.
+
+    Args:
+        net: as for `verify`; its neurons may be in floating point, and then their potentials are compared.
+        copy: a network with neurons of the same names, without a runner.
+        batches: see `verify`.
+
+    Returns:
+        The certificate; its `integers` is the hash of the copy's parameters.
+
+    Raises:
+        InvalidValueError: no batches, or neurons of other names.
+    """
+    network, time_steps = network_of(net)
+    names = [{name for name, module in n.named_modules() if isinstance(module, Membrane)} for n in (network, copy)]
+    if names[0] != names[1]:
+        raise InvalidValueError(f"verify_copy: the network has the neurons {sorted(names[0])} and the copy {sorted(names[1])}")
+
+    def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
+        (expected_out, expected), (out, found) = (_recorded(r, batch) for r in (runner, MultiStep(copy, time_steps=time_steps)))
+        counts = (out.shape[1], out.numel(), 0)
+        differences = [_first("output", {"output": expected_out.numpy()}, {"output": out.numpy()})]
+        for name, trace in found.items():
+            theirs, ours = _values_of(expected[name]), _values_of(trace)
+            counts = (counts[0], counts[1] + ours["output"].size, counts[2] + 2 * ours["charged"].size)
+            differences.append(_first(name, theirs, ours))
+        return _earliest(differences), counts
+
+    return _certified(network, copy, time_steps, batches, compare, _hash_of(copy))
+
+
+def _recorded(runner: MultiStep, batch: Tensor) -> tuple[Tensor, dict[str, Trace]]:
+    with torch.no_grad(), Recorder(runner.net) as recorder:
+        out = runner(batch)
+    return out.detach().cpu(), recorder.traces()
+
+
+def _values_of(trace: Trace) -> dict[str, History]:
+    return {
+        "output": trace.spikes.cpu().double().numpy(),
+        "charged": trace.charged.cpu().double().numpy(),
+        "membrane": trace.membrane.cpu().double().numpy(),
+    }
 
 
 def _compare(runner: MultiStep, integer_net: IntegerNetwork, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
@@ -171,8 +231,12 @@ def _compare(runner: MultiStep, integer_net: IntegerNetwork, batch: Tensor) -> t
     scaled = expected_out.detach().cpu().double().numpy()
     for result in (out, fast):
         differences.append(_first("output", {"output": scaled}, {"output": np.ldexp(result.double().numpy(), -signal.frac_bits)}))
+    return _earliest(differences), counts
+
+
+def _earliest(differences: list[Difference | None]) -> Difference | None:
     real = [difference for difference in differences if difference is not None]
-    return min(real, key=lambda difference: difference.time_step, default=None), counts
+    return min(real, key=lambda difference: difference.time_step, default=None)
 
 
 def _codes_of(codebook: Codebook, trace: Trace) -> dict[str, History]:

@@ -170,7 +170,7 @@ REFUSED = {
         14,
         r"'1' is a QuadraticNode, whose leak is not on a grid; derive `class GridQuadraticNode\(OnGrid, QuadraticNode\)`",
     ),
-    "no codebook": (lambda: one(neurons.IFNode()), 14, r"'1' \(GridIFNode\).*its state is not quantized"),
+    "no codebook": (lambda: one(neurons.IFNode()), 14, r"'1' \(IFNode\).*its state is not quantized"),
     "grid_bits": (lambda: one(), 25, r"to_grid\(grid_bits=25\): must be at most 24"),
 }
 

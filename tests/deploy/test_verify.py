@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -10,6 +11,7 @@ from torch import nn
 from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import IntegerNetwork, verify
 from snnsim.deploy.operations import GridNeuron
+from snnsim.deploy.verify import verify_copy
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.layers import QuantLinear
 
@@ -106,3 +108,18 @@ def test_bad_arguments():
     float_net[2].state_quant = None
     with pytest.raises(InvalidValueError, match="the neuron '2' of the network has no codebook"):
         verify(float_net, integer, [spikes(3, 2, 20)])
+
+
+def test_a_copy_is_compared_with_its_network():
+    net = awake(dense(state_quant=None), 6.0)
+    other, x = copy.deepcopy(net), spikes(9, 3, 20)
+    certificate = verify_copy(net, other, [x])
+    assert certificate.exact
+    assert certificate.samples == 3
+    assert certificate.network == certificate.integers
+    other[4].v_threshold = 1.5
+    difference = verify_copy(net, other, [x]).difference
+    assert difference.layer in ("4", "output")
+    assert net.training
+    with pytest.raises(InvalidValueError, match=r"verify_copy: the network has the neurons \['2', '4'\] and the copy \['0'\]"):
+        verify_copy(net, nn.Sequential(neurons.IFNode()), [x])

@@ -1,0 +1,157 @@
+"""`snnsim export`, as a user types it."""
+
+import json
+import re
+
+import nir
+import pytest
+import torch
+
+from snnsim.__main__ import main
+from snnsim.deploy import IntegerNetwork, from_nir
+from snnsim.training import Config, build_network, load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["train", "--hidden", "8", "--time-steps", "3", "--epochs", "2", "--quiet", "--out", str(folder)]) == 0
+    return folder / "checkpoint.pt"
+
+
+def export(*arguments):
+    return main(["export", "--samples", "30", *map(str, arguments)])
+
+
+def test_c_and_integers_are_compared_and_certified(checkpoint, tmp_path, capsys):
+    for kind, files in (
+        ("c", {"Makefile", "main.c", "snn.c", "snn.h"}),
+        ("integer", {"network.json", "tensors.safetensors"}),
+    ):
+        out = tmp_path / kind
+        assert export("--to", kind, checkpoint, out) == 0
+        assert {path.name for path in out.iterdir()} == files | {"certificate.json", "export.json"}
+        text = capsys.readouterr().out
+        # before and after, and why they may differ
+        assert len(re.findall(r"test accuracy \d+\.\d\d% as (?:trained|exported)", text)) == 2
+        assert "its accuracy may with it: weights quantized to 8 bits after training; inputs are the integers x * 16" in text
+        assert re.search(r"^2 +1 +20 ", text, re.MULTILINE)
+        assert re.search(r"flash \d+ bytes \(608 of weights, \d+ of tables\) and the code; RAM \d+ bytes", text)
+        assert "compared on the test set: exact: 30 samples" in text
+        assert json.loads((out / "certificate.json").read_text())["exact"] is True
+        numbers = json.loads((out / "export.json").read_text())
+        # rows of 10 weights take three words
+        assert numbers["weight_bytes"] == 8 * 64 + 8 * 12
+        assert f"inference {numbers['operations']['additions'] + numbers['operations']['multiplications']:,.0f}:" in text
+    network = IntegerNetwork.load(tmp_path / "integer")
+    assert network.time_steps == 3
+    assert network.input.shape == (1, 8, 8)
+
+
+def test_a_graph_comes_back_as_the_checkpoint(checkpoint, tmp_path, capsys):
+    out = tmp_path / "net.nir"
+    assert export("--to", "nir", checkpoint, out) == 0
+    text = capsys.readouterr().out
+    assert "as exported" not in text
+    assert "compared on the test set: exact: 30 samples" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"net.nir", "net.nir.certificate.json", "net.nir.export.json"}
+    saved = load_checkpoint(checkpoint)
+    runner = build_network(Config(**saved["config"]))
+    runner.load_state_dict(saved["model"])
+    back, ours = from_nir(out).state_dict(), runner.net.state_dict()
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[name], ours[name]) for name in ours)
+    assert isinstance(nir.read(out).nodes["1"], nir.Affine)
+
+
+def test_options_change_what_is_written(checkpoint, tmp_path, capsys):
+    assert export("--to", "nir", "--weight-bits", 3, checkpoint, tmp_path / "a.nir", "--no-verify") == 0
+    assert "weights quantized to 3 bits" in (text := capsys.readouterr().out)
+    assert "compared" not in text
+    assert not (tmp_path / "a.nir.certificate.json").exists()
+    assert export("--to", "c", "--grid-bits", "none", "--name", "tiny", checkpoint, tmp_path / "c") == 0
+    assert "snapped" not in capsys.readouterr().out
+    assert (tmp_path / "c" / "tiny.h").is_file()
+    assert export("--to", "integer", "--grid-bits", 12, "--pj-add", 7, checkpoint, tmp_path / "i") == 0
+    assert "multiples of 2^-12" in (text := capsys.readouterr().out)
+    assert "assumes 7 pJ per 32-bit addition" in text
+
+
+def test_an_earlier_export_is_replaced_only_when_asked(checkpoint, tmp_path, capsys):
+    out = tmp_path / "c"
+    assert export("--to", "c", checkpoint, out) == 0
+    (out / "snn.o").write_text("built")
+    assert export("--to", "c", checkpoint, out) == 2
+    assert f"{out} exists; replace it with --overwrite, or name another OUT" in capsys.readouterr().err
+    assert (out / "snn.o").is_file()
+    assert export("--to", "c", checkpoint, out, "--overwrite") == 0
+    assert not (out / "snn.o").exists()
+    # neither a folder for a file, nor what is no export at all
+    before = checkpoint.read_bytes()
+    for kind, target in (("nir", out), ("c", tmp_path), ("nir", checkpoint)):
+        assert export("--to", kind, checkpoint, target, "--overwrite") == 2
+        assert "is no earlier export of this kind" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_differs_is_not_written(checkpoint, tmp_path, capsys, monkeypatch):
+    from snnsim.deploy import network
+
+    right = network.IntegerNetwork.load
+
+    def wrong(folder):
+        loaded = right(folder)
+        loaded.operations[-1].fire[:] += 1
+        return loaded
+
+    monkeypatch.setattr(network.IntegerNetwork, "load", wrong)
+    assert export("--to", "integer", checkpoint, tmp_path / "i") == 2
+    captured = capsys.readouterr()
+    assert "was not written, as it would not compute what the checkpoint does: not exact" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weight-bits", "30"], "num_bits must be 1 to 24"),
+        (["--grid-bits", "2"], "would vanish on this grid; use grid_bits="),
+        (["--grid-bits", "24"], "float32 is exact for at most"),
+        (["--name", "Main"], "must be a C identifier of lower-case letters"),
+        (["--pj-read", "-1"], "Energy(read=-1.0): read must be >= 0"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_nothing_written(checkpoint, tmp_path, capsys, arguments, message):
+    assert export("--to", "c", *arguments, checkpoint, tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_checkpoints_and_places(checkpoint, tmp_path, capsys):
+    assert export("--to", "c", tmp_path / "none.pt", tmp_path / "out") == 2
+    assert "no checkpoint at" in capsys.readouterr().err
+    (tmp_path / "text.pt").write_text("no zip")
+    assert export("--to", "c", tmp_path / "text.pt", tmp_path / "out") == 2
+    assert "damaged or not a checkpoint" in capsys.readouterr().err
+    saved = torch.load(checkpoint, weights_only=True)
+    torch.save({**saved, "config": {**saved["config"], "charm": 1}}, tmp_path / "new.pt")
+    assert export("--to", "c", tmp_path / "new.pt", tmp_path / "out") == 2
+    assert "was written by another version of snnsim" in capsys.readouterr().err
+    assert export("--to", "c", checkpoint, checkpoint / "out") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_states_in_floating_point_go_to_other_tools_only(tmp_path, capsys):
+    run = tmp_path / "run"
+    train = ["train", "--hidden", "8", "--time-steps", "3", "--epochs", "1", "--quiet", "--bits", "float", "--out", str(run)]
+    assert main(train) == 0
+    assert export("--to", "c", run / "checkpoint.pt", tmp_path / "c") == 2
+    assert "'2' (LIFNode) cannot be lowered exactly: its state is not quantized" in capsys.readouterr().err
+    assert export("--to", "nir", run / "checkpoint.pt", tmp_path / "a.nir") == 0
+
+
+def test_a_bad_number_of_grid_bits_is_refused_by_the_parser(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--to", "c", "--grid-bits", "few", "a", "b"])
+    assert "'few' is neither a number of bits, nor 'auto' nor 'none'" in capsys.readouterr().err
