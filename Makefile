@@ -1,15 +1,18 @@
 # make demo   train on handwritten digits and compare state widths
 # make test   run every test
 # make test-mcu  the generated C on emulated microcontrollers
+# make parity compare with SpikingJelly and snnTorch, which it installs beside the project
 # make bench  time the engines against the memory floor and other simulators
 # Everything runs in .venv, which the first command makes.
 
 PYTHON ?= python3
 VENV := .venv
+# of the peers: the project itself needs neither
+PEERS := .parity
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-mcu mcu-tools bench check wheel clean
+.PHONY: help install demo test test-mcu mcu-tools parity bench check wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -40,6 +43,14 @@ mcu-tools:
 		echo "$$tool is missing: apt-get install --no-install-recommends $$package"; missing=1; \
 	done; test -z "$$missing"
 
+$(PEERS)/.ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(PEERS) \
+		spikingjelly==2.0.0 snntorch==1.0.0 'loguru>=0.7,<1'
+	@touch $@
+
+parity: $(PEERS)/.ready
+	PYTHONPATH=$(PEERS) $(BIN)/python -m pytest tests/parity $(TESTS)
+
 bench: $(READY)
 	$(BIN)/snnsim bench $(BENCH)
 
@@ -52,4 +63,4 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
