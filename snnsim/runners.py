@@ -61,7 +61,7 @@ class _Runner(nn.Module):
                 raise RunError(
                     f"{type(self).__name__}: the network holds a runner at {name!r}; runners do not nest, use only the outer one"
                 )
-            elif hasattr(module, "forward_sequence"):
+            elif hasattr(type(module), "forward_sequence"):
                 raise RunError(
                     f"{type(self).__name__}: {name!r} ({type(module).__name__}) has a forward_sequence and does not derive from "
                     "snnsim.layers.Temporal, so it would not be called; derive it from there"
@@ -89,10 +89,10 @@ class _Runner(nn.Module):
                 )
         if self.time_steps:
             return self.time_steps
-        lengths = {x.shape[0] for x in sequences}
-        if len(lengths) > 1 or len({x.shape[1] for x in sequences}) > 1:
+        # compared, not gathered in a set, which would fix a batch size that is open while compiling
+        steps, batch = sequences[0].shape[:2]
+        if any(x.shape[0] != steps or x.shape[1] != batch for x in sequences[1:]):
             raise ShapeError(f"{who}: inputs disagree in time or batch: {[tuple(x.shape) for x in sequences]}")
-        steps = lengths.pop()
         if not steps:
             raise ShapeError(f"{who}: x_seq has no time step, shape {tuple(sequences[0].shape)}; T must be at least 1")
         return steps

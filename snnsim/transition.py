@@ -15,7 +15,7 @@ from snnsim.kernels.table import LearnedLevels, Table
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.learned import LearnedUniform
 
-__all__ = ["Equations", "build_table", "channel_constants"]
+__all__ = ["Equations", "build_table", "channel_constants", "constants_shape"]
 
 # what a node says of itself: quantized state -> (output, state after the reset, what is left of that one step later)
 Equations = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -85,6 +85,14 @@ def _learned_levels(codebook: Codebook, neurons: Sequence[int]) -> LearnedLevels
     if not isinstance(codebook, LearnedUniform):
         return None
     return LearnedLevels(codebook.scaled_parameters(math.prod(neurons)), *codebook.slopes())
+
+
+def constants_shape(
+    equations: Equations, codebook: Codebook, axes: int, dtype: torch.dtype, divisor: Tensor | None = None
+) -> torch.Size:
+    """Shape of the constants of a node whose samples have so many axes: 1 where neurons share them."""
+    column = codebook.levels.detach().to(dtype).reshape(-1, *[1] * axes)
+    return _constants(equations, column, divisor)
 
 
 def _itself(tensor: Tensor) -> Tensor:

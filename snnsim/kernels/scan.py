@@ -17,7 +17,7 @@ from snnsim.kernels.reference import per_neuron
 from snnsim.kernels.registry import choose
 from snnsim.kernels.table import LinearMembrane, Table
 
-__all__ = ["run_backward", "run_forward", "scan", "scan_linear", "spread"]
+__all__ = ["linear_forward", "run_backward", "run_forward", "run_linear_backward", "scan", "scan_linear", "spread"]
 
 
 def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ def scan_linear(x_seq: Tensor, v0: Tensor, membrane: LinearMembrane, engine: str
     inputs = (x_seq, v_full, membrane.threshold, membrane.tau, membrane.divisor)
     if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
         return _ScanLinear.apply(*inputs, membrane, engine)
-    return _linear_forward(x_seq, v_full, membrane, engine, save=False)[:2]
+    return linear_forward(x_seq, v_full, membrane, engine, save=False)[:2]
 
 
 class _Scan(torch.autograd.Function):
@@ -138,7 +138,7 @@ class _ScanLinear(torch.autograd.Function):
         membrane: LinearMembrane,
         engine: str | None,
     ) -> tuple[Tensor, Tensor]:
-        spikes, after, above = _linear_forward(x_seq, v, membrane, engine, save=True)
+        spikes, after, above = linear_forward(x_seq, v, membrane, engine, save=True)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(above, v if ctx.needs_input_grad[3] else None, x_seq if ctx.needs_input_grad[4] else None)
         ctx.layout = Layout.of(x_seq, membrane.channels, membrane.inner)
@@ -151,24 +151,10 @@ class _ScanLinear(torch.autograd.Function):
         if grad_out is None and grad_v is None:
             return (None,) * 7
         above, v0, x_seq = ctx.saved_tensors
-        membrane, layout = _there(ctx.membrane, ctx.layout), ctx.layout
-        needs_x, needs_v, needs_threshold, needs_tau, needs_divisor = ctx.needs_input_grad[:5]
-        rows_out, row_v = _incoming(grad_out, grad_v, layout, ctx.dtype, membrane.dtype, above.device)
-        divide = membrane.divisor is not None and not (needs_threshold or needs_tau or needs_divisor)
-        engine = choose(above, membrane, ctx.engine)
-        grad, grad_v0 = engine.linear_backward(above, rows_out, row_v, membrane, divide)
-        grad_threshold = grad_tau = grad_divisor = None
-        if needs_threshold:
-            grad_threshold = parameters.threshold_gradient(grad, above, rows_out, row_v, membrane)
-        if needs_tau:
-            grad_tau = parameters.tau_gradient(grad, above, layout.row(v0), membrane)
-        if membrane.divisor is not None and not divide:
-            if needs_divisor:
-                grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), membrane.divisor, membrane.inner)
-            grad = grad / per_neuron(membrane.divisor, grad.shape[1], membrane.inner)
-        # saved distances and gradients are rows already
-        grad_x = layout.unrows(grad).to(ctx.dtype) if needs_x else None
-        return grad_x, layout.unrow(grad_v0) if needs_v else None, grad_threshold, grad_tau, grad_divisor, None, None
+        grads = run_linear_backward(
+            grad_out, grad_v, above, v0, x_seq, ctx.membrane, ctx.layout, ctx.dtype, ctx.engine, ctx.needs_input_grad[:5]
+        )
+        return *grads, None, None
 
 
 def run_forward(
@@ -236,7 +222,7 @@ def run_backward(
     return grad_x, grad_of_carry0, grad_of_out, grad_of_carry, grad_of_after, grad_divisor, *of_levels
 
 
-def _linear_forward(
+def linear_forward(
     x_seq: Tensor, v: Tensor, membrane: LinearMembrane, engine: str | None, save: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Spikes, last state, and distances to the threshold `[T, N]`."""
@@ -244,6 +230,39 @@ def _linear_forward(
     membrane = _there(membrane, layout)
     spikes, after, above = choose(x_seq, membrane, engine).linear_forward(layout.rows(x_seq), layout.row(v), membrane, save)
     return layout.unrows(spikes), layout.unrow(after), above
+
+
+def run_linear_backward(
+    grad_out: Tensor | None,
+    grad_v: Tensor | None,
+    above: Tensor,
+    v0: Tensor | None,
+    x_seq: Tensor | None,
+    membrane: LinearMembrane,
+    layout: Layout,
+    dtype: torch.dtype,
+    engine: str | None,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (x_seq, v0, threshold, tau, divisor) of a linear membrane, None where `needs` is False."""
+    needs_x, needs_v, needs_threshold, needs_tau, needs_divisor = needs
+    membrane = _there(membrane, layout)
+    rows_out, row_v = _incoming(grad_out, grad_v, layout, dtype, membrane.dtype, above.device)
+    divide = membrane.divisor is not None and not (needs_threshold or needs_tau or needs_divisor)
+    chosen = choose(above, membrane, engine)
+    grad, grad_v0 = chosen.linear_backward(above, rows_out, row_v, membrane, divide)
+    grad_threshold = grad_tau = grad_divisor = None
+    if needs_threshold:
+        grad_threshold = parameters.threshold_gradient(grad, above, rows_out, row_v, membrane)
+    if needs_tau and v0 is not None:
+        grad_tau = parameters.tau_gradient(grad, above, layout.row(v0), membrane)
+    if membrane.divisor is not None and not divide:
+        if needs_divisor and x_seq is not None:
+            grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), membrane.divisor, membrane.inner)
+        grad = grad / per_neuron(membrane.divisor, grad.shape[1], membrane.inner)
+    # saved distances and gradients are rows already
+    grad_x = layout.unrows(grad).to(dtype) if needs_x else None
+    return grad_x, layout.unrow(grad_v0) if needs_v else None, grad_threshold, grad_tau, grad_divisor
 
 
 def _incoming(

@@ -11,7 +11,8 @@ from snnsim.checks import checked_bool, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.fixed_dtype import FixedDtype
 from snnsim.kernels.table import LinearMembrane
-from snnsim.neurons.fused import Plan, Planner
+from snnsim.neurons.fused import Plan, Planner, operator_form
+from snnsim.neurons.handle import Handle
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.ste import straight_through
 from snnsim.surrogate import ATan, Surrogate
@@ -39,6 +40,7 @@ class Membrane(FixedDtype, Temporal):
     def __init__(self, v_rest: float, state_quant: Codebook | None, min_decay: bool = False) -> None:
         super().__init__()
         self._planner = Planner()
+        self._handle = Handle(self)
         self.state_quant = checked_codebook(type(self).__name__, "state_quant", state_quant)
         self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
         if min_decay and state_quant is None:
@@ -166,8 +168,13 @@ class Membrane(FixedDtype, Temporal):
         first = x_seq[0]
         self.check_constants(first)
         held = self.check_held("v", first, dtype)
+        as_operator, keep_input = self._as_operator(first, dtype) if torch.compiler.is_compiling() else (False, False)
         plan = self._planner.plan(self, first, dtype)
-        if plan.kernel is not None:
+        if as_operator:
+            from snnsim.neurons import operator
+
+            output, v = operator.run(self, x_seq, held, keep_input)
+        elif plan.kernel is not None:
             output, v = plan.run(self, x_seq, held)
         else:
             outputs = []
@@ -188,6 +195,20 @@ class Membrane(FixedDtype, Temporal):
         """How the node runs on steps of input like `x`, `[B, *n]`."""
         return self._planner.plan(self, x, self.state_dtype(x, self.state_quant))
 
+    def _as_operator(self, x: Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
+        """While compiling: whether the node is one operator for steps like `x`, and whether its backward needs the input."""
+        # an exported program knows no node
+        if torch.compiler.is_exporting() or self._trace is not None or self.coupling() is not None:
+            return False, False
+        return self._operator_form(x.dim() - 1, dtype)
+
+    def _operator_form(self, axes: int, dtype: torch.dtype) -> tuple[bool, bool]:
+        # runs as it stands while the compiler traces: it may look at values
+        return operator_form(self, axes, dtype)
+
+    # what torch.compiler.assume_constant_result does, which imports the compiler
+    _operator_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
     def coupling(self) -> str | None:
         """Why the next state does not follow from code and input alone; None where it does."""
         return None
@@ -195,6 +216,18 @@ class Membrane(FixedDtype, Temporal):
     def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
         """This node's constants, where its equations are those of integrate-and-fire with a linear leak; else None."""
         return None
+
+    def is_linear(self) -> bool:
+        """Whether the equations are those of integrate-and-fire with a linear leak."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_planner", "_handle")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # a copy is another node
+        self._planner, self._handle = Planner(), Handle(self)
 
     def check_constants(self, x: Tensor) -> None:
         """Refuse constants that do not fit one step of input."""
@@ -325,12 +358,9 @@ class BaseNode(Membrane):
 
     def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
         """This node's constants, where its equations are those of integrate-and-fire with a linear leak; else None."""
-        own = (BaseNode.fire, BaseNode.discharge, BaseNode.settle, Membrane.charge, Membrane.decayed, Membrane.step)
-        if any(getattr(type(self), method.__name__) is not method for method in own) or not self.divides_input():
+        if not self.is_linear():
             return None
-        leaks, tau = self.linear_leak()
-        if not leaks:
-            return None
+        _, tau = self.linear_leak()
         constants = {"threshold": self.firing_threshold(x), "tau": tau, "divisor": self.input_divisor()}
         per_channel, inner = channel_constants(constants, x, dtype)
         return LinearMembrane(
@@ -343,6 +373,13 @@ class BaseNode(Membrane):
             detach_reset=self.detach_reset,
             inner=inner,
         )
+
+    def is_linear(self) -> bool:
+        """Whether the equations are those of integrate-and-fire with a linear leak."""
+        own = (BaseNode.fire, BaseNode.discharge, BaseNode.settle, Membrane.charge, Membrane.decayed, Membrane.step)
+        if any(getattr(type(self), method.__name__) is not method for method in own):
+            return False
+        return self.divides_input() and self.linear_leak()[0]
 
     def linear_leak(self) -> tuple[bool, Tensor | None]:
         """Whether `leak` is linear towards `v_rest`, and with which time constant; None for no leak at all."""

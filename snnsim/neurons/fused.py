@@ -15,12 +15,12 @@ from snnsim.kernels.table import LinearMembrane, Table
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.learned import LearnedUniform
 from snnsim.surrogate import FunctionSurrogate
-from snnsim.transition import build_table
+from snnsim.transition import build_table, constants_shape
 
 if TYPE_CHECKING:
     from snnsim.neurons.base import Membrane
 
-__all__ = ["Plan", "Planner"]
+__all__ = ["Plan", "Planner", "operator_form"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ class Planner:
 def _momentary_obstacle(node: Membrane) -> str | None:
     """Why a node has to be run step by step this time; None where nothing of the moment stands in the way."""
     if torch.compiler.is_compiling():
-        return "torch.compile fuses the step loop itself"
+        return "torch.compile traces its equations"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is at work"
     if node._trace is not None:
@@ -120,6 +120,26 @@ def _tensors(module: nn.Module, found: list[Tensor]) -> list[Tensor]:
         if child is not None:
             _tensors(child, found)
     return found
+
+
+def operator_form(node: Membrane, axes: int, dtype: torch.dtype) -> tuple[bool, bool]:
+    """Whether a node that is compiled is one operator, for samples of so many axes, and whether its backward needs the input."""
+    if torch._C._functorch.peek_interpreter_stack() is not None or any(t.is_inference() for t in _tensors(node, [])):
+        return False, False
+    divisor = node.input_divisor() if node.divides_input() else None
+    keep_input = divisor is not None and divisor.requires_grad
+    codebook = node.state_quant
+    if codebook is None:
+        return node.is_linear(), keep_input
+    if type(codebook) is not Codebook:
+        return False, False
+    try:
+        # the numbers of neurons may be unknown; whether the equations are elementwise shows on the fewest that there can be
+        neurons = constants_shape(node.transition, codebook, axes, dtype, divisor)
+        build_table(node.transition, codebook, neurons, dtype, divisor)
+    except InvalidValueError:
+        return False, False
+    return True, keep_input
 
 
 def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
