@@ -87,6 +87,7 @@ def test_site_has_no_pages_left_out(site):
         "snnsim.functional.decode",
         "snnsim.functional.loss",
         "snnsim.layers",
+        "snnsim.deploy",
         "snnsim.data",
         "snnsim.data.events",
         "snnsim.viz",

@@ -263,12 +263,14 @@ def _quantize_weights(network: nn.Module, options: argparse.Namespace) -> list[s
                 f"--weight-bits {bits}: the checkpoint was trained with weights of {layers[0].weight_bits} bits; leave it out"
             )
         return []
-    if bits is None and options.to == "nir":
-        return []
+    changed = []
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         fold_batch_norm(network)
-    quantize(network, weights=bits or DEFAULT_WEIGHT_BITS)
-    return [f"weights quantized to {bits or DEFAULT_WEIGHT_BITS} bits after training"]
+        changed.append("batch normalization folded into the layers before it")
+    if bits is not None or options.to != "nir":
+        quantize(network, weights=bits or DEFAULT_WEIGHT_BITS)
+        changed.append(f"weights quantized to {bits or DEFAULT_WEIGHT_BITS} bits after training")
+    return changed
 
 
 def _survey(training: Training) -> tuple[tuple[int, ...], tuple[int, int], int | None]:
