@@ -172,6 +172,9 @@ def _snap_node(name: str, node: Membrane, grid_bits: int) -> None:
     node.grid_bits = grid_bits
     if isinstance(codebook, LearnedUniform):
         codebook = codebook.freeze()
+    if type(codebook) is not Codebook:
+        # one that draws, or of the user's own, would become another: `lower` refuses it
+        return
     node.state_quant = _snapped(name, codebook, grid_bits, levels=isinstance(node, Readout))
 
 

@@ -383,7 +383,10 @@ class _Builder(Assembly):
 
 def _why_not(module: nn.Module) -> str:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return "batch normalization must be folded into the layer before it; call snnsim.quant.fold_batch_norm(net) before quantize"
+        return (
+            "batch normalization must be folded into the layer before it; call snnsim.quant.fold_batch_norm(net) before quantize, "
+            "naming the two in pairs where they do not follow each other in an nn.Sequential"
+        )
     return "there is no integer operation for it"
 
 

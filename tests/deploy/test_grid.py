@@ -240,3 +240,13 @@ def test_the_finest_grid_that_is_allowed_is_exact(gain):
     assert reach > 2 ** (24 - finest)
     certificate = verify(net, lower(net), [spikes(20, 20, 200)])
     assert certificate.exact, str(certificate)
+
+
+def test_a_codebook_that_draws_is_refused_and_not_replaced():
+    codebook = quant.uniform(4).with_rounding("stochastic")
+    net = nn.Sequential(QuantLinear(12, 9), neurons.IFNode(state_quant=codebook))
+    with pytest.raises(
+        InvalidValueError, match=r"'1' \(GridIFNode\).*its codebook is a StochasticCodebook, which no table stands for"
+    ):
+        to_grid(net)
+    assert net[1].state_quant is codebook

@@ -123,3 +123,16 @@ def test_a_copy_is_compared_with_its_network():
     assert net.training
     with pytest.raises(InvalidValueError, match=r"verify_copy: the network has the neurons \['2', '4'\] and the copy \['0'\]"):
         verify_copy(net, nn.Sequential(neurons.IFNode()), [x])
+
+
+def test_a_neuron_that_is_never_called_is_not_missed():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.fire, self.spare = QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)), neurons.IFNode()
+
+        def forward(self, x):
+            return self.fire(self.layer(x))
+
+    net = awake(Spare())
+    assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
