@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.quantizer import TensorQuantizer
+from snnsim.quiet import quiet
 from snnsim.record import Recorder
-from snnsim.temporal import Temporal
+from snnsim.runners import reset
 
 __all__ = ["FiringMeter", "Footprint", "firing_rate", "footprint"]
 
@@ -57,8 +58,9 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
         The footprint for one sample.
     """
     values = bits = 0
-    with Recorder(net) as recorder:
-        _run_quietly(net, x)
+    with quiet(net), Recorder(net) as recorder:
+        reset(net)
+        net(x)
     for trace in recorder.traces().values():
         count = trace.membrane[0, 0].numel()
         codebook = trace.node.state_quant
@@ -77,23 +79,6 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
             weight_values += parameter.numel()
             weight_bits += parameter.numel() * (torch.finfo(parameter.dtype).bits if width is None else width)
     return Footprint(values, bits, weight_values, weight_bits)
-
-
-def _run_quietly(net: nn.Module, x: Tensor) -> None:
-    """Run `net` once for its shapes and leave it as it was."""
-    modes = {module: module.training for module in net.modules()}
-    held = {node: node.state() for node in net.modules() if isinstance(node, Temporal)}
-    try:
-        net.eval()
-        for node in held:
-            node.reset()
-        with torch.no_grad():
-            net(x)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for node, state in held.items():
-            node.load_state(state)
 
 
 def firing_rate(spikes: Tensor) -> float:

@@ -24,6 +24,7 @@ LAYERS = {
     "transition": 4,
     "temporal": 5,
     "event_network": 6,
+    "quiet": 6,
     "neurons": 6,
     "layers": 6,
     "runners": 7,

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, ShapeError, StateError
 from snnsim.neurons.base import Membrane
+from snnsim.quiet import quiet
 from snnsim.record import Recorder, Trace
 from snnsim.runners import MultiStep, SingleStep, reset
-from snnsim.temporal import Temporal
 
-__all__ = ["float_states", "observe", "quiet", "regroup", "runner_axis"]
+__all__ = ["float_states", "observe", "regroup", "runner_axis"]
 
 # samples that are run together, whatever the user's batches: a float matrix product depends on its number of rows
 SAMPLES = 64
@@ -63,22 +63,6 @@ def runner_axis(where: str, net: nn.Module) -> int:
         if isinstance(module, MultiStep | SingleStep):
             return 1 if module.time_steps is None else 0
     raise InvalidTypeError(f"{where}(net): {type(net).__name__} is not within a runner; wrap it, as in snnsim.MultiStep(net)")
-
-
-@contextmanager
-def quiet(net: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients; modes and held states are put back after."""
-    modes = {module: module.training for module in net.modules()}
-    held = {module: module.state() for module in net.modules() if isinstance(module, Temporal)}
-    try:
-        net.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for module, state in held.items():
-            module.load_state(state)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.calibrate.collect import quiet, regroup
+from snnsim.calibrate.collect import regroup
 from snnsim.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.neurons.base import Membrane
@@ -18,6 +18,7 @@ from snnsim.neurons.integrate_fire import IFNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.histogram import Histogram
 from snnsim.quant.ranges import percentile_amax
+from snnsim.quiet import quiet
 from snnsim.runners import MultiStep
 from snnsim.warn import warn_user
 

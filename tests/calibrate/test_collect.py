@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
-from snnsim.calibrate.collect import SAMPLES, float_states, observe, quiet, regroup
+from snnsim.calibrate.collect import SAMPLES, float_states, observe, regroup
 from snnsim.errors import InvalidTypeError, ShapeError, StateError
 
 
@@ -61,21 +61,6 @@ def test_every_group_starts_from_rest():
     charged = []
     observe("here", run, [torch.full((1, 2 * SAMPLES, 1), 0.4)], lambda name, trace: charged.append(trace.charged))
     assert torch.equal(charged[0], charged[1])
-
-
-def test_modes_come_back_after_an_error():
-    net = nn.Linear(2, 2)
-    seen = []
-
-    def fail():
-        with quiet(net):
-            seen.extend([net.training, torch.is_grad_enabled()])
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert seen == [False, False]
-    assert net.training
 
 
 def test_codebooks_come_back_after_an_error():
