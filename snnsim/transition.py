@@ -22,7 +22,12 @@ Equations = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def build_table(
-    equations: Equations, codebook: Codebook, neurons: Sequence[int], dtype: torch.dtype, divisor: Tensor | None = None
+    equations: Equations,
+    codebook: Codebook,
+    neurons: Sequence[int],
+    dtype: torch.dtype,
+    divisor: Tensor | None = None,
+    checked: torch.Size | None = None,
 ) -> Table:
     """Evaluate a node's equations on its levels.
 
@@ -34,6 +39,8 @@ def build_table(
         neurons: shape `[*n]` of one sample, against which the node's constants broadcast.
         dtype: of the state, float32 or float64.
         divisor: what the input is divided by, one number or broadcasting against `[*n]`.
+        checked: `constants_shape` of these equations, where an earlier table of theirs has shown that they are elementwise; only
+            the values of what they learn have changed since.
 
     Raises:
         InvalidValueError: equations that are not elementwise, so that no table can stand for them.
@@ -43,7 +50,7 @@ def build_table(
     with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
         levels = codebook.levels.detach().to(dtype)
         column = levels.clone().reshape(-1, *[1] * len(neurons))
-        constants = _constants(equations, column, divisor)
+        constants = _constants(equations, column, divisor) if checked is None else checked
         shape, inner = _channels(constants, neurons)
         # every channel has levels of its own: slopes of shared ones would be summed over the channels
         q = column.expand(-1, *shape).clone().requires_grad_()
@@ -52,7 +59,8 @@ def build_table(
         # once more, now with a graph to what the node learns and to nothing else
         with _learning(codebook, neurons):
             values = [value.expand_as(q) for value in equations(q)]
-        _check_elementwise(equations, q, values)
+        if checked is None:
+            _check_elementwise(equations, q, values)
         out, after, carry = (_rows(value) for value in values)
         edges = codebook.edges.detach().to(dtype).clone()
         low, high = codebook.limits

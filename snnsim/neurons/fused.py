@@ -69,6 +69,8 @@ class Planner:
         self._plan: Plan | None = None
         # alive as long as the key, or a new tensor might take the place, and with it the id, of an old one
         self._tensors: list[Tensor] = []
+        # shape of a learning node's constants, by what it depends on, once a table has been made of its equations
+        self._shapes: dict[tuple[object, ...], torch.Size] = {}
 
     def clear(self) -> None:
         """Forget what is kept; every change of an attribute of the node does this."""
@@ -85,7 +87,7 @@ class Planner:
         # parameters may change through .data, a plain function through what it closes over: neither leaves a trace
         surrogate = getattr(node, "surrogate", None)
         if isinstance(surrogate, FunctionSurrogate) or any(isinstance(t, nn.Parameter) or t.requires_grad for t in tensors):
-            return _make_plan(node, x, dtype)
+            return self._relearned(node, x, dtype)
         ste = None if node.state_quant is None else node.state_quant.ste
         # for every call: comprehensions, which are twice as fast as generators
         versions = [(id(tensor), tensor._version) for tensor in tensors]
@@ -93,6 +95,19 @@ class Planner:
         if self._plan is None or key != self._key:
             self._plan, self._key, self._tensors = _make_plan(node, x, dtype), key, tensors
         return self._plan
+
+    def _relearned(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
+        """A new plan of a node that learns: its equations are those of the plan before, only their values have moved."""
+        codebook = node.state_quant
+        # what a plain function closes over may be anything by now
+        if codebook is None or isinstance(getattr(node, "surrogate", None), FunctionSurrogate):
+            return _make_plan(node, x, dtype)
+        key = (dtype, x.shape[1:], node.training, type(codebook), codebook.num_levels)
+        plan = _make_plan(node, x, dtype, self._shapes.get(key))
+        if plan.kernel is not None and key not in self._shapes:
+            divisor = node.input_divisor() if node.divides_input() else None
+            self._shapes[key] = constants_shape(node.transition, codebook, x.dim() - 1, dtype, divisor)
+        return plan
 
     def __deepcopy__(self, memo: dict[int, object]) -> Planner:
         return Planner()
@@ -142,7 +157,7 @@ def operator_form(node: Membrane, axes: int, dtype: torch.dtype) -> tuple[bool, 
     return True, keep_input
 
 
-def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
+def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype, checked: torch.Size | None = None) -> Plan:
     codebook = node.state_quant
     if codebook is None:
         membrane = node.linear_membrane(x, dtype)
@@ -153,7 +168,7 @@ def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
         return Plan(None, f"a {type(codebook).__name__} is not a fixed set of levels and edges")
     divisor = node.input_divisor() if node.divides_input() else None
     try:
-        table = build_table(node.transition, codebook, x.shape[1:], dtype, divisor)
+        table = build_table(node.transition, codebook, x.shape[1:], dtype, divisor, checked)
     except InvalidValueError as problem:
         return Plan(None, str(problem))
     # as the table, it may outlive an inference mode

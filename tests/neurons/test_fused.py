@@ -288,3 +288,30 @@ def test_backward_keeps_one_byte_per_neuron_and_step(bits, ste, bytes_each):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         MultiStep(node)(x_seq)
     assert sum(saved) == bytes_each * x_seq.numel()
+
+
+def test_a_learning_node_is_found_elementwise_once():
+    calls = []
+
+    class Counted(neurons.ParametricLIFNode):
+        def leak(self, v):
+            calls.append(len(v))
+            return super().leak(v)
+
+    node = Counted(state_quant=quant.uniform(4))
+    counts = []
+    for _ in range(3):
+        calls.clear()
+        node.reset()
+        MultiStep(node)(torch.ones(2, 1, 3))
+        counts.append(len(calls))
+    assert counts[1] == counts[2] < counts[0]
+    # a new value of what it learns gives a new table all the same
+    fresh = neurons.ParametricLIFNode(init_tau=5.0, state_quant=quant.uniform(4))
+    with torch.no_grad():
+        node.w.copy_(fresh.w)
+    x_seq = sequence((6, 3, 7))
+    assert torch.equal(MultiStep(node)(x_seq), MultiStep(fresh)(x_seq))
+    # and other equations are looked at anew
+    node.state_quant = quant.uniform(3)
+    assert not node._planner._shapes
