@@ -25,11 +25,24 @@ def event_array(x: Any, y: Any, t: Any, p: Any) -> np.ndarray:
         p: 1 where it got brighter, 0 where it got darker, `[N]`.
 
     Returns:
-        Structured array `[N]` of dtype `EVENT`.
+        Structured array `[N]` of dtype `EVENT`. The order in time is not looked at here; readers and frames do.
+
+    Raises:
+        ShapeError: fields that differ in length.
+        DataError: a coordinate outside [0, 65535], or a polarity other than 0 and 1.
     """
-    events = np.empty(len(t), EVENT)
-    for name, values in zip("xytp", (x, y, t, p), strict=True):
-        events[name] = values
+    fields = {name: np.asarray(values) for name, values in zip("xytp", (x, y, t, p), strict=True)}
+    if len({field.shape for field in fields.values()}) > 1 or fields["t"].ndim != 1:
+        shapes = ", ".join(f"{name}: {list(field.shape)}" for name, field in fields.items())
+        raise ShapeError(f"event_array({shapes}): expected four arrays of one length, [N]")
+    for name, largest in (("x", 65535), ("y", 65535), ("p", 1)):
+        field = fields[name]
+        if field.size and not (field.min() >= 0 and field.max() <= largest):
+            first = int(np.flatnonzero((field < 0) | (field > largest))[0])
+            raise DataError(f"event_array({name}): event {first} has {name}={field[first]}, outside [0, {largest}]")
+    events = np.empty(len(fields["t"]), EVENT)
+    for name, field in fields.items():
+        events[name] = field
     return events
 
 

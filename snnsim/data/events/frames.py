@@ -101,7 +101,15 @@ def _since_start(name: str, events: np.ndarray) -> np.ndarray:
     """Microseconds since the first event."""
     if len(events) == 0:
         raise DataError(f"{name}(events): there are no events to make frames of; an earlier transform removed them all")
-    return events["t"] - events["t"][0]
+    since = events["t"] - events["t"][0]
+    backwards = np.flatnonzero(since[1:] < since[:-1])
+    if backwards.size:
+        index = int(backwards[0]) + 1
+        raise DataError(
+            f"{name}(events): time runs backwards at event {index}, from {events['t'][index - 1]} to {events['t'][index]} "
+            "microseconds; sort the events by t, np.sort(events, order='t', kind='stable')"
+        )
+    return since
 
 
 def _check_positive(name: str, argument: str, value: int) -> None:

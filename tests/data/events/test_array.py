@@ -14,6 +14,21 @@ def test_fields_are_kept():
     assert events.tolist() == [(1, 3, 5, 0), (2, 4, 6, 1)]
 
 
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        (([1], [0, 0], [0], [0]), ShapeError, r"event_array\(x: \[1\], y: \[2\], t: \[1\], p: \[1\]\): expected four arrays"),
+        (([[1]], [[0]], [[0]], [[0]]), ShapeError, r"expected four arrays of one length, \[N\]"),
+        (([0, -1], [0, 0], [0, 0], [0, 0]), DataError, r"event_array\(x\): event 1 has x=-1, outside \[0, 65535\]"),
+        (([0], [65536], [0], [0]), DataError, r"event_array\(y\): event 0 has y=65536"),
+        (([0], [0], [0], [2]), DataError, r"event_array\(p\): event 0 has p=2, outside \[0, 1\]"),
+    ],
+)
+def test_fields_that_are_no_events_are_refused(fields, error, message):
+    with pytest.raises(error, match=message):
+        event_array(*fields)
+
+
 def test_structured_array_of_another_layout_is_taken():
     dtype = [("t", "<i4"), ("p", "?"), ("y", "<i2"), ("x", "<i2")]
     assert from_structured(np.array([(5, True, 3, 1)], dtype)).tolist() == [(1, 3, 5, 1)]

@@ -83,3 +83,12 @@ def test_no_events_are_refused(make):
 def test_number_must_be_a_positive_int(make, value):
     with pytest.raises(InvalidValueError, match=r"expected an int of at least 1"):
         make((3, 4), value)
+
+
+@pytest.mark.parametrize("frames", [FramesByTime((2, 2), 3), FramesByCount((2, 2), 3), FramesByWindow((2, 2), 3)], ids=repr)
+def test_time_that_runs_backwards_is_refused(frames):
+    events = event_array([0, 0, 0], [0, 0, 0], [4, 9, 8], [1, 1, 1])
+    name = type(frames).__name__
+    with pytest.raises(DataError, match=rf"{name}\(events\): time runs backwards at event 2, from 9 to 8 microseconds; sort"):
+        frames(events)
+    assert frames(np.sort(events, order="t", kind="stable")).sum() == 3
