@@ -64,6 +64,8 @@ def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -
             alpha=float(np.clip(pitch**0.5, 0.25, 1.0)),
             color=INK,
             rasterized=True,
+            # snapped to whole pixels, a mark shorter than one would vanish
+            snap=False,
         )
         base += neurons * row
     ax.set_xlim(-0.5, steps - 0.5)

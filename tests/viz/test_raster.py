@@ -77,3 +77,19 @@ def test_large_population_is_one_rasterized_collection():
 def test_bad_spikes_are_refused(spikes, error, message):
     with pytest.raises(error, match=message):
         viz.raster(spikes)
+
+
+@pytest.mark.parametrize("dpi", [40, 60, 100])
+def test_a_spike_among_many_neurons_is_seen_at_any_resolution(dpi, tmp_path):
+    spikes = torch.zeros(50, 1000)
+    ax = viz.raster({"hidden": spikes, "output": torch.zeros(50, 10)})
+    empty = pixels(ax, tmp_path / "empty.png", dpi)
+    spikes[25, 500] = 1
+    assert pixels(viz.raster({"hidden": spikes, "output": torch.zeros(50, 10)}), tmp_path / "one.png", dpi) != empty
+
+
+def pixels(ax, path, dpi) -> bytes:
+    from PIL import Image
+
+    with Image.open(viz.save(ax, path, dpi=dpi)) as image:
+        return image.convert("L").tobytes()
