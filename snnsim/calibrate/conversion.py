@@ -44,13 +44,12 @@ class BalancedIFNode(IFNode):
     def __init__(self, v_threshold: float | Tensor = 1.0, state_quant: Codebook | None = None) -> None:
         super().__init__(v_threshold, v_reset=None, state_quant=state_quant)
 
-    def initial(self, name: str, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
-        """The state before the first step: the held one, or half the threshold, on its level."""
-        held = self.check_held(name, x, dtype)
-        if held is not None:
-            return held
-        half = (torch.as_tensor(self.v_threshold, dtype=dtype, device=x.device) / 2).expand(x.shape)
-        return half if codebook is None else codebook.snap(half, self.v_rest).detach()
+    def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
+        """The state before the first step, for input like `x`: half the threshold, on its level."""
+        with torch.inference_mode(False), torch.no_grad():
+            half = torch.as_tensor(self.v_threshold, dtype=dtype, device=x.device) / 2
+            half = half.reshape([1] * (x.dim() - half.dim()) + list(half.shape))
+            return half if codebook is None else codebook.snap(half, self.v_rest)
 
 
 class Scale(nn.Module):
