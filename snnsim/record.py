@@ -7,7 +7,7 @@ from types import TracebackType
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, RunError, ShapeError
-from snnsim.neurons.base import Membrane
+from snnsim.neurons.membrane import Membrane
 from snnsim.temporal import stack_steps
 
 __all__ = ["Recorder", "Trace"]

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.errors import ContractError, InvalidTypeError
-from snnsim.neurons.base import BaseNode, Membrane, checked_surrogate
+from snnsim.neurons.arguments import checked_surrogate
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.runners import MultiStep, SingleStep
 from snnsim.surrogate import Surrogate, check_gradient, heaviside

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, ShapeError, StateError
-from snnsim.neurons.base import Membrane
+from snnsim.neurons.membrane import Membrane
 from snnsim.quiet import quiet
 from snnsim.record import Recorder, Trace
 from snnsim.runners import MultiStep, SingleStep, reset

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from snnsim.calibrate.collect import regroup
 from snnsim.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
-from snnsim.neurons.base import Membrane
 from snnsim.neurons.integrate_fire import IFNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.histogram import Histogram
 from snnsim.quant.ranges import percentile_amax

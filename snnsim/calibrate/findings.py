@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from snnsim.calibrate.tally import Tally, tallies
-from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.weight import QuantizedWeight
 
 __all__ = ["Finding", "data_findings", "inspect"]

@@ -14,7 +14,9 @@ from snnsim.calibrate.findings import data_findings
 from snnsim.calibrate.tally import Tally, entropy, occupied, tallies
 from snnsim.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
-from snnsim.neurons.base import BaseNode, Membrane, check_firing_levels
+from snnsim.neurons.arguments import check_firing_levels
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.state import MAX_BITS, from_levels, uniform
 from snnsim.warn import warn_user

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from snnsim.deploy.dyadic import frac_bits_of
 from snnsim.deploy.graph import Part, refusal
 from snnsim.deploy.operations import Integers, Window
-from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.readout import Readout
 from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from snnsim.checks import checked_number
 from snnsim.errors import InvalidValueError
-from snnsim.neurons.base import Membrane
+from snnsim.neurons.membrane import Membrane
 from snnsim.runners import MultiStep
 
 __all__ = ["Energy", "Operations", "count_operations"]

@@ -35,7 +35,8 @@ from snnsim.deploy.operations import (
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.layers import Delay as DelayLayer
 from snnsim.layers import Dropout
-from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.weight import QuantizedWeight

@@ -20,7 +20,8 @@ from snnsim.deploy.graph import network_of, read
 from snnsim.deploy.network import IntegerNetwork, NeuronTrace
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.files import write_whole
-from snnsim.neurons.base import BaseNode, Membrane
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.record import Recorder, Trace
 from snnsim.runners import MultiStep

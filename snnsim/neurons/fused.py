@@ -18,7 +18,7 @@ from snnsim.surrogate import FunctionSurrogate
 from snnsim.transition import build_table, constants_shape
 
 if TYPE_CHECKING:
-    from snnsim.neurons.base import Membrane
+    from snnsim.neurons.membrane import Membrane
 
 __all__ = ["Plan", "Planner", "operator_form"]
 

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import torch
 
 if TYPE_CHECKING:
-    from snnsim.neurons.base import Membrane
+    from snnsim.neurons.membrane import Membrane
 
 __all__ = ["Handle", "nodes", "numbers"]
 

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from snnsim.checks import checked_bool, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.neurons.base import BaseNode, Membrane, check_broadcast
+from snnsim.neurons.arguments import check_broadcast
+from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
 

@@ -22,8 +22,8 @@ from snnsim.kernels.table import LinearMembrane, Table
 from snnsim.neurons.handle import nodes, numbers
 
 if TYPE_CHECKING:
-    from snnsim.neurons.base import Membrane
     from snnsim.neurons.fused import Plan
+    from snnsim.neurons.membrane import Membrane
 
 __all__ = ["run"]
 

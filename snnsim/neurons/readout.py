@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from snnsim.neurons.base import Membrane
 from snnsim.neurons.leaky import Leaky, set_tau, tau_repr
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 
 __all__ = ["LIReadout", "Readout"]

@@ -1,0 +1,282 @@
+"""Membrane: a leaky state on an optional codebook, what spiking neurons and readouts share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnsim.checks import checked_number
+from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.fixed_dtype import FixedDtype
+from snnsim.kernels.table import LinearMembrane
+from snnsim.neurons.arguments import checked_codebook
+from snnsim.neurons.fused import Plan, Planner, operator_form
+from snnsim.neurons.handle import Handle
+from snnsim.quant.codebook import Codebook
+from snnsim.quant.ste import straight_through
+from snnsim.temporal import Temporal, stack_steps
+from snnsim.warn import warn_user
+
+__all__ = ["Membrane"]
+
+
+class Membrane(FixedDtype, Temporal):
+    """A leaky membrane on an optional codebook: what spiking nodes and readouts share.
+
+        h = leak(v) + drive(x);  q = codebook(h)
+
+    Args:
+        v_rest: potential that a fresh membrane has, in the unit of the threshold.
+        state_quant: codebook of the membrane; None keeps it in floating point.
+        min_decay: a level that the leak cannot move leaks one level toward rest instead.
+    """
+
+    # where a Recorder collects (output, charged membrane, membrane after) of every step
+    _trace: list[tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def __init__(self, v_rest: float, state_quant: Codebook | None, min_decay: bool = False) -> None:
+        super().__init__()
+        self._planner = Planner()
+        self._handle = Handle(self)
+        self.state_quant = checked_codebook(type(self).__name__, "state_quant", state_quant)
+        self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
+        if min_decay and state_quant is None:
+            raise InvalidValueError(
+                f"{type(self).__name__}(min_decay=True): only a quantized state can get stuck; give state_quant"
+            )
+        self.min_decay = min_decay
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # a constant of the equations may have changed; private attributes are state and bookkeeping
+        if not name.startswith("_") and "_planner" in self.__dict__:
+            self._planner.clear()
+
+    def leak(self, v: Tensor) -> Tensor:
+        """What is left of the membrane after one step without input; elementwise, same shape."""
+        raise NotImplementedError(f"{type(self).__name__} must implement leak(v)")
+
+    def drive(self, x: Tensor) -> Tensor:
+        """What one step of input adds to the membrane; elementwise, same shape."""
+        divisor = self.input_divisor()
+        return x if divisor is None else x / divisor
+
+    def input_divisor(self) -> Tensor | None:
+        """What `drive` divides the input by, a number or broadcasting against `[*n]`; None for nothing."""
+        return None
+
+    def divides_input(self) -> bool:
+        """Whether `drive` is no more than the division by `input_divisor`."""
+        return type(self).drive is Membrane.drive
+
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        """Charged membrane `h = leak(v) + drive(x)`."""
+        # separate operations: a fused multiply-add would round differently from machine to machine
+        return self.decayed(v) + self.drive(x)
+
+    def decayed(self, v: Tensor) -> Tensor:
+        """`leak(v)`, moved on by one level where `min_decay` asks and the leak alone would round back."""
+        leaked = self.leak(v)
+        if not self.min_decay or self.state_quant is None:
+            return leaked
+        codebook, before, after = self.state_quant, v.detach(), leaked.detach()
+        # rest itself is not stuck, also where it is only near a level
+        resting = codebook.snap(torch.full_like(before[:1], self.v_rest), self.v_rest)
+        stuck = (codebook(after) == before) & (after != before) & (before != resting)
+        code = codebook._cell(before) + torch.sign(after - before).int()
+        neighbour = codebook.levels.to(before.dtype)[code.clamp(0, codebook.num_levels - 1)]
+        return straight_through(torch.where(stuck, neighbour, after), leaked)
+
+    def quantize(self, h: Tensor) -> Tensor:
+        """The charged membrane on its codebook."""
+        return h if self.state_quant is None else self.state_quant(h)
+
+    @property
+    def v(self) -> Tensor | None:
+        """The held membrane `[B, *n]`; None at rest."""
+        return self._state.get("v")
+
+    @property
+    def codes(self) -> Tensor | None:
+        """Codes of the held membrane; None at rest, an error for a state that is not quantized."""
+        if self.state_quant is None:
+            raise InvalidValueError(f"{type(self).__name__}.codes: this state is not quantized; give the node a state_quant")
+        return None if self.v is None else self.state_quant.encode(self.v)
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Refuse a state that this node could not have held."""
+        super().check_state(state)
+        if set(state) - {"v"}:
+            raise StateError(f"{type(self).__name__}: its state is 'v', got {sorted(state)}; take states from snnsim.states(net)")
+        codebook = self.state_quant
+        if "v" in state and codebook is not None:
+            v = state["v"]
+            if not torch.isin(v[~v.isnan()], codebook.levels.to(v.dtype)).all():
+                raise StateError(
+                    f"{type(self).__name__}: this state is off the node's codebook, {codebook}; it is of another network"
+                )
+
+    def state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
+        """float32, or float64 where the input or the codebook is.
+
+        Raises:
+            InvalidTypeError: an input that is not floating point.
+        """
+        who = type(self).__name__
+        if not isinstance(x_seq, Tensor):
+            raise InvalidTypeError(f"{who}: x must be a tensor, got {type(x_seq).__name__}")
+        if not x_seq.dtype.is_floating_point:
+            raise InvalidTypeError(f"{who}: x must be floating point, got {x_seq.dtype}; convert it with x.float()")
+        return torch.promote_types(x_seq.dtype, torch.float32 if codebook is None else codebook.levels.dtype)
+
+    def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
+        """The state at rest for input like `x`, `[B, *n]`: one number, on a level of the codebook if there is one."""
+        with torch.inference_mode(False), torch.no_grad():
+            rest = torch.full([1] * x.dim(), self.v_rest, dtype=dtype, device=x.device)
+            return rest if codebook is None else codebook.snap(rest, self.v_rest)
+
+    def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One time step, without held state.
+
+        Args:
+            x: input, `[B, *n]`.
+            v: state, same shape.
+
+        Returns:
+            Output, membrane before the reset, state after it.
+        """
+        return self.settle(self.quantize(self.charge(x, v)))
+
+    def settle(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What follows from the quantized membrane alone: output, the membrane itself, state after the reset."""
+        return q, q, q
+
+    def transition(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a quantized membrane leads to: output, state after the reset, what is left of that one step later."""
+        output, _, after = self.settle(q)
+        return output, after, self.decayed(after)
+
+    def forward_sequence(self, x_seq: Tensor) -> Tensor:
+        """Outputs of a whole sequence `[T, B, *n]`, from the held state or from rest, in the dtype of the input.
+
+        Fused over time where the node's equations allow, else step by step; the values are the same.
+        """
+        dtype = self.state_dtype(x_seq, self.state_quant)
+        first = x_seq[0]
+        self.check_constants(first)
+        held = self.check_held("v", first, dtype)
+        as_operator, keep_input = self._as_operator(first, dtype) if torch.compiler.is_compiling() else (False, False)
+        plan = self._planner.plan(self, first, dtype)
+        if as_operator:
+            from snnsim.neurons import operator
+
+            output, v = operator.run(self, x_seq, held, keep_input)
+        elif plan.kernel is not None:
+            output, v = plan.run(self, x_seq, held)
+        else:
+            outputs = []
+            v = (self.rest(first, dtype, self.state_quant) if held is None else held).expand(first.shape)
+            for x in x_seq.to(dtype).unbind(0):
+                s, q, v = self.step(x, v)
+                self.trace(s, q, v)
+                outputs.append(s)
+            output = stack_steps(outputs).to(x_seq.dtype)
+        self.hold(v=v)
+        return output
+
+    def explain(self, x: Tensor) -> str:
+        """How the node would run on one step of input `[B, *n]`, and why: fused, by which engine, or step by step."""
+        return f"{type(self).__name__}: {self.plan(x).explain(x.unsqueeze(0))}"
+
+    def plan(self, x: Tensor) -> Plan:
+        """How the node runs on steps of input like `x`, `[B, *n]`."""
+        return self._planner.plan(self, x, self.state_dtype(x, self.state_quant))
+
+    def _as_operator(self, x: Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
+        """While compiling: whether the node is one operator for steps like `x`, and whether its backward needs the input."""
+        # an exported program knows no node
+        if torch.compiler.is_exporting() or self._trace is not None or self.coupling() is not None:
+            return False, False
+        return self._operator_form(x.dim() - 1, dtype)
+
+    def _operator_form(self, axes: int, dtype: torch.dtype) -> tuple[bool, bool]:
+        # runs as it stands while the compiler traces: it may look at values
+        return operator_form(self, axes, dtype)
+
+    # what torch.compiler.assume_constant_result does, which imports the compiler
+    _operator_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def coupling(self) -> str | None:
+        """Why the next state does not follow from code and input alone; None where it does."""
+        return None
+
+    def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
+        """This node's constants, where its equations are those of integrate-and-fire with a linear leak; else None."""
+        return None
+
+    def is_linear(self) -> bool:
+        """Whether the equations are those of integrate-and-fire with a linear leak."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_planner", "_handle")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # a copy is another node
+        self._planner, self._handle = Planner(), Handle(self)
+
+    def check_constants(self, x: Tensor) -> None:
+        """Refuse constants that do not fit one step of input."""
+
+    def trace(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
+        """Hand one time step to the recorder, if there is one."""
+        if self._trace is not None:
+            self._trace.append((output.detach(), charged.detach(), after.detach()))
+
+    def set_state_quant(self, state_quant: Codebook | None) -> None:
+        """Put another codebook in place, or none, under the checks of the construction.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: what the construction refuses; the old codebook stays then.
+            StateError: a state is held, which lies on the old codebook.
+        """
+        who = type(self).__name__
+        codebook = checked_codebook(who, "state_quant", state_quant)
+        if self._state:
+            raise StateError(f"{who}.set_state_quant: a state is held, on the old codebook; call snnsim.reset(net) first")
+        if self.min_decay and codebook is None:
+            raise InvalidValueError(f"{who}(min_decay=True): only a quantized state can get stuck; give state_quant")
+        before = self.state_quant
+        self.state_quant = codebook
+        try:
+            self.check_codebook()
+        except BaseException:
+            self.state_quant = before
+            raise
+
+    def check_codebook(self) -> None:
+        """Refuse a codebook that this node cannot work on; warn of one whose levels do not leak."""
+        if self.state_quant is not None and self.stuck_levels():
+            self.warn_if_stuck(self.state_quant, self.leak)
+
+    def stuck_levels(self) -> int:
+        """How many levels the leak alone cannot move; 0 where `min_decay` does, or where neurons leak differently."""
+        if self.state_quant is None or self.min_decay:
+            return 0
+        levels = self.state_quant.levels
+        with torch.no_grad():
+            # behind the axes of any per-neuron constant, whose table would be larger
+            leaked = self.leak(levels.reshape(-1, *[1] * 8))
+        return len(self.state_quant.stuck_codes(lambda _: leaked.flatten())) if leaked.numel() == len(levels) else 0
+
+    def warn_if_stuck(self, codebook: Codebook, leak: Any) -> None:
+        """Warn where most levels of a codebook are beyond the leak's reach."""
+        stuck = len(codebook.stuck_codes(leak))
+        if not self.min_decay and stuck > codebook.num_levels / 2:
+            warn_user(
+                f"{type(self).__name__}: {stuck} of {codebook.num_levels} levels never leak, because the leak moves them by less "
+                "than half a gap; use more bits, a shorter time constant, or min_decay=True"
+            )
