@@ -1,4 +1,4 @@
-"""The command line: `snnsim train`, `snnsim demo`, `snnsim doctor`, `snnsim export`, `snnsim bench`."""
+"""The command line: `snnsim train`, `snnsim sweep`, `snnsim demo`, `snnsim doctor`, `snnsim export`, `snnsim bench`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from snnsim._version import __version__
-from snnsim.cli import bench, demo, doctor, export, train
+from snnsim.cli import bench, demo, doctor, export, sweep, train
 from snnsim.errors import SnnsimError
 
 
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"snnsim {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, demo, doctor, export, bench):
+    for command in (train, sweep, demo, doctor, export, bench):
         command.add_parser(commands)
     return parser
 

@@ -51,6 +51,9 @@ CODEBOOKS: dict[str, Callable[[int], Codebook]] = {
     # where its search starts; the ranges come from data once the float epochs are done
     "calibrated": quant.uniform,
 }
+# learning rate after the float epochs, as a share of that before
+FINE_TUNING_RATE = 0.5
+FROM_DATA = ("learned", "calibrated")
 NETWORKS = ("mlp", "conv")
 SIDES = {"digits": 8, "mnist": 28, "digits-dvs": 20}
 # images that ranges are calibrated on, the first ones of the training set
@@ -67,8 +70,9 @@ class Config:
         dataset: "digits" (ships with scikit-learn), "mnist" (four idx files in `data_dir`) or "digits-dvs" (the digits moving
             before a simulated event camera, seen by a convolutional network).
         bits: bits of every neuron state, 1..16; None keeps states in float32.
-        codebook: recipe of the levels, a key of CODEBOOKS. "learned" trains step and offset; "calibrated" chooses the ranges from
-            the first images of the training set, after `float_epochs`.
+        codebook: recipe of the levels, a key of CODEBOOKS. "calibrated" chooses the ranges from the first images of the training
+            set, after `float_epochs`; "learned" trains step and offset, and starts from the calibrated ranges where there are
+            float epochs, from "uniform" where there are none.
         weight_bits: bits of every weight, 1..8, by the rules of `quant.weight_descriptor`: 1 is binary, 2 is ternary; None keeps
             weights in float32.
         network: "mlp", one hidden layer, or "conv", two convolutions of 16 and 32 channels; event recordings have one of their own,
@@ -77,7 +81,7 @@ class Config:
         time_steps: how often the image is presented; of an event recording, its frames.
         epochs: passes over the training set.
         float_epochs: how many of them come first with float states and weights; the rest start from those weights, with a new
-            optimizer and a new cosine.
+            optimizer and a new cosine from half the learning rate.
         batch_size: images per step.
         learning_rate: of Adam at the start; falls to 0 along a cosine.
         tau: time constant of the neurons in time steps.
@@ -241,24 +245,30 @@ class Training:
             torch.manual_seed(self.config.seed)
             return build_network(self.config if quantized else self.config.start())
 
-    def _start_descent(self, epochs: int) -> None:
+    def _start_descent(self, epochs: int, share: float = 1.0) -> None:
         """A new optimizer, whose rate falls to 0 within so many epochs."""
-        self.optimizer = torch.optim.Adam(self.runner.parameters(), lr=self.config.learning_rate)
+        self.optimizer = torch.optim.Adam(self.runner.parameters(), lr=share * self.config.learning_rate)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, epochs * self.steps_per_epoch)
 
     def _quantize(self) -> None:
         """Go on from float states and weights to those of the configuration."""
         config = self.config
         if config.bits is not None:
-            if config.codebook == "calibrated":
-                images, _ = self.train_set.take(torch.arange(min(CALIBRATION_IMAGES, len(self.train_set))))
-                books = calibrate.states(self.runner, [images], config.bits)
-            else:
-                books = calibrate.codebooks(self.runner, config.bits, lambda bits, **_: CODEBOOKS[config.codebook](bits))
-            calibrate.apply(self.runner, books)
+            calibrate.apply(self.runner, self._codebooks(config.bits))
         if config.weight_bits is not None:
             quant.quantize(self.runner, weights=config.weight_bits)
-        self._start_descent(config.epochs - config.float_epochs)
+        self._start_descent(config.epochs - config.float_epochs, FINE_TUNING_RATE)
+
+    def _codebooks(self, bits: int) -> dict[str, Codebook]:
+        """By node; where ranges come from data, those that change the spikes of the float network least."""
+        recipe = CODEBOOKS[self.config.codebook]
+        if self.config.codebook not in FROM_DATA:
+            return calibrate.codebooks(self.runner, bits, lambda bits, **_: recipe(bits))
+        images, _ = self.train_set.take(torch.arange(min(CALIBRATION_IMAGES, len(self.train_set))))
+        chosen = calibrate.states(self.runner, [images], bits, method="spikes")
+        if self.config.codebook == "learned":
+            return {name: quant.LearnedUniform.from_codebook(codebook) for name, codebook in chosen.items()}
+        return chosen
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch and test; returns and remembers its record."""

@@ -38,6 +38,7 @@ LAYERS = {
     "testing": 9,
     "training": 10,
     "bench": 11,
+    "sweep": 11,
     "cli": 12,
     "__main__": 13,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnsim.calibrate.collect import float_states
 from snnsim.calibrate.findings import data_findings
+from snnsim.calibrate.replay import Replay, replays
 from snnsim.calibrate.tally import Tally, entropy, occupied, tallies
 from snnsim.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
@@ -23,7 +24,7 @@ from snnsim.warn import warn_user
 
 __all__ = ["Recipe", "apply", "codebooks", "ranges", "states"]
 
-METHODS = ("max", "percentile", "mse", "entropy")
+METHODS = ("max", "percentile", "mse", "entropy", "spikes")
 # share of the seen range at which candidates for low and high lie: closer together near rest and threshold
 SHARES = [(i / 16) ** 2 for i in range(17)]
 
@@ -64,10 +65,12 @@ def states(
             membranes, strongly inhibited ones outvote the rest: on the digits, 3 bits, 81 instead of 91 % right before any
             fine-tuning.) Where none leads to a spike, as in single time steps, all count;
             "entropy", where the code of a membrane says most about whether the neuron fires in the next step: least entropy of the
-            firing given the code.
+            firing given the code;
+            "spikes", where each neuron, run again on the same input with the levels, fires most nearly as often as with a float
+            state: least squared difference of spike counts. Slower, and keeps the inputs of all nodes meanwhile.
         percentile: in (0, 100], for that method.
         recipe: makes the codebooks of spiking nodes from bits, threshold, rest, low and high. Readouts and synaptic currents, which
-            have no threshold, get evenly spaced levels; "entropy" is "mse" for them.
+            have no threshold, get evenly spaced levels; "entropy" and "spikes" are "mse" there.
 
     Returns:
         A codebook for every node that ran, by module name; `apply` puts them in place.
@@ -85,13 +88,18 @@ def states(
         raise InvalidValueError(f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}")
     if not 0 < percentile <= 100:
         raise InvalidValueError(f"calibrate.states(percentile={percentile}): must be in (0, 100]; 99.9 is usual")
+    # they are run twice then
+    batches = list(batches) if method == "spikes" else batches
     with float_states(net):
         seen = tallies("calibrate.states", net, batches)
+        again = replays("calibrate.states", net, batches) if method == "spikes" else {}
         for finding in data_findings(net, seen):
             warn_user(f"calibrate.states: {finding}")
     nodes = dict(_nodes(net))
     with torch.no_grad():
-        return {name: _choose(nodes[name], tally, bits, method, percentile, recipe) for name, tally in seen.items()}
+        return {
+            name: _choose(nodes[name], tally, bits, method, percentile, recipe, again.get(name)) for name, tally in seen.items()
+        }
 
 
 def ranges(
@@ -178,9 +186,15 @@ def _threshold(node: BaseNode) -> float:
     return float(torch.as_tensor(node.v_threshold, dtype=torch.float64).detach().mean())
 
 
-def _choose(node: Membrane, tally: Tally, bits: int, method: str, percentile: float, recipe: Recipe) -> Codebook:
+def _choose(
+    node: Membrane, tally: Tally, bits: int, method: str, percentile: float, recipe: Recipe, again: Replay | None
+) -> Codebook:
     """The best of the codebooks with ends within the range of the data; of equal ones the widest."""
-    loss = {"mse": _squared_error, "entropy": _firing_entropy if tally.spiking else _squared_error}.get(method)
+    loss: Callable[[Codebook, Tally], float] | None = {
+        "mse": _squared_error,
+        "entropy": _firing_entropy if tally.spiking else _squared_error,
+        "spikes": _squared_error if again is None else lambda codebook, _: again.difference(codebook),
+    }.get(method)
     candidates = _candidates(node, bits, tally.range(percentile if method == "percentile" else 100.0), recipe)
     best = next(candidates)
     if loss is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from snnsim.quant.state import MAX_BITS
 from snnsim.training import MAX_WEIGHT_BITS
@@ -34,6 +35,17 @@ def whole_number(text: str) -> int:
     if text.isdecimal():
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+
+
+def points(text: str) -> float:
+    """Percentage points, at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isfinite(value) and value >= 0:
+        return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of points of at least 0")
 
 
 def positive_int(text: str) -> int:

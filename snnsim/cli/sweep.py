@@ -1,0 +1,134 @@
+"""`snnsim sweep`: how many bits a network needs."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from snnsim import sweep, viz
+from snnsim.cli.options import points, positive_int, state_bits, weight_bits, whole_number
+from snnsim.errors import InvalidValueError
+from snnsim.files import write_whole
+from snnsim.training import CODEBOOKS, DATASETS, NETWORKS, Config
+
+DESCRIPTION = """Train a grid of networks, by width of states and weights, codebook and seed, and say which is the smallest that is
+good enough. Finished runs are kept one by one in --out: start the command again to go on where it stopped, or with more seeds or
+widths to extend it. Writes results.csv (a line for each run), summary.md and bits_accuracy.png."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command to the parser."""
+    defaults, plan = Config(), sweep.Plan()
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "sweep",
+        help="train a grid of bit widths and find the smallest network that is good enough",
+        description=DESCRIPTION,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    grid = parser.add_argument_group("grid")
+    grid.add_argument(
+        "--state-bits", type=state_bits, nargs="+", default=plan.state_bits, metavar="N|float", help="bits of a neuron state, 1..16"
+    )
+    grid.add_argument(
+        "--weight-bits",
+        type=weight_bits,
+        nargs="+",
+        default=plan.weight_bits,
+        metavar="N|float",
+        help="bits of a weight, 1..8 (1 is binary, 2 ternary)",
+    )
+    grid.add_argument("--codebook", choices=tuple(CODEBOOKS), nargs="+", default=plan.codebooks, help="recipes of the levels")
+    grid.add_argument("--seeds", type=positive_int, default=plan.seeds, help="how many")
+    runs = parser.add_argument_group("every run")
+    runs.add_argument("--dataset", choices=DATASETS, default=defaults.dataset, help="digits needs no data; mnist needs --data")
+    runs.add_argument("--data", metavar="DIR", help="folder with the four MNIST idx files, as the workers see it")
+    runs.add_argument("--network", choices=NETWORKS, default=defaults.network, help="one hidden layer, or two convolutions")
+    runs.add_argument("--hidden", type=positive_int, default=defaults.hidden, help="neurons of the hidden layer")
+    runs.add_argument("--time-steps", type=positive_int, default=defaults.time_steps, help="how often an image is presented")
+    runs.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training set")
+    runs.add_argument(
+        "--float-epochs",
+        type=whole_number,
+        default=defaults.float_epochs,
+        help="how many of them come first with float states and weights; runs of one seed share them",
+    )
+    runs.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="images per step")
+    runs.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="of Adam at the start")
+    runs.add_argument("--tau", type=float, default=defaults.tau, help="time constant in time steps")
+    runs.add_argument("--hard-reset", action="store_true", help="reset to 0 after a spike instead of subtracting the threshold")
+    where = parser.add_argument_group("where and how")
+    where.add_argument("--jobs", type=positive_int, default=1, help="runs at once on this machine")
+    where.add_argument("--threads", type=positive_int, default=1, help="of torch in each run")
+    where.add_argument("--backend", choices=sweep.BACKENDS, default="loky", help="processes here, or a Dask cluster")
+    where.add_argument("--address", help="of the Dask scheduler, such as tcp://127.0.0.1:8786")
+    where.add_argument("--out", type=Path, default=Path("runs/sweep"), metavar="DIR", help="where runs and results go")
+    where.add_argument("--within", type=points, default=0.5, metavar="POINTS", help="loss against float that is good enough")
+    where.add_argument("--rerun", metavar="HASH", help="make the run of this config_hash in --out again and compare")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Sweep as asked; returns the exit status: 1 where runs failed or a rerun differs."""
+    store = sweep.Store(options.out)
+    if options.rerun is not None:
+        return rerun(store, options)
+    axes = {"bits", "weight_bits", "codebook", "seed"}
+    base = Config(**{field.name: getattr(options, field.name) for field in fields(Config) if field.name not in axes})
+    plan = sweep.Plan(base, tuple(options.state_bits), tuple(options.weight_bits), tuple(options.codebook), options.seeds)
+    failures = sweep.run_sweep(
+        plan,
+        store,
+        options.data,
+        jobs=options.jobs,
+        backend=options.backend,
+        address=options.address,
+        threads=options.threads,
+        tell=lambda text: print(text, flush=True),
+    )
+    if store.rows():
+        report(store, options.within)
+    if failures:
+        print(f"\n{len(failures)} runs failed; the same command makes them again:\n" + "\n".join(failures))
+    return 1 if failures else 0
+
+
+def report(store: sweep.Store, within: float) -> None:
+    """Print what the runs come to, and write it beside them."""
+    runs = sweep.frame(store.rows())
+    results = sweep.summary(runs)
+    text = sweep.table(results)
+    best = sweep.smallest(results, within)
+    if best is None:
+        answer = "No float run to compare with; add float to --state-bits and --weight-bits."
+    else:
+        states = "float states" if best.state_bits == "float" else f"{best.state_bits}-bit {best.codebook} states"
+        weights = "float weights" if best.weight_bits == "float" else f"{best.weight_bits}-bit weights"
+        answer = (
+            f"Smallest within {within:g} points of float: {states}, {weights}: {best.accuracy:.2%} "
+            f"({100 * best.against_float:+.2f}), {best.state_bytes:,} bytes of state and {best.weight_bytes:,} of weights."
+        )
+    print(f"\n{text}\n\n{answer}")
+    csv, page, picture = (store.path / name for name in ("results.csv", "summary.md", "bits_accuracy.png"))
+    write_whole(csv, lambda file: runs.to_csv(file, index=False), "snnsim sweep")
+    write_whole(page, lambda file: file.write(f"{text}\n\n{answer}\n".encode()), "snnsim sweep")
+    viz.save(sweep.draw(runs), picture)
+    print("wrote", ", ".join(map(str, (csv, page, picture))))
+
+
+def rerun(store: sweep.Store, options: argparse.Namespace) -> int:
+    """Make one run of a sweep again, from its line alone."""
+    store.base()
+    rows = {row["config_hash"]: row for row in store.rows()}
+    if options.rerun not in rows:
+        raise InvalidValueError(f"--rerun {options.rerun}: no such run in {store.path}; results.csv lists them as config_hash")
+    before = rows[options.rerun]
+    again = sweep.train_row(Config(**before["config"]), options.data, before["threads"])
+    kept = ("accuracy", "loss", "firing_rate")
+    differ = [f"{name} {before[name]!r}, now {again[name]!r}" for name in kept if before[name] != again[name]]
+    for name in ("snnsim", "torch", "numpy", "python", "machine", "data"):
+        if before[name] != again[name]:
+            print(f"made with another {name}: {before[name]}, here {again[name]}")
+    print(f"{options.rerun}: {'; '.join(differ)}" if differ else f"{options.rerun}: the same, accuracy {again['accuracy']:.2%}")
+    return 1 if differ else 0

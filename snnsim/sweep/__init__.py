@@ -1,0 +1,21 @@
+"""How many bits does a network need: a grid of training runs, resumable, and what it comes to."""
+
+from snnsim.sweep.plan import Plan, config_hash
+from snnsim.sweep.results import config_of, draw, frame, smallest, summary, table
+from snnsim.sweep.runs import BACKENDS, run_sweep, train_row
+from snnsim.sweep.store import Store
+
+__all__ = [
+    "BACKENDS",
+    "Plan",
+    "Store",
+    "config_hash",
+    "config_of",
+    "draw",
+    "frame",
+    "run_sweep",
+    "smallest",
+    "summary",
+    "table",
+    "train_row",
+]
