@@ -261,9 +261,10 @@ class Training:
 
     def _codebooks(self, bits: int) -> dict[str, Codebook]:
         """By node; where ranges come from data, those that change the spikes of the float network least."""
-        recipe = CODEBOOKS[self.config.codebook]
         if self.config.codebook not in FROM_DATA:
-            return calibrate.codebooks(self.runner, bits, lambda bits, **_: recipe(bits))
+            # thresholds and rest of these networks are what every recipe takes for granted
+            nodes = [name for name, module in self.runner.named_modules() if isinstance(module, neurons.LIFNode)]
+            return {name: CODEBOOKS[self.config.codebook](bits) for name in nodes}
         images, _ = self.train_set.take(torch.arange(min(CALIBRATION_IMAGES, len(self.train_set))))
         chosen = calibrate.states(self.runner, [images], bits, method="spikes")
         if self.config.codebook == "learned":

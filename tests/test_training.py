@@ -115,6 +115,29 @@ def test_weights_and_states_are_float_before_and_quantized_after_the_float_epoch
     assert [layer.weight_bits for layer in run.runner.modules() if isinstance(layer, quant.QuantLinear)] == [4, 4]
 
 
+@pytest.mark.filterwarnings("ignore:calibrate.states. layer:UserWarning")
+@pytest.mark.parametrize("bits", [2, 4])
+def test_learned_ranges_start_from_the_calibrated_ones(bits):
+    ranges = {}
+    for codebook in ("learned", "calibrated", "uniform"):
+        run = training(dataclasses.replace(SMALL, float_epochs=1, codebook=codebook, bits=bits))
+        run.run_epoch()
+        run._quantize()
+        ranges[codebook] = [node.state_quant.levels for node in run.runner.modules() if isinstance(node, neurons.LIFNode)]
+    for learned, calibrated, plain in zip(*ranges.values(), strict=True):
+        torch.testing.assert_close(learned, calibrated)
+        assert not torch.equal(calibrated, plain)
+        assert torch.equal(plain, quant.uniform(bits).levels)
+
+
+def test_fine_tuning_starts_at_half_the_learning_rate():
+    run = training(dataclasses.replace(SMALL, float_epochs=1))
+    assert run.scheduler.get_last_lr() == [SMALL.learning_rate]
+    run.run_epoch()
+    run._quantize()
+    assert run.scheduler.get_last_lr() == [SMALL.learning_rate / 2]
+
+
 def test_a_checkpoint_from_before_an_option_counts_as_its_default(tmp_path):
     run = training()
     run.run_epoch()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snnsim.calibrate.collect import observe
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
+from snnsim.quant.learned import LearnedUniform
 from snnsim.record import Trace
 from snnsim.runners import MultiStep
 
@@ -32,10 +33,11 @@ class Replay:
         node._forward_pre_hooks.clear()
         node._forward_hooks.clear()
         try:
-            self.runner = MultiStep(copy.deepcopy(node)).eval()
+            self.node = copy.deepcopy(node)
         finally:
             node._forward_pre_hooks.update(hooks[0])
             node._forward_hooks.update(hooks[1])
+        self.runner = MultiStep(self.node).eval()
         self._inputs: list[Tensor] = []
         self._counts: list[Tensor] = []
 
@@ -52,7 +54,7 @@ class Replay:
 
     def difference(self, codebook: Codebook) -> float:
         """Squared difference between the spike counts with this codebook and the recorded ones, summed over neurons and samples."""
-        self.runner.net.state_quant = codebook.freeze() if codebook.is_learned else codebook
+        self.node.state_quant = codebook.freeze() if isinstance(codebook, LearnedUniform) else codebook
         total = 0.0
         with torch.no_grad(), warnings.catch_warnings():
             # of levels that never leak, say: a candidate is not a choice yet

@@ -9,6 +9,18 @@ from snnsim.quant.state import MAX_BITS
 from snnsim.training import MAX_WEIGHT_BITS
 
 
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults as they would be typed; none for switches and for what has none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        if isinstance(action.default, tuple):
+            listed = " ".join("float" if value is None else str(value) for value in action.default)
+            return f"{action.help} (default: {listed})"
+        return super()._get_help_string(action)
+
+
 def state_bits(text: str) -> int | None:
     """Bits of a state; None for "float"."""
     if text in ("float", "float32"):
@@ -46,6 +58,17 @@ def points(text: str) -> float:
     if math.isfinite(value) and value >= 0:
         return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of points of at least 0")
+
+
+def percent(text: str) -> float:
+    """A share in [0, 1), written in percent."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if 0 <= value < 100:
+        return value / 100
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent in [0, 100)")
 
 
 def positive_int(text: str) -> int:

@@ -7,8 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from snnsim import sweep, viz
-from snnsim.cli.options import points, positive_int, state_bits, weight_bits, whole_number
+from snnsim.cli.options import Defaults, percent, points, positive_int, state_bits, weight_bits, whole_number
 from snnsim.errors import InvalidValueError
 from snnsim.files import write_whole
 from snnsim.training import CODEBOOKS, DATASETS, NETWORKS, Config
@@ -25,7 +27,7 @@ def add_parser(commands: Any) -> None:
         "sweep",
         help="train a grid of bit widths and find the smallest network that is good enough",
         description=DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     grid = parser.add_argument_group("grid")
     grid.add_argument(
@@ -66,6 +68,12 @@ def add_parser(commands: Any) -> None:
     where.add_argument("--out", type=Path, default=Path("runs/sweep"), metavar="DIR", help="where runs and results go")
     where.add_argument("--within", type=points, default=0.5, metavar="POINTS", help="loss against float that is good enough")
     where.add_argument("--rerun", metavar="HASH", help="make the run of this config_hash in --out again and compare")
+    where.add_argument(
+        "--report", type=Path, metavar="CSV", help="train nothing: write table and picture of this results.csv to --out"
+    )
+    where.add_argument(
+        "--lowest", type=percent, metavar="PERCENT", help="accuracy at which the picture ends; by default all points show"
+    )
     parser.set_defaults(run=run)
 
 
@@ -74,6 +82,9 @@ def run(options: argparse.Namespace) -> int:
     store = sweep.Store(options.out)
     if options.rerun is not None:
         return rerun(store, options)
+    if options.report is not None:
+        report(sweep.read_csv(options.report), options)
+        return 0
     axes = {"bits", "weight_bits", "codebook", "seed"}
     base = Config(**{field.name: getattr(options, field.name) for field in fields(Config) if field.name not in axes})
     plan = sweep.Plan(base, tuple(options.state_bits), tuple(options.weight_bits), tuple(options.codebook), options.seeds)
@@ -88,33 +99,34 @@ def run(options: argparse.Namespace) -> int:
         tell=lambda text: print(text, flush=True),
     )
     if store.rows():
-        report(store, options.within)
+        runs = sweep.frame(store.rows())
+        write_whole(options.out / "results.csv", lambda file: runs.to_csv(file, index=False), "snnsim sweep")
+        print(f"\nwrote {options.out / 'results.csv'}")
+        report(runs, options)
     if failures:
         print(f"\n{len(failures)} runs failed; the same command makes them again:\n" + "\n".join(failures))
     return 1 if failures else 0
 
 
-def report(store: sweep.Store, within: float) -> None:
-    """Print what the runs come to, and write it beside them."""
-    runs = sweep.frame(store.rows())
+def report(runs: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Print what the runs come to, and write it to --out."""
     results = sweep.summary(runs)
     text = sweep.table(results)
-    best = sweep.smallest(results, within)
+    best = sweep.smallest(results, options.within)
     if best is None:
         answer = "No float run to compare with; add float to --state-bits and --weight-bits."
     else:
         states = "float states" if best.state_bits == "float" else f"{best.state_bits}-bit {best.codebook} states"
         weights = "float weights" if best.weight_bits == "float" else f"{best.weight_bits}-bit weights"
         answer = (
-            f"Smallest within {within:g} points of float: {states}, {weights}: {best.accuracy:.2%} "
+            f"Smallest within {options.within:g} points of float: {states}, {weights}: {best.accuracy:.2%} "
             f"({100 * best.against_float:+.2f}), {best.state_bytes:,} bytes of state and {best.weight_bytes:,} of weights."
         )
     print(f"\n{text}\n\n{answer}")
-    csv, page, picture = (store.path / name for name in ("results.csv", "summary.md", "bits_accuracy.png"))
-    write_whole(csv, lambda file: runs.to_csv(file, index=False), "snnsim sweep")
+    page, picture = options.out / "summary.md", options.out / "bits_accuracy.png"
     write_whole(page, lambda file: file.write(f"{text}\n\n{answer}\n".encode()), "snnsim sweep")
-    viz.save(sweep.draw(runs), picture)
-    print("wrote", ", ".join(map(str, (csv, page, picture))))
+    viz.save(sweep.draw(runs, options.lowest), picture)
+    print(f"wrote {page}, {picture}")
 
 
 def rerun(store: sweep.Store, options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snnsim import viz
-from snnsim.errors import InvalidValueError
+from snnsim.errors import DataError, InvalidValueError, MissingDataError
 from snnsim.training import Config
 
-__all__ = ["config_of", "draw", "frame", "smallest", "summary", "table"]
+__all__ = ["config_of", "draw", "frame", "read_csv", "smallest", "summary", "table"]
 
 FLOAT = "float"
 GROUP = ["codebook", "state_bits", "weight_bits"]
@@ -46,12 +47,31 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return result.loc[order.sort_values(["w", "codebook", "s", "seed"]).index].reset_index(drop=True)
 
 
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """The frame that a sweep wrote to its results.csv.
+
+    Raises:
+        MissingDataError: no such file.
+        DataError: a file that is no such table.
+    """
+    try:
+        runs = pd.read_csv(path, dtype=dict.fromkeys(GROUP, str), keep_default_na=False)
+    except FileNotFoundError as problem:
+        raise MissingDataError(f"no file {path}; name the results.csv that a sweep wrote") from problem
+    except (ValueError, OSError) as problem:
+        raise DataError(f"{path} is no table of runs ({problem}); name the results.csv that a sweep wrote") from problem
+    needed = [*GROUP, "seed", "accuracy", "firing_rate", "state_bytes", "weight_bytes", "bytes", "dataset", "network"]
+    if lacking := [name for name in needed if name not in runs]:
+        raise DataError(f"{path} is no table of runs, it lacks {', '.join(lacking)}; name the results.csv that a sweep wrote")
+    return runs
+
+
 def config_of(row: Mapping[str, Any]) -> Config:
     """The configuration of a line of `frame`, or of the CSV file that it was written to."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         value = row["state_bits" if field.name == "bits" else field.name]
-        kind = type(field.default)
+        kind: Any = type(field.default)
         if field.name in ("bits", "weight_bits"):
             values[field.name] = None if value == FLOAT else int(value)
         elif field.name == "codebook":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import platform
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -63,7 +65,7 @@ def run_sweep(
 
     Raises:
         InvalidValueError: an unknown back-end, an address without a cluster, or a plan that no run is left of.
-        EngineError: the back-end is not installed, or its cluster does not answer.
+        EngineError: the back-end is not installed, its cluster does not answer, or a worker died.
         CheckpointError, OutputError: the store belongs to another sweep, or cannot be written.
         MissingDataError: the data is not there.
     """
@@ -76,10 +78,11 @@ def run_sweep(
             f"run_sweep(backend={backend!r}, address={address!r}): backend 'dask' needs the address of its scheduler, such as "
             "tcp://127.0.0.1:8786, and no other back-end takes one"
         )
+    configs = plan.configs()
     refused = plan.refused()
     for (codebook, bits), reason in refused.items():
         tell(f"left out: {codebook} at {bits} bits; {reason}")
-    configs = [config for config in plan.configs() if (config.codebook, config.bits) not in refused]
+    configs = [config for config in configs if (config.codebook, config.bits) not in refused]
     if not configs:
         raise InvalidValueError("run_sweep(plan): its neurons work on none of the codebooks; see what was left out")
     # shows missing data, and a folder that is not ours, before any work
@@ -116,7 +119,13 @@ def run_sweep(
 def _workers(backend: str, address: str | None, jobs: int) -> Iterator[Callable[[Iterable[Any]], Iterable[Any]]]:
     """What runs delayed calls and yields their results as they come."""
     if backend == "loky":
-        yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        try:
+            yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        except BrokenProcessPool as problem:
+            raise EngineError(
+                f"run_sweep(jobs={jobs}): a process was killed, most often for want of memory; finished runs are kept: "
+                "start it again, with fewer jobs"
+            ) from problem
         return
     try:
         from distributed import Client
@@ -124,14 +133,22 @@ def _workers(backend: str, address: str | None, jobs: int) -> Iterator[Callable[
         raise EngineError("run_sweep(backend='dask'): dask is not installed; pip install 'snnsim[dask]'") from problem
     try:
         client = Client(address, timeout=PATIENCE)
-        client.wait_for_workers(1, timeout=PATIENCE)
-    except (OSError, ValueError) as problem:
+    # asyncio's was no OSError before Python 3.11
+    except (OSError, asyncio.TimeoutError, ValueError) as problem:
         raise EngineError(
-            f"run_sweep(backend='dask', address={address!r}): no cluster answers there ({problem}); "
-            "start one with `dask scheduler` and `dask worker ADDRESS`, and give the address that the scheduler prints"
+            f"run_sweep(backend='dask', address={address!r}): no scheduler answers there ({problem}); "
+            "start one with `dask scheduler`, and give the address that it prints"
         ) from problem
-    with client, joblib.parallel_config(backend="dask", wait_for_workers_timeout=PATIENCE):
-        yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except (OSError, asyncio.TimeoutError) as problem:
+            raise EngineError(
+                f"run_sweep(backend='dask', address={address!r}): the scheduler has no workers; start some with "
+                f"`dask worker {address}`"
+            ) from problem
+        with joblib.parallel_config(backend="dask", wait_for_workers_timeout=PATIENCE):
+            yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
 
 
 def load_data(config: Config, data_dir: str | None) -> tuple[InMemory, InMemory, str]:
@@ -146,8 +163,8 @@ def _load_data(config: Config, data_dir: str | None) -> tuple[InMemory, InMemory
     digest = hashlib.sha256()
     for part in (train_set, test_set):
         for x, labels in batches(part, 1000):
-            digest.update(np.ascontiguousarray(x.numpy()))
-            digest.update(labels.numpy())
+            digest.update(x.numpy().tobytes())
+            digest.update(labels.numpy().tobytes())
     return train_set, test_set, digest.hexdigest()[:12]
 
 

@@ -101,10 +101,15 @@ class Store:
 
     def _row(self, path: Path) -> dict[str, Any]:
         row = _read_json(path)
-        # options that came later were as their defaults are
-        config = {**dataclasses.asdict(Config()), **row.get("config", {})}
-        if not {"config_hash", "accuracy"} <= set(row) or row["config_hash"] != path.stem:
+        if not {"config", "config_hash", "accuracy"} <= set(row) or row["config_hash"] != path.stem:
             raise DataError(f"{path} is not a run of a sweep; delete it and start the sweep again, which makes the run anew")
+        # options that came later were as their defaults are
+        known = dataclasses.asdict(Config())
+        if unknown := sorted(set(row["config"]) - set(known)):
+            raise DataError(
+                f"{path} has options that this version does not know, {', '.join(unknown)}; use snnsim {row.get('snnsim')}"
+            )
+        config = {**known, **row["config"]}
         return {**row, "config": config}
 
 
