@@ -67,7 +67,12 @@ class Plan:
         return list(found)
 
     def refused(self) -> dict[tuple[str, int], str]:
-        """Codebooks and widths that the neurons of this network do not work on, and why."""
+        """Codebooks and widths that the neurons of this network do not work on, and why.
+
+        Raises:
+            InvalidValueError: a network that cannot be built even with float states.
+        """
+        build_network(replace(self.base, bits=None, weight_bits=None, codebook="uniform"))
         reasons = {}
         for codebook in self.codebooks:
             for bits in self.state_bits:
