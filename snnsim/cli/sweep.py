@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
 def report(runs: pd.DataFrame, options: argparse.Namespace) -> None:
     """Print what the runs come to, and write it to --out."""
     results = sweep.summary(runs)
-    text = sweep.table(results)
+    text = f"{sweep.grid(results)}\n\n{sweep.table(results)}"
     best = sweep.smallest(results, options.within)
     if best is None:
         answer = "No float run to compare with; add float to --state-bits and --weight-bits."

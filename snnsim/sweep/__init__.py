@@ -1,7 +1,7 @@
 """How many bits does a network need: a grid of training runs, resumable, and what it comes to."""
 
 from snnsim.sweep.plan import Plan, config_hash
-from snnsim.sweep.results import config_of, draw, frame, read_csv, smallest, summary, table
+from snnsim.sweep.results import config_of, draw, frame, grid, read_csv, smallest, summary, table
 from snnsim.sweep.runs import BACKENDS, run_sweep, train_row
 from snnsim.sweep.store import Store
 
@@ -13,6 +13,7 @@ __all__ = [
     "config_of",
     "draw",
     "frame",
+    "grid",
     "read_csv",
     "run_sweep",
     "smallest",

@@ -16,7 +16,7 @@ from snnsim import viz
 from snnsim.errors import DataError, InvalidValueError, MissingDataError
 from snnsim.training import Config
 
-__all__ = ["config_of", "draw", "frame", "read_csv", "smallest", "summary", "table"]
+__all__ = ["config_of", "draw", "frame", "grid", "read_csv", "smallest", "summary", "table"]
 
 FLOAT = "float"
 GROUP = ["codebook", "state_bits", "weight_bits"]
@@ -134,19 +134,34 @@ def table(results: pd.DataFrame) -> str:
     head = ["codebook", "state bits", "weight bits", "accuracy", "against float", "bytes of state", "bytes of weights", "seeds"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for _, line in results.iterrows():
-        spread = "" if math.isnan(line.deviation) else f" ± {100 * line.deviation:.2f}"
         against = "" if math.isnan(line.against_float) else f"{100 * line.against_float:+.2f}"
         cells = [
             line.codebook,
             line.state_bits,
             line.weight_bits,
-            f"{100 * line.accuracy:.2f}{spread} %{' *' if line.pareto else ''}",
+            f"{_percent(line)} %{' *' if line.pareto else ''}",
             against,
             f"{line.state_bytes:,}",
             f"{line.weight_bytes:,}",
             line.seeds,
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def grid(results: pd.DataFrame) -> str:
+    """Accuracies of a summary as Markdown: a row for each width of weights and codebook, a column for each width of states."""
+    widths = sorted(results.state_bits.unique(), key=_width)
+    head = ["weights", "states", *(bits if bits == FLOAT else f"{bits} bit{'s' * (bits != '1')}" for bits in widths)]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for weight_bits in sorted(results.weight_bits.unique(), key=_width, reverse=True):
+        part = results[results.weight_bits == weight_bits]
+        # float states stand in every row, to compare with; alone where there is nothing to compare
+        for codebook in [name for name in part.codebook.unique() if name != FLOAT] or [FLOAT]:
+            row = part[part.codebook.isin((codebook, FLOAT))].set_index("state_bits")
+            cells = [_percent(row.loc[bits]) if bits in row.index else "" for bits in widths]
+            weights = FLOAT if weight_bits == FLOAT else f"{weight_bits} bit{'s' * (weight_bits != '1')}"
+            lines.append(f"| {' | '.join([weights, codebook, *cells])} |")
     return "\n".join(lines)
 
 
@@ -179,6 +194,11 @@ def draw(runs: pd.DataFrame, lowest: float | None = None) -> Figure:
         if lowest is not None:
             ax.set_ylim(bottom=lowest)
     return figure
+
+
+def _percent(line: pd.Series) -> str:
+    """Accuracy, and its standard deviation over seeds where there are several."""
+    return f"{100 * line.accuracy:.2f}" + ("" if math.isnan(line.deviation) else f" ± {100 * line.deviation:.2f}")
 
 
 def _width(bits: str) -> int:

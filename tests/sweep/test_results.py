@@ -4,7 +4,7 @@ import math
 import pytest
 
 from snnsim.errors import DataError, InvalidValueError, MissingDataError
-from snnsim.sweep import Store, config_hash, config_of, draw, frame, read_csv, smallest, summary, table
+from snnsim.sweep import Store, config_hash, config_of, draw, frame, grid, read_csv, smallest, summary, table
 from snnsim.training import Config
 
 
@@ -144,6 +144,17 @@ def test_the_table_is_markdown():
     assert lines[0].startswith("| codebook | state bits | weight bits | accuracy |")
     assert len({line.count("|") for line in lines}) == 1
     assert "| uniform | 4 | float | 98.10 ± 0.14 % * | -0.10 | 40 | 32,000 | 2 |" in lines
+
+
+def test_the_grid_has_a_column_for_each_width():
+    assert grid(summary(frame(ROWS))).splitlines() == [
+        "| weights | states | 1 bit | 2 bits | 4 bits | float |",
+        "|---|---|---|---|---|---|",
+        "| float | learned |  | 97.70 |  | 98.20 ± 0.28 |",
+        "| float | uniform | 70.00 | 97.00 | 98.10 ± 0.14 | 98.20 ± 0.28 |",
+        "| 4 bits | uniform |  |  | 97.90 |  |",
+    ]
+    assert grid(summary(frame(ROWS[:1]))).splitlines()[2:] == ["| float | float | 98.00 |"]
 
 
 def test_the_picture_shows_every_point(tmp_path):
