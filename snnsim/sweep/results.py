@@ -160,7 +160,7 @@ def grid(results: pd.DataFrame) -> str:
         for codebook in [name for name in part.codebook.unique() if name != FLOAT] or [FLOAT]:
             row = part[part.codebook.isin((codebook, FLOAT))].set_index("state_bits")
             cells = [_percent(row.loc[bits]) if bits in row.index else "" for bits in widths]
-            weights = FLOAT if weight_bits == FLOAT else f"{weight_bits} bit{'s' * (weight_bits != '1')}"
+            weights = {FLOAT: FLOAT, "1": "binary", "2": "ternary"}.get(weight_bits, f"{weight_bits} bits")
             lines.append(f"| {' | '.join([weights, codebook, *cells])} |")
     return "\n".join(lines)
 
@@ -180,12 +180,13 @@ def draw(runs: pd.DataFrame, lowest: float | None = None) -> Figure:
     figure = Figure(figsize=(6.4, 4.0 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for ax, (part, column, label) in zip(axes, panels, strict=True):
-        series: dict[str, dict[float, list[float]]] = {}
+        # the same colors in both panels: those of the narrower one first
+        series: dict[str, dict[float, list[float]]] = {name: {} for name in plain.codebook.unique()}
         for (codebook, cost), group in part.groupby(["codebook", column], sort=False):
             # one point where two widths cost the same: that of the better one
             best = max((g.accuracy for _, g in group.groupby(GROUP)), key=lambda values: values.mean())
             series.setdefault("float states" if codebook == FLOAT else codebook, {})[float(cost)] = best.tolist()
-        viz.bits_accuracy(series, baseline, cost=label, ax=ax)
+        viz.bits_accuracy(series, baseline, cost=label, baseline_name="float states and weights", ax=ax)
         if column == "bytes":
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))

@@ -63,6 +63,7 @@ def bits_accuracy(
     baseline: Accuracy | None = None,
     *,
     cost: str = "bits of a neuron state",
+    baseline_name: str = "float states",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw accuracy against bits, one marker shape per recipe, with the Pareto front over all of them as a staircase.
@@ -73,6 +74,7 @@ def bits_accuracy(
         results: recipe to bits to accuracy, in [0, 1], or to one accuracy per seed.
         baseline: accuracy of float states, likewise; a dashed line, and a grey band of its standard error.
         cost: what the numbers that stand for bits are, where they are something else, such as "bytes of neuron state".
+        baseline_name: what the dashed line is of.
         ax: axes to draw into; a new figure when None.
 
     Returns:
@@ -91,7 +93,7 @@ def bits_accuracy(
     if baseline is not None:
         level = _point(0.0, "bits_accuracy(baseline)", baseline)
         ax.axhspan(level.mean - level.error, level.mean + level.error, color=FAINT, alpha=0.5, linewidth=0)
-        ax.axhline(level.mean, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), label="float states", zorder=1)
+        ax.axhline(level.mean, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), label=baseline_name, zorder=1)
     steps = [points[index] for index in front]
     ax.step(
         [*(point.cost for point in steps), right],

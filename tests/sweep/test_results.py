@@ -157,6 +157,12 @@ def test_the_grid_has_a_column_for_each_width():
     assert grid(summary(frame(ROWS[:1]))).splitlines()[2:] == ["| float | float | 98.00 |"]
 
 
+def legend_of(ax):
+    """Names, and the color of each."""
+    handles, names = ax.get_legend_handles_labels()
+    return names, [handle.lines[0].get_color() if hasattr(handle, "lines") else handle.get_color() for handle in handles]
+
+
 def test_the_picture_shows_every_point(tmp_path):
     figure = draw(frame(ROWS))
     size, width = figure.axes
@@ -164,7 +170,10 @@ def test_the_picture_shows_every_point(tmp_path):
     assert size.get_xscale() == "log"
     assert width.get_xlabel() == "bits of a neuron state, float weights"
     names = {text.get_text() for text in size.get_legend().get_texts()}
-    assert {"uniform", "learned", "float states", "Pareto front"} <= names
+    assert {"uniform", "learned", "float states", "float states and weights", "Pareto front"} <= names
+    # a codebook looks the same in both panels
+    colors = [dict(zip(*legend_of(ax), strict=True)) for ax in figure.axes]
+    assert colors[0]["uniform"] == colors[1]["uniform"] != colors[0]["learned"] == colors[1]["learned"]
     low, high = size.get_ylim()
     assert low < 0.70 < 0.984 < high
     figure.savefig(tmp_path / "bits.png")

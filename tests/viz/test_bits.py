@@ -81,6 +81,9 @@ def test_baseline_is_a_dashed_line_and_axes_have_units():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("bits of a neuron state", "accuracy (% of samples)")
     assert ax.yaxis.get_major_formatter()(0.5) == "50"
     assert viz.bits_accuracy(RESULTS, cost="bytes of neuron state").get_xlabel() == "bytes of neuron state"
+    names = [text.get_text() for text in viz.bits_accuracy(RESULTS, 0.9, baseline_name="all float").get_legend().get_texts()]
+    assert names[0] == "all float"
+    assert "float states" not in names
 
 
 @pytest.mark.parametrize(
