@@ -128,7 +128,8 @@ def _workers(backend: str, address: str | None, jobs: int) -> Iterator[Callable[
             ) from problem
         return
     try:
-        from distributed import Client
+        from distributed import CancelledError, Client, KilledWorker
+        from distributed.comm import CommClosedError
     except ImportError as problem:
         raise EngineError("run_sweep(backend='dask'): dask is not installed; pip install 'snnsim[dask]'") from problem
     try:
@@ -147,8 +148,14 @@ def _workers(backend: str, address: str | None, jobs: int) -> Iterator[Callable[
                 f"run_sweep(backend='dask', address={address!r}): the scheduler has no workers; start some with "
                 f"`dask worker {address}`"
             ) from problem
-        with joblib.parallel_config(backend="dask", wait_for_workers_timeout=PATIENCE):
-            yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
+        try:
+            with joblib.parallel_config(backend="dask", wait_for_workers_timeout=PATIENCE):
+                yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
+        except (KilledWorker, CommClosedError, CancelledError) as problem:
+            raise EngineError(
+                f"run_sweep(backend='dask', address={address!r}): the cluster was lost or a run killed its workers "
+                f"({type(problem).__name__}); finished runs are kept: see the log of the workers, and start it again"
+            ) from problem
 
 
 def load_data(config: Config, data_dir: str | None) -> tuple[InMemory, InMemory, str]:

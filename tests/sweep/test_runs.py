@@ -217,6 +217,22 @@ def test_a_scheduler_without_workers(tmp_path):
             run_sweep(PLAN, Store(tmp_path / "sweep"), backend="dask", address=address)
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_cluster_that_is_lost(tmp_path):
+    from distributed import CancelledError, LocalCluster
+
+    def lose(text):
+        raise CancelledError
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        plan = Plan(dataclasses.replace(TINY, epochs=1), (None,), seeds=1)
+        store = Store(tmp_path / "sweep")
+        with pytest.raises(EngineError, match=r"was lost or a run killed its workers \(CancelledError\); finished runs are kept"):
+            run_sweep(plan, store, backend="dask", address=address, tell=lambda text: text[:2] == "1/" and lose(text))
+    assert len(store.rows()) == 1
+
+
 def test_without_dask_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(EngineError, match=r"dask is not installed; pip install 'snnsim\[dask\]'"):
