@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from snnsim import sweep
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "```python" in path.read_text(encoding="utf-8")]
@@ -54,6 +56,14 @@ def test_every_page_shows_some_output():
     assert shown == outputs
 
 
+@pytest.mark.parametrize("name", ["sweep_mnist", "sweep_mnist_one_epoch", "sweep_mnist_hard_reset"])
+def test_tables_of_a_sweep_are_those_of_its_runs(name):
+    results = sweep.summary(sweep.read_csv(ROOT / "benchmarks" / "results" / f"{name}.csv"))
+    assert sweep.grid(results) in (DOCS / "how-many-bits.md").read_text(encoding="utf-8")
+    if name == "sweep_mnist":
+        assert sweep.grid(results) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The site, built with every warning an error."""
@@ -93,6 +103,7 @@ def test_site_has_no_pages_left_out(site):
         "snnsim.viz",
         "snnsim.metrics",
         "snnsim.training",
+        "snnsim.sweep",
         "snnsim.testing",
     ],
 )

@@ -122,11 +122,10 @@ def report(runs: pd.DataFrame, options: argparse.Namespace) -> None:
             f"Smallest within {options.within:g} points of float: {states}, {weights}: {best.accuracy:.2%} "
             f"({100 * best.against_float:+.2f}), {best.state_bytes:,} bytes of state and {best.weight_bytes:,} of weights."
         )
-    print(f"\n{text}\n\n{answer}")
     page, picture = options.out / "summary.md", options.out / "bits_accuracy.png"
     write_whole(page, lambda file: file.write(f"{text}\n\n{answer}\n".encode()), "snnsim sweep")
     viz.save(sweep.draw(runs, options.lowest), picture)
-    print(f"wrote {page}, {picture}")
+    print(f"\n{text}\n\n{answer}\nwrote {page}, {picture}")
 
 
 def rerun(store: sweep.Store, options: argparse.Namespace) -> int:

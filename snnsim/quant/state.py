@@ -154,7 +154,7 @@ def from_levels(levels: Sequence[float] | Tensor, edges: Sequence[float] | Tenso
 
 
 # defaults of the recipes above, in units of (threshold - rest): reach below rest and above threshold, by bits.
-# found by training on MNIST (`benchmarks/mnist_state_bits.py` shows what they come to); the last entry serves wider states
+# found by training on MNIST (docs/how-many-bits.md shows what they come to); the last entry serves wider states
 RANGES = {1: (0.0, 1.0), 2: (0.7, 0.3), 3: (0.5, 0.5), 4: (1.0, 1.0)}
 EXPONENTIAL_RATIOS = {1: 1.0, 2: 1.0, 3: 0.8, 4: 0.85, 5: 0.92, 6: 0.96, 7: 0.98}
 
