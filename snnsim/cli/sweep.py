@@ -65,11 +65,14 @@ def add_parser(commands: Any) -> None:
     where.add_argument("--threads", type=positive_int, default=1, help="of torch in each run")
     where.add_argument("--backend", choices=sweep.BACKENDS, default="loky", help="processes here, or a Dask cluster")
     where.add_argument("--address", help="of the Dask scheduler, such as tcp://127.0.0.1:8786")
-    where.add_argument("--out", type=Path, default=Path("runs/sweep"), metavar="DIR", help="where runs and results go")
+    where.add_argument("--out", type=Path, metavar="DIR", help="where runs and results go; runs/sweep unless given")
     where.add_argument("--within", type=points, default=0.5, metavar="POINTS", help="loss against float that is good enough")
     where.add_argument("--rerun", metavar="HASH", help="make the run of this config_hash in --out again and compare")
     where.add_argument(
-        "--report", type=Path, metavar="CSV", help="train nothing: write table and picture of this results.csv to --out"
+        "--report",
+        type=Path,
+        metavar="CSV",
+        help="train nothing: write table and picture of this results.csv, to its folder or --out",
     )
     where.add_argument(
         "--lowest", type=percent, metavar="PERCENT", help="accuracy at which the picture ends; by default all points show"
@@ -79,12 +82,14 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Sweep as asked; returns the exit status: 1 where runs failed or a rerun differs."""
+    if options.report is not None:
+        options.out = options.out or options.report.parent
+        report(sweep.read_csv(options.report), options)
+        return 0
+    options.out = options.out or Path("runs/sweep")
     store = sweep.Store(options.out)
     if options.rerun is not None:
         return rerun(store, options)
-    if options.report is not None:
-        report(sweep.read_csv(options.report), options)
-        return 0
     axes = {"bits", "weight_bits", "codebook", "seed"}
     base = Config(**{field.name: getattr(options, field.name) for field in fields(Config) if field.name not in axes})
     plan = sweep.Plan(base, tuple(options.state_bits), tuple(options.weight_bits), tuple(options.codebook), options.seeds)

@@ -91,6 +91,10 @@ def test_report_of_a_csv_is_that_of_its_sweep(done, tmp_path, capsys):
     assert (out / "summary.md").read_text() == (done / "summary.md").read_text()
     assert {path.name for path in out.iterdir()} == {"summary.md", "bits_accuracy.png"}
     assert f"wrote {out / 'summary.md'}" in capsys.readouterr().out
+    # beside the file unless told otherwise
+    (done / "results.csv").rename(out / "mine.csv")
+    assert main(["sweep", "--report", str(out / "mine.csv")]) == 0
+    assert {path.name for path in out.iterdir()} == {"mine.csv", "summary.md", "bits_accuracy.png"}
 
 
 def test_without_float_runs_it_asks_for_them(tmp_path, capsys):
