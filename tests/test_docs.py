@@ -56,7 +56,7 @@ def test_every_page_shows_some_output():
     assert shown == outputs
 
 
-@pytest.mark.parametrize("name", ["sweep_mnist", "sweep_mnist_one_epoch", "sweep_mnist_hard_reset"])
+@pytest.mark.parametrize("name", ["sweep_mnist", "sweep_mnist_one_epoch", "sweep_mnist_hard_reset", "sweep_mnist_conv"])
 def test_tables_of_a_sweep_are_those_of_its_runs(name):
     results = sweep.summary(sweep.read_csv(ROOT / "benchmarks" / "results" / f"{name}.csv"))
     assert sweep.grid(results) in (DOCS / "how-many-bits.md").read_text(encoding="utf-8")
