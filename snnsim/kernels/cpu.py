@@ -17,6 +17,7 @@ from torch import Tensor
 from snnsim.kernels import pool, threads
 from snnsim.kernels.cells import CellFinder, cell_finder
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
+from snnsim.kernels.formula import Formula, read
 from snnsim.kernels.reference import ReferenceEngine, histogram_block
 from snnsim.kernels.table import LinearMembrane, Table
 
@@ -30,6 +31,9 @@ BLOCK = 1 << 15
 # bytes of what is saved whose derivative is evaluated at a time: it and what torch makes on the way stay in the second-level cache,
 # and the C library keeps memory of this size when it is freed, rather than map it afresh for every operation
 DERIVATIVE_BYTES = 1 << 18
+
+# below this, torch evaluates a derivative sooner than its formula is read
+FORMULA_ELEMENTS = 1 << 15
 
 # for what has no fast way and needs none
 _reference = ReferenceEngine()
@@ -146,7 +150,7 @@ class CpuEngine:
                 (0, time_steps, size, block)
                 + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride)
                 + (0 if above is None else above.data_ptr(), size, 0, 0)
-                + (spikes.data_ptr(), size, last.data_ptr(), *_membrane_constants(membrane, divide=True)),
+                + (spikes.data_ptr(), size, last.data_ptr(), 0, 0, 0, 0, 0, *_membrane_constants(membrane, divide=True)),
                 -(-size // block),
                 time_steps * size,
             )
@@ -156,35 +160,42 @@ class CpuEngine:
         self, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """As `ReferenceEngine.linear_backward`."""
-        time_steps, size = above.shape
-        incoming = _rows(grad_out.to(membrane.dtype))
-        start, start_stride = _start(grad_v.to(membrane.dtype))
-        grad = pool.empty(above.shape, membrane.dtype)
-        grad_v0 = torch.empty(size, dtype=membrane.dtype)
-        constants = _membrane_constants(membrane, divide)
-        item = above.element_size()
-        columns = max(1024, DERIVATIVE_BYTES // (item * time_steps) // 64 * 64)
-        for first in range(0, size, columns):
-            width = min(columns, size - first)
-            slopes = _rows(membrane.slopes(above[:, first : first + width]))
-            block = _block(width, time_steps)
-            _run(
-                "linear_backward",
-                membrane.dtype,
-                "LINEAR",
-                (0, time_steps, width, block)
-                + (
-                    incoming.data_ptr() + first * item,
-                    incoming.stride(0),
-                    start.data_ptr() + first * start_stride * item,
-                    start_stride,
-                )
-                + (above.data_ptr() + first * item, size, slopes.data_ptr(), slopes.stride(0))
-                + (grad.data_ptr() + first * item, size, grad_v0.data_ptr() + first * item, *constants),
-                -(-width // block),
-                time_steps * width,
-            )
-        return grad, grad_v0
+        formula = _formula(membrane) if above.numel() >= FORMULA_ELEMENTS else None
+        return _linear_backward(above, grad_out, grad_v, membrane, divide, formula)
+
+
+def _linear_backward(
+    above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool, formula: Formula | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients with a derivative that the kernel evaluates, or without a formula torch, a part of the neurons at a time."""
+    time_steps, size = above.shape
+    incoming = _rows(grad_out.to(membrane.dtype))
+    start, start_stride = _start(grad_v.to(membrane.dtype))
+    grad = pool.empty(above.shape, membrane.dtype)
+    grad_v0 = torch.empty(size, dtype=membrane.dtype)
+    program: tuple[int, ...] = (0, 0, 0, 0, 0)
+    if formula is not None:
+        operations, factors = np.array(formula.operations, dtype=np.int64), np.array(formula.constants)
+        program = (operations.ctypes.data, len(operations), factors.ctypes.data, len(factors), formula.result)
+    constants = _membrane_constants(membrane, divide)
+    columns = size if formula else max(1024, DERIVATIVE_BYTES // (above.element_size() * time_steps) // 64 * 64)
+    for first in range(0, size, columns):
+        width = min(columns, size - first)
+        offset = first * above.element_size()
+        slopes = None if formula else _rows(membrane.slopes(above[:, first : first + width]))
+        block = _block(width, time_steps)
+        _run(
+            "linear_backward",
+            membrane.dtype,
+            "LINEAR",
+            (0, time_steps, width, block)
+            + (incoming.data_ptr() + offset, incoming.stride(0), start.data_ptr() + offset * start_stride, start_stride)
+            + (above.data_ptr() + offset, size, *((0, 0) if slopes is None else (slopes.data_ptr(), slopes.stride(0))))
+            + (grad.data_ptr() + offset, size, grad_v0.data_ptr() + offset, *program, *constants),
+            -(-width // block),
+            time_steps * width,
+        )
+    return grad, grad_v0
 
 
 def unavailable() -> str | None:
@@ -325,6 +336,40 @@ def _start(start: Tensor) -> tuple[Tensor, int]:
     """The start of each neuron, and the distance to the next one's: 0 where all share one."""
     stride = start.stride(0) if start.shape[0] > 1 else 0
     return start, stride
+
+
+def _formula(membrane: LinearMembrane) -> Formula | None:
+    """The formula of the derivative, where there is one and the kernel gives with it what torch gives."""
+    found = read(membrane.derivative, membrane.dtype)
+    if found is None:
+        return None
+    wide = membrane.dtype == torch.float64
+    if (found, wide) not in _proven:
+        if len(_proven) >= MOST_PROVEN:
+            _proven.clear()
+        _proven[found, wide] = _is_exact(found, membrane)
+    return found if _proven[found, wide] else None
+
+
+# by formula and whether it is in float64
+_proven: dict[tuple[Formula, bool], bool] = {}
+MOST_PROVEN = 1024
+
+
+def _is_exact(formula: Formula, membrane: LinearMembrane) -> bool:
+    """Whether the kernel agrees with torch to the last bit on values of every size, and on all sides of every constant."""
+    kind = torch.finfo(membrane.dtype)
+    sizes = torch.logspace(math.log10(kind.tiny), math.log10(kind.max), 257, dtype=torch.float64)
+    corners = torch.tensor([0.0, kind.smallest_normal / 4, kind.max, math.inf, math.nan, *formula.constants], dtype=torch.float64)
+    x = torch.cat([sizes, torch.linspace(0, 8, 4001, dtype=torch.float64), corners]).to(membrane.dtype)
+    beside = [torch.nextafter(x, torch.full_like(x, side)) for side in (-math.inf, math.inf)]
+    x = torch.cat([x, *beside])
+    x = torch.cat([x, -x])[None]
+    alone = LinearMembrane(torch.ones(1, dtype=membrane.dtype), membrane.derivative, detach_reset=True)
+    ones, zeros = torch.ones_like(x), torch.zeros_like(x[0])
+    ours, _ = _linear_backward(x, ones, zeros, alone, False, formula)
+    theirs, _ = _reference.linear_backward(x, ones, zeros, alone, divide=False)
+    return bool(torch.where(theirs.isnan(), ours.isnan(), ours == theirs).all())
 
 
 def _contiguous(*entries: Tensor) -> tuple[Tensor, ...]:

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, float64, int32, njit, types, uint8, uint16, uint32
+from numba import carray, float64, int32, int64, njit, types, uint8, uint16, uint32
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
+
+from snnsim.kernels.formula import ABS, ADD, DIV, EQ, GE, GT, LE, LT, MAX, MIN, MOST_PLACES, MUL, NE, NEG, SUB, WHERE
 
 __all__ = [
     "BACKWARD",
@@ -50,6 +52,7 @@ REGISTERS, SHORT = 256, 16
 NUMBERS = ("threshold", "low", "high", "origin", "inverse", "last", "scale")
 # named, because numba takes only a name or a number for a literal
 STRIP_BYTES, TABLE_BYTES = STRIP * 8, REGISTERS * 8
+PLACES_BYTES = MOST_PLACES * STRIP_BYTES
 
 FORWARD = np.dtype(
     [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
@@ -74,7 +77,8 @@ HISTOGRAM = np.dtype(
 LINEAR = np.dtype(
     [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
     + [(name, np.int64) for name in ("x", "x_stride", "start", "start_stride", "above", "above_stride", "slopes", "slopes_stride")]
-    + [(name, np.int64) for name in ("out", "out_stride", "state", "leaks", "hard", "detach")]
+    + [(name, np.int64) for name in ("out", "out_stride", "state", "operations", "num_operations", "constants", "num_constants")]
+    + [(name, np.int64) for name in ("result", "leaks", "hard", "detach")]
     + [(name, np.float64) for name in ("threshold", "reset", "tau", "rest", "divisor")]
 )
 
@@ -1236,6 +1240,73 @@ def linear_forward(memory: Any) -> None:
                 fire(n, h, threshold, hard, reset, out, v, above, dtype)
 
 
+@njit(error_model="numpy")
+def operate(n: Any, what: Any, a: Any, b: Any, c: Any, to: Any, dtype: Any) -> None:
+    """One operation of a formula; `to` is none of the operands."""
+    yes, no = dtype(1), dtype(0)
+    if what == ADD:
+        for i in range(n):
+            to[i] = a[i] + b[i]
+    elif what == SUB:
+        for i in range(n):
+            to[i] = a[i] - b[i]
+    elif what == MUL:
+        for i in range(n):
+            to[i] = a[i] * b[i]
+    elif what == DIV:
+        for i in range(n):
+            to[i] = a[i] / b[i]
+    elif what == ABS:
+        for i in range(n):
+            to[i] = abs(a[i])
+    elif what == NEG:
+        for i in range(n):
+            to[i] = -a[i]
+    elif what == LT:
+        for i in range(n):
+            to[i] = yes if a[i] < b[i] else no
+    elif what == LE:
+        for i in range(n):
+            to[i] = yes if a[i] <= b[i] else no
+    elif what == GT:
+        for i in range(n):
+            to[i] = yes if a[i] > b[i] else no
+    elif what == GE:
+        for i in range(n):
+            to[i] = yes if a[i] >= b[i] else no
+    elif what == EQ:
+        for i in range(n):
+            to[i] = yes if a[i] == b[i] else no
+    elif what == NE:
+        for i in range(n):
+            to[i] = yes if a[i] != b[i] else no
+    elif what == MAX:
+        # NaN stays, whichever operand it is
+        for i in range(n):
+            to[i] = b[i] if (b[i] > a[i]) | (b[i] != b[i]) else a[i]
+    elif what == MIN:
+        for i in range(n):
+            to[i] = b[i] if (b[i] < a[i]) | (b[i] != b[i]) else a[i]
+    elif what == WHERE:
+        for i in range(n):
+            to[i] = b[i] if a[i] != no else c[i]
+
+
+@njit
+def place(number: Any, argument: Any, places: Any) -> Any:
+    """A place of a formula: the argument, or a strip of what is kept."""
+    return at(places, (number - 1) * STRIP) if number else argument
+
+
+@njit
+def evaluate(n: Any, argument: Any, operations: Any, num_operations: Any, places: Any, dtype: Any) -> None:
+    """Run a formula on a strip."""
+    for k in range(num_operations):
+        step = at(operations, 5 * k)
+        a, b, c = place(step[2], argument, places), place(step[3], argument, places), place(step[4], argument, places)
+        operate(n, step[0], a, b, c, place(step[1], argument, places), dtype)
+
+
 @njit(forceinline=True)
 def passed_on(through: Any, slope: Any, g: Any, d: Any, forgets_at: Any, dtype: Any) -> Any:
     """Gradient of the charged membrane: through the spike, and past it where the reset does not forget."""
@@ -1291,6 +1362,10 @@ def linear_backward(memory: Any) -> None:
     hard, detached, leaks, by_product = a.hard != 0, a.detach != 0, a.leaks != 0, is_power_of_two(tau)
     divides = not is_power_of_two(divisor)
     rate, scale = dtype(1) / tau, dtype(1) if divides else dtype(1) / divisor
+    places, operations, constants = pointer(stack(PLACES_BYTES), dtype), pointer(a.operations, int64), pointer(a.constants, float64)
+    for k in range(a.num_constants):
+        for i in range(STRIP):
+            places[k * STRIP + i] = dtype(constants[k])
     while True:
         begin = next_block(memory) * a.block
         if begin >= size:
@@ -1305,11 +1380,16 @@ def linear_backward(memory: Any) -> None:
                 n = min(end - first, STRIP)
                 g, grad = at(state, first), at(pointer(a.out, dtype), t * a.out_stride + first)
                 grad_out = at(pointer(a.x, dtype), t * a.x_stride + first)
-                slopes = at(pointer(a.slopes, dtype), t * a.slopes_stride + first)
                 d = at(pointer(a.above, dtype), t * a.above_stride + first)
                 row, column = next_strip(t, first, -1, begin, end)
                 ask_for(at(pointer(a.x, dtype), row * a.x_stride + column), n, 0)
                 ask_for(at(pointer(a.out, dtype), row * a.out_stride + column), n, 1)
+                if a.slopes:
+                    slopes = at(pointer(a.slopes, dtype), t * a.slopes_stride + first)
+                else:
+                    ask_for(at(pointer(a.above, dtype), row * a.above_stride + column), n, 0)
+                    evaluate(n, d, operations, a.num_operations, places, dtype)
+                    slopes = place(a.result, d, places)
                 decays = leaks and by_product and not divides
                 go_back_linear(n, grad_out, slopes, d, threshold, detached, hard, reset, scale, decays, rate, g, grad, dtype)
                 if divides:

@@ -31,7 +31,7 @@ from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
 from snnsim.files import user_cache
-from snnsim.kernels import cpu_kernels
+from snnsim.kernels import cpu_kernels, formula
 from snnsim.kernels.threads import Kernel
 
 __all__ = ["compiled", "folder", "kernel"]
@@ -116,7 +116,8 @@ class _File:
 
 @cache
 def _source() -> bytes:
-    return inspect.getsource(cpu_kernels).encode()
+    # the kernels take their numbers of operations from `formula`
+    return (inspect.getsource(cpu_kernels) + inspect.getsource(formula)).encode()
 
 
 def _is_private(place: Path) -> bool:
