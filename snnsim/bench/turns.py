@@ -12,7 +12,7 @@ Clock = Callable[[], float]
 Key = TypeVar("Key", bound=Hashable)
 
 # seconds; shorter work is repeated until a sample is about this long
-SHORTEST_SAMPLE = 0.004
+SHORTEST_SAMPLE = 0.02
 # seconds; work that takes longer than this is not run once untimed before it is timed
 LONG = 0.05
 MOST_REPEATS = 1000

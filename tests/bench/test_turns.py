@@ -1,7 +1,5 @@
 import time
 
-import pytest
-
 from snnsim.bench import turns
 from snnsim.bench.turns import clock_of, take_turns
 
@@ -45,13 +43,13 @@ def test_short_work_is_repeated_and_divided():
 
     def run():
         calls.append(1)
-        clock.now += 0.001
+        # a power of two, so that sums of it are exact
+        clock.now += 2**-10
 
     (sample,) = take_turns({"a": run}, 1, clock)["a"]
-    repeats = round(turns.SHORTEST_SAMPLE / 0.001)
-    assert sample == pytest.approx(1.0)
-    # two rounds, once untimed in each; the division may round down
-    assert len(calls) in (2 * (1 + repeats), 2 * repeats)
+    assert sample == 1000 * 2**-10
+    # two rounds, once untimed in each
+    assert len(calls) == 2 * (1 + int(turns.SHORTEST_SAMPLE * 2**10))
 
 
 def test_nothing_to_do():
