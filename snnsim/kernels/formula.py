@@ -89,6 +89,11 @@ class _Reader(TorchDispatchMode):
         self.made: list[Any] = [None]
         self.numbers: dict[str, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # else torch imports its compiler here: a second, and 150 MB
+        return False
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -208,3 +210,13 @@ def test_a_formula_that_is_not_exact_is_not_used(monkeypatch):
     for derivative, used in ((lambda x: (x > 0.3).to(x.dtype), None), (lambda x: (x >= 0.3).to(x.dtype), wrong)):
         monkeypatch.setattr(cpu, "_proven", {})
         assert cpu._formula(LinearMembrane(torch.ones(1), derivative)) == used
+
+
+def test_reading_a_formula_does_not_import_the_compiler():
+    # torch would: a second, and 150 MB
+    code = (
+        "import sys, torch; from snnsim.kernels import formula; "
+        "print(formula.read(lambda x: x * 2, torch.float32).constants, 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(2.0,) False\n"
