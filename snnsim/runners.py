@@ -290,22 +290,15 @@ def _enter(modules: Sequence[Temporal], steps: int | None, carries: bool, graph:
     previous = []
     for module in modules:
         previous.append((module._time_steps, module._carries_state, module._keeps_graph, module._calls, module._state))
-        module._time_steps = steps
-        module._carries_state = carries
-        module._keeps_graph = graph
-        module._calls = 0
-        module._rows = rows
+        # at once, past nn.Module, which looks for parameters in everything
+        module.__dict__.update(_time_steps=steps, _carries_state=carries, _keeps_graph=graph, _calls=0, _rows=rows)
     return previous
 
 
 def _leave(modules: Sequence[Temporal], previous: Sequence[_Attributes]) -> None:
     """Undo `_enter`, held states excepted."""
     for module, (steps, carries, graph, calls, _) in zip(modules, previous, strict=True):
-        module._time_steps = steps
-        module._carries_state = carries
-        module._keeps_graph = graph
-        module._calls = calls
-        module._rows = 0
+        module.__dict__.update(_time_steps=steps, _carries_state=carries, _keeps_graph=graph, _calls=calls, _rows=0)
 
 
 def _restore_states(modules: Sequence[Temporal], previous: Sequence[_Attributes]) -> None:

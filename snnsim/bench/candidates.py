@@ -136,9 +136,8 @@ def reference_of(codebook: str) -> Run:
 
 def _runner(name: str) -> Run:
     if name in OWN:
-        runner = MultiStep(leaky_node(OWN[name]))
-        # views whose backward copies nothing
-        return lambda x: runner(x.unsqueeze(1)).squeeze(1)
+        # a batch of single neurons: [T, B]
+        return MultiStep(leaky_node(OWN[name]))
     if name in REFERENCE:
         return reference_of(REFERENCE[name])
     if name == LOOP:

@@ -82,11 +82,14 @@ class Planner:
         if reason is not None:
             return Plan(None, reason)
         tensors = _tensors(node, [])
-        if any(tensor.is_inference() for tensor in tensors):
-            return Plan(None, "it was made in inference mode, where nothing can be differentiated")
         # parameters may change through .data, a plain function through what it closes over: neither leaves a trace
-        surrogate = getattr(node, "surrogate", None)
-        if isinstance(surrogate, FunctionSurrogate) or any(isinstance(t, nn.Parameter) or t.requires_grad for t in tensors):
+        learns = isinstance(getattr(node, "surrogate", None), FunctionSurrogate)
+        for tensor in tensors:
+            if tensor.is_inference():
+                return Plan(None, "it was made in inference mode, where nothing can be differentiated")
+            # a plain tensor is told from a parameter much sooner by its type than by isinstance
+            learns = learns or tensor.requires_grad or (type(tensor) is not Tensor and isinstance(tensor, nn.Parameter))
+        if learns:
             return self._relearned(node, x, dtype)
         ste = None if node.state_quant is None else node.state_quant.ste
         # for every call: comprehensions, which are twice as fast as generators
@@ -129,8 +132,9 @@ def _momentary_obstacle(node: Membrane) -> str | None:
 
 def _tensors(module: nn.Module, found: list[Tensor]) -> list[Tensor]:
     """Parameters and buffers of a module and of those below it, one that is shared as often as it is met."""
-    found += [tensor for tensor in module._parameters.values() if tensor is not None]
-    found += [tensor for tensor in module._buffers.values() if tensor is not None]
+    for kept in (module._parameters, module._buffers):
+        if kept:
+            found += [tensor for tensor in kept.values() if tensor is not None]
     for child in module._modules.values():
         if child is not None:
             _tensors(child, found)
