@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import snnsim
-from snnsim import MultiStep, SingleStep, functional, neurons, quant
+from snnsim import MultiStep, SingleStep, functional, layers, neurons, quant
 from snnsim.runners import checkpoint
 
 
@@ -183,6 +183,33 @@ def test_vmap_over_an_ensemble_of_weights():
     together = torch.func.vmap(torch.func.grad(rate), in_dims=(0, None))(weights, X_SEQ)
     for weight, slope in zip(weights, together, strict=True):
         assert torch.allclose(slope, torch.func.grad(rate)(weight, X_SEQ), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: neurons.LIFNode(state_quant=quant.uniform(4)),
+        lambda: neurons.LIFNode(),
+        lambda: neurons.ParametricLIFNode(state_quant=quant.uniform(8)),
+        lambda: neurons.SynapticNode(state_quant=quant.exponential(4)),
+        lambda: neurons.LIFNode(state_quant=quant.LearnedUniform.from_codebook(quant.uniform(4))),
+        lambda: nn.Sequential(layers.SpikeLinear(40, 8), neurons.IFNode()),
+        lambda: nn.Sequential(nn.Unflatten(1, (2, 4, 5)), layers.SpikeConv2d(2, 4, 3), neurons.IFNode()),
+    ],
+)
+def test_what_is_on_the_cpu_runs_there_wherever_new_tensors_go(make):
+    net, x = MultiStep(make()), (torch.rand(4, 3, 40) < 0.05).float()
+
+    def run():
+        leaf = x.clone().requires_grad_()
+        spikes = net(leaf)
+        (grad,) = torch.autograd.grad(spikes.sum(), leaf)
+        return spikes.detach(), grad
+
+    expected = run()
+    with torch.device("meta"):
+        found = run()
+    assert all(map(torch.equal, found, expected))
 
 
 def test_inference_mode():

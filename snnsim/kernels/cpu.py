@@ -59,7 +59,7 @@ class CpuEngine:
         dtype = prepared.dtype
         driven = _rows(x if x.dtype == dtype else x.to(dtype))
         out = pool.empty(x.shape, dtype)
-        last = torch.empty(size, dtype=dtype)
+        last = torch.empty(size, dtype=dtype, device=x.device)
         stored = code_dtype(prepared.levels, table.clip, plain)
         codes = pool.empty(x.shape, stored) if save else None
         if size:
@@ -90,7 +90,7 @@ class CpuEngine:
         dtype = prepared.dtype
         incoming = _rows(grad_out.to(dtype))
         grad = pool.empty(codes.shape, dtype)
-        grad_carry = torch.empty(size, dtype=dtype)
+        grad_carry = torch.empty(size, dtype=dtype, device=codes.device)
         if size:
             start, start_stride = _start(grad_v.to(dtype))
             block = _block(size, time_steps)
@@ -113,7 +113,7 @@ class CpuEngine:
         time_steps, size = codes.shape
         block = histogram_block(size)
         blocks = -(-size // block)
-        sums = torch.empty(blocks, table.channels, table.levels, dtype=torch.float64)
+        sums = torch.empty(blocks, table.channels, table.levels, dtype=torch.float64, device=codes.device)
         if size:
             weighted = _rows(weights.to(table.dtype))
             nan = _unsigned(stored_nan(table.levels, codes.dtype), codes.dtype)
@@ -128,7 +128,7 @@ class CpuEngine:
                 blocks,
                 time_steps * size,
             )
-        total = torch.zeros(table.channels, table.levels, dtype=torch.float64)
+        total = torch.zeros(table.channels, table.levels, dtype=torch.float64, device=codes.device)
         for part in sums:
             total += part
         return total
@@ -139,7 +139,7 @@ class CpuEngine:
         driven = _rows(x.to(membrane.dtype))
         spikes = pool.empty(x.shape, membrane.dtype)
         above = pool.empty(x.shape, membrane.dtype) if save else None
-        last = torch.empty(size, dtype=membrane.dtype)
+        last = torch.empty(size, dtype=membrane.dtype, device=x.device)
         if size:
             block = _block(size, time_steps)
             start, start_stride = _start(v)
@@ -172,7 +172,7 @@ def _linear_backward(
     incoming = _rows(grad_out.to(membrane.dtype))
     start, start_stride = _start(grad_v.to(membrane.dtype))
     grad = pool.empty(above.shape, membrane.dtype)
-    grad_v0 = torch.empty(size, dtype=membrane.dtype)
+    grad_v0 = torch.empty(size, dtype=membrane.dtype, device=above.device)
     program: tuple[int, ...] = (0, 0, 0, 0, 0)
     if formula is not None:
         operations, factors = np.array(formula.operations, dtype=np.int64), np.array(formula.constants)
@@ -359,13 +359,14 @@ MOST_PROVEN = 1024
 def _is_exact(formula: Formula, membrane: LinearMembrane) -> bool:
     """Whether the kernel agrees with torch to the last bit on values of every size, and on all sides of every constant."""
     kind = torch.finfo(membrane.dtype)
-    sizes = torch.logspace(math.log10(kind.tiny), math.log10(kind.max), 257, dtype=torch.float64)
-    corners = torch.tensor([0.0, kind.smallest_normal / 4, kind.max, math.inf, math.nan, *formula.constants], dtype=torch.float64)
-    x = torch.cat([sizes, torch.linspace(0, 8, 4001, dtype=torch.float64), corners]).to(membrane.dtype)
+    sizes = np.logspace(math.log10(kind.tiny), math.log10(kind.max), 257)
+    corners = [0.0, kind.smallest_normal / 4, float(kind.max), math.inf, math.nan, *formula.constants]
+    # through numpy: torch may have been told to make tensors elsewhere
+    x = torch.from_numpy(np.concatenate([sizes, np.linspace(0, 8, 4001), corners])).to(membrane.dtype)
     beside = [torch.nextafter(x, torch.full_like(x, side)) for side in (-math.inf, math.inf)]
     x = torch.cat([x, *beside])
     x = torch.cat([x, -x])[None]
-    alone = LinearMembrane(torch.ones(1, dtype=membrane.dtype), membrane.derivative, detach_reset=True)
+    alone = LinearMembrane(torch.ones_like(x[0, :1]), membrane.derivative, detach_reset=True)
     ones, zeros = torch.ones_like(x), torch.zeros_like(x[0])
     ours, _ = _linear_backward(x, ones, zeros, alone, False, formula)
     theirs, _ = _reference.linear_backward(x, ones, zeros, alone, divide=False)
@@ -378,7 +379,7 @@ def _contiguous(*entries: Tensor) -> tuple[Tensor, ...]:
 
 def _divisors(divisor: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The divisors one after the other; none is no division."""
-    return torch.empty(0, dtype=dtype) if divisor is None else _contiguous(divisor)[0]
+    return torch.empty(0, dtype=dtype, device="cpu") if divisor is None else _contiguous(divisor)[0]
 
 
 def _mark(levels: int, dtype: torch.dtype) -> int:

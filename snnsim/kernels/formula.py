@@ -61,7 +61,7 @@ class Formula(NamedTuple):
 
 def read(derivative: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Formula | None:
     """The formula of an elementwise function, or None where it has none or a longer one than a kernel takes."""
-    x = torch.linspace(-1, 1, 16, dtype=dtype).reshape(2, 8)
+    x = torch.linspace(-1, 1, 16, dtype=dtype, device="cpu").reshape(2, 8)
     reader = _Reader(x)
     try:
         with reader:

@@ -45,7 +45,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     for length in shape:
         size *= length
     if size < MINIMUM or size > _limit:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     capacity = -(-size // PAGE) * PAGE + ALIGNMENT
     buffer = _take(capacity)
     start = -buffer.ctypes.data % ALIGNMENT

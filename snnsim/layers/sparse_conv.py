@@ -114,7 +114,7 @@ def kernel_gradient(spikes: Spikes, geometry: Geometry, grad: Tensor) -> Tensor:
     last = is_last(grad)
     grad = grad if last else grad.contiguous()
     runs, counts = _runs(spikes, geometry)
-    sums = torch.empty(-(-spikes.rows // SUMMED), geometry.taps * geometry.outputs, dtype=grad.dtype)
+    sums = torch.empty(-(-spikes.rows // SUMMED), geometry.taps * geometry.outputs, dtype=grad.dtype, device="cpu")
     _run(
         "gradient_windows",
         grad.dtype,
@@ -137,7 +137,7 @@ def input_gradient(geometry: Geometry, shape: torch.Size, weight: Tensor, grad: 
     """Gradient of the input, of which only the shape is known: a dense product."""
     # never read; its strides are those of the result
     form = torch.channels_last if geometry.input_last or is_last(grad) else torch.contiguous_format
-    x = torch.empty(shape, dtype=grad.dtype, memory_format=form)
+    x = torch.empty(shape, dtype=grad.dtype, memory_format=form, device="cpu")
     sizes = geometry.stride, geometry.padding, geometry.dilation
     return torch.ops.aten.convolution_backward(grad, x, weight, None, *sizes, False, (0, 0), 1, (True, False, False))[0]
 
@@ -147,8 +147,8 @@ def _runs(spikes: Spikes, geometry: Geometry) -> tuple[Tensor, Tensor]:
     from snnsim.layers import sparse_conv_kernels
 
     most = len(spikes.active) * geometry.rows * geometry.columns
-    runs = torch.empty(most * sparse_conv_kernels.RUN_FIELDS, dtype=torch.int32)
-    counts = torch.empty(spikes.rows, dtype=torch.int64)
+    runs = torch.empty(most * sparse_conv_kernels.RUN_FIELDS, dtype=torch.int32, device="cpu")
+    counts = torch.empty(spikes.rows, dtype=torch.int64, device="cpu")
     _run("collect_runs", torch.float32, spikes, geometry, BLOCK, most, runs=runs, counts=counts)
     return runs, counts
 

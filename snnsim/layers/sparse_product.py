@@ -91,9 +91,9 @@ class Spikes:
         from snnsim.layers import sparse_kernels
 
         chunks = -(-self.rows // sparse_kernels.CHUNK)
-        starts = torch.empty(chunks, self.inputs + 1, dtype=torch.int64)
+        starts = torch.empty(chunks, self.inputs + 1, dtype=torch.int64, device="cpu")
         # the bits of uint16
-        spiking = torch.empty(len(self.active), dtype=torch.int16)
+        spiking = torch.empty(len(self.active), dtype=torch.int16, device="cpu")
         record = make_record(
             sparse_kernels.INDEX,
             rows=self.rows,
@@ -143,8 +143,8 @@ def find_spikes(x: Tensor, limit: float) -> Spikes | str:
     x = x if x.stride(1) == 1 else x.contiguous()
     rows, inputs = x.shape
     words, blocks = -(-inputs // sparse_kernels.WORD), -(-rows // SURVEY_ROWS)
-    masks = torch.empty(rows, words, dtype=torch.int64)
-    starts = torch.zeros(rows + 1, dtype=torch.int64)
+    masks = torch.empty(rows, words, dtype=torch.int64, device="cpu")
+    starts = torch.zeros(rows + 1, dtype=torch.int64, device="cpu")
     record = make_record(
         sparse_kernels.SURVEY,
         rows=rows,
@@ -163,7 +163,7 @@ def find_spikes(x: Tensor, limit: float) -> Spikes | str:
     count = int(starts[-1])
     if count > limit * x.numel():
         return f"{percent(count / x.numel())} of the inputs spike, and only up to {percent(limit)} pay"
-    active = torch.empty(count, dtype=torch.int32)
+    active = torch.empty(count, dtype=torch.int32, device="cpu")
     record = make_record(sparse_kernels.INDEX, rows=rows, block=SURVEY_ROWS, words=words, masks=masks, starts=starts, active=active)
     _run("collect", torch.float32, record, blocks, count)
     return Spikes(inputs, starts, active)

@@ -187,8 +187,9 @@ class BaseNode(Membrane):
             warn_user(f"learned {what}: {problem}")
 
     def _check_threshold(self, moved: bool = False) -> None:
-        values = torch.as_tensor(self.v_threshold, dtype=torch.float64).detach()
-        for value in {float(values.min()), float(values.max())}:
+        threshold = self.v_threshold
+        ends = {threshold} if isinstance(threshold, float) else {float(threshold.detach().min()), float(threshold.detach().max())}
+        for value in ends:
             self._check_reach(value, moved)
 
     def _check_reach(self, threshold: float, moved: bool = False) -> None:

@@ -90,7 +90,7 @@ def node_forward(
         kept[number] = planned
         if len(kept) > KEPT_PLANS:
             kept.popitem(last=False)
-    return out, after, x_seq.new_empty(0, dtype=saved_dtype) if saved is None else saved, torch.tensor(number)
+    return out, after, x_seq.new_empty(0, dtype=saved_dtype) if saved is None else saved, torch.tensor(number, device=handle.device)
 
 
 @node_forward.register_fake
