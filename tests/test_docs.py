@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 
 from snnsim import sweep
+from snnsim.bench import report
+from snnsim.bench.environment import MEMORY
+from snnsim.bench.report import markdown_table
+from snnsim.bench.results import Results
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -62,6 +66,21 @@ def test_tables_of_a_sweep_are_those_of_its_runs(name):
     assert sweep.grid(results) in (DOCS / "how-many-bits.md").read_text(encoding="utf-8")
     if name == "sweep_mnist":
         assert sweep.grid(results) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_tables_of_speed_and_memory_are_those_of_the_run():
+    results = Results.load(ROOT / "benchmarks" / "results" / "benchmarks.json")
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    tables = {table.title: markdown_table(table) for table in report.tables(results)}
+    shown = [title for title in re.findall(r"^## (.+)$", page, re.MULTILINE) if title in tables]
+    assert {"Targets", "Memory, bytes per neuron and step"} < {*shown}
+    for title in shown:
+        assert tables[title] in page
+    row = []
+    for name in ("snnsim uniform 4", "snnsim float", "torch.compile", "spikingjelly", "snntorch", "snntorch state_quant 4"):
+        times = (results.timing("16x1000000", "forward+backward", name, 1, memory).milliseconds for memory in MEMORY)
+        row.append(" / ".join(f"{time:.0f}" for time in times))
+    assert f"| {' | '.join(row)} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

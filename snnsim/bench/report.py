@@ -10,7 +10,7 @@ from snnsim.bench.floor import FLOOR
 from snnsim.bench.results import Peak, Results, Spread, Timing, ratio
 from snnsim.bench.targets import Verdict, judge
 
-__all__ = ["Table", "markdown", "tables"]
+__all__ = ["Table", "markdown", "markdown_table", "tables"]
 
 Row = tuple[str, ...]
 
@@ -50,14 +50,15 @@ def markdown(results: Results, picture: str) -> str:
         "the input once and writes spikes and a byte of code (backward: reads a gradient and codes, writes a gradient), into "
         "memory that is there already. Memory returned: " + MEMORY["returned"] + ". Retained: " + MEMORY["retained"] + ".",
         f"![Times by candidate]({picture})",
-        _markdown_table(Table("Machine", ("what", "value"), list(results.environment.items()))),
+        markdown_table(Table("Machine", ("what", "value"), list(results.environment.items()))),
     ]
     if results.missing:
-        parts.append(_markdown_table(Table("Left out", ("what", "why"), list(results.missing.items()))))
-    return "\n\n".join([*parts, *map(_markdown_table, tables(results))]) + "\n"
+        parts.append(markdown_table(Table("Left out", ("what", "why"), list(results.missing.items()))))
+    return "\n\n".join([*parts, *map(markdown_table, tables(results))]) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table under its title."""
     lines = [f"| {' | '.join(row)} |" for row in (table.head, ("---", *("---:",) * (len(table.head) - 1)), *table.rows)]
     return "\n\n".join([f"## {table.title}", "\n".join(lines), *table.remarks])
 

@@ -10,17 +10,19 @@ from typing import Any
 
 from snnsim import viz
 from snnsim.bench.candidates import choose_names
+from snnsim.bench.neurons import shape_name
 from snnsim.bench.plan import PARTS, Plan, full_plan, quick_plan, run_plan
 from snnsim.bench.plot import draw
 from snnsim.bench.report import markdown, tables
 from snnsim.bench.results import Results
+from snnsim.bench.training import STEP
 from snnsim.cli.demo import table
 from snnsim.cli.options import positive_int
 from snnsim.files import write_whole
 
 DESCRIPTION = """Time snnsim's engines, a plain loop, torch.compile, snnTorch and SpikingJelly in turns, in one run, against the
 memory that has to be moved; measure what they keep for backward and their peak memory; time whole training steps; and say which
-targets are met. The engines must agree bit for bit first. A full run takes about 12 minutes on two cores that do nothing
+targets are met. The engines must agree bit for bit first. A full run takes about 10 minutes on two cores that do nothing
 else. Peers take part where they are installed: pip install snntorch; pip install --no-deps spikingjelly"""
 
 
@@ -40,14 +42,19 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="where results go (default: runs/bench)"
     )
-    parser.add_argument("--report", type=Path, metavar="JSON", help="measure nothing; write page and picture of these results")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="JSON",
+        help="measure nothing; write page and picture of these results, or of what the other options choose of them",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and report; returns the exit status."""
     if options.report is not None:
-        return report(Results.load(options.report), options)
+        return report(chosen(Results.load(options.report), options), options)
     started = time.perf_counter()
     plan = plan_of(options)
     path = options.out / "benchmarks.json"
@@ -72,6 +79,23 @@ def plan_of(options: argparse.Namespace) -> Plan:
         threads=tuple(options.threads or plan.threads),
         rounds=options.rounds or plan.rounds,
     )
+
+
+def chosen(results: Results, options: argparse.Namespace) -> Results:
+    """What the options leave of results that are there already."""
+    names = None if options.only is None else choose_names(options.only)
+    shapes = None if options.shapes is None else {shape_name(one) for one in options.shapes}
+    parts = options.parts or (PARTS if shapes is None else ("neurons",))
+    timings = [
+        t
+        for t in results.timings
+        if ("training" if t.what == STEP else "neurons") in parts
+        and (names is None or t.what == STEP or t.name in names)
+        and (shapes is None or t.what == STEP or t.work in shapes)
+        and (options.threads is None or t.threads in options.threads)
+    ]
+    memory = "memory" in parts
+    return replace(results, timings=timings, saved=results.saved if memory else [], peaks=results.peaks if memory else [])
 
 
 def report(results: Results, options: argparse.Namespace) -> int:

@@ -4,7 +4,8 @@ import pytest
 
 from snnsim.__main__ import build_parser, main
 from snnsim.bench.plan import full_plan, quick_plan
-from snnsim.bench.results import Results, Saved
+from snnsim.bench.results import Results, Saved, Timing
+from snnsim.bench.training import STEP
 from snnsim.cli import bench
 
 
@@ -42,6 +43,30 @@ def test_options_change_the_plan():
     assert plan.rounds == 9
     assert plan.names == ("snnsim float", "plain loop")
     assert plan.parts == ("neurons",)
+
+
+def test_a_report_of_what_the_options_choose(tmp_path, capsys):
+    timings = [
+        Timing(work, what, name, threads, "returned", (1.0, 2.0), 1.0)
+        for work, what in (("16x1000", "forward"), ("1x1000", "forward"), ("784-10", STEP))
+        for name in ("snnsim float", "plain loop")
+        for threads in (1, 2)
+    ]
+    path = Results(timings=timings, saved=[Saved("plain loop", 4.0)]).save(tmp_path / "benchmarks.json")
+
+    def titles(*options):
+        assert main(["bench", "--report", str(path), "--out", str(tmp_path / "out"), *options]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.endswith((" thread", " threads")) or "Memory" in line]
+
+    everything = titles()
+    assert len(everything) == 7
+    assert titles("--shapes", "16x1000", "--threads", "2") == ["16x1000, forward, 2 threads"]
+    assert titles("--parts", "training", "--threads", "1") == [f"784-10, {STEP}, 1 thread"]
+    assert titles("--parts", "memory") == [everything[-1]]
+    assert main(["bench", "--report", str(path), "--out", str(tmp_path / "out"), "--only", "plain", "--parts", "neurons"]) == 0
+    out = capsys.readouterr().out
+    assert "plain loop" in out
+    assert "snnsim float" not in out
 
 
 @pytest.mark.parametrize(
