@@ -18,7 +18,7 @@ from snnsim.kernels import pool, threads
 from snnsim.kernels.cells import CellFinder, cell_finder
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
 from snnsim.kernels.formula import Formula, read
-from snnsim.kernels.reference import ReferenceEngine, histogram_block
+from snnsim.kernels.reference import RUN, ReferenceEngine, histogram_block
 from snnsim.kernels.table import LinearMembrane, Table
 
 if TYPE_CHECKING:
@@ -133,6 +133,17 @@ class CpuEngine:
             total += part
         return total
 
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """As `ReferenceEngine.input_product`."""
+        return _products(grad, x.to(grad.dtype), (0, 0, 0), (0.0, 0.0, 0.0))
+
+    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+        """As `ReferenceEngine.state_product`."""
+        start, start_stride = _start(v0)
+        reset = 0.0 if membrane.reset is None else membrane.reset
+        potentials = (float(membrane.threshold), reset, membrane.rest)
+        return _products(grad, above, (start.data_ptr(), start_stride, 1), potentials, membrane.reset is not None)
+
     def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `ReferenceEngine.linear_forward`."""
         time_steps, size = x.shape
@@ -162,6 +173,31 @@ class CpuEngine:
         """As `ReferenceEngine.linear_backward`."""
         formula = _formula(membrane) if above.numel() >= FORMULA_ELEMENTS else None
         return _linear_backward(above, grad_out, grad_v, membrane, divide, formula)
+
+
+def _products(
+    grad: Tensor, x: Tensor, state: tuple[int, int, int], potentials: tuple[float, float, float], hard: bool = False
+) -> Tensor:
+    """What the kernel adds up, over all runs of neurons; `state` says where it starts, how far apart, and whether it counts."""
+    grad, x = _rows(grad), _rows(x)
+    time_steps, size = grad.shape
+    runs = -(-size // RUN)
+    sums = torch.zeros(runs, dtype=torch.float64, device=grad.device)
+    if size:
+        *start, of_state = state
+        _run(
+            "products",
+            grad.dtype,
+            "PRODUCT",
+            (0, time_steps, size, RUN, grad.data_ptr(), grad.stride(0), x.data_ptr(), x.stride(0))
+            + (*start, sums.data_ptr(), of_state, int(hard), *potentials),
+            runs,
+            time_steps * size,
+        )
+    total = torch.zeros((), dtype=torch.float64, device=grad.device)
+    for part in sums:
+        total += part
+    return total
 
 
 def _linear_backward(

@@ -29,6 +29,7 @@ __all__ = [
     "FORWARD",
     "HISTOGRAM",
     "LINEAR",
+    "PRODUCT",
     "backward",
     "backward_long",
     "forward_by_bisection",
@@ -39,7 +40,12 @@ __all__ = [
     "histogram",
     "linear_backward",
     "linear_forward",
+    "products",
 ]
+
+# sums that grow side by side, one value of a strip to each after it was folded in half until as many were left
+LANES = 16
+LANES_BYTES = LANES * 8
 
 # how a cell is found
 TREE, UNIFORM, GRID, BISECT = 0, 1, 2, 3
@@ -73,6 +79,12 @@ HISTOGRAM = np.dtype(
     [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
     + [(name, np.int64) for name in ("weights", "weights_stride", "codes", "code_bytes", "sums", "levels", "channels", "inner")]
     + [(name, np.int64) for name in ("mark", "nan", "marked")]
+)
+PRODUCT = np.dtype(
+    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    + [(name, np.int64) for name in ("grad", "grad_stride", "x", "x_stride", "start", "start_stride", "sums")]
+    + [(name, np.int64) for name in ("of_state", "hard")]
+    + [(name, np.float64) for name in ("threshold", "reset", "rest")]
 )
 LINEAR = np.dtype(
     [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
@@ -1168,6 +1180,85 @@ def histogram(memory: Any) -> None:
                     add_up(n, at(pointer(a.codes, uint16), where), weights, channel, single, levels, mark, nan, marked, sums)
                 else:
                     add_up(n, at(pointer(a.codes, uint32), where), weights, channel, single, levels, mark, nan, marked, sums)
+
+
+# ---- sums of products
+
+
+@njit
+def input_products(n: Any, grad: Any, x: Any, result: Any) -> None:
+    """`grad * x`; what has no gradient counts for nothing."""
+    for i in range(n):
+        product = float64(grad[i]) * float64(x[i])
+        result[i] = product if grad[i] != 0 else float64(0)
+
+
+@njit
+def state_products(n: Any, grad: Any, v: Any, rest: Any, above: Any, result: Any) -> None:
+    """`grad * (v - rest)`; a membrane that is NaN counts for nothing."""
+    for i in range(n):
+        product = float64(grad[i]) * (float64(v[i]) - rest)
+        result[i] = product if above[i] == above[i] else float64(0)
+
+
+@njit
+def add_half(width: Any, values: Any, upper: Any) -> None:
+    for i in range(width):
+        values[i] += upper[i]
+
+
+@njit
+def halve(width: Any, least: Any, values: Any) -> None:
+    """Add the upper half of `width` values to the lower one until `least` are left."""
+    while width > least:
+        width //= 2
+        add_half(width, values, at(values, width))
+
+
+@njit
+def state_after(n: Any, d: Any, threshold: Any, hard: Any, reset: Any, v: Any) -> None:
+    """The state that a step leaves, from the distance of its charged membrane to the threshold."""
+    for i in range(n):
+        target = reset if hard else d[i]
+        v[i] = target if d[i] >= 0 else d[i] + threshold
+
+
+def products(memory: Any) -> None:
+    """Sums over a run of neurons and all steps of a gradient times the input, or times the state before the step."""
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, PRODUCT)[0]
+    threshold, reset = dtype(a.threshold), dtype(a.reset)
+    lanes, v = pointer(stack(LANES_BYTES), float64), pointer(stack(STRIP_BYTES), dtype)
+    values = pointer(stack(STRIP_BYTES), float64)
+    while True:
+        block = next_block(memory)
+        begin = block * a.block
+        if begin >= a.size:
+            return
+        end = min(begin + a.block, a.size)
+        for lane in range(LANES):
+            lanes[lane] = 0.0
+        for t in range(a.time_steps):
+            for first in range(begin, end, STRIP):
+                n = min(end - first, STRIP)
+                grad = at(pointer(a.grad, dtype), t * a.grad_stride + first)
+                x = at(pointer(a.x, dtype), t * a.x_stride + first)
+                if a.of_state:
+                    if t:
+                        state_after(n, at(pointer(a.x, dtype), (t - 1) * a.x_stride + first), threshold, a.hard != 0, reset, v)
+                    else:
+                        start = pointer(a.start, dtype)
+                        for i in range(n):
+                            v[i] = start[(first + i) * a.start_stride]
+                    state_products(n, grad, v, a.rest, x, values)
+                else:
+                    input_products(n, grad, x, values)
+                for i in range(n, STRIP):
+                    values[i] = 0.0
+                halve(STRIP, LANES, values)
+                add_half(LANES, lanes, values)
+        halve(LANES, 1, lanes)
+        pointer(a.sums, float64)[block] = lanes[0]
 
 
 # ---- neurons that are not quantized

@@ -97,6 +97,14 @@ class GpuEngine:
         """As `ReferenceEngine.histogram`."""
         return _reference.histogram(codes, aside, weights, table)
 
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """As `ReferenceEngine.input_product`."""
+        return _reference.input_product(grad, x)
+
+    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+        """As `ReferenceEngine.state_product`."""
+        return _reference.state_product(grad, above, v0, membrane)
+
     def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `ReferenceEngine.linear_forward`."""
         time_steps, size = x.shape

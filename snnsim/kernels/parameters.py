@@ -7,6 +7,7 @@ from torch import Tensor
 
 from snnsim.errors import InvalidValueError
 from snnsim.kernels.reference import per_neuron
+from snnsim.kernels.registry import Engine
 from snnsim.kernels.table import LinearMembrane, Table
 
 __all__ = [
@@ -32,7 +33,7 @@ def channel_sums(values: Tensor, channels: int, inner: int) -> Tensor:
     return (values[:whole].view(-1, RUN).sum(1).sum(0) + values[whole:].sum()).reshape(1)
 
 
-def divisor_gradient(grad: Tensor, x: Tensor, divisor: Tensor, inner: int) -> Tensor:
+def divisor_gradient(grad: Tensor, x: Tensor, divisor: Tensor, inner: int, engine: Engine) -> Tensor:
     """Gradient of the divisor of an input: sum of `grad * -x / divisor**2`.
 
     Args:
@@ -40,15 +41,18 @@ def divisor_gradient(grad: Tensor, x: Tensor, divisor: Tensor, inner: int) -> Te
         x: input, `[T, N]`.
         divisor: `[1]` or `[C]`.
         inner: neurons in a row that share a channel.
+        engine: that adds up.
 
     Returns:
         Same shape and dtype as `divisor`.
     """
-    return (-input_sums(grad, x, divisor.numel(), inner) / divisor.detach().double() ** 2).to(divisor.dtype)
+    return (-input_sums(grad, x, divisor.numel(), inner, engine) / divisor.detach().double() ** 2).to(divisor.dtype)
 
 
-def input_sums(grad: Tensor, x: Tensor, channels: int, inner: int) -> Tensor:
+def input_sums(grad: Tensor, x: Tensor, channels: int, inner: int, engine: Engine) -> Tensor:
     """Sum of `grad * x`, both `[T, N]`, over time and the neurons of each channel, `[C]` float64."""
+    if channels == 1:
+        return engine.input_product(grad, x).reshape(1)
     total = torch.zeros(channels, dtype=torch.float64, device=grad.device)
     for g, x_t in zip(grad.unbind(0), x.unbind(0), strict=True):
         # what gets no gradient adds nothing, NaN and infinite inputs included
@@ -115,7 +119,7 @@ def threshold_gradient(grad: Tensor, above: Tensor, grad_out: Tensor, grad_v: Te
     return total.to(membrane.dtype)
 
 
-def tau_gradient(grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+def tau_gradient(grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane, engine: Engine) -> Tensor:
     """Gradient of an un-quantized neuron's time constant: sum of `grad * (v - rest) / tau**2`, `v` the state before each step.
 
     Args:
@@ -123,12 +127,16 @@ def tau_gradient(grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembra
         above: distance of the charged membrane to the threshold, `[T, N]`.
         v0: state before the first step, `[N]`.
         membrane: its constants; leaks.
+        engine: that adds up.
 
     Returns:
         Same shape and dtype as `membrane.tau`.
     """
     if membrane.tau is None:
         raise InvalidValueError("tau_gradient: this membrane does not leak (tau is None)")
+    if membrane.channels == 1:
+        total = engine.state_product(grad, above, v0, membrane).reshape(1)
+        return (total / membrane.tau.detach().double() ** 2).to(membrane.dtype)
     threshold = per_neuron(membrane.threshold, above.shape[1], membrane.inner)
     total = torch.zeros(membrane.tau.numel(), dtype=torch.float64, device=above.device)
     for t in range(len(above)):

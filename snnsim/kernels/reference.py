@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan, unpack
 from snnsim.kernels.table import LinearMembrane, Table
 
-__all__ = ["ReferenceEngine", "channel_of", "histogram_block", "per_neuron"]
+__all__ = ["RUN", "ReferenceEngine", "channel_of", "histogram_block", "per_neuron"]
+
+# neurons whose products are added up together, neurons of a strip of them, and sums that grow side by side: fixed, so that no
+# thread count changes a rounding
+RUN, STRIP, LANES = 4096, 512, 16
 
 
 class ReferenceEngine:
@@ -112,6 +118,37 @@ class ReferenceEngine:
             total += sums[:bins]
         return total.reshape(table.channels, table.levels)
 
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Sum of `grad * x`, both `[T, N]`, in float64; what has no gradient adds nothing, NaN and infinite inputs included.
+
+        Every strip of a run of neurons is folded in half down to LANES numbers, which are added to as many sums, in the order of
+        time and place; those are folded down to one; then runs are added.
+        """
+
+        def part(neurons: slice) -> Tensor:
+            g = grad[:, neurons]
+            return torch.where(g == 0, 0.0, g.double() * x[:, neurons].double())
+
+        return _in_lanes(part, grad)
+
+    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+        """Sum of `grad * (v - rest)` over all steps, `v` the state before each, in float64 and the order of `input_product`.
+
+        Args:
+            grad: of the charged membrane, `[T, N]`.
+            above: as saved by `linear_forward`, `[T, N]`; NaN adds nothing.
+            v0: state before the first step, `[N]`.
+            membrane: one channel.
+        """
+
+        def part(neurons: slice) -> Tensor:
+            d = above[:-1, neurons]
+            after = d if membrane.reset is None else torch.full_like(d, membrane.reset)
+            v = torch.cat([v0[neurons][None], torch.where(d >= 0, after, d + membrane.threshold.detach())])
+            return torch.where(torch.isnan(above[:, neurons]), 0.0, grad[:, neurons].double() * (v.double() - membrane.rest))
+
+        return _in_lanes(part, grad)
+
     def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run an un-quantized neuron over a sequence.
 
@@ -188,6 +225,24 @@ def per_neuron(value: Tensor, size: int, inner: int) -> Tensor:
 def histogram_block(size: int) -> int:
     """Neurons whose sums are taken together: a function of the size alone, so that no thread count changes a rounding."""
     return max(4096, -(-size // 8))
+
+
+def _in_lanes(part: Callable[[slice], Tensor], like: Tensor) -> Tensor:
+    """Sum of `[T, N]` products, of which `part` gives those of some neurons."""
+    total = torch.zeros((), dtype=torch.float64, device=like.device)
+    for first in range(0, like.shape[1], RUN):
+        products = part(slice(first, first + RUN))
+        strips = nn.functional.pad(products, (0, -products.shape[1] % STRIP)).reshape(-1, STRIP)
+        lanes = _folded(strips, LANES).cumsum(0)[-1:]
+        total += _folded(lanes, 1)[0, 0]
+    return total
+
+
+def _folded(rows: Tensor, width: int) -> Tensor:
+    while rows.shape[1] > width:
+        half = rows.shape[1] // 2
+        rows = rows[:, :half] + rows[:, half:]
+    return rows
 
 
 def _constants(membrane: LinearMembrane, size: int) -> tuple[Tensor, Tensor | None, Tensor | None]:

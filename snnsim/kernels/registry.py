@@ -37,6 +37,12 @@ class Engine(Protocol):
     def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table) -> Tensor:
         """Sum of the weights of each code of each channel."""
 
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Sum of gradients times inputs."""
+
+    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+        """Sum of gradients times the states before each step."""
+
     def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run an un-quantized neuron over a sequence."""
 

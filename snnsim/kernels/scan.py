@@ -205,8 +205,9 @@ def run_backward(
     kept = sums(slice(-1, None), row_v[None]) if needs_after or learns else None
     of_levels: tuple[Tensor, ...] = ()
     if carry0 is not None and x_seq is not None and emitted is not None and carried is not None and kept is not None:
-        driven = parameters.input_sums(grad, layout.rows(x_seq), 1 if table.divisor is None else table.divisor.numel(), table.inner)
-        start = parameters.input_sums(grad[:1], layout.row(carry0)[None], 1, 1).sum()
+        divisors = 1 if table.divisor is None else table.divisor.numel()
+        driven = parameters.input_sums(grad, layout.rows(x_seq), divisors, table.inner, chosen)
+        start = chosen.input_product(grad[:1], layout.row(carry0)[None])
         of_levels = parameters.level_gradients(sums(slice(None), grad), emitted, carried, kept, driven, start, table)
     grad_of_out, grad_of_carry, grad_of_after = (
         total.to(table.dtype) if needed and total is not None else None
@@ -215,7 +216,7 @@ def run_backward(
     grad_divisor = None
     if table.divisor is not None and not divide:
         if needs_divisor and x_seq is not None:
-            grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), table.divisor, table.inner)
+            grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), table.divisor, table.inner, chosen)
         grad = grad / per_neuron(table.divisor, grad.shape[1], table.inner)
     grad_x = layout.unrows(grad).to(dtype) if needs_x else None
     grad_of_carry0 = layout.unrow(grad_carry0) if needs_carry0 else None
@@ -255,10 +256,10 @@ def run_linear_backward(
     if needs_threshold:
         grad_threshold = parameters.threshold_gradient(grad, above, rows_out, row_v, membrane)
     if needs_tau and v0 is not None:
-        grad_tau = parameters.tau_gradient(grad, above, layout.row(v0), membrane)
+        grad_tau = parameters.tau_gradient(grad, above, layout.row(v0), membrane, chosen)
     if membrane.divisor is not None and not divide:
         if needs_divisor and x_seq is not None:
-            grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), membrane.divisor, membrane.inner)
+            grad_divisor = parameters.divisor_gradient(grad, layout.rows(x_seq), membrane.divisor, membrane.inner, chosen)
         grad = grad / per_neuron(membrane.divisor, grad.shape[1], membrane.inner)
     # saved distances and gradients are rows already
     grad_x = layout.unrows(grad).to(dtype) if needs_x else None

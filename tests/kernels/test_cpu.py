@@ -25,6 +25,38 @@ def test_records_are_as_long_as_what_is_written_into_them(random_table, linear):
     assert engine.linear_backward(charged, x, v, membrane, divide=True)[1].shape == first.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 15), (2, 513), (4, 4096), (3, 9000), (7, 0)])
+def test_sums_of_products_are_those_of_the_reference(dtype, shape, linear, same, poisoned):
+    from snnsim.kernels.reference import ReferenceEngine
+
+    grad, x, v0 = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype), torch.randn(shape[1], dtype=dtype)
+    if shape[1] > 2:
+        # neither may count
+        grad[:, 0], grad[:, 2] = 0.0, 0.0
+        x[0, 0], x[0, 2] = torch.inf, torch.nan
+    ours, theirs = CpuEngine(), ReferenceEngine()
+    for other in (x, x[:1].expand(shape), x.T.contiguous().T):
+        total = ours.input_product(grad, other)
+        assert total.dtype == torch.float64
+        assert torch.equal(total, theirs.input_product(grad, other))
+        plain = (grad.double() * other.double()).nan_to_num(0.0).sum()
+        torch.testing.assert_close(total, plain, rtol=1e-12, atol=1e-12)
+    for reset in (None, 0.2):
+        membrane = linear(dtype=dtype, tau=3.0, reset=reset, rest=0.1)
+        for above in (x, x.nan_to_num(0.5, posinf=2.0)):
+            for start in (v0, torch.full((1,), 0.3, dtype=dtype).expand(shape[1])):
+                totals = [engine.state_product(grad, above, start, membrane) for engine in (ours, theirs)]
+                assert same(*totals)
+        # without NaN, against the definition
+        v, plain = start.double(), 0.0
+        for t in range(shape[0]):
+            plain = plain + (grad[t].double() * (v - membrane.rest)).sum()
+            fired = above[t] >= 0
+            v = torch.where(fired, above[t] if reset is None else reset, above[t] + membrane.threshold).double()
+        torch.testing.assert_close(totals[0], torch.as_tensor(plain, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
 def test_input_and_tables_are_left_as_they_were(random_table):
     table, x = random_table(16, clip=True, divisor=3.0), torch.randn(3, 500, requires_grad=True)
     tensors = [x, table.edges, table.out, table.carry, table.after, table.d_out, table.d_carry, table.d_after, table.divisor]
