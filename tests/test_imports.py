@@ -18,6 +18,7 @@ LAYERS = {
     "files": 1,
     "debug": 1,
     "fixed_dtype": 1,
+    "functions": 1,
     "surrogate": 2,
     "quant": 2,
     "kernels": 3,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnsim.errors import InvalidTypeError
+from snnsim.functions import apply
 from snnsim.layers.sparse_conv import Geometry, convolve, find_events, input_gradient, is_last, kernel_gradient
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
 from snnsim.layers.sparse_product import Spikes, competitor, numba_obstacle, tensor_obstacle
@@ -123,7 +124,7 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
         geometry = self._geometry(batch)
         last = self._is_last(x)
         if differentiate:
-            y = _Convolution.apply(batch, self.weight, self.bias, spikes, geometry, last)
+            y = apply(_Convolution, batch, self.weight, self.bias, spikes, geometry, last)
         else:
             y = convolve(spikes, geometry, self.weight, self.bias, last)
         return y if x.dim() == 4 else y[0]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnsim.errors import InvalidTypeError
+from snnsim.functions import apply
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
 from snnsim.layers.sparse_product import Spikes, competitor, find_spikes, obstacle, weight_gradient
 
@@ -97,7 +98,7 @@ class SpikeLinear(SpikeLayer, nn.Linear):
 
     def _product(self, x: Tensor, spikes: Spikes, differentiate: bool) -> Tensor:
         if differentiate:
-            return _Product.apply(x, self.weight, self.bias, spikes)
+            return apply(_Product, x, self.weight, self.bias, spikes)
         return spikes.product(x, self.weight, self.bias)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snnsim.checks import checked_bool, checked_number
 from snnsim.errors import InvalidValueError, ShapeError
+from snnsim.functions import apply
 from snnsim.kernels.table import LinearMembrane
 from snnsim.neurons.arguments import check_broadcast, check_firing_levels, checked_surrogate, set_constant, warn_if_far
 from snnsim.neurons.membrane import Membrane
@@ -225,4 +226,4 @@ class _Select(torch.autograd.Function):
 
 
 def _select(target: Tensor, q: Tensor, s: Tensor, mixed: Tensor) -> Tensor:
-    return _Select.apply(target.detach(), q.detach(), s.detach(), mixed)
+    return apply(_Select, target.detach(), q.detach(), s.detach(), mixed)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.fixed_dtype import FixedDtype
+from snnsim.functions import apply
 from snnsim.quant.codebook import Codebook, _midpoints
 from snnsim.quant.state import uniform
 
@@ -111,7 +112,7 @@ class LearnedUniform(Codebook):
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
         """`value` in the forward; gradients to `h`, step and offset in the backward."""
         neurons = math.prod(h.shape[1:]) if self._neurons is None else self._neurons
-        return _LearnedRounding.apply(value, h, *self.scaled_parameters(neurons), self.levels, self.offset)
+        return apply(_LearnedRounding, value, h, *self.scaled_parameters(neurons), self.levels, self.offset)
 
     def scaled_parameters(self, neurons: int) -> tuple[Tensor, Tensor]:
         """Step and offset as a layer of so many neurons per sample sees them: what counts is their gradient, scaled."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snnsim.errors import InvalidValueError
+from snnsim.functions import apply
 
 __all__ = ["ceil", "clamp", "floor", "round", "straight_through"]
 
@@ -46,7 +47,7 @@ def straight_through(value: Tensor, source: Tensor) -> Tensor:
     Returns:
         A tensor equal to `value`, bit for bit.
     """
-    return _StraightThrough.apply(value.detach(), source)
+    return apply(_StraightThrough, value.detach(), source)
 
 
 def round(x: Tensor) -> Tensor:
@@ -92,4 +93,4 @@ def clamp(x: Tensor, min_value: float, max_value: float) -> Tensor:
         raise InvalidValueError(
             f"clamp(min_value={min_value}, max_value={max_value}): min_value must not exceed max_value; swap the two"
         )
-    return _Clamp.apply(x, min_value, max_value)
+    return apply(_Clamp, x, min_value, max_value)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snnsim.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.functions import apply
 
 __all__ = ["FunctionSurrogate", "Surrogate", "from_derivative", "heaviside", "parameter"]
 
@@ -139,7 +140,7 @@ class Surrogate(ABC):
         """Spikes of `x`: the step with the surrogate's gradient, or `primitive(x)` if not `spiking` and `training`."""
         if training and not self.spiking:
             return self.primitive(x)
-        return _Spike.apply(x, self)
+        return apply(_Spike, x, self)
 
     def _parameters(self) -> dict[str, Any]:
         # a plain subclass has no fields of its own, only instance attributes
