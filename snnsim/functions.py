@@ -6,13 +6,17 @@ such a function torch binds the arguments by their signature, which takes longer
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["apply"]
+from snnsim.errors import RunError
+
+__all__ = ["apply", "differentiable_once"]
 
 
 def apply(function: type[Function], *args: Any) -> Any:
@@ -25,6 +29,50 @@ def apply(function: type[Function], *args: Any) -> Any:
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return function.apply(*args)
     return _in_one_piece(function).apply(*args)
+
+
+class _Once(Function):
+    """Gradients as they are, of which no gradient can be taken."""
+
+    @staticmethod
+    def forward(ctx: Any, what: str, *grads: Tensor) -> tuple[Tensor, ...]:
+        ctx.what = what
+        return tuple(grad.detach() for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RunError(
+            f"the gradient of {ctx.what} can be taken once: it was computed in one piece, not from operations that could be "
+            "differentiated again; a loss may not depend on it (a gradient penalty, a gradient of a gradient)"
+        )
+
+
+def differentiable_once(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A backward that computes numbers, not a graph: to differentiate them raises a RunError, whatever led to them.
+
+    torch's own `once_differentiable` lets them pass as constants where the gradient that came in was one.
+
+    Args:
+        what: is differentiated, for the message.
+    """
+
+    def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(backward)
+        def once(ctx: Any, *grads: Any) -> Any:
+            with torch.no_grad():
+                found = backward(ctx, *grads)
+            if not torch.is_grad_enabled():
+                return found
+            places = [place for place, value in enumerate(found) if value is not None]
+            guarded = _Once.apply(what, *(found[place].requires_grad_() for place in places))
+            whole = list(found)
+            for place, value in zip(places, guarded, strict=True):
+                whole[place] = value
+            return tuple(whole)
+
+        return once
+
+    return decorate
 
 
 @cache

@@ -78,6 +78,11 @@ class _Runner(nn.Module):
         who = type(self).__name__
         if not sequences:
             raise InvalidTypeError(f"{who}: needs an input, x_seq [T, B, *n]")
+        if self.carry_state and not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+            raise StateError(
+                f"{who}(carry_state={self.carry_state!r}): a transform of torch.func (vmap, grad) would leave states that belong "
+                "to the transform; use carry_state=False"
+            )
         for x in sequences:
             if not isinstance(x, Tensor):
                 raise InvalidTypeError(f"{who}: x_seq must be a tensor, got {type(x).__name__}")
@@ -339,7 +344,7 @@ def _depends_on_time(module: nn.Module) -> bool:
     """Whether presenting an input again may give another output: anything but torch's and our own layers may."""
     known = type(module).__module__.startswith(("torch.nn.modules.", "snnsim.quant."))
     # batch statistics count the samples, and these draw
-    varies = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd | nn.RReLU) and module.training
+    varies = isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd | nn.RReLU) and module.training
     draws = isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d | nn.RNNBase | nn.RNNCellBase)
     hooked = bool(module._forward_hooks or module._forward_pre_hooks)
     return not known or varies or draws or hooked

@@ -77,6 +77,15 @@ class Temporal(nn.Module):
     def hold(self, **tensors: Tensor) -> None:
         """Keep state tensors for the next step, if this run carries state."""
         if self._carries_state:
+            if (
+                self._calls is None
+                and not torch.compiler.is_compiling()
+                and torch._C._functorch.peek_interpreter_stack() is not None
+            ):
+                raise StateError(
+                    f"{type(self).__name__}: a step of its own under a transform of torch.func (vmap, grad) would leave a state "
+                    "that belongs to the transform; run the sequence with snnsim.MultiStep or SingleStep, which start from rest"
+                )
             self._state = {name: tensor if self._keeps_graph else tensor.detach() for name, tensor in tensors.items()}
 
     def reset(self) -> None:

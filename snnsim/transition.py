@@ -65,7 +65,8 @@ def build_table(
         edges = codebook.edges.detach().to(dtype).clone()
         low, high = codebook.limits
         if divisor is not None:
-            divisor = divisor.to(dtype)
+            # a copy: what it was made from may change before the backward pass
+            divisor = divisor.to(dtype, copy=True)
             divisor = divisor.reshape(1) if divisor.numel() == 1 else divisor.expand(shape).reshape(-1)
         return Table(
             edges=edges,
@@ -162,7 +163,12 @@ def channel_constants(
         x: one step of input, `[B, *n]`.
         dtype: of the result.
     """
-    tensors = {name: torch.as_tensor(c, device=x.device).to(dtype) for name, c in constants.items() if c is not None}
+    # copies: what they were made from may change before the backward pass
+    tensors = {
+        name: c.to(x.device, dtype, copy=True) if isinstance(c, Tensor) else torch.tensor(c, dtype=dtype, device=x.device)
+        for name, c in constants.items()
+        if c is not None
+    }
     neurons = x.shape[1:]
     shape, inner = _channels(torch.broadcast_shapes((1,) * len(neurons), *(t.shape for t in tensors.values())), neurons)
     return {n: t.reshape(1) if t.numel() == 1 else t.expand(shape).reshape(-1) for n, t in tensors.items()}, inner

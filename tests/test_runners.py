@@ -413,3 +413,24 @@ def test_single_steps_outside_a_runner_need_reset_between_sequences():
 
 def test_repr_shows_what_was_asked():
     assert "time_steps=4, carry_state=True" in repr(MultiStep(node(), time_steps=4, carry_state=True))
+
+
+def test_a_step_of_its_own_leaves_no_state_of_a_transform():
+    net, x = node(), torch.rand(5, 2, 3)
+    with pytest.raises(StateError, match=r"LIFNode: a step of its own under a transform of torch.func .* snnsim.MultiStep"):
+        torch.func.vmap(net)(x)
+    assert net.v is None
+    net(x[0])
+    with pytest.raises(StateError, match=r"MultiStep\(carry_state=True\): .* use carry_state=False"):
+        torch.func.vmap(MultiStep(node(), carry_state=True))(torch.rand(5, 2, 3, 4))
+    assert torch.func.vmap(MultiStep(node()))(torch.rand(5, 2, 3, 4)).shape == (5, 2, 3, 4)
+
+
+def test_a_static_input_updates_every_kind_of_running_statistics_once_a_step():
+    def net():
+        return nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True), node()).train()
+
+    x, static, stepped = torch.ones(2, 3, 5) * torch.arange(5.0), net(), net()
+    SingleStep(static, time_steps=4)(x)
+    SingleStep(stepped)(x.expand(4, 2, 3, 5))
+    assert torch.equal(static[0].running_mean, stepped[0].running_mean)

@@ -41,6 +41,14 @@ _PLAIN = {
     for name, what in {"lt": LT, "le": LE, "gt": GT, "ge": GE, "eq": EQ, "ne": NE}.items()
     for kind in ("Scalar", "Tensor")
 }
+_LOGIC = (
+    aten.logical_and.default,
+    aten.bitwise_and.Tensor,
+    aten.logical_or.default,
+    aten.bitwise_or.Tensor,
+    aten.logical_not.default,
+    aten.bitwise_not.default,
+)
 _COPIES = (aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default)
 _LOGICAL = (LT, LE, GT, GE, EQ, NE, MUL, MAX, WHERE)
 
@@ -88,6 +96,8 @@ class _Reader(TorchDispatchMode):
         # every value by its number: None is the argument, a float a constant, else (what, operands)
         self.made: list[Any] = [None]
         self.numbers: dict[str, int] = {}
+        # values that are numbers, not truth
+        self.floats = {0}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -111,13 +121,18 @@ class _Reader(TorchDispatchMode):
         if result.shape != self.x.shape and not (result.dim() == 0 and isinstance(self.made[number], float)):
             raise _Unknown
         made = self.made[number]
-        if result.dtype == torch.bool and isinstance(made, tuple) and made[0] not in _LOGICAL:
+        # truth comes from comparisons and logic alone; a number made into a truth value would lose what it was
+        if result.dtype == torch.bool and not (isinstance(made, tuple) and made[0] in _LOGICAL and number not in self.floats):
             raise _Unknown
+        if result.dtype != torch.bool and not isinstance(made, float):
+            self.floats.add(number)
         self.alive.append(result)
         self.values[id(result)] = number
 
     def _number(self, function: Any, args: Any, kwargs: Any) -> int:
         """The number of what an operation gives."""
+        if function in _LOGIC and not all(isinstance(value, Tensor) and value.dtype == torch.bool for value in args):
+            raise _Unknown
         if function in _PLAIN:
             return self._step(_PLAIN[function], *args)
         if function in (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Scalar):

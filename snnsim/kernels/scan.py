@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from snnsim.errors import InvalidTypeError, ShapeError
+from snnsim.functions import differentiable_once
 from snnsim.kernels import parameters
 from snnsim.kernels.codes import is_marked
 from snnsim.kernels.layout import Layout
@@ -114,7 +114,7 @@ class _Scan(torch.autograd.Function):
         return out_seq.data, v.data
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("a fused neuron")
     def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None) -> tuple[Any, ...]:
         codes, aside, x_seq, carry, *learned = ctx.saved_tensors
         if grad_out is None and grad_v is None:
@@ -146,7 +146,7 @@ class _ScanLinear(torch.autograd.Function):
         return spikes.data, after.data
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("a fused neuron")
     def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None) -> tuple[Any, ...]:
         if grad_out is None and grad_v is None:
             return (None,) * 7

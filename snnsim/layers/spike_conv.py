@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from snnsim.errors import InvalidTypeError
-from snnsim.functions import apply
+from snnsim.functions import apply, differentiable_once
 from snnsim.layers.sparse_conv import Geometry, convolve, find_events, input_gradient, is_last, kernel_gradient
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
 from snnsim.layers.sparse_product import Spikes, competitor, numba_obstacle, tensor_obstacle
@@ -181,7 +180,7 @@ class _Convolution(torch.autograd.Function):
         ctx.shape, ctx.dtype, ctx.weight_dtype, ctx.inputs = x.shape, x.dtype, weight.dtype, spikes.inputs
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("a SpikeConv2d")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, starts, active = ctx.saved_tensors
         geometry: Geometry = ctx.geometry

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from snnsim.errors import InvalidTypeError
-from snnsim.functions import apply
+from snnsim.functions import apply, differentiable_once
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
 from snnsim.layers.sparse_product import Spikes, competitor, find_spikes, obstacle, weight_gradient
 
@@ -117,7 +116,7 @@ class _Product(torch.autograd.Function):
         ctx.shape, ctx.dtype, ctx.weight_dtype = x.shape, x.dtype, weight.dtype
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("a SpikeLinear")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, starts, spiking = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])

@@ -114,10 +114,10 @@ class BaseNode(Membrane):
 
     def is_linear(self) -> bool:
         """Whether the equations are those of integrate-and-fire with a linear leak."""
-        own = (BaseNode.fire, BaseNode.discharge, BaseNode.settle, Membrane.charge, Membrane.decayed, Membrane.step)
-        if any(getattr(type(self), method.__name__) is not method for method in own):
+        equations = (BaseNode.fire, BaseNode.firing_threshold, BaseNode.discharge, BaseNode.settle, Membrane.decayed)
+        if self.has_own(*equations) or not self.is_tabular() or type(self.surrogate).__call__ is not Surrogate.__call__:
             return False
-        return self.divides_input() and self.linear_leak()[0]
+        return self.divides_input() and "leak" not in self.__dict__ and self.linear_leak()[0]
 
     def linear_leak(self) -> tuple[bool, Tensor | None]:
         """Whether `leak` is linear towards `v_rest`, and with which time constant; None for no leak at all."""

@@ -14,7 +14,6 @@ from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.learned import LearnedUniform
-from snnsim.surrogate import FunctionSurrogate
 from snnsim.transition import build_table, constants_shape
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ class Planner:
     def __init__(self) -> None:
         self._key: tuple[object, ...] | None = None
         self._plan: Plan | None = None
+        # whether the surrogate can be told by numbers that never change; None before it was looked at
+        self._fixed: bool | None = None
         # alive as long as the key, or a new tensor might take the place, and with it the id, of an old one
         self._tensors: list[Tensor] = []
         # shape of a learning node's constants, by what it depends on, once a table has been made of its equations
@@ -81,9 +82,10 @@ class Planner:
         reason = _momentary_obstacle(node)
         if reason is not None:
             return Plan(None, reason)
-        tensors = _tensors(node, [])
-        # parameters may change through .data, a plain function through what it closes over: neither leaves a trace
-        learns = isinstance(getattr(node, "surrogate", None), FunctionSurrogate)
+        # a subclass may keep tensors that are not registered
+        tensors = _tensors(node, [value for value in node.__dict__.values() if isinstance(value, Tensor)])
+        # parameters may change through .data, a surrogate through attributes or what it closes over: neither leaves a trace
+        learns = not self._has_fixed_surrogate(node)
         for tensor in tensors:
             if tensor.is_inference():
                 return Plan(None, "it was made in inference mode, where nothing can be differentiated")
@@ -99,11 +101,17 @@ class Planner:
             self._plan, self._key, self._tensors = _make_plan(node, x, dtype), key, tensors
         return self._plan
 
+    def _has_fixed_surrogate(self, node: Membrane) -> bool:
+        if self._fixed is None:
+            surrogate = getattr(node, "surrogate", None)
+            self._fixed = surrogate is None or surrogate.is_fixed()
+        return self._fixed
+
     def _relearned(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
         """A new plan of a node that learns: its equations are those of the plan before, only their values have moved."""
         codebook = node.state_quant
         # what a plain function closes over may be anything by now
-        if codebook is None or isinstance(getattr(node, "surrogate", None), FunctionSurrogate):
+        if codebook is None or not self._has_fixed_surrogate(node):
             return _make_plan(node, x, dtype)
         key = (dtype, x.shape[1:], node.training, type(codebook), codebook.num_levels)
         plan = _make_plan(node, x, dtype, self._shapes.get(key))
@@ -150,7 +158,7 @@ def operator_form(node: Membrane, axes: int, dtype: torch.dtype) -> tuple[bool, 
     codebook = node.state_quant
     if codebook is None:
         return node.is_linear(), keep_input
-    if type(codebook) is not Codebook:
+    if type(codebook) is not Codebook or not node.is_tabular():
         return False, False
     try:
         # the numbers of neurons may be unknown; whether the equations are elementwise shows on the fewest that there can be
@@ -168,6 +176,8 @@ def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype, checked: torch.Siz
         if membrane is None:
             return Plan(None, "its state is not quantized and its equations are its own")
         return Plan(membrane, start=node.rest(x, dtype, None))
+    if not node.is_tabular():
+        return Plan(None, "its charge, quantize or step is its own")
     if type(codebook) not in (Codebook, LearnedUniform):
         return Plan(None, f"a {type(codebook).__name__} is not a fixed set of levels and edges")
     divisor = node.input_divisor() if node.divides_input() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,10 +17,14 @@ from snnsim.neurons.fused import Plan, Planner, operator_form
 from snnsim.neurons.handle import Handle
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.ste import straight_through
-from snnsim.temporal import Temporal, stack_steps
+from snnsim.temporal import RUN_ATTRIBUTES, Temporal, stack_steps
 from snnsim.warn import warn_user
 
 __all__ = ["Membrane"]
+
+
+# attributes that no equation reads
+BOOKKEEPING = RUN_ATTRIBUTES | {"_trace", "_planner", "_handle"}
 
 
 class Membrane(FixedDtype, Temporal):
@@ -50,8 +55,8 @@ class Membrane(FixedDtype, Temporal):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        # a constant of the equations may have changed; private attributes are state and bookkeeping
-        if not name.startswith("_") and "_planner" in self.__dict__:
+        # a constant of the equations may have changed, a private one of a subclass too
+        if name not in BOOKKEEPING and "_planner" in self.__dict__:
             self._planner.clear()
 
     def leak(self, v: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ class Membrane(FixedDtype, Temporal):
 
     def divides_input(self) -> bool:
         """Whether `drive` is no more than the division by `input_divisor`."""
-        return type(self).drive is Membrane.drive
+        return not self.has_own(Membrane.drive)
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """Charged membrane `h = leak(v) + drive(x)`."""
@@ -181,7 +186,8 @@ class Membrane(FixedDtype, Temporal):
             for x in x_seq.to(dtype).unbind(0):
                 s, q, v = self.step(x, v)
                 self.trace(s, q, v)
-                outputs.append(s)
+                # a copy: one output alone is not stacked, and must not be the state itself
+                outputs.append(s.clone() if s is v else s)
             output = stack_steps(outputs).to(x_seq.dtype)
         self.hold(v=v)
         return output
@@ -219,6 +225,14 @@ class Membrane(FixedDtype, Temporal):
     def is_linear(self) -> bool:
         """Whether the equations are those of integrate-and-fire with a linear leak."""
         return False
+
+    def has_own(self, *methods: Callable[..., Any]) -> bool:
+        """Whether this node, or a subclass of it, has replaced any of these methods of its base classes."""
+        return any(getattr(type(self), m.__name__) is not m or m.__name__ in self.__dict__ for m in methods)
+
+    def is_tabular(self) -> bool:
+        """Whether a step is: charge, quantize, and what follows from the quantized state alone."""
+        return not self.has_own(Membrane.charge, Membrane.quantize, Membrane.step)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name not in ("_planner", "_handle")}

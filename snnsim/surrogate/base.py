@@ -142,6 +142,11 @@ class Surrogate(ABC):
             return self.primitive(x)
         return apply(_Spike, x, self)
 
+    def is_fixed(self) -> bool:
+        """Whether it is told by numbers that never change, not by functions, tensors, or attributes of a plain class."""
+        values = vars(self)
+        return values.keys() == type(self).__dataclass_fields__.keys() and all(isinstance(v, int | float) for v in values.values())
+
     def _parameters(self) -> dict[str, Any]:
         # a plain subclass has no fields of its own, only instance attributes
         return {item.name: getattr(self, item.name) for item in fields(self)} | vars(self)

@@ -113,3 +113,19 @@ def test_a_processor_without_wide_permutes_gives_the_same(tmp_path):
     chain = f"{Path(__file__).with_name('test_scan.py')}::test_engines_agree_bit_for_bit_on_outputs_states_and_all_gradients"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chain, "-k", "dtype0"]
     assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 0
+
+
+def test_a_table_keeps_the_edges_of_every_form_of_its_codes(random_table):
+    from snnsim.kernels import cells
+    from snnsim.kernels.cpu import _prepared
+
+    engine, table, x = CpuEngine(), random_table(200), torch.randn(3, 1000)
+    call = (x, torch.zeros(1000), table)
+    first = engine.forward(*call, save=True, plain=True)
+    engine.forward(*call, save=True, plain=False)
+    # what else refers to them forgets them
+    cells.cell_finder.cache_clear()
+    kept = _prepared(table).cells
+    assert {*kept} == {torch.uint8, torch.int16}
+    again = engine.forward(*call, save=True, plain=True)
+    assert all(map(torch.equal, first, again))

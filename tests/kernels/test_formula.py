@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -113,6 +114,10 @@ WITHOUT = {
     "in place": lambda x: (x * 1).mul_(2),
     "by a value": lambda x: x * 2 if bool((x > 0).any()) else x,
     "through numpy": lambda x: torch.from_numpy(x.numpy() * 2),
+    "logic of numbers": lambda x: torch.logical_and(x, x > 0).to(x.dtype),
+    "not of a number": lambda x: torch.logical_not(x).to(x.dtype),
+    "a number as truth": lambda x: x.clone().bool().to(x.dtype),
+    "a constant as truth": lambda x: torch.full_like(x, 2.0, dtype=torch.bool) * x,
     "another type": lambda x: x > 0,
     "through another type": lambda x: (x.half() * 2).to(x.dtype),
     "another shape": lambda x: (x * 2)[0],
@@ -220,3 +225,48 @@ def test_reading_a_formula_does_not_import_the_compiler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "(2.0,) False\n"
+
+
+def through_numpy(x):
+    out = torch.ones_like(x)
+    with np.errstate(over="ignore"):
+        np.exp(-np.square(x.numpy()), out=out.numpy())
+    return out
+
+
+def test_a_function_that_does_more_than_its_formula_shows_is_not_taken_for_another():
+    cpu = pytest.importorskip("snnsim.kernels.cpu")
+    pytest.importorskip("numba")
+    assert formula.read(through_numpy, torch.float32) == formula.read(torch.ones_like, torch.float32)
+    for derivative, used in ((torch.ones_like, True), (through_numpy, False), (torch.ones_like, True)):
+        assert (cpu._formula(LinearMembrane(torch.ones(1), derivative)) is not None) == used
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __eq__(self, other):
+        return self is other
+
+    def __call__(self, x):
+        return x * 2
+
+
+def test_a_proof_needs_neither_a_hash_nor_a_warning():
+    cpu = pytest.importorskip("snnsim.kernels.cpu")
+    pytest.importorskip("numba")
+    found = formula.read(Unhashable(), torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cpu._formula(LinearMembrane(torch.ones(1, dtype=torch.float64), Unhashable())) == found
+
+
+def test_a_derivative_sees_rows_of_neurons():
+    cpu = pytest.importorskip("snnsim.kernels.cpu")
+    pytest.importorskip("numba")
+
+    def picky(x):
+        assert x.dim() == 2
+        return x * 3
+
+    assert cpu._formula(LinearMembrane(torch.ones(1), picky)) is not None

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from snnsim.errors import InvalidTypeError, ShapeError
+from snnsim.errors import InvalidTypeError, RunError, ShapeError
 from snnsim.kernels.scan import scan, scan_linear
 
 ENGINES = ("reference", "cpu")
@@ -275,12 +275,21 @@ def test_gradient_checkpointing_gives_the_same_gradients(random_table):
         assert torch.equal(*gradients)
 
 
-def test_differentiating_twice_is_refused(random_table):
+def test_differentiating_twice_is_refused(random_table, linear):
     x = torch.randn(3, 4, requires_grad=True)
     out, _ = scan(x, torch.zeros(1), random_table(16))
     (gradient,) = torch.autograd.grad((out * x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RunError, match="the gradient of a fused neuron can be taken once"):
         gradient.sum().backward()
+    # also where what came in was a constant, and the gradient would pass for one too
+    w = torch.ones(4, requires_grad=True)
+    for run in (lambda z: scan(z, torch.zeros(1), random_table(16))[0], lambda z: scan_linear(z, torch.zeros(1), linear())[0]):
+        z = x * w
+        (gradient,) = torch.autograd.grad(run(z).sum(), z, create_graph=True)
+        (once,) = torch.autograd.grad(run(z).sum(), z)
+        assert torch.equal(gradient, once)
+        with pytest.raises(RunError, match="can be taken once"):
+            gradient.square().sum().backward()
 
 
 def test_arguments_that_do_not_fit_are_refused(random_table):

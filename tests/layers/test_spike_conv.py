@@ -8,7 +8,7 @@ from torch import nn
 
 from snnsim import MultiStep, layers, metrics, neurons, quant
 from snnsim.deploy import lower
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
 from snnsim.kernels import pool, threads
 from snnsim.layers import SpikeConv2d, SpikeLinear, sparse_product
 from snnsim.layers.spike_conv import CONV_CROSSOVERS
@@ -243,8 +243,13 @@ def test_differentiates_once():
     _, layer = pair(2, 8, 3)
     y = layer(spikes(4, 2, 9, 9))
     (grad,) = torch.autograd.grad(y.pow(2).sum(), layer.weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RunError, match="the gradient of a SpikeConv2d can be taken once"):
         grad.sum().backward()
+    # a penalty on the gradient of the input, which came from a constant
+    x = spikes(4, 2, 9, 9).requires_grad_()
+    (grad,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+    with pytest.raises(RunError, match="can be taken once"):
+        grad.square().sum().backward()
 
 
 @needs_numba

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from snnsim import MultiStep, neurons, quant
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
 from snnsim.kernels import pool, threads
 from snnsim.layers import SpikeLinear, sparse_product
 from snnsim.layers.spike_linear import CROSSOVERS
@@ -313,8 +313,13 @@ def test_differentiates_once():
     _, layer = pair(70, 64)
     y = layer(spikes(10, 70))
     (grad,) = torch.autograd.grad(y.pow(2).sum(), layer.weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RunError, match="the gradient of a SpikeLinear can be taken once"):
         grad.sum().backward()
+    # a penalty on the gradient of the input, which came from a constant
+    x = spikes(10, 70).requires_grad_()
+    (grad,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+    with pytest.raises(RunError, match="can be taken once"):
+        grad.square().sum().backward()
 
 
 @needs_numba

@@ -9,7 +9,7 @@ from snnsim import MultiStep, Recorder, functional, neurons, quant
 from snnsim.errors import EngineError
 from snnsim.kernels import registry
 from snnsim.neurons import IFNode, LIFNode
-from snnsim.surrogate import ATan, from_derivative
+from snnsim.surrogate import ATan, Surrogate, from_derivative
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*levels never leak", "ignore:.*is not near any level")
 QUANTIZED = [configuration for configuration in ALL if configuration.codebook != "float"]
@@ -315,3 +315,140 @@ def test_a_learning_node_is_found_elementwise_once():
     # and other equations are looked at anew
     node.state_quant = quant.uniform(3)
     assert not node._planner._shapes
+
+
+def both(node, x_seq):
+    """Outputs fused and step by step."""
+    node._trace = None
+    fused = MultiStep(node)(x_seq)
+    node._trace = []
+    stepwise = MultiStep(node)(x_seq)
+    node._trace = None
+    return fused, stepwise
+
+
+@pytest.mark.parametrize("reset", [0.0, None])
+def test_a_threshold_that_float32_cannot_hold_is_itself_in_float64(reset):
+    x = torch.full((6, 1, 1), 0.55, dtype=torch.float64)
+    fused, stepwise = both(IFNode(v_threshold=1.1, v_reset=reset), x)
+    assert torch.equal(fused, stepwise)
+    assert fused.flatten().tolist() == [0, 1, 0, 1, 0, 1]
+
+
+class Charging(LIFNode):
+    def charge(self, x, v):
+        return super().charge(x, v).clamp(max=0.5)
+
+
+class Quantizing(IFNode):
+    def quantize(self, h):
+        return super().quantize(h.clamp(max=0.5))
+
+
+class Stepping(IFNode):
+    def step(self, x, v):
+        return tuple(value * 0 for value in super().step(x, v))
+
+
+class Demanding(IFNode):
+    def firing_threshold(self, q):
+        return 9.0
+
+
+def silenced(**options):
+    node = IFNode(**options)
+    node.fire = torch.zeros_like
+    return node
+
+
+def never_leaking(**options):
+    node = LIFNode(tau=1.5, **options)
+    node.leak = lambda v: v * 0
+    return node
+
+
+class Shy(ATan):
+    def __call__(self, x, training=True):
+        return super().__call__(x - 99, training)
+
+
+@pytest.mark.parametrize("codebook", [None, quant.uniform(4)])
+@pytest.mark.parametrize(
+    "make",
+    [Charging, Quantizing, Stepping, Demanding, silenced, never_leaking, lambda **options: IFNode(surrogate=Shy(), **options)],
+)
+def test_equations_of_a_users_own_are_never_left_out(make, codebook):
+    x = torch.rand(8, 2, 3, generator=torch.Generator().manual_seed(4)) * 0.9
+    node = make(state_quant=codebook)
+    fused, stepwise = both(node, x)
+    assert torch.equal(fused, stepwise)
+    if make is not never_leaking:
+        assert not fused.any()
+    compiled = torch.compile(MultiStep(make(state_quant=codebook)), backend="aot_eager")
+    assert torch.equal(compiled(x), stepwise)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: IFNode(learn_threshold=True), "v_threshold"),
+        (lambda: IFNode(v_threshold=torch.full((3,), 0.9)), "v_threshold"),
+        (lambda: LIFNode(tau=torch.full((3,), 2.5)), "tau"),
+        (lambda: LIFNode(tau=torch.full((3,), 2.5), state_quant=quant.uniform(4)), "tau"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_that_changes_before_the_backward_pass_does_not_change_it(make, name, dtype):
+    gradients = []
+    for changes in (False, True):
+        node, x = make(), sequence((4, 2, 3), dtype).requires_grad_()
+        out = MultiStep(node)(x)
+        if changes:
+            with torch.no_grad():
+                getattr(node, name).add_(1.0)
+        gradients.append(torch.autograd.grad(out.sum(), x)[0])
+    assert gradients[0].any()
+    assert torch.equal(*gradients)
+
+
+class Plain(Surrogate):
+    def __init__(self, height):
+        super().__init__()
+        self.height = height
+
+    def derivative(self, x):
+        return torch.full_like(x, self.height)
+
+
+@pytest.mark.parametrize("codebook", [None, quant.uniform(4)])
+def test_a_surrogate_whose_attributes_change_is_followed(codebook):
+    surrogate = Plain(1.0)
+    node, x = IFNode(surrogate=surrogate, state_quant=codebook, detach_reset=True), sequence((4, 2, 3)).requires_grad_()
+    before, _ = (torch.autograd.grad(MultiStep(node)(x).sum(), x)[0] for _ in range(2))
+    object.__setattr__(surrogate, "height", 3.0)
+    (after,) = torch.autograd.grad(MultiStep(node)(x).sum(), x)
+    assert before.any()
+    assert torch.allclose(after, 3 * before)
+
+
+class OwnConstants(neurons.BaseNode):
+    def __init__(self, **options):
+        super().__init__(**options)
+        # neither a buffer nor public
+        self.kept, self._share = torch.tensor(0.9), 1.0
+
+    def leak(self, v):
+        return v * self.kept * self._share
+
+
+def test_constants_that_are_no_buffers_are_followed():
+    node, x = OwnConstants(state_quant=quant.uniform(4)), sequence((8, 2, 3))
+    first, _ = both(node, x)
+    node.kept.fill_(0.2)
+    second, stepwise = both(node, x)
+    assert torch.equal(second, stepwise)
+    assert not torch.equal(second, first)
+    node._share = 4.0
+    third, stepwise = both(node, x)
+    assert torch.equal(third, stepwise)
+    assert not torch.equal(third, second)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snnsim import quant
+from snnsim import neurons, quant
 from snnsim.neurons import LIReadout
 from snnsim.runners import MultiStep
 from snnsim.testing import check_node
@@ -25,3 +25,11 @@ def test_output_has_the_dtype_of_the_input():
 
 def test_keeps_the_contract():
     check_node(LIReadout)
+
+
+def test_an_output_is_not_the_state_itself():
+    for readout in (neurons.LIReadout(), neurons.LIReadout(state_quant=quant.uniform(4))):
+        out = readout(torch.ones(1, 2))
+        kept = readout.v.clone()
+        out.mul_(100)
+        assert torch.equal(readout.v, kept)

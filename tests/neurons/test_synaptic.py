@@ -2,9 +2,8 @@ import pytest
 import torch
 
 import snnsim
-from snnsim import quant
+from snnsim import MultiStep, neurons, quant
 from snnsim.neurons import SynapticNode
-from snnsim.runners import MultiStep
 from snnsim.testing import check_node
 
 
@@ -52,3 +51,17 @@ def test_gradient_reaches_back_through_the_current():
     x_seq = torch.full((3, 1, 1), 0.3, requires_grad=True)
     MultiStep(SynapticNode(alpha=0.9, beta=0.9))(x_seq)[-1].sum().backward()
     assert (x_seq.grad > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_input_drives_the_membrane_in_single_precision(dtype):
+    x = (torch.rand(32, 4, 50, generator=torch.Generator().manual_seed(0)) * 1.2).to(dtype)
+    node = neurons.SynapticNode()
+    spikes = MultiStep(node)(x)
+    assert spikes.dtype == dtype
+    assert torch.equal(spikes.float(), MultiStep(node)(x.float()))
+    # beyond what half precision holds
+    large = neurons.SynapticNode(alpha=0.9, v_threshold=1e6, v_reset=None)
+    for _ in range(4):
+        large(torch.full((1, 1), 30000.0).half())
+    assert torch.isfinite(large.v).all()
