@@ -395,7 +395,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise MissingDataError(
-            f"no checkpoint at {path}; train without --resume first, or name the folder that holds it with --out"
+            f"no checkpoint at {path}; snnsim train writes one (run it without --resume first, or name its folder with --out)"
         )
     try:
         with zipfile.ZipFile(path) as archive:
