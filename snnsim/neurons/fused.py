@@ -158,8 +158,9 @@ def operator_form(node: Membrane, axes: int, dtype: torch.dtype) -> tuple[bool, 
     codebook = node.state_quant
     if codebook is None:
         return node.is_linear(), keep_input
-    if type(codebook) is not Codebook or not node.is_tabular():
+    if type(codebook) not in (Codebook, LearnedUniform) or not node.is_tabular():
         return False, False
+    keep_input = keep_input or any(p.requires_grad for p in codebook.parameters())
     try:
         # the numbers of neurons may be unknown; whether the equations are elementwise shows on the fewest that there can be
         neurons = constants_shape(node.transition, codebook, axes, dtype, divisor)

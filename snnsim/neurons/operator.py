@@ -133,8 +133,11 @@ def node_backward(
         if isinstance(kernel, Table):
             entries = (start, kernel.out, kernel.carry, kernel.after, kernel.divisor)
             wanted = (needs_x, *(entry is not None and entry.requires_grad for entry in entries))
+            learned_levels = () if kernel.learned is None or x_seq is None else kernel.learned.parameters
+            entries += learned_levels
             with torch.no_grad():
-                grads = run_backward(grad_out, grad_v, saved, None, x_seq, kernel, layout, dtype, None, wanted)
+                before = start.detach() if learned_levels else None
+                grads = run_backward(grad_out, grad_v, saved, None, x_seq, kernel, layout, dtype, None, wanted, before)
         else:
             entries = (start, kernel.threshold, kernel.tau, kernel.divisor)
             wanted = (needs_x, *(entry is not None and entry.requires_grad for entry in entries))

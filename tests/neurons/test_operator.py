@@ -17,6 +17,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 CHOSEN = [c for c in ALL if c.codebook in ("uniform4", "exponential8", "float")][::13]
 
 
+def learned(tau=2.0, **options):
+    return LIFNode(tau, state_quant=quant.LearnedUniform.from_codebook(quant.uniform(3)), **options)
+
+
 @pytest.fixture(autouse=True)
 def _forget():
     graphs.clear()
@@ -69,7 +73,28 @@ def test_results_and_gradients_are_those_of_eager_mode(configuration):
             assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: LIFNode(state_quant=quant.uniform(4)), LIFNode, lambda: LIFNode(v_reset=None)])
+@pytest.mark.parametrize(
+    "make", [learned, lambda: learned(v_reset=None, min_decay=True), lambda: learned(learn_threshold=True, detach_reset=True)]
+)
+def test_a_learned_codebook_learns_as_in_eager_mode(make):
+    node, x_seq = make(), sequence(5, 3, 7)
+    optimizer = torch.optim.SGD(node.parameters(), 0.01)
+    for run in (MultiStep(compiled(node)), compiled(MultiStep(node)), SingleStep(compiled(node))):
+        eager = SingleStep(node) if isinstance(run, SingleStep) else MultiStep(node)
+        # twice, with an update in between
+        for _ in range(2):
+            (out, gradients), (out_fused, gradients_fused) = (results(one, node, x_seq) for one in (eager, run))
+            assert torch.equal(out, out_fused)
+            assert torch.equal(gradients[0], gradients_fused[0])
+            assert all(gradient.any() for gradient in gradients)
+            for ours, theirs in zip(gradients, gradients_fused, strict=True):
+                assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+            for parameter, gradient in zip(node.parameters(), gradients[1:], strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+
+
+@pytest.mark.parametrize("make", [lambda: LIFNode(state_quant=quant.uniform(4)), LIFNode, lambda: LIFNode(v_reset=None), learned])
 def test_the_graph_holds_one_operator_however_many_steps(make):
     sizes = []
     for steps in (2, 30):
@@ -163,7 +188,7 @@ def test_autocast_leaves_the_state_in_float32():
     assert torch.equal(net[1].v, state)
 
 
-@pytest.mark.parametrize("make", [lambda: ParametricLIFNode(state_quant=quant.uniform(4)), LIFNode])
+@pytest.mark.parametrize("make", [lambda: ParametricLIFNode(state_quant=quant.uniform(4)), LIFNode, learned])
 def test_the_operator_keeps_the_contract_of_torch(make):
     node, x_seq = make(), sequence(4, 2, 3).requires_grad_()
     stored = torch.float32 if node.state_quant is None else torch.uint8
