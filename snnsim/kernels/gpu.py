@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
-from snnsim.kernels.reference import ReferenceEngine
+from snnsim.kernels.reference import ReferenceEngine, input_products, state_after, state_products
 from snnsim.kernels.table import LinearMembrane, Table
 
 __all__ = ["GpuEngine"]
@@ -98,12 +98,16 @@ class GpuEngine:
         return _reference.histogram(codes, aside, weights, table)
 
     def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
-        """As `ReferenceEngine.input_product`."""
-        return _reference.input_product(grad, x)
+        """As `ReferenceEngine.input_product`, in the order of the device."""
+        if grad.device.type == "cpu":
+            return _reference.input_product(grad, x)
+        return _input_product(grad, x)
 
     def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
-        """As `ReferenceEngine.state_product`."""
-        return _reference.state_product(grad, above, v0, membrane)
+        """As `ReferenceEngine.state_product`, in the order of the device."""
+        if grad.device.type == "cpu":
+            return _reference.state_product(grad, above, v0, membrane)
+        return _state_product(grad, above, v0, membrane)
 
     def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `ReferenceEngine.linear_forward`."""
@@ -142,6 +146,22 @@ class GpuEngine:
             DETACH=membrane.detach_reset,
         )
         return grad, grad_v0
+
+
+def _input_product(grad: Tensor, x: Tensor) -> Tensor:
+    """Step by step: what is in between is no larger than a step."""
+    total = torch.zeros((), dtype=torch.float64, device=grad.device)
+    for g, x_t in zip(grad, x, strict=True):
+        total += input_products(g, x_t).sum()
+    return total
+
+
+def _state_product(grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+    total, v = torch.zeros((), dtype=torch.float64, device=grad.device), v0
+    for g, d in zip(grad, above, strict=True):
+        total += state_products(g, d, v, membrane).sum()
+        v = state_after(d, membrane)
+    return total
 
 
 @cache

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan, unpack
 from snnsim.kernels.table import LinearMembrane, Table
 
-__all__ = ["RUN", "ReferenceEngine", "channel_of", "histogram_block", "per_neuron"]
+__all__ = [
+    "RUN",
+    "ReferenceEngine",
+    "channel_of",
+    "histogram_block",
+    "input_products",
+    "per_neuron",
+    "state_after",
+    "state_products",
+]
 
 # neurons whose products are added up together, neurons of a strip of them, and sums that grow side by side: fixed, so that no
 # thread count changes a rounding
@@ -125,11 +134,7 @@ class ReferenceEngine:
         time and place; those are folded down to one; then runs are added.
         """
 
-        def part(neurons: slice) -> Tensor:
-            g = grad[:, neurons]
-            return torch.where(g == 0, 0.0, g.double() * x[:, neurons].double())
-
-        return _in_lanes(part, grad)
+        return _in_lanes(lambda neurons: input_products(grad[:, neurons], x[:, neurons]), grad)
 
     def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
         """Sum of `grad * (v - rest)` over all steps, `v` the state before each, in float64 and the order of `input_product`.
@@ -142,10 +147,8 @@ class ReferenceEngine:
         """
 
         def part(neurons: slice) -> Tensor:
-            d = above[:-1, neurons]
-            after = d if membrane.reset is None else torch.full_like(d, membrane.reset)
-            v = torch.cat([v0[neurons][None], torch.where(d >= 0, after, d + membrane.threshold.detach())])
-            return torch.where(torch.isnan(above[:, neurons]), 0.0, grad[:, neurons].double() * (v.double() - membrane.rest))
+            v = torch.cat([v0[neurons][None], state_after(above[:-1, neurons], membrane)])
+            return state_products(grad[:, neurons], above[:, neurons], v, membrane)
 
         return _in_lanes(part, grad)
 
@@ -225,6 +228,22 @@ def per_neuron(value: Tensor, size: int, inner: int) -> Tensor:
 def histogram_block(size: int) -> int:
     """Neurons whose sums are taken together: a function of the size alone, so that no thread count changes a rounding."""
     return max(4096, -(-size // 8))
+
+
+def input_products(grad: Tensor, x: Tensor) -> Tensor:
+    """`grad * x` in float64, 0 where there is no gradient."""
+    return torch.where(grad == 0, 0.0, grad.double() * x.double())
+
+
+def state_products(grad: Tensor, above: Tensor, v: Tensor, membrane: LinearMembrane) -> Tensor:
+    """`grad * (v - rest)` in float64, 0 where the charged membrane is NaN."""
+    return torch.where(torch.isnan(above), 0.0, grad.double() * (v.double() - membrane.rest))
+
+
+def state_after(above: Tensor, membrane: LinearMembrane) -> Tensor:
+    """The state that a step of a neuron of one channel leaves, from the distance of its charged membrane to the threshold."""
+    after = above if membrane.reset is None else torch.full_like(above, membrane.reset)
+    return torch.where(above >= 0, after, above + membrane.threshold.detach())
 
 
 def _in_lanes(part: Callable[[slice], Tensor], like: Tensor) -> Tensor:

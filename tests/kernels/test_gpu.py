@@ -121,3 +121,19 @@ def test_without_an_interpreter_cpu_tensors_are_refused_and_otherwise_come_secon
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert os.environ.get("TRITON_INTERPRET") is None
     assert GpuEngine().why_not(x, table) == "the input is on cpu"
+
+
+@pytest.mark.parametrize("reset", [None, 0.2])
+def test_sums_in_the_order_of_the_device_are_those_of_the_reference(reset, linear):
+    from snnsim.kernels import gpu
+    from snnsim.kernels.reference import ReferenceEngine
+
+    membrane = moved(linear(tau=3.0, reset=reset, rest=0.1))
+    grad, x, above = (torch.randn(5, 5000, device=DEVICE) for _ in range(3))
+    v0, reference = torch.randn(5000, device=DEVICE), ReferenceEngine()
+    grad[:, 1], x[2, 1] = 0.0, torch.nan
+    close = {"rtol": 1e-12, "atol": 1e-10}
+    torch.testing.assert_close(gpu._input_product(grad, x), reference.input_product(grad, x), **close)
+    totals = gpu._state_product(grad, above, v0, membrane), reference.state_product(grad, above, v0, membrane)
+    torch.testing.assert_close(*totals, **close)
+    assert totals[0] != 0
