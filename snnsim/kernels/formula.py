@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["ABS", "ADD", "DIV", "EQ", "GE", "GT", "LE", "LT", "MAX", "MIN", "MUL", "NE", "NEG", "SUB", "WHERE"]
-__all__ += ["MOST_PLACES", "Formula", "read"]
+__all__ += ["MOST_PLACES", "Formula", "read", "why_not"]
 
 ADD, SUB, MUL, DIV, ABS, NEG, LT, LE, GT, GE, EQ, NE, MAX, MIN, WHERE = range(15)
 
@@ -69,14 +69,25 @@ class Formula(NamedTuple):
 
 def read(derivative: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Formula | None:
     """The formula of an elementwise function, or None where it has none or a longer one than a kernel takes."""
+    found = _read(derivative, dtype)
+    return found if isinstance(found, Formula) else None
+
+
+def why_not(derivative: Callable[[Tensor], Tensor], dtype: torch.dtype) -> str | None:
+    """Why a function has no formula; None if it has one."""
+    found = _read(derivative, dtype)
+    return found if isinstance(found, str) else None
+
+
+def _read(derivative: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Formula | str:
     x = torch.linspace(-1, 1, 16, dtype=dtype, device="cpu").reshape(2, 8)
     reader = _Reader(x)
     try:
         with reader:
             result = derivative(x)
-    except Exception:  # noqa: BLE001
+    except Exception as problem:  # noqa: BLE001
         # torch will say what is wrong with it, if anything is
-        return None
+        return f"it raises {type(problem).__name__}"
     return reader.formula(result)
 
 
@@ -89,7 +100,9 @@ class _Reader(TorchDispatchMode):
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.x, self.known = x, True
+        self.x = x
+        # why there is no formula: what was wrong with the first operation that is not one of ours
+        self.unknown: str | None = None
         # an id means a tensor as long as the tensor lives
         self.alive: list[Tensor] = [x]
         self.values: dict[int, int] = {id(x): 0}
@@ -107,11 +120,11 @@ class _Reader(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if self.known:
+        if self.unknown is None:
             try:
                 self._note(function, args, kwargs, result)
-            except _Unknown:
-                self.known = False
+            except _Unknown as problem:
+                self.unknown = str(problem) or f"it uses torch.{function.overloadpacket.__name__}"
         return result
 
     def _note(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -184,7 +197,7 @@ class _Reader(TorchDispatchMode):
     def _operand(self, value: Any) -> int:
         if isinstance(value, Tensor):
             if id(value) not in self.values:
-                raise _Unknown
+                raise _Unknown("it computes with a tensor that is not made of its argument")
             return self.values[id(value)]
         if not isinstance(value, (int, float)):
             raise _Unknown
@@ -194,12 +207,14 @@ class _Reader(TorchDispatchMode):
             self.numbers[key] = self._new(float(value))
         return self.numbers[key]
 
-    def formula(self, result: Any) -> Formula | None:
-        """The steps that lead to a result, with places for what is still needed."""
-        if not (self.known and isinstance(result, Tensor) and id(result) in self.values):
-            return None
+    def formula(self, result: Any) -> Formula | str:
+        """The steps that lead to a result, with places for what is still needed; in words, why there are none."""
+        if self.unknown is not None:
+            return self.unknown
+        if not (isinstance(result, Tensor) and id(result) in self.values):
+            return "its result is not made of torch operations on its argument alone"
         if result.dtype != self.x.dtype or result.shape != self.x.shape:
-            return None
+            return "its result is not like its argument"
         last_use = self._last_uses(self.values[id(result)])
         steps = [number for number in sorted(last_use) if isinstance(self.made[number], tuple)]
         constants = [number for number in sorted(last_use) if isinstance(self.made[number], float)]
@@ -219,7 +234,7 @@ class _Reader(TorchDispatchMode):
             operations.append((what, places[number], a, b, c))
             free += [places[operand] for operand in {*operands} if operand in steps and last_use[operand] == number]
         if most > MOST_PLACES:
-            return None
+            return f"it needs {most} numbers at a time, more than {MOST_PLACES}"
         return Formula(tuple(operations), tuple(self.made[number] for number in constants), places[self.values[id(result)]])
 
     def _last_uses(self, result: int) -> dict[int, int]:

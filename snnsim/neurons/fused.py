@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidValueError
+from snnsim.kernels.formula import why_not
 from snnsim.kernels.registry import explain
 from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table
@@ -40,8 +41,11 @@ class Plan:
         """What runs and why, for `node.explain`."""
         if self.kernel is None:
             return f"step by step, because {self.reason}"
-        what = f"a table of {self.kernel.levels} levels" if isinstance(self.kernel, Table) else "a linear membrane"
-        return f"{what}, fused over time\n{explain(x_seq, self.kernel)}"
+        if isinstance(self.kernel, Table):
+            return f"a table of {self.kernel.levels} levels, fused over time\n{explain(x_seq, self.kernel)}"
+        obstacle = why_not(self.kernel.derivative, self.kernel.dtype)
+        slopes = "inside the CPU kernel" if obstacle is None else f"evaluated by torch, because {obstacle}"
+        return f"a linear membrane, fused over time\n{explain(x_seq, self.kernel)}\nsurrogate: {slopes}"
 
     def run(self, node: Membrane, x_seq: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
         """Outputs of a whole sequence `[T, B, *n]` and the state after it, from the state `v` before it, None for rest."""

@@ -132,6 +132,19 @@ WITHOUT = {
 @pytest.mark.parametrize("name", WITHOUT)
 def test_what_is_left_to_torch(name):
     assert formula.read(WITHOUT[name], torch.float32) is None
+    assert formula.why_not(WITHOUT[name], torch.float32)
+
+
+def test_it_says_why_something_is_left_to_torch():
+    reasons = {name: formula.why_not(WITHOUT[name], torch.float32) for name in WITHOUT}
+    assert reasons["exponential"] == "it uses torch.exp"
+    assert reasons["in place"] == "it uses torch.mul_"
+    assert reasons["another type"] == "its result is not like its argument"
+    assert reasons["a tensor of its own"] == "it computes with a tensor that is not made of its argument"
+    assert reasons["no tensor"] == "its result is not made of torch operations on its argument alone"
+    assert reasons["an error"] == "it raises AttributeError"
+    assert reasons["too many values"] == "it needs 24 numbers at a time, more than 12"
+    assert formula.why_not(surrogate.ATan().derivative, torch.float32) is None
 
 
 def test_values_give_their_place_back():

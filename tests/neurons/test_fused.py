@@ -65,6 +65,7 @@ def test_gradients_of_the_table_in_float64(configuration):
 def test_linear_membrane_equals_step_loop(configuration, dtype):
     node = configuration().to(dtype)
     assert "a linear membrane, fused" in node.explain(torch.zeros(3, 7, dtype=dtype))
+    assert "\nsurrogate: " in node.explain(torch.zeros(3, 7, dtype=dtype))
     (out, v, gradients), (out_loop, v_loop, gradients_loop) = run_both(node, sequence((6, 3, 7), dtype))
     assert torch.equal(out, out_loop)
     assert torch.equal(v, v_loop)
