@@ -46,10 +46,13 @@ def scan(x_seq: Tensor, carry0: Tensor, table: Table, engine: str | None = None)
         from snnsim.kernels import ops
 
         return ops.scan(x_seq, carry_full, table, engine)
-    inputs = (x_seq, carry_full, table.out, table.carry, table.after, table.divisor)
-    learned = () if table.learned is None else table.learned.parameters
-    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in (*inputs, *learned)):
-        return _Scan.apply(*inputs, table, engine, *learned)
+    if torch.is_grad_enabled():
+        learned = () if table.learned is None else table.learned.parameters
+        constants = (table.out, table.carry, table.after, table.divisor)
+        if any(value is not None and value.requires_grad for value in (*constants, *learned)):
+            return _Scan.apply(x_seq, carry_full, *constants, table, engine, *learned)
+        if x_seq.requires_grad or carry_full.requires_grad:
+            return _ScanFixed.apply(x_seq, carry_full, table, engine)
     return run_forward(x_seq, carry_full, table, engine, save=False)[:2]
 
 
@@ -122,6 +125,32 @@ class _Scan(torch.autograd.Function):
         needs = ctx.needs_input_grad[:6]
         grads = run_backward(grad_out, grad_v, codes, aside, x_seq, ctx.table, ctx.layout, ctx.dtype, ctx.engine, needs, carry)
         return *grads[:6], None, None, *(grads[6:] or [None] * len(learned))
+
+
+class _ScanFixed(torch.autograd.Function):
+    """`_Scan` of a table that learns nothing, which has less to do for each call."""
+
+    @staticmethod
+    def forward(ctx: Any, x_seq: Tensor, carry: Tensor, table: Table, engine: str | None) -> tuple[Tensor, Tensor]:
+        out_seq, v, codes, aside = run_forward(x_seq, carry, table, engine, save=True)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(codes, aside)
+        ctx.layout = Layout.of(x_seq, table.channels, table.inner)
+        ctx.table, ctx.engine, ctx.dtype = table, engine, x_seq.dtype
+        return out_seq.data, v.data
+
+    @staticmethod
+    @differentiable_once("a fused neuron")
+    def backward(ctx: Any, grad_out: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_out is None and grad_v is None:
+            return None, None, None, None
+        codes, aside = ctx.saved_tensors
+        layout, table = ctx.layout, _there(ctx.table, ctx.layout)
+        rows_out, row_v = _incoming(grad_out, grad_v, layout, ctx.dtype, table.dtype, codes.device)
+        chosen = choose(rows_out, table, ctx.engine)
+        grad, grad_carry = chosen.backward(codes, aside, rows_out, row_v, table, table.divisor is not None)
+        needs_x, needs_carry, _, _ = ctx.needs_input_grad
+        return layout.unrows(grad).to(ctx.dtype) if needs_x else None, layout.unrow(grad_carry) if needs_carry else None, None, None
 
 
 class _ScanLinear(torch.autograd.Function):
@@ -270,11 +299,10 @@ def _incoming(
     grad_out: Tensor | None, grad_v: Tensor | None, layout: Layout, dtype: torch.dtype, state: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Incoming gradients as rows, zeros where there is none."""
-    if grad_out is None:
-        grad_out = torch.zeros((), dtype=dtype, device=device).expand(layout.shape)
-    if grad_v is None:
-        grad_v = torch.zeros((), dtype=state, device=device).expand(layout.shape[1:])
-    return layout.rows(grad_out), layout.row(grad_v)
+    time_steps, size = layout.shape[0], layout.size
+    rows_out = torch.zeros((), dtype=dtype, device=device).expand(time_steps, size) if grad_out is None else layout.rows(grad_out)
+    row_v = torch.zeros((), dtype=state, device=device).expand(size) if grad_v is None else layout.row(grad_v)
+    return rows_out, row_v
 
 
 def _there(neuron: Any, layout: Layout) -> Any:

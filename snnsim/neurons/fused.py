@@ -31,11 +31,13 @@ class Plan:
         kernel: the table or linear membrane that stands for the node; None runs it step by step.
         reason: why it is run step by step.
         start: of a fused node at rest, what the first input is added to; broadcasts against one step.
+        divides: whether the kernel divides the input itself; else the node's `drive` comes before it.
     """
 
     kernel: Table | LinearMembrane | None
     reason: str = ""
     start: Tensor | None = None
+    divides: bool = True
 
     def explain(self, x_seq: Tensor) -> str:
         """What runs and why, for `node.explain`."""
@@ -51,7 +53,7 @@ class Plan:
         """Outputs of a whole sequence `[T, B, *n]` and the state after it, from the state `v` before it, None for rest."""
         if self.kernel is None or self.start is None:
             raise InvalidValueError(f"this plan is to run {type(node).__name__} step by step")
-        driven = x_seq if node.divides_input() else node.drive(x_seq.to(self.kernel.dtype))
+        driven = x_seq if self.divides else node.drive(x_seq.to(self.kernel.dtype))
         if isinstance(self.kernel, Table):
             start = self.start if v is None else node.decayed(v)
             output, after = scan(driven, start.expand(x_seq.shape[1:]), self.kernel)
@@ -82,9 +84,13 @@ class Planner:
         self.__init__()  # type: ignore[misc]
 
     def plan(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
-        """The plan of `node` for one step of input `x`, `[B, *n]`, with states of `dtype`."""
+        """The plan of `node` for one step of input `x`, `[B, *n]`, with states of `dtype`.
+
+        Constants are checked whenever a plan is made.
+        """
         reason = _momentary_obstacle(node)
         if reason is not None:
+            node.check_constants(x)
             return Plan(None, reason)
         # a subclass may keep tensors that are not registered
         tensors = _tensors(node, [value for value in node.__dict__.values() if isinstance(value, Tensor)])
@@ -92,6 +98,7 @@ class Planner:
         learns = not self._has_fixed_surrogate(node)
         for tensor in tensors:
             if tensor.is_inference():
+                node.check_constants(x)
                 return Plan(None, "it was made in inference mode, where nothing can be differentiated")
             # a plain tensor is told from a parameter much sooner by its type than by isinstance
             learns = learns or tensor.requires_grad or (type(tensor) is not Tensor and isinstance(tensor, nn.Parameter))
@@ -102,6 +109,7 @@ class Planner:
         versions = [(id(tensor), tensor._version) for tensor in tensors]
         key = (dtype, ste, x.device, x.shape[1:], node.training, versions)
         if self._plan is None or key != self._key:
+            node.check_constants(x)
             self._plan, self._key, self._tensors = _make_plan(node, x, dtype), key, tensors
         return self._plan
 
@@ -113,6 +121,7 @@ class Planner:
 
     def _relearned(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
         """A new plan of a node that learns: its equations are those of the plan before, only their values have moved."""
+        node.check_constants(x)
         codebook = node.state_quant
         # what a plain function closes over may be anything by now
         if codebook is None or not self._has_fixed_surrogate(node):
@@ -192,4 +201,4 @@ def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype, checked: torch.Siz
         return Plan(None, str(problem))
     # as the table, it may outlive an inference mode
     with torch.inference_mode(False):
-        return Plan(table, start=node.decayed(node.rest(x, dtype, codebook)))
+        return Plan(table, start=node.decayed(node.rest(x, dtype, codebook)), divides=node.divides_input())

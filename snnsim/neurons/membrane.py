@@ -169,11 +169,11 @@ class Membrane(FixedDtype, Temporal):
         Fused over time where the node's equations allow, else step by step; the values are the same.
         """
         dtype = self.state_dtype(x_seq, self.state_quant)
-        first = x_seq[0]
-        self.check_constants(first)
+        # a step without its graph: only its form matters
+        first = x_seq.detach()[0]
         held = self.check_held("v", first, dtype)
-        as_operator, keep_input = self._as_operator(first, dtype) if torch.compiler.is_compiling() else (False, False)
         plan = self._planner.plan(self, first, dtype)
+        as_operator, keep_input = self._as_operator(first, dtype) if torch.compiler.is_compiling() else (False, False)
         if as_operator:
             from snnsim.neurons import operator
 
