@@ -337,8 +337,8 @@ def _kernel_cache() -> Any:
 
 def _run(name: str, dtype: torch.dtype, record: str, fields: tuple[Any, ...], blocks: int, elements: int) -> None:
     """Fill a record and run a kernel on it; the caller keeps what the addresses point to."""
-    layout = _packing(record)
-    memory = ctypes.create_string_buffer(layout.size)
+    layout, buffer = _packing(record)
+    memory = buffer()
     layout.pack_into(memory, 0, *fields)
     threads.run(_kernel(name, dtype == torch.float64), ctypes.addressof(memory), blocks, elements)
 
@@ -350,12 +350,13 @@ def _cells(table: Table) -> CellFinder:
 
 
 @cache
-def _packing(record: str) -> struct.Struct:
-    """A record of the kernels as `struct` packs it: eight bytes a field."""
+def _packing(record: str) -> tuple[struct.Struct, type[ctypes.Array[ctypes.c_char]]]:
+    """A record of the kernels as `struct` packs it, eight bytes a field, and memory for it; a type that is made once."""
     from snnsim.kernels import cpu_kernels
 
     fields = getattr(cpu_kernels, record).fields.values()
-    return struct.Struct("=" + "".join("d" if kind == np.float64 else "q" for kind, _ in fields))
+    layout = struct.Struct("=" + "".join("d" if kind == np.float64 else "q" for kind, _ in fields))
+    return layout, ctypes.c_char * layout.size
 
 
 def _block(size: int, time_steps: int) -> int:
