@@ -195,7 +195,7 @@ def test_weights_of_another_shape_change_nothing(tmp_path):
 
 
 def test_missing_and_damaged_checkpoints(tmp_path):
-    with pytest.raises(MissingDataError, match="train without --resume first"):
+    with pytest.raises(MissingDataError, match="run it without --resume first"):
         load_checkpoint(tmp_path / "none.pt")
     path = tmp_path / "checkpoint.pt"
     training().save(path)
