@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, int8, int16, int32, int64, njit, types, uint8, uint64
+from numba import carray, int8, int16, int32, int64, types, uint8, uint64
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
@@ -22,7 +22,7 @@ from snnsim.deploy.dyadic import INT32_MAX
 from snnsim.deploy.presets import limited, loihi_charge, loihi_fire, speck_charge, speck_fire, xylo_charge, xylo_fire
 from snnsim.deploy.program import KINDS, RECORD, Row, tile_width
 from snnsim.kernels import kernel_cache
-from snnsim.kernels.cpu_kernels import as_bytes, at, next_block, pointer, retyped
+from snnsim.kernels.cpu_kernels import as_bytes, at, jit, next_block, pointer, retyped
 from snnsim.kernels.threads import Kernel
 from snnsim.layers import sparse_kernels
 from snnsim.layers.sparse_kernels import count_bits, lowest_bit, next_slot
@@ -64,7 +64,7 @@ STRIP = 1024
 
 # one definition each: of the layout of weights, and of the chips' arithmetic
 for function in (tile_width, *presets.EQUATIONS):
-    register_jitable(function)
+    register_jitable(error_model="numpy")(function)
 
 # numba's own types hide from a type checker that an intrinsic is called without its first argument
 _intrinsic: Any = intrinsic
@@ -277,7 +277,7 @@ def run_program(memory: Any) -> None:
         pack(parts, a.num_parts, held, state)
 
 
-@njit
+@jit
 def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) -> None:
     """One time step of a sample; `is_known` where what depends on the input alone is there from the step before."""
     constants, sums, events = pointer(a.constants, int32), at(values, a.sums), at(values, a.events)
@@ -316,14 +316,14 @@ def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) 
             neuron(row, constants, source, target, at(held, row[STATE]), at(values, a.charged), at(values, a.found))
 
 
-@njit
+@jit
 def copy(source: Any, count: Any, target: Any) -> None:
     """Convert integers to another type that holds them."""
     for n in range(count):
         target[n] = source[n]
 
 
-@njit
+@jit
 def unpack(parts: Any, count: Any, packed: Any, held: Any) -> None:
     """Numbers from the bytes of one sample's state; parts are rows of first byte, first number, count, bits and lowest number."""
     for p in range(count):
@@ -341,7 +341,7 @@ def unpack(parts: Any, count: Any, packed: Any, held: Any) -> None:
             filled -= bits
 
 
-@njit
+@jit
 def pack(parts: Any, count: Any, held: Any, packed: Any) -> None:
     """Bytes from the numbers of one sample's state."""
     for p in range(count):
@@ -363,7 +363,7 @@ def pack(parts: Any, count: Any, held: Any, packed: Any) -> None:
 # ---- operations
 
 
-@njit
+@jit
 def product(a: Any, row: Any, constants: Any, found_in: Any, x: Any, target: Any, sums: Any, events: Any) -> None:
     """Sums of weights times inputs, scaled and shifted; events are where `found_in` is not 0, which is `x` where spikes are."""
     count = find_events(found_in, row[SIZE], events)
@@ -384,7 +384,7 @@ def product(a: Any, row: Any, constants: Any, found_in: Any, x: Any, target: Any
         scale(row, constants, sums, target)
 
 
-@njit
+@jit
 def find_events(x: Any, size: Any, events: Any) -> Any:
     """Where integers are not 0, in order; returns how many there are."""
     count, whole = int64(0), size // WORD * WORD
@@ -401,7 +401,7 @@ def find_events(x: Any, size: Any, events: Any) -> Any:
     return count
 
 
-@njit
+@jit
 def list_bits(word: Any, first: Any, events: Any, count: Any) -> Any:
     """Append the places of the 1s of a word, counted from `first`; returns the new count."""
     if AVX512:
@@ -417,7 +417,7 @@ def list_bits(word: Any, first: Any, events: Any, count: Any) -> Any:
     return count
 
 
-@njit
+@jit
 def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -> None:
     """Sums of a layer in which every output sees every input, a tile of outputs after the other; see Program for their layout."""
     outputs, inputs, terms = row[NUM_CHANNELS], row[SIZE], row[TERMS]
@@ -451,7 +451,7 @@ def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -
         first += width
 
 
-@njit
+@jit
 def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
     """target[o, place] = multiplier[o] * sums[place, o] + offset[o], the sums clamped to their limits."""
     places, outputs, limits = row[OUT_HEIGHT] * row[OUT_WIDTH], row[NUM_CHANNELS], row[LIMITS]
@@ -476,7 +476,7 @@ def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
                 channel[place] = int32(column[place * outputs]) * m + c
 
 
-@njit
+@jit
 def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, zero: Any) -> None:
     """Sums `[places, O]`: the weights of every event go to each place of a convolution that sees it."""
     height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
@@ -523,7 +523,7 @@ def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, 
                     add_row(per_group, place_sums, at(weights, (begin + kx) * outputs + first), value)
 
 
-@njit
+@jit
 def add_row(count: Any, sums: Any, weights: Any, value: Any) -> None:
     """sums += value * weights"""
     whole = count // LANES * LANES
@@ -532,7 +532,7 @@ def add_row(count: Any, sums: Any, weights: Any, value: Any) -> None:
         sums[o] += value * int32(weights[o])
 
 
-@njit
+@jit
 def pool(row: Any, source: Any, target: Any, maximum: Any) -> None:
     """Sum or maximum of what each window sees; zeros beyond the border."""
     height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
@@ -553,13 +553,13 @@ def pool(row: Any, source: Any, target: Any, maximum: Any) -> None:
                     pool_line(last - first, seen, row[STRIDE_X], pooled, maximum)
 
 
-@njit
+@jit
 def inside(places: Any, size: Any, stride: Any, offset: Any) -> Any:
     """The first of the places whose `place * stride + offset` lies within a line of `size`, and the one after the last."""
     return max(0, -(offset // stride)), min(places, (size - 1 - offset) // stride + 1)
 
 
-@njit
+@jit
 def pool_line(count: Any, seen: Any, stride: Any, pooled: Any, maximum: Any) -> None:
     """Take a line of values into the sums or maxima of their windows."""
     if maximum:
@@ -574,7 +574,7 @@ def pool_line(count: Any, seen: Any, stride: Any, pooled: Any, maximum: Any) -> 
             pooled[n] += seen[n * stride]
 
 
-@njit
+@jit
 def delay(row: Any, source: Any, target: Any, line: Any) -> None:
     """Hand on the oldest waiting values and append the new ones."""
     size, steps = row[COUNT], row[STEPS]
@@ -583,7 +583,7 @@ def delay(row: Any, source: Any, target: Any, line: Any) -> None:
     copy(source, size, at(line, (steps - 1) * size))
 
 
-@njit
+@jit
 def neuron(row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, charged: Any, found: Any) -> None:
     """One step of a layer of automata."""
     levels, entries, size = row[LEVELS], row[NUM_CHANNELS] * row[LEVELS], row[COUNT]
@@ -620,7 +620,7 @@ def neuron(row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, char
                 s[n] = out[found[n] + offset[n]] if varies else out[found[n]]
 
 
-@njit
+@jit
 def loihi(row: Any, c: Any, a: Any, emitted: Any, current: Any) -> None:
     """One step of a layer of Loihi neurons, whose membranes lie behind their currents; `c` are the constants of `LoihiLIF`."""
     size = row[COUNT]
@@ -632,7 +632,7 @@ def loihi(row: Any, c: Any, a: Any, emitted: Any, current: Any) -> None:
         current[n], membrane[n], emitted[n] = int32(u), int32(v), int32(spikes)
 
 
-@njit
+@jit
 def speck(row: Any, c: Any, a: Any, emitted: Any, membrane: Any) -> None:
     """One step of a layer of Speck neurons; `c` are the constants of `SpeckIF`."""
     k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]))
@@ -641,7 +641,7 @@ def speck(row: Any, c: Any, a: Any, emitted: Any, membrane: Any) -> None:
         membrane[n], emitted[n] = int32(v), int32(spikes)
 
 
-@njit
+@jit
 def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any) -> None:
     """One step of a layer of Xylo neurons, whose membranes lie behind their currents; `c` are the constants of `XyloLIF`."""
     size = row[COUNT]
@@ -659,7 +659,7 @@ def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any
         current[n], membrane[n], emitted[n] = int32(u), int32(v), int32(spikes)
 
 
-@njit
+@jit
 def bisect(tops: Any, count: Any, value: Any) -> Any:
     """How many of `count` rising numbers lie below a value."""
     low, high = int64(0), int64(count)
@@ -672,7 +672,7 @@ def bisect(tops: Any, count: Any, value: Any) -> Any:
     return low
 
 
-@njit
+@jit
 def count_below(size: Any, h: Any, tops: Any, count: Any, found: Any) -> None:
     """How many of `count` rising numbers lie below each membrane."""
     if count > COUNTED:

@@ -61,7 +61,7 @@ def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tu
     # torch and array tell where their memory is faster than numpy does
     scratch = torch.empty(slots * program.slot_size, dtype=torch.int32)
     x_step = 0 if is_static else batch * network.input.size
-    sizes = (0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)
+    sizes = (0, 0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)
     record = array("q", (*sizes, _address(x), _address(state), scratch.data_ptr(), _address(out), *program.fixed))
     threads.run(_kernel(), record.buffer_info()[0], slots, work)
     return out, state

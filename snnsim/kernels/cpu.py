@@ -35,6 +35,9 @@ DERIVATIVE_BYTES = 1 << 18
 # below this, torch evaluates a derivative sooner than its formula is read
 FORMULA_ELEMENTS = 1 << 15
 
+# how a record begins: nothing taken, nobody at work
+HEADER = (0, 0, 0)
+
 # for what has no fast way and needs none
 _reference = ReferenceEngine()
 
@@ -70,7 +73,7 @@ class CpuEngine:
                 kernel,
                 dtype,
                 "FORWARD",
-                (0, time_steps, size, block)
+                (*HEADER, time_steps, size, block)
                 + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride, out.data_ptr(), last.data_ptr())
                 + ((0, 0) if codes is None else (codes.data_ptr(), codes.element_size()))
                 + constants,
@@ -98,7 +101,7 @@ class CpuEngine:
                 "backward" if prepared.levels <= 256 else "backward_long",
                 dtype,
                 "BACKWARD",
-                (0, time_steps, size, block)
+                (*HEADER, time_steps, size, block)
                 + (incoming.data_ptr(), incoming.stride(0), start.data_ptr(), start_stride, codes.data_ptr(), codes.element_size())
                 + (grad.data_ptr(), grad_carry.data_ptr(), *prepared.backward(table, codes.dtype, divide)),
                 -(-size // block),
@@ -121,7 +124,7 @@ class CpuEngine:
                 "histogram",
                 table.dtype,
                 "HISTOGRAM",
-                (0, time_steps, size, block)
+                (*HEADER, time_steps, size, block)
                 + (weighted.data_ptr(), weighted.stride(0), codes.data_ptr(), codes.element_size(), sums.data_ptr())
                 + (table.levels, table.channels, table.inner, _mark(table.levels, codes.dtype), nan)
                 + (int(is_marked(table.levels, codes.dtype)),),
@@ -158,7 +161,7 @@ class CpuEngine:
                 "linear_forward",
                 membrane.dtype,
                 "LINEAR",
-                (0, time_steps, size, block)
+                (*HEADER, time_steps, size, block)
                 + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride)
                 + (0 if above is None else above.data_ptr(), size, 0, 0)
                 + (spikes.data_ptr(), size, last.data_ptr(), 0, 0, 0, 0, 0, *_membrane_constants(membrane, divide=True)),
@@ -189,7 +192,7 @@ def _products(
             "products",
             grad.dtype,
             "PRODUCT",
-            (0, time_steps, size, RUN, grad.data_ptr(), grad.stride(0), x.data_ptr(), x.stride(0))
+            (*HEADER, time_steps, size, RUN, grad.data_ptr(), grad.stride(0), x.data_ptr(), x.stride(0))
             + (*start, sums.data_ptr(), of_state, int(hard), *potentials),
             runs,
             time_steps * size,
@@ -224,7 +227,7 @@ def _linear_backward(
             "linear_backward",
             membrane.dtype,
             "LINEAR",
-            (0, time_steps, width, block)
+            (*HEADER, time_steps, width, block)
             + (incoming.data_ptr() + offset, incoming.stride(0), start.data_ptr() + offset * start_stride, start_stride)
             + (above.data_ptr() + offset, size, *((0, 0) if slopes is None else (slopes.data_ptr(), slopes.stride(0))))
             + (grad.data_ptr() + offset, size, grad_v0.data_ptr() + offset, *program, *constants),

@@ -2,7 +2,7 @@
 
 Each kernel is a C function of one pointer, to a record of addresses and sizes. It takes blocks of neurons off a shared counter
 until none is left, so that any number of threads may run it on the same record: a block keeps its state in the cache while time
-runs inside. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look up, emit. Where
+runs inside. `entry` wraps each: it counts the threads at work, so that one that ended half way shows. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look up, emit. Where
 AVX-512 can look tables up in registers the usual case goes through 64 neurons at a time instead, without a stop in memory: what a
 pass stores in pieces and the next loads as a whole has to wait until every store before it has reached the cache.
 
@@ -27,6 +27,7 @@ from snnsim.kernels.formula import ABS, ADD, DIV, EQ, GE, GT, LE, LT, MAX, MIN, 
 __all__ = [
     "BACKWARD",
     "FORWARD",
+    "HEADER",
     "HISTOGRAM",
     "LINEAR",
     "PRODUCT",
@@ -60,15 +61,17 @@ NUMBERS = ("threshold", "low", "high", "origin", "inverse", "last", "scale")
 STRIP_BYTES, TABLE_BYTES = STRIP * 8, REGISTERS * 8
 PLACES_BYTES = MOST_PLACES * STRIP_BYTES
 
+# what every record begins with: blocks taken, threads that hold a slot, and threads that have begun and not come to the end
+HEADER = ("counter", "tickets", "unfinished")
 FORWARD = np.dtype(
-    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    [(name, np.int64) for name in (*HEADER, "time_steps", "size", "block")]
     + [(name, np.int64) for name in ("x", "x_stride", "start", "start_stride", "out", "last", "codes", "code_bytes")]
     + [(name, np.int64) for name in ("edges", "emitted", "carry", "after", "levels", "channels", "inner")]
     + [(name, np.int64) for name in ("divisor", "divisors", "mark", "nan", "bins", "num_bins", "low_bin", "shift")]
     + [(name, np.float64) for name in ("low", "high", "origin", "inverse")]
 )
 BACKWARD = np.dtype(
-    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    [(name, np.int64) for name in (*HEADER, "time_steps", "size", "block")]
     + [
         (name, np.int64)
         for name in ("grad_out", "grad_out_stride", "start", "start_stride", "codes", "code_bytes", "grad", "state")
@@ -76,24 +79,29 @@ BACKWARD = np.dtype(
     + [(name, np.int64) for name in ("d_out", "d_carry", "d_after", "levels", "channels", "inner", "divisor", "divisors", "mark")]
 )
 HISTOGRAM = np.dtype(
-    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    [(name, np.int64) for name in (*HEADER, "time_steps", "size", "block")]
     + [(name, np.int64) for name in ("weights", "weights_stride", "codes", "code_bytes", "sums", "levels", "channels", "inner")]
     + [(name, np.int64) for name in ("mark", "nan", "marked")]
 )
 PRODUCT = np.dtype(
-    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    [(name, np.int64) for name in (*HEADER, "time_steps", "size", "block")]
     + [(name, np.int64) for name in ("grad", "grad_stride", "x", "x_stride", "start", "start_stride", "sums")]
     + [(name, np.int64) for name in ("of_state", "hard")]
     + [(name, np.float64) for name in ("threshold", "reset", "rest")]
 )
 LINEAR = np.dtype(
-    [(name, np.int64) for name in ("counter", "time_steps", "size", "block")]
+    [(name, np.int64) for name in (*HEADER, "time_steps", "size", "block")]
     + [(name, np.int64) for name in ("x", "x_stride", "start", "start_stride", "above", "above_stride", "slopes", "slopes_stride")]
     + [(name, np.int64) for name in ("out", "out_stride", "state", "operations", "num_operations", "constants", "num_constants")]
     + [(name, np.int64) for name in ("result", "leaks", "hard", "detach")]
     + [(name, np.float64) for name in ("threshold", "reset", "tau", "rest", "divisor")]
 )
 
+
+# Python's division by zero would end a kernel half way
+IEEE = {"error_model": "numpy"}
+jit = njit(**IEEE)
+inlined = njit(**IEEE, forceinline=True)
 
 # numba's own types hide from a type checker that an intrinsic is called without its first argument
 _intrinsic: Any = intrinsic
@@ -157,6 +165,18 @@ def next_block(typing_context: Any, record: Any) -> Any:
 
 
 @_intrinsic
+def count_unfinished(typing_context: Any, record: Any, change: Any) -> Any:
+    """Add to the number of threads that a record says are at work."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(64)
+        place = builder.gep(builder.bitcast(args[0], integer.as_pointer()), [integer(HEADER.index("unfinished"))])
+        return builder.atomic_rmw("add", place, args[1], "monotonic")
+
+    return types.int64(record, types.int64), codegen
+
+
+@_intrinsic
 def grid_bin(typing_context: Any, value: Any, shift: Any, low: Any, last: Any) -> Any:
     """Bin of a float: its bits, as an integer that orders like the float, shifted, counted from `low` and clamped to [0, last]."""
     integer = ir.IntType(value.bitwidth)
@@ -213,10 +233,24 @@ def ask_for(typing_context: Any, base: Any, n: Any, writes: Any) -> Any:
     return types.void(base, types.int64, writes), codegen
 
 
-@njit(forceinline=True)
+@inlined
 def next_strip(t: Any, first: Any, step: Any, begin: Any, end: Any) -> Any:
     """Row and first neuron of the strip behind this one: what it needs is fetched while this one is worked on."""
     return (t, first + STRIP) if first + STRIP < end else (t + step, begin)
+
+
+def entry(kernel: Any) -> Any:
+    """A kernel that marks in its record that it has begun, and that it came to the end."""
+    body = jit(kernel)
+
+    def marked(memory: Any) -> None:
+        count_unfinished(memory, 1)
+        body(memory)
+        count_unfinished(memory, -1)
+
+    # the compiled symbol is named after it
+    marked.__name__ = marked.__qualname__ = kernel.__name__
+    return marked
 
 
 # ---- looking up
@@ -414,7 +448,7 @@ def go_back_together(
     return types.void(types.int64, codes, mark, slope, follow, grad_out, g, grad, entries), codegen
 
 
-@njit
+@jit
 def register_size(levels: Any) -> Any:
     """Entries that a table of so many levels is padded to: whole registers, 1, 2 or 4 for each plane."""
     return 64 if levels <= 64 else 128 if levels <= 128 else REGISTERS
@@ -556,7 +590,7 @@ def _in_registers(table: Any, codes: Any) -> bool:
     return PERMUTES and table.dtype == types.float32 and codes == types.uint8
 
 
-@overload(prepare)
+@overload(prepare, jit_options=IEEE)
 def _prepare(table: Any, levels: Any, memory: Any) -> Any:
     def padded(table: Any, levels: Any, memory: Any) -> None:
         for k in range(register_size(levels)):
@@ -573,7 +607,7 @@ def _prepare(table: Any, levels: Any, memory: Any) -> Any:
     return planar if _in_registers(table, types.uint8) else padded
 
 
-@overload(look_up)
+@overload(look_up, jit_options=IEEE)
 def _look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> Any:
     def one_by_one(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> None:
         for i in range(n):
@@ -593,7 +627,7 @@ def _look_up(n: Any, table: Any, levels: Any, codes: Any, result: Any) -> Any:
     return together if _in_registers(table, codes.dtype) else one_by_one
 
 
-@overload(step_forward, prefer_literal=True)
+@overload(step_forward, prefer_literal=True, jit_options=IEEE)
 def _step_forward(
     n: Any,
     x: Any,
@@ -678,7 +712,7 @@ def _step_forward(
     return short if how == TREE else longer
 
 
-@overload(step_back)
+@overload(step_back, jit_options=IEEE)
 def _step_back(n: Any, codes: Any, mark: Any, levels: Any, slope: Any, follow: Any, grad_out: Any, g: Any, grad: Any) -> Any:
     def none(n: Any, codes: Any, mark: Any, levels: Any, slope: Any, follow: Any, grad_out: Any, g: Any, grad: Any) -> Any:
         return 0
@@ -699,7 +733,7 @@ def _step_back(n: Any, codes: Any, mark: Any, levels: Any, slope: Any, follow: A
     return together if _in_registers(slope, uint8) and codes.dtype in (uint8, uint16) else none
 
 
-@njit
+@jit
 def look_up_channel(n: Any, table: Any, levels: Any, channel: Any, codes: Any, result: Any) -> None:
     """As `look_up`, with a row of the table for each channel."""
     # a stored NaN may come out as a code of no table; its gradient is dropped
@@ -707,7 +741,7 @@ def look_up_channel(n: Any, table: Any, levels: Any, channel: Any, codes: Any, r
         result[i] = table[channel[i] * levels + min(int32(codes[i]), int32(levels - 1))]
 
 
-@njit
+@jit
 def fill_channels(n: Any, first: Any, channels: Any, inner: Any, channel: Any) -> None:
     """Channel of each of the `n` neurons from the flat neuron `first` on."""
     c, used = (first // inner) % channels, first % inner
@@ -721,7 +755,7 @@ def fill_channels(n: Any, first: Any, channels: Any, inner: Any, channel: Any) -
                 c = 0
 
 
-@njit
+@jit
 def ready(table: Any, levels: Any, memory: Any) -> Any:
     """The table as `look_up` wants it, in `memory` where it is short enough for uint8 codes."""
     if levels > REGISTERS:
@@ -730,14 +764,14 @@ def ready(table: Any, levels: Any, memory: Any) -> Any:
     return memory
 
 
-@njit(forceinline=True)
+@inlined
 def is_power_of_two(value: Any) -> Any:
     """Whether multiplying by `1 / value` rounds as dividing by `value` does: both only move the exponent."""
     mantissa, exponent = math.frexp(value)
     return mantissa == 0.5 and -64 < exponent < 64
 
 
-@njit
+@jit
 def divide(n: Any, x: Any, divisor: Any, divisors: Any, channel: Any, result: Any, dtype: Any) -> None:
     """`result = x / divisor` as IEEE rounds it."""
     if divisors > 1:
@@ -753,7 +787,7 @@ def divide(n: Any, x: Any, divisor: Any, divisors: Any, channel: Any, result: An
             result[i] = x[i] / by
 
 
-@njit
+@jit
 def charge(n: Any, v: Any, x: Any, divisor: Any, divisors: Any, channel: Any, h: Any, dtype: Any) -> None:
     """`h = v + x / divisor`, in two roundings."""
     if divisors > 1:
@@ -775,7 +809,7 @@ def charge(n: Any, v: Any, x: Any, divisor: Any, divisors: Any, channel: Any, h:
 # ---- finding the cell
 
 
-@njit
+@jit
 def find_by_tree(n: Any, h: Any, edges: Any, cells: Any) -> None:
     """Up to 16 cells: four comparisons, the edge of each picked by those before it."""
     e0, e1, e2, e3, e4, e5, e6, e7 = edges[0], edges[1], edges[2], edges[3], edges[4], edges[5], edges[6], edges[7]
@@ -791,7 +825,7 @@ def find_by_tree(n: Any, h: Any, edges: Any, cells: Any) -> None:
         cells[i] = uint8(int32(b3) * int32(8) + int32(b2) * int32(4) + int32(b1) * int32(2) + int32(b0))
 
 
-@njit
+@jit
 def nearest_edge(n: Any, h: Any, a: Any, cells: Any, dtype: Any) -> None:
     """Evenly spaced edges: the nearest one by arithmetic; a comparison with it decides."""
     origin, inverse, half, last = dtype(a.origin), dtype(a.inverse), dtype(0.5), dtype(a.levels - 2)
@@ -801,7 +835,7 @@ def nearest_edge(n: Any, h: Any, a: Any, cells: Any, dtype: Any) -> None:
         cells[i] = uint8(int32(nearest if nearest < last else last))
 
 
-@njit
+@jit
 def next_edge(n: Any, h: Any, a: Any, cells: Any, wide: Any, dtype: Any) -> None:
     """Bins that are narrow where edges are dense: each holds one edge at most, so a comparison with the next one decides."""
     bins = pointer(a.bins, uint8)
@@ -812,7 +846,7 @@ def next_edge(n: Any, h: Any, a: Any, cells: Any, wide: Any, dtype: Any) -> None
         cells[i] = bins[uint32(wide[i])]
 
 
-@njit
+@jit
 def correct(n: Any, h: Any, edges: Any, size: Any, cells: Any, probe: Any) -> None:
     """Move up the cells whose upper edge has been reached."""
     look_up(n, edges, size, cells, probe)
@@ -820,7 +854,7 @@ def correct(n: Any, h: Any, edges: Any, size: Any, cells: Any, probe: Any) -> No
         cells[i] += uint8(h[i] >= probe[i])
 
 
-@njit
+@jit
 def find_by_bisection(n: Any, h: Any, edges: Any, span: Any, cells: Any, middle: Any, probe: Any, kind: Any) -> None:
     """Any edges: halve the span, a power of two, until one cell is left."""
     for i in range(n):
@@ -838,7 +872,7 @@ def find_by_bisection(n: Any, h: Any, edges: Any, span: Any, cells: Any, middle:
 # ---- forward
 
 
-@njit
+@jit
 def firing_edge(emitted: Any, levels: Any, edges: Any, dtype: Any) -> Any:
     """Whether a table emits 0 below some code and 1 from it on, and the edge where it changes (NaN for never)."""
     first = 0
@@ -852,7 +886,7 @@ def firing_edge(emitted: Any, levels: Any, edges: Any, dtype: Any) -> Any:
     return True, edges[first - 1] if first else dtype(-np.inf)
 
 
-@njit
+@jit
 def store_codes(n: Any, h: Any, cells: Any, low: Any, high: Any, mark: Any, nan: Any, codes: Any, kind: Any) -> None:
     for i in range(n):
         v = h[i]
@@ -860,7 +894,7 @@ def store_codes(n: Any, h: Any, cells: Any, low: Any, high: Any, mark: Any, nan:
         codes[i] = kind(code if v == v else nan)
 
 
-@njit
+@jit
 def spike_and_store(
     n: Any,
     h: Any,
@@ -887,7 +921,7 @@ def spike_and_store(
         codes[i] = uint8(code if known else nan)
 
 
-@njit(forceinline=True)
+@inlined
 def run_forward(memory: Any, finder: Any, kind: Any) -> None:
     """A table on every block left; `kind` holds its codes: uint8 for up to REGISTERS levels, else int32."""
     dtype = kind_of(memory)
@@ -1040,7 +1074,7 @@ def forward_long(memory: Any) -> None:
 # ---- backward
 
 
-@njit
+@jit
 def load_codes(n: Any, codes: Any, mark: Any, cells: Any, kind: Any) -> None:
     """Codes without their mark."""
     keep = ~mark
@@ -1048,7 +1082,7 @@ def load_codes(n: Any, codes: Any, mark: Any, cells: Any, kind: Any) -> None:
         cells[i] = kind(codes[i] & keep)
 
 
-@njit
+@jit
 def go_back(n: Any, codes: Any, mark: Any, slope: Any, grad_out: Any, follow: Any, g: Any, grad: Any, dtype: Any) -> None:
     """One step of the recurrence; nothing passes where the code is marked."""
     for i in range(n):
@@ -1058,7 +1092,7 @@ def go_back(n: Any, codes: Any, mark: Any, slope: Any, grad_out: Any, follow: An
         grad[i] = total
 
 
-@njit(forceinline=True)
+@inlined
 def run_backward(memory: Any, kind: Any) -> None:
     dtype = kind_of(memory)
     a = carray(as_bytes(memory), 1, BACKWARD)[0]
@@ -1138,7 +1172,7 @@ def backward_long(memory: Any) -> None:
 # ---- sums over codes
 
 
-@njit
+@jit
 def add_up(
     n: Any, codes: Any, weights: Any, channel: Any, single: Any, levels: Any, mark: Any, nan: Any, marked: Any, sums: Any
 ) -> None:
@@ -1185,7 +1219,7 @@ def histogram(memory: Any) -> None:
 # ---- sums of products
 
 
-@njit
+@jit
 def input_products(n: Any, grad: Any, x: Any, result: Any) -> None:
     """`grad * x`; what has no gradient counts for nothing."""
     for i in range(n):
@@ -1193,7 +1227,7 @@ def input_products(n: Any, grad: Any, x: Any, result: Any) -> None:
         result[i] = product if grad[i] != 0 else float64(0)
 
 
-@njit
+@jit
 def state_products(n: Any, grad: Any, v: Any, rest: Any, above: Any, result: Any) -> None:
     """`grad * (v - rest)`; a membrane that is NaN counts for nothing."""
     for i in range(n):
@@ -1201,13 +1235,13 @@ def state_products(n: Any, grad: Any, v: Any, rest: Any, above: Any, result: Any
         result[i] = product if above[i] == above[i] else float64(0)
 
 
-@njit
+@jit
 def add_half(width: Any, values: Any, upper: Any) -> None:
     for i in range(width):
         values[i] += upper[i]
 
 
-@njit
+@jit
 def halve(width: Any, least: Any, values: Any) -> None:
     """Add the upper half of `width` values to the lower one until `least` are left."""
     while width > least:
@@ -1215,7 +1249,7 @@ def halve(width: Any, least: Any, values: Any) -> None:
         add_half(width, values, at(values, width))
 
 
-@njit
+@jit
 def state_after(n: Any, d: Any, threshold: Any, hard: Any, reset: Any, v: Any) -> None:
     """The state that a step leaves, from the distance of its charged membrane to the threshold."""
     for i in range(n):
@@ -1264,7 +1298,7 @@ def products(memory: Any) -> None:
 # ---- neurons that are not quantized
 
 
-@njit
+@jit
 def charge_linear(n: Any, x: Any, v: Any, leaks: Any, tau: Any, rest: Any, divisor: Any, h: Any, dtype: Any) -> None:
     """`h = leak(v) + x / divisor`."""
     if not leaks:
@@ -1286,7 +1320,7 @@ def charge_linear(n: Any, x: Any, v: Any, leaks: Any, tau: Any, rest: Any, divis
             h[i] = h[i] + x[i] / divisor
 
 
-@njit
+@jit
 def fire(n: Any, h: Any, threshold: Any, hard: Any, reset: Any, out: Any, v: Any, above: Any, dtype: Any) -> None:
     """What is emitted, what the reset leaves, and the distance to the threshold."""
     for i in range(n):
@@ -1331,7 +1365,7 @@ def linear_forward(memory: Any) -> None:
                 fire(n, h, threshold, hard, reset, out, v, above, dtype)
 
 
-@njit(error_model="numpy")
+@jit
 def operate(n: Any, what: Any, a: Any, b: Any, c: Any, to: Any, dtype: Any) -> None:
     """One operation of a formula; `to` is none of the operands."""
     yes, no = dtype(1), dtype(0)
@@ -1383,13 +1417,13 @@ def operate(n: Any, what: Any, a: Any, b: Any, c: Any, to: Any, dtype: Any) -> N
             to[i] = b[i] if a[i] != no else c[i]
 
 
-@njit
+@jit
 def place(number: Any, argument: Any, places: Any) -> Any:
     """A place of a formula: the argument, or a strip of what is kept."""
     return at(places, (number - 1) * STRIP) if number else argument
 
 
-@njit
+@jit
 def evaluate(n: Any, argument: Any, operations: Any, num_operations: Any, places: Any, dtype: Any) -> None:
     """Run a formula on a strip."""
     for k in range(num_operations):
@@ -1398,14 +1432,14 @@ def evaluate(n: Any, argument: Any, operations: Any, num_operations: Any, places
         operate(n, step[0], a, b, c, place(step[1], argument, places), dtype)
 
 
-@njit(forceinline=True)
+@inlined
 def passed_on(through: Any, slope: Any, g: Any, d: Any, forgets_at: Any, dtype: Any) -> Any:
     """Gradient of the charged membrane: through the spike, and past it where the reset does not forget."""
     total = through * slope + (dtype(0) if d >= forgets_at else g)
     return total if d == d else dtype(0)
 
 
-@njit
+@jit
 def go_back_linear(
     n: Any,
     grad_out: Any,

@@ -2,11 +2,12 @@
 
 One program runs a block of neurons through all time steps, its state in registers. Rounding is that of `reference.py`: the launches
 switch the fusion of multiply and add off, and float32 is divided by `div_rn`, because Triton's `/` is an approximation there.
+Triton reads annotations as types of its own: a kernel has none but `tl.constexpr`.
 """
 
-from __future__ import annotations
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 
-from typing import Any
+from __future__ import annotations
 
 import triton
 import triton.language as tl
@@ -15,7 +16,7 @@ __all__ = ["backward_kernel", "forward_kernel", "linear_backward_kernel", "linea
 
 
 @triton.jit
-def divided(x: Any, by: Any) -> Any:
+def divided(x, by):
     """`x / by` as IEEE rounds it."""
     if x.dtype == tl.float32:
         quotient = tl.div_rn(x, by)
@@ -26,24 +27,24 @@ def divided(x: Any, by: Any) -> Any:
 
 @triton.jit
 def forward_kernel(
-    x: Any,
-    x_stride: Any,
-    start: Any,
-    start_stride: Any,
-    out: Any,
-    last: Any,
-    codes: Any,
-    edges: Any,
-    emitted: Any,
-    carry: Any,
-    after: Any,
-    divisor: Any,
-    time_steps: Any,
-    size: Any,
-    levels: Any,
-    inner: Any,
-    limits: Any,
-    nan_code: Any,
+    x,
+    x_stride,
+    start,
+    start_stride,
+    out,
+    last,
+    codes,
+    edges,
+    emitted,
+    carry,
+    after,
+    divisor,
+    time_steps,
+    size,
+    levels,
+    inner,
+    limits,
+    nan_code,
     CHANNELS: tl.constexpr,
     DIVISORS: tl.constexpr,
     BITS: tl.constexpr,
@@ -51,7 +52,7 @@ def forward_kernel(
     MARK: tl.constexpr,
     SAVE: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < size
     v = tl.load(start + n * start_stride, mask=inside, other=0.0)
@@ -96,27 +97,27 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    grad_out: Any,
-    grad_out_stride: Any,
-    start: Any,
-    start_stride: Any,
-    codes: Any,
-    grad: Any,
-    grad_start: Any,
-    d_out: Any,
-    d_carry: Any,
-    d_after: Any,
-    divisor: Any,
-    time_steps: Any,
-    size: Any,
-    levels: Any,
-    inner: Any,
+    grad_out,
+    grad_out_stride,
+    start,
+    start_stride,
+    codes,
+    grad,
+    grad_start,
+    d_out,
+    d_carry,
+    d_after,
+    divisor,
+    time_steps,
+    size,
+    levels,
+    inner,
     CHANNELS: tl.constexpr,
     DIVISORS: tl.constexpr,
     MARK: tl.constexpr,
     KEEP: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < size
     g = tl.load(start + n * start_stride, mask=inside, other=0.0)
@@ -152,27 +153,27 @@ def backward_kernel(
 
 @triton.jit
 def linear_forward_kernel(
-    x: Any,
-    x_stride: Any,
-    start: Any,
-    start_stride: Any,
-    out: Any,
-    last: Any,
-    above: Any,
-    thresholds: Any,
-    taus: Any,
-    divisor: Any,
-    time_steps: Any,
-    size: Any,
-    inner: Any,
-    potentials: Any,
+    x,
+    x_stride,
+    start,
+    start_stride,
+    out,
+    last,
+    above,
+    thresholds,
+    taus,
+    divisor,
+    time_steps,
+    size,
+    inner,
+    potentials,
     THRESHOLDS: tl.constexpr,
     TAUS: tl.constexpr,
     DIVISORS: tl.constexpr,
     HARD: tl.constexpr,
     SAVE: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < size
     v = tl.load(start + n * start_stride, mask=inside, other=0.0)
@@ -205,28 +206,28 @@ def linear_forward_kernel(
 
 @triton.jit
 def linear_backward_kernel(
-    grad_out: Any,
-    grad_out_stride: Any,
-    start: Any,
-    start_stride: Any,
-    above: Any,
-    slopes: Any,
-    grad: Any,
-    grad_start: Any,
-    thresholds: Any,
-    taus: Any,
-    divisor: Any,
-    time_steps: Any,
-    size: Any,
-    inner: Any,
-    potentials: Any,
+    grad_out,
+    grad_out_stride,
+    start,
+    start_stride,
+    above,
+    slopes,
+    grad,
+    grad_start,
+    thresholds,
+    taus,
+    divisor,
+    time_steps,
+    size,
+    inner,
+    potentials,
     THRESHOLDS: tl.constexpr,
     TAUS: tl.constexpr,
     DIVISORS: tl.constexpr,
     HARD: tl.constexpr,
     DETACH: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < size
     g = tl.load(start + n * start_stride, mask=inside, other=0.0)

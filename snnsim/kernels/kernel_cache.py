@@ -48,18 +48,18 @@ def kernel(name: str, wide: bool) -> Kernel:
 
 
 def compiled(function: Callable[..., Any], wide: bool, *modules: ModuleType) -> Kernel:
-    """A function of one pointer, to float64 (`wide`) or float32, from disk or compiled.
+    """A function of one pointer to a record, typed as float64 (`wide`) or float32, from disk or compiled.
 
     It is found again while neither the file it is in, nor `cpu_kernels`, nor any of `modules` changes: what it is built of must be
     in these.
     """
     signature = types.void(types.CPointer(types.float64 if wide else types.float32))
-    made: Any = CFunc(function, sigutils.normalize_signature(signature), {}, {})
+    made: Any = CFunc(cpu_kernels.entry(function), sigutils.normalize_signature(signature), {}, cpu_kernels.IEEE)
     sources = [inspect.getsource(module) for module in (sys.modules[function.__module__], *modules)]
     made._cache = _File(function.__name__, "".join(sources).encode())
     made.compile()
     # the code lives as long as numba's object does
-    return Kernel(made.address, owner=made)
+    return Kernel(function.__name__, made.address, owner=made)
 
 
 def folder() -> Path:

@@ -14,10 +14,14 @@ from pathlib import Path
 
 import torch
 
+from snnsim.errors import EngineError
+
 __all__ = ["SERIAL_ELEMENTS", "Kernel", "run", "thread_count", "why_serial"]
 
 # below this, waking threads costs more than it saves
 SERIAL_ELEMENTS = 50_000
+# where a record counts the threads that have begun and not come to the end
+UNFINISHED = 16
 # flag of a Linux process that was forked and has not called exec
 FORKED = 0x40
 
@@ -27,7 +31,8 @@ Parallel = Callable[[int, int, int, int], None]
 class Kernel:
     """A compiled C function of one pointer: takes blocks of work off a shared counter until none is left."""
 
-    def __init__(self, address: int, owner: object = None) -> None:
+    def __init__(self, name: str, address: int, owner: object = None) -> None:
+        self.name = name
         self.address = address
         self.owner = owner
         # called like this, ctypes releases the interpreter lock
@@ -50,9 +55,12 @@ def run(kernel: Kernel, record: int, blocks: int, elements: int) -> None:
 
     Args:
         kernel: what to run.
-        record: address of its record, whose counter is 0.
+        record: address of its record, whose first three fields (blocks taken, slots taken, threads at work) are 0.
         blocks: how many blocks there are, so how many threads can be of use.
         elements: how much work it is; little work stays on this thread.
+
+    Raises:
+        EngineError: the kernel ended before its work was done.
     """
     threads = min(thread_count(elements), blocks)
     parallel = _current().parallel if threads > 1 else None
@@ -60,6 +68,11 @@ def run(kernel: Kernel, record: int, blocks: int, elements: int) -> None:
         kernel.call(record)
     else:
         parallel(kernel.address, record, threads, 0)
+    if ctypes.c_int64.from_address(record + UNFINISHED).value:
+        raise EngineError(
+            f"kernel {kernel.name}: ended before its work was done, so that its results would be whatever was in memory; this is a "
+            "fault of snnsim, please report it with the line that numba printed above"
+        )
 
 
 def thread_count(elements: int) -> int:

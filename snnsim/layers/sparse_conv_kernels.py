@@ -14,7 +14,7 @@ import numpy as np
 from numba import carray, int32, int64
 
 from snnsim.kernels import kernel_cache
-from snnsim.kernels.cpu_kernels import as_bytes, at, kind_of, next_block, pointer
+from snnsim.kernels.cpu_kernels import HEADER, as_bytes, at, kind_of, next_block, pointer
 from snnsim.kernels.threads import Kernel
 
 __all__ = ["CONV", "RUN_FIELDS", "add_windows", "collect_runs", "gradient_windows", "kernel"]
@@ -23,7 +23,7 @@ __all__ = ["CONV", "RUN_FIELDS", "add_windows", "collect_runs", "gradient_window
 RUN_FIELDS = 3
 
 CONV = np.dtype(
-    [(name, np.int64) for name in ("counter", "samples", "block", "channels", "height", "width", "input_last")]
+    [(name, np.int64) for name in (*HEADER, "samples", "block", "channels", "height", "width", "input_last")]
     + [(name, np.int64) for name in ("rows", "columns", "stride_y", "stride_x", "pad_y", "pad_x", "apart_y", "apart_x")]
     + [(name, np.int64) for name in ("out_height", "out_width", "outputs", "output_last")]
     + [(name, np.int64) for name in ("starts", "active", "runs", "counts", "weight", "bias", "out", "grad", "sums")]

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, int32, int64, njit, types, uint16, uint64
+from numba import carray, int32, int64, types, uint16, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from snnsim.kernels import kernel_cache
-from snnsim.kernels.cpu_kernels import as_bytes, at, kind_of, next_block, pointer, stack
+from snnsim.kernels.cpu_kernels import HEADER, as_bytes, at, jit, kind_of, next_block, pointer, stack
 from snnsim.kernels.threads import Kernel
 
 __all__ = [
@@ -50,14 +50,14 @@ TURNED = 16
 CHUNK = 1024
 
 SURVEY = np.dtype(
-    [(name, np.int64) for name in ("counter", "rows", "block", "inputs", "x", "x_stride", "masks", "words", "counts", "others")]
+    [(name, np.int64) for name in (*HEADER, "rows", "block", "inputs", "x", "x_stride", "masks", "words", "counts", "others")]
 )
 INDEX = np.dtype(
-    [(name, np.int64) for name in ("counter", "rows", "block", "inputs", "masks", "words")]
+    [(name, np.int64) for name in (*HEADER, "rows", "block", "inputs", "masks", "words")]
     + [(name, np.int64) for name in ("starts", "active", "column_starts", "spiking")]
 )
 PRODUCT = np.dtype(
-    [(name, np.int64) for name in ("counter", "tickets", "rows", "block", "inputs", "outputs")]
+    [(name, np.int64) for name in (*HEADER, "rows", "block", "inputs", "outputs")]
     + [(name, np.int64) for name in ("starts", "active", "column_starts", "spiking")]
     + [(name, np.int64) for name in ("weight", "bias", "out", "grad", "grad_stride", "grad_weight", "scratch", "slots")]
 )
@@ -255,7 +255,7 @@ def invert(memory: Any) -> None:
 # ---- products
 
 
-@njit
+@jit
 def pack(weight: Any, inputs: Any, width: Any, packed: Any) -> None:
     """A tile of weights `[width, inputs]`, turned over: `[inputs, width]`."""
     for begin in range(0, inputs, TURNED):
