@@ -18,6 +18,7 @@ from snnsim.kernels import pool, threads
 from snnsim.kernels.cells import CellFinder, cell_finder
 from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
 from snnsim.kernels.formula import Formula, read
+from snnsim.kernels.layout import stored
 from snnsim.kernels.reference import RUN, ReferenceEngine, histogram_block
 from snnsim.kernels.table import LinearMembrane, Table
 
@@ -427,7 +428,7 @@ def _is_exact(formula: Formula, membrane: LinearMembrane) -> bool:
 
 
 def _contiguous(*entries: Tensor) -> tuple[Tensor, ...]:
-    return tuple(value.detach().contiguous() for value in entries)
+    return tuple(stored(value.detach()).contiguous() for value in entries)
 
 
 def _divisors(divisor: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import torch
 from torch import Tensor
 
 from snnsim.errors import ShapeError
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "stored"]
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """The same values, in memory as they are: torch keeps a negation, and zeros of a gradient, as a mark on a tensor."""
+    if tensor.is_neg():
+        return tensor.resolve_neg()
+    return torch.zeros_like(tensor) if tensor._is_zerotensor() else tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class Layout:
 
     def rows(self, sequence: Tensor) -> Tensor:
         """`[T, *n]` as `[T, N]`, each row dense; a copy only where the memory is laid out otherwise."""
+        sequence = stored(sequence)
         if self.order is not None:
             sequence = sequence.permute(0, *(axis + 1 for axis in self.order))
         elif sequence.is_contiguous():
@@ -72,6 +81,7 @@ class Layout:
 
     def row(self, step: Tensor) -> Tensor:
         """One step `[*n]` as `[N]`."""
+        step = stored(step)
         return (step if self.order is None else step.permute(self.order)).reshape(-1)
 
     def unrow(self, row: Tensor) -> Tensor:

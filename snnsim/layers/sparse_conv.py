@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snnsim.kernels import pool, threads
+from snnsim.kernels.layout import stored
 from snnsim.layers.sparse_product import Spikes, find_spikes, make_record, result_dtype
 
 __all__ = ["Geometry", "convolve", "find_events", "input_gradient", "is_last", "kernel_gradient"]
@@ -111,7 +112,7 @@ def convolve(spikes: Spikes, geometry: Geometry, weight: Tensor, bias: Tensor | 
 
 def kernel_gradient(spikes: Spikes, geometry: Geometry, grad: Tensor) -> Tensor:
     """Gradient of the weight `[O, C, rows, columns]` for an incoming one `[N, O, *out]`."""
-    last = is_last(grad)
+    grad, last = stored(grad), is_last(grad)
     grad = grad if last else grad.contiguous()
     runs, counts = _runs(spikes, geometry)
     sums = torch.empty(-(-spikes.rows // SUMMED), geometry.taps * geometry.outputs, dtype=grad.dtype, device="cpu")

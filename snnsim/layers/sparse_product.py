@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.kernels import pool, threads
+from snnsim.kernels.layout import stored
 
 __all__ = [
     "Spikes",
@@ -111,6 +112,7 @@ def weight_gradient(grad: Tensor, starts: Tensor, spiking: Tensor) -> Tensor:
     """`grad.T @ x` for the `x` whose spikes `Spikes.by_input` gave."""
     from snnsim.layers import sparse_kernels
 
+    grad = stored(grad)
     grad = grad if grad.stride(1) == 1 else grad.contiguous()
     (rows, outputs), inputs = grad.shape, starts.shape[1] - 1
     width = sparse_kernels.TILE_BYTES // grad.element_size()
@@ -186,6 +188,8 @@ def tensor_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | Non
     tensors = [x, weight] if bias is None else [x, weight, bias]
     if not all(type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided for t in tensors):
         return "a tensor of another kind"
+    if any(stored(t) is not t for t in tensors):
+        return "a tensor that torch keeps with a mark, such as a negation, in place of its values"
     if any(t.device.type != "cpu" for t in tensors):
         return f"on {x.device}"
     if torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from snnsim.errors import ShapeError
-from snnsim.kernels.layout import Layout
+from snnsim.kernels.layout import Layout, stored
 
 
 def channels_last(*shape):
@@ -49,3 +49,15 @@ def test_one_step_that_holds_no_whole_number_of_channels_is_refused():
 def test_a_sequence_of_single_neurons_and_an_empty_one_have_rows():
     assert Layout.of(torch.zeros(4), 1, 1).rows(torch.zeros(4)).shape == (4, 1)
     assert Layout.of(torch.zeros(4, 0, 3), 1, 1).rows(torch.zeros(4, 0, 3)).shape == (4, 0)
+
+
+def test_values_that_torch_keeps_with_a_mark_are_written_out():
+    negated = torch.randn(6, dtype=torch.cfloat).conj().imag
+    nothing = torch._efficientzerotensor((6,))
+    assert negated.is_neg() and nothing._is_zerotensor()
+    for marked in (negated, nothing):
+        plain = stored(marked)
+        assert not plain.is_neg() and not plain._is_zerotensor()
+        assert torch.equal(plain, marked.clone())
+    plain = torch.randn(6)
+    assert stored(plain) is plain

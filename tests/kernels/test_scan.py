@@ -403,3 +403,41 @@ def test_tables_survive_copies_of_what_holds_them(random_table):
     x = torch.randn(3, 4)
     for twin in (copy.deepcopy(table), pickle.loads(pickle.dumps(table))):
         assert torch.equal(scan(x, torch.zeros(1), twin)[0], scan(x, torch.zeros(1), table)[0])
+
+
+def negated(values):
+    """The same values behind torch's negation bit."""
+    marked = torch.complex(torch.zeros_like(values), -values).conj().imag
+    assert marked.is_neg() and torch.equal(marked, values)
+    return marked
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("quantized", [True, False])
+def test_inputs_and_gradients_behind_a_negation_bit_count_with_their_sign(quantized, engine, random_table, linear, same):
+    run, neuron = (scan, random_table(16)) if quantized else (scan_linear, linear())
+    x, grad_out, grad_v = torch.randn(5, 70), torch.randn(5, 70), torch.randn(70)
+    found = []
+    for write in (lambda values: values, negated):
+        leaf, start = x.clone().requires_grad_(), torch.randn(70, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out, v = run(write(leaf) if write is negated else leaf, write(start) if write is negated else start, neuron, engine)
+        found.append([out.detach(), v.detach(), *torch.autograd.grad((out, v), (leaf, start), (write(grad_out), write(grad_v)))])
+    assert all(map(same, *found))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("divisor", [0.0, -0.0, 1e-45, float("inf"), float("nan")])
+def test_a_divisor_of_any_value_gives_what_torch_gives(divisor, engine, random_table, linear, same, poisoned):
+    x = difficult_input(5, 1026, random_table(16))
+    for channels in (1, 2):
+        table = dataclasses.replace(random_table(16, channels=channels), divisor=torch.full((channels,), divisor))
+        values = [part for part in run(table, x, engine) if part is not None]
+        assert all(map(same, values, [part for part in run(table, x, "reference") if part is not None]))
+    for constants in ({"divisor": divisor}, {"tau": divisor}, {"tau": 3.0, "divisor": divisor}):
+        found = []
+        for name in (engine, "reference"):
+            leaf = x.clone().requires_grad_()
+            spikes, v = scan_linear(leaf, torch.zeros(1), linear(**constants), name)
+            (spikes.nan_to_num().sum() + v.nan_to_num().sum()).backward()
+            found.append([spikes.detach(), v.detach(), leaf.grad])
+        assert all(map(same, *found)), constants

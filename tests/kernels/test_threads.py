@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from snnsim.errors import EngineError
 from snnsim.kernels import threads
 from snnsim.kernels.scan import scan
 
@@ -131,3 +132,18 @@ def test_where_the_pool_is_not_found_kernels_run_on_one_thread(change, reason):
     )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert printed == f"{reason} 1\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_kernel_that_ends_half_way_raises(random_table, monkeypatch):
+    pytest.importorskip("numba")
+    from snnsim.kernels import cpu, kernel_cache
+
+    def stops(memory):
+        if memory[0] == memory[0]:
+            raise ValueError
+
+    broken = kernel_cache.compiled(stops, False)
+    monkeypatch.setattr(cpu, "_kernel", lambda name, wide: broken)
+    with pytest.raises(EngineError, match="stops: ended before its work was done"):
+        scan(torch.zeros(2, 3), torch.zeros(1), random_table(4), "cpu")
