@@ -5,20 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from snnsim.errors import InvalidValueError
 from snnsim.kernels.table import LearnedLevels, Table
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.learned import LearnedUniform
 
-__all__ = ["Equations", "build_table", "channel_constants", "constants_shape"]
+__all__ = [
+    "COMPANY",
+    "Equations",
+    "NoTable",
+    "Sample",
+    "build_table",
+    "channel_constants",
+    "constants_shape",
+    "is_same",
+    "learns",
+    "sample",
+]
 
 # what a node says of itself: quantized state -> (output, state after the reset, what is left of that one step later)
 Equations = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+# neurons along an axis that no constant tells apart, where it is to be seen whether they look at each other
+COMPANY = 3
+
+
+class NoTable(Exception):
+    """Why no table can stand for some equations. Private: their caller runs them as they are, or says what to do."""
 
 
 def build_table(
@@ -27,7 +45,7 @@ def build_table(
     neurons: Sequence[int],
     dtype: torch.dtype,
     divisor: Tensor | None = None,
-    checked: torch.Size | None = None,
+    company: bool = False,
 ) -> Table:
     """Evaluate a node's equations on its levels.
 
@@ -39,29 +57,30 @@ def build_table(
         neurons: shape `[*n]` of one sample, against which the node's constants broadcast.
         dtype: of the state, float32 or float64.
         divisor: what the input is divided by, one number or broadcasting against `[*n]`.
-        checked: `constants_shape` of these equations, where an earlier table of theirs has shown that they are elementwise; only
-            the values of what they learn have changed since.
+        company: whether each level is evaluated beside others and in several places: of equations that are not ours, which may look
+            at the neurons around them, draw numbers or keep a state.
 
     Raises:
-        InvalidValueError: equations that are not elementwise, so that no table can stand for them.
+        NoTable: what follows from a level is not the same in every place.
     """
     # a table outlives the call: it must not be made of inference tensors, and what is saved while it is made is none of the
     # business of hooks around the call (gradient checkpointing counts what they see)
     with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
         levels = codebook.levels.detach().to(dtype)
-        column = levels.clone().reshape(-1, *[1] * len(neurons))
-        constants = _constants(equations, column, divisor) if checked is None else checked
-        shape, inner = _channels(constants, neurons)
+        shape, inner = _channels(_constants(equations, levels.reshape(-1, *[1] * len(neurons)), divisor), neurons)
         # every channel has levels of its own: slopes of shared ones would be summed over the channels
-        q = column.expand(-1, *shape).clone().requires_grad_()
-        d_out, d_after, d_carry = (_rows(_slope(value, q)) for value in equations(q))
+        codes = _codes(levels, neurons, shape) if company else None
+        q = levels.reshape(-1, *[1] * len(shape)).expand(-1, *shape).clone() if codes is None else levels[codes]
+        values, slopes = _differentiated(equations, q.requires_grad_())
+        d_out, d_after, d_carry = (_rows(slope, codes, shape, "slope") for slope in slopes)
         q = q.detach()
         # once more, now with a graph to what the node learns and to nothing else
         with _learning(codebook, neurons):
-            values = [value.expand_as(q) for value in equations(q)]
-        if checked is None:
-            _check_elementwise(equations, q, values)
-        out, after, carry = (_rows(value) for value in values)
+            again = [value.expand_as(q) for value in equations(q)]
+        if company and not all(_alike(a, b.detach()) for a, b in zip(values, again, strict=True)):
+            raise NoTable("its equations do not give the same twice: they draw random numbers or keep a state of their own")
+        names = ("spike", "reset", "leak")
+        out, after, carry = (_rows(value, codes, shape, name) for value, name in zip(again, names, strict=True))
         edges = codebook.edges.detach().to(dtype).clone()
         low, high = codebook.limits
         if divisor is not None:
@@ -86,6 +105,77 @@ def build_table(
         )
 
 
+def sample(equations: Equations, codebook: Codebook, shape: Sequence[int], dtype: torch.dtype) -> Sample:
+    """Evaluate equations on one step `[B, *n]` of random levels, as a run without a table would."""
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
+        levels = codebook.levels.detach().to(dtype)
+        draw = torch.Generator().manual_seed(0)
+        codes = torch.randint(len(levels), tuple(shape), generator=draw).to(levels.device)
+        return Sample(codes, *_differentiated(equations, levels[codes].requires_grad_()))
+
+
+class Sample(NamedTuple):
+    """What equations give on one step of levels.
+
+    Attributes:
+        codes: of the levels, `[B, *n]`.
+        values: output, state after the reset, leaked state.
+        slopes: derivatives of those with respect to the state of the same neuron.
+    """
+
+    codes: Tensor
+    values: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
+
+    def compare(self, table: Table) -> None:
+        """Raise NoTable where the table does not give the same."""
+        size = self.codes[0].numel()
+        channel = torch.arange(size, device=self.codes.device) // table.inner % table.channels
+        flat = channel * table.levels + self.codes.reshape(-1, size)
+        rows = (table.out, table.after, table.carry, table.d_out, table.d_after, table.d_carry)
+        for name, found, row in zip(("spike", "reset", "leak", *["slope"] * 3), (*self.values, *self.slopes), rows, strict=True):
+            if not _alike(found.reshape(-1, size).to(row.dtype), row.detach().reshape(-1)[flat]):
+                raise NoTable(f"its {name} is not elementwise: what follows from a state must depend on that state alone")
+
+
+def learns(table: Table) -> bool:
+    """Whether gradients lead from a table to something that is learned."""
+    return table.learned is not None or any(
+        value is not None and value.requires_grad for value in (table.out, table.carry, table.after, table.divisor)
+    )
+
+
+def is_same(a: Table, b: Table) -> bool:
+    """Whether two tables hold the same values, bit for bit."""
+    rows = ("edges", "out", "carry", "after", "d_out", "d_carry", "d_after")
+    if (a.low, a.high, a.clip, a.inner) != (b.low, b.high, b.clip, b.inner) or (a.divisor is None) != (b.divisor is None):
+        return False
+    pairs = [(getattr(a, name), getattr(b, name)) for name in rows]
+    if a.divisor is not None and b.divisor is not None:
+        pairs.append((a.divisor, b.divisor))
+    return all(x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all()) for x, y in pairs)
+
+
+def _codes(levels: Tensor, neurons: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Codes `[L, *places]` such that every place has every code, beside other codes in other places."""
+    places = [min(n, COMPANY) if size == 1 else size for n, size in zip(neurons, shape, strict=True)]
+    shift = torch.arange(math.prod(places), device=levels.device).reshape(places) * (len(levels) // COMPANY + 1)
+    column = torch.arange(len(levels), device=levels.device).reshape(-1, *[1] * len(places))
+    return (column + shift) % len(levels)
+
+
+def _differentiated(equations: Equations, q: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Values of equations, and the slope of each with respect to its own state."""
+    values = tuple(value.expand_as(q) for value in equations(q))
+    slopes = tuple(_slope(value, q) for value in values)
+    return tuple(value.detach() for value in values), slopes
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    # an ulp of slack: torch's vectorized functions differ from their scalar tails
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
+
+
 def _learning(codebook: Codebook, neurons: Sequence[int]) -> AbstractContextManager[None]:
     return codebook.seen_by(math.prod(neurons)) if isinstance(codebook, LearnedUniform) else nullcontext()
 
@@ -108,8 +198,14 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _rows(values: Tensor) -> Tensor:
-    """`[L, *channels] -> [C, L]`."""
+def _rows(values: Tensor, codes: Tensor | None, shape: Sequence[int], name: str) -> Tensor:
+    """`[L, *places] -> [C, L]`, by code; places that share a channel must hold the same."""
+    if codes is not None:
+        values = values.gather(0, codes.argsort(0))
+        first = values[tuple(slice(None) if size > 1 else slice(1) for size in (2, *shape))]
+        if not _alike(first.detach().expand_as(values), values.detach()):
+            raise NoTable(f"its {name} is not elementwise: what follows from a state must depend on that state alone")
+        values = first
     return values.reshape(values.shape[0], -1).T.contiguous()
 
 
@@ -128,19 +224,6 @@ def _slope(value: Tensor, q: Tensor) -> Tensor:
         return torch.zeros_like(q)
     (slope,) = torch.autograd.grad(value.sum(), q, retain_graph=True, allow_unused=True)
     return torch.zeros_like(q) if slope is None else slope
-
-
-def _check_elementwise(equations: Equations, q: Tensor, values: Sequence[Tensor]) -> None:
-    # every other state backwards, and the lowest third: neither place nor company may matter
-    backwards = torch.arange(len(q) - 1, -1, -2, device=q.device)
-    with torch.no_grad():
-        for chosen in (backwards, backwards[2 * len(backwards) // 3 :]):
-            for name, value, again in zip(("spike", "reset", "leak"), values, equations(q[chosen]), strict=True):
-                # an ulp of slack: torch's vectorized functions differ from their scalar tails
-                if not torch.allclose(value[chosen], again, rtol=1e-5, atol=1e-7, equal_nan=True):
-                    raise InvalidValueError(
-                        f"its {name} is not elementwise: what follows from a state must depend on that state alone"
-                    )
 
 
 def _channels(constants: Sequence[int], neurons: Sequence[int]) -> tuple[tuple[int, ...], int]:

@@ -44,7 +44,21 @@ KINDS = {
 LARGEST_TILE, SMALLEST_TILE = 128, 16
 INT16_MAX = 2**15 - 1
 # the kernel's record: what differs from call to call, then what the program says
-CALL = ("counter", "tickets", "unfinished", "batch", "time_steps", "x_bytes", "x_step", "slots", "out_bytes", "x", "state", "scratch", "out")
+CALL = (
+    "counter",
+    "tickets",
+    "unfinished",
+    "batch",
+    "time_steps",
+    "x_bytes",
+    "x_step",
+    "slots",
+    "out_bytes",
+    "x",
+    "state",
+    "scratch",
+    "out",
+)
 FIXED = (
     *("inputs", "copies_input", "table", "rows", "narrow", "wide", "constants", "parts", "num_parts", "state_bytes"),
     *("slot_size", "held", "sums", "events", "charged", "found", "out_first", "out_count"),

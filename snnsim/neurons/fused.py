@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from snnsim.kernels.formula import why_not
 from snnsim.kernels.registry import explain
 from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table
+from snnsim.neurons.examine import Values, check_drive, is_ours, table_of
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.learned import LearnedUniform
-from snnsim.transition import build_table, constants_shape
+from snnsim.transition import COMPANY, NoTable, constants_shape, is_same, learns
 
 if TYPE_CHECKING:
     from snnsim.neurons.membrane import Membrane
@@ -66,18 +67,14 @@ class Plan:
 class Planner:
     """The plan of a node, kept while nothing that it was made from has changed.
 
-    What a node learns changes with every step, so a node with parameters gets a new plan for each run.
+    Equations of ours depend on what can be seen: numbers, which are set as attributes, and tensors, whose values are compared. What
+    the user's depend on cannot be seen: they are evaluated on the levels once a run, and what they give is compared.
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
-        self._plan: Plan | None = None
-        # whether the surrogate can be told by numbers that never change; None before it was looked at
-        self._fixed: bool | None = None
-        # alive as long as the key, or a new tensor might take the place, and with it the id, of an old one
-        self._tensors: list[Tensor] = []
-        # shape of a learning node's constants, by what it depends on, once a table has been made of its equations
-        self._shapes: dict[tuple[object, ...], torch.Size] = {}
+        self._kept: _Kept | None = None
+        # whether all equations are ours; None before it was looked at
+        self._is_ours: bool | None = None
 
     def clear(self) -> None:
         """Forget what is kept; every change of an attribute of the node does this."""
@@ -94,43 +91,40 @@ class Planner:
             return Plan(None, reason)
         # a subclass may keep tensors that are not registered
         tensors = _tensors(node, [value for value in node.__dict__.values() if isinstance(value, Tensor)])
-        # parameters may change through .data, a surrogate through attributes or what it closes over: neither leaves a trace
-        learns = not self._has_fixed_surrogate(node)
+        learns = False
         for tensor in tensors:
             if tensor.is_inference():
                 node.check_constants(x)
                 return Plan(None, "it was made in inference mode, where nothing can be differentiated")
-            # a plain tensor is told from a parameter much sooner by its type than by isinstance
-            learns = learns or tensor.requires_grad or (type(tensor) is not Tensor and isinstance(tensor, nn.Parameter))
-        if learns:
-            return self._relearned(node, x, dtype)
-        ste = None if node.state_quant is None else node.state_quant.ste
-        # for every call: comprehensions, which are twice as fast as generators
-        versions = [(id(tensor), tensor._version) for tensor in tensors]
-        key = (dtype, ste, x.device, x.shape[1:], node.training, versions)
-        if self._plan is None or key != self._key:
-            node.check_constants(x)
-            self._plan, self._key, self._tensors = _make_plan(node, x, dtype), key, tensors
-        return self._plan
-
-    def _has_fixed_surrogate(self, node: Membrane) -> bool:
-        if self._fixed is None:
-            surrogate = getattr(node, "surrogate", None)
-            self._fixed = surrogate is None or surrogate.is_fixed()
-        return self._fixed
-
-    def _relearned(self, node: Membrane, x: Tensor, dtype: torch.dtype) -> Plan:
-        """A new plan of a node that learns: its equations are those of the plan before, only their values have moved."""
-        node.check_constants(x)
+            learns = learns or tensor.requires_grad
+        if self._is_ours is None:
+            self._is_ours = is_ours(node)
         codebook = node.state_quant
-        # what a plain function closes over may be anything by now
-        if codebook is None or not self._has_fixed_surrogate(node):
+        key = (None if codebook is None else codebook.ste, dtype, x.device, x.shape[1:], node.training)
+        if not self._is_ours:
+            return self._plan_of_users(node, x, dtype, key, tensors)
+        if learns and torch.is_grad_enabled():
+            # the entries of its table lead to what it learns, and a backward pass goes that way once
             return _make_plan(node, x, dtype)
-        key = (dtype, x.shape[1:], node.training, type(codebook), codebook.num_levels)
-        plan = _make_plan(node, x, dtype, self._shapes.get(key))
-        if plan.kernel is not None and key not in self._shapes:
-            divisor = node.input_divisor() if node.divides_input() else None
-            self._shapes[key] = constants_shape(node.transition, codebook, x.dim() - 1, dtype, divisor)
+        kept = self._kept
+        if kept is None or kept.key != key or not kept.values.are_those_of(tensors):
+            values = Values(tensors)
+            self._kept = kept = _Kept(key, values, _make_plan(node, x, dtype))
+        return kept.plan
+
+    def _plan_of_users(self, node: Membrane, x: Tensor, dtype: torch.dtype, key: tuple[Any, ...], tensors: list[Tensor]) -> Plan:
+        # a batch of one shows nothing of how samples look at each other
+        key = (*key, min(len(x), 2))
+        kept, values = self._kept, Values(tensors)
+        if kept is None or kept.key != key:
+            plan = _make_plan(node, x, dtype)
+        elif kept.plan.kernel is None:
+            # step by step is right whatever has become of it
+            node.check_constants(x)
+            plan = kept.plan
+        else:
+            plan = _make_plan(node, x, dtype, kept.plan, kept.values.are_those_of(tensors))
+        self._kept = _Kept(key, values, plan)
         return plan
 
     def __deepcopy__(self, memo: dict[int, object]) -> Planner:
@@ -138,6 +132,14 @@ class Planner:
 
     def __reduce__(self) -> tuple[type[Planner], tuple[()]]:
         return Planner, ()
+
+
+class _Kept(NamedTuple):
+    """A plan, and the values of the tensors that it was made from."""
+
+    key: tuple[Any, ...]
+    values: Values
+    plan: Plan
 
 
 def _momentary_obstacle(node: Membrane) -> str | None:
@@ -171,34 +173,68 @@ def operator_form(node: Membrane, axes: int, dtype: torch.dtype) -> tuple[bool, 
     codebook = node.state_quant
     if codebook is None:
         return node.is_linear(), keep_input
-    if type(codebook) not in (Codebook, LearnedUniform) or not node.is_tabular():
+    if why_no_table(node, codebook) is not None:
         return False, False
     keep_input = keep_input or any(p.requires_grad for p in codebook.parameters())
-    try:
-        # the numbers of neurons may be unknown; whether the equations are elementwise shows on the fewest that there can be
+    if not is_ours(node):
+        # the numbers of neurons may be unknown: what equations do shows on the fewest that there can be
         neurons = constants_shape(node.transition, codebook, axes, dtype, divisor)
-        build_table(node.transition, codebook, neurons, dtype, divisor)
-    except InvalidValueError:
-        return False, False
+        try:
+            table_of(node, node.transition, codebook, (2, *(max(n, COMPANY) for n in neurons)), dtype, divisor)
+        except NoTable:
+            return False, False
     return True, keep_input
 
 
-def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype, checked: torch.Size | None = None) -> Plan:
+def why_no_table(node: Membrane, codebook: Codebook) -> str | None:
+    """Why a node cannot have a table whatever its equations give; None if it may."""
+    if not node.is_tabular():
+        return "its charge, quantize or step is its own"
+    if type(codebook) not in (Codebook, LearnedUniform):
+        return f"a {type(codebook).__name__} is not a fixed set of levels and edges"
+    return None
+
+
+def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype, before: Plan | None = None, unseen: bool = False) -> Plan:
+    """The plan of a node, or `before` where its equations give what they gave.
+
+    Args:
+        node: to be planned for.
+        x: one step of its input, `[B, *n]`.
+        dtype: of its state.
+        before: the plan with a table that was made of equations of the user's, for the same kind of input.
+        unseen: whether other values could only come from something that is not registered.
+    """
+    node.check_constants(x)
     codebook = node.state_quant
     if codebook is None:
         membrane = node.linear_membrane(x, dtype)
         if membrane is None:
             return Plan(None, "its state is not quantized and its equations are its own")
         return Plan(membrane, start=node.rest(x, dtype, None))
-    if not node.is_tabular():
-        return Plan(None, "its charge, quantize or step is its own")
-    if type(codebook) not in (Codebook, LearnedUniform):
-        return Plan(None, f"a {type(codebook).__name__} is not a fixed set of levels and edges")
-    divisor = node.input_divisor() if node.divides_input() else None
+    reason = why_no_table(node, codebook)
+    if reason is not None:
+        return Plan(None, reason)
+    divides = node.divides_input()
+    divisor = node.input_divisor() if divides else None
     try:
-        table = build_table(node.transition, codebook, x.shape[1:], dtype, divisor, checked)
-    except InvalidValueError as problem:
+        if before is None and not divides:
+            check_drive(node, x.shape, dtype, x.device)
+        table = table_of(node, node.transition, codebook, x.shape, dtype, divisor, is_known=before is not None)
+        with torch.inference_mode(False):
+            start = node.decayed(node.rest(x, dtype, codebook))
+        if before is not None and _is_same_plan(table, start, before):
+            return before
+        if unseen:
+            table = table_of(node, node.transition, codebook, x.shape, dtype, divisor)
+    except NoTable as problem:
         return Plan(None, str(problem))
-    # as the table, it may outlive an inference mode
-    with torch.inference_mode(False):
-        return Plan(table, start=node.decayed(node.rest(x, dtype, codebook)), divides=node.divides_input())
+    # as the table, the start may outlive an inference mode
+    return Plan(table, start=start, divides=divides)
+
+
+def _is_same_plan(table: Table, start: Tensor, plan: Plan) -> bool:
+    """Whether a table and a start are those of a plan, and lead to nothing that learns."""
+    if not isinstance(plan.kernel, Table) or plan.start is None or start.requires_grad or learns(table):
+        return False
+    return torch.equal(start, plan.start) and is_same(table, plan.kernel)
