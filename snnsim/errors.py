@@ -16,6 +16,10 @@ class InvalidTypeError(SnnsimError, TypeError):
     """An argument has the wrong type or dtype."""
 
 
+class NoCodesError(InvalidValueError, AttributeError):
+    """Codes were asked of a state that is not quantized."""
+
+
 class ShapeError(SnnsimError, ValueError):
     """A tensor's shape does not fit the others it is used with."""
 

@@ -75,7 +75,7 @@ class Temporal(nn.Module):
         return self._state.get(name) if self._carries_state else None
 
     def hold(self, **tensors: Tensor) -> None:
-        """Keep state tensors for the next step, if this run carries state."""
+        """Keep state tensors for the next step, if this run carries state; those of other names stay as they are."""
         if self._carries_state:
             if (
                 self._calls is None
@@ -86,7 +86,9 @@ class Temporal(nn.Module):
                     f"{type(self).__name__}: a step of its own under a transform of torch.func (vmap, grad) would leave a state "
                     "that belongs to the transform; run the sequence with snnsim.MultiStep or SingleStep, which start from rest"
                 )
-            self._state = {name: tensor if self._keeps_graph else tensor.detach() for name, tensor in tensors.items()}
+            kept = {name: tensor if self._keeps_graph else tensor.detach() for name, tensor in tensors.items()}
+            # another dictionary: whoever has taken down what was held keeps that
+            self._state = {**self._state, **kept}
 
     def reset(self) -> None:
         """Go back to rest."""

@@ -129,7 +129,9 @@ class Sample(NamedTuple):
 
     def compare(self, table: Table) -> None:
         """Raise NoTable where the table does not give the same."""
-        size = self.codes[0].numel()
+        if not self.codes.numel():
+            return
+        size = math.prod(self.codes.shape[1:])
         channel = torch.arange(size, device=self.codes.device) // table.inner % table.channels
         flat = channel * table.levels + self.codes.reshape(-1, size)
         rows = (table.out, table.after, table.carry, table.d_out, table.d_after, table.d_carry)

@@ -2,9 +2,10 @@
 
 Each kernel is a C function of one pointer, to a record of addresses and sizes. It takes blocks of neurons off a shared counter
 until none is left, so that any number of threads may run it on the same record: a block keeps its state in the cache while time
-runs inside. `entry` wraps each: it counts the threads at work, so that one that ended half way shows. A row of a block goes through in strips, in passes that each vectorize: charge, find the cell, look up, emit. Where
-AVX-512 can look tables up in registers the usual case goes through 64 neurons at a time instead, without a stop in memory: what a
-pass stores in pieces and the next loads as a whole has to wait until every store before it has reached the cache.
+runs inside. `entry` wraps each: it counts the threads at work, so that one that ended half way shows. A row of a block goes through
+in strips, in passes that each vectorize: charge, find the cell, look up, emit. Where AVX-512 can look tables up in registers the
+usual case goes through 64 neurons at a time instead, without a stop in memory: what a pass stores in pieces and the next loads as
+a whole has to wait until every store before it has reached the cache.
 
 Nothing here is `fastmath`: every operation rounds on its own, as in `reference.py`. All of it is one file, because the compiled
 cache is renewed when the file changes that a kernel is defined in, and only then.
@@ -99,7 +100,7 @@ LINEAR = np.dtype(
 
 
 # Python's division by zero would end a kernel half way
-IEEE = {"error_model": "numpy"}
+IEEE: Any = {"error_model": "numpy"}
 jit = njit(**IEEE)
 inlined = njit(**IEEE, forceinline=True)
 

@@ -35,7 +35,8 @@ def is_ours(node: Membrane) -> bool:
     kind = type(node)
     if not all(_is_ours(part) or vars(part).keys() <= _HARMLESS for part in kind.__mro__):
         return False
-    return not any(callable(value) and hasattr(kind, name) for name, value in vars(node).items())
+    # no equation reads `forward`
+    return not any(callable(value) and name != "forward" and hasattr(kind, name) for name, value in vars(node).items())
 
 
 def _is_ours(kind: type) -> bool:
@@ -52,7 +53,7 @@ class Values:
         """Whether these are the same tensors, with the same values."""
         if len(tensors) != len(self.entries):
             return False
-        for tensor, (known, place, shape, view, values) in zip(tensors, self.entries):
+        for tensor, (known, place, shape, view, values) in zip(tensors, self.entries, strict=True):
             if tensor is not known or tensor.shape != shape:
                 return False
             if view is None:
@@ -140,9 +141,9 @@ def undisturbed(node: Membrane) -> Iterator[None]:
 
     parts = [part for part in node.modules() if part is not node.state_quant]
     run_states = [(part, part._state, part._carries_state) for part in parts if isinstance(part, Temporal)]
-    for part, _, _ in run_states:
+    for temporal, _, _ in run_states:
         # whatever is held now shows, also where the run itself carries no state
-        part._state, part._carries_state = {}, True
+        temporal._state, temporal._carries_state = {}, True
     attributes = [(part, dict(vars(part))) for part in parts]
     containers = [(value, value.copy()) for part in parts for value in vars(part).values() if isinstance(value, dict | list | set)]
     tensors = [
@@ -164,18 +165,18 @@ def undisturbed(node: Membrane) -> Iterator[None]:
                         object.__setattr__(part, name, before[name])
                     else:
                         object.__delattr__(part, name)
-        for value, before in containers:
-            if not _is_same_container(value, before):
+        for container, items in containers:
+            if not _is_same_container(container, items):
                 changed = changed or "a container"
-                value.clear()
-                value.extend(before) if isinstance(value, list) else value.update(before)
+                container.clear()
+                container.extend(items) if isinstance(container, list) else container.update(items)
         for tensor, version, values in tensors:
             if tensor._version != version:
                 changed = changed or "a buffer"
                 with torch.no_grad():
                     tensor.copy_(values)
-        for part, state, carries in run_states:
-            part._state, part._carries_state = state, carries
+        for temporal, state, carries in run_states:
+            temporal._state, temporal._carries_state = state, carries
         has_drawn = draws.restore()
     if has_drawn:
         raise NoTable("its equations draw random numbers, which differ from neuron to neuron and from step to step")
@@ -188,7 +189,7 @@ def _is_same_container(value: Any, before: Any) -> bool:
         return False
     if isinstance(value, dict):
         return all(key in before and before[key] is kept for key, kept in value.items())
-    return all(a is b for a, b in zip(value, before)) if isinstance(value, list) else value == before
+    return all(a is b for a, b in zip(value, before, strict=True)) if isinstance(value, list) else value == before
 
 
 class _Draws:

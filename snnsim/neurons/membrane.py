@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnsim.checks import checked_number
-from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.errors import InvalidTypeError, InvalidValueError, NoCodesError, StateError
 from snnsim.fixed_dtype import FixedDtype
 from snnsim.kernels.table import LinearMembrane
 from snnsim.neurons.arguments import checked_codebook
@@ -105,15 +105,21 @@ class Membrane(FixedDtype, Temporal):
 
     @property
     def codes(self) -> Tensor | None:
-        """Codes of the held membrane; None at rest, an error for a state that is not quantized."""
+        """Codes of the held membrane; None at rest, no attribute of a state that is not quantized."""
         if self.state_quant is None:
-            raise InvalidValueError(f"{type(self).__name__}.codes: this state is not quantized; give the node a state_quant")
+            raise AttributeError
         return None if self.v is None else self.state_quant.encode(self.v)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "codes":
+            raise NoCodesError(f"{type(self).__name__}.codes: this state is not quantized; give the node a state_quant")
+        return super().__getattr__(name)
 
     def check_state(self, state: dict[str, Tensor]) -> None:
         """Refuse a state that this node could not have held."""
         super().check_state(state)
-        if set(state) - {"v"}:
+        # a step of the user's own may hold more
+        if set(state) - {"v"} and not self.has_own(Membrane.step):
             raise StateError(f"{type(self).__name__}: its state is 'v', got {sorted(state)}; take states from snnsim.states(net)")
         codebook = self.state_quant
         if "v" in state and codebook is not None:
@@ -181,16 +187,28 @@ class Membrane(FixedDtype, Temporal):
         elif plan.kernel is not None:
             output, v = plan.run(self, x_seq, held)
         else:
-            outputs = []
             v = (self.rest(first, dtype, self.state_quant) if held is None else held).expand(first.shape)
+            output, v = self._run_steps(x_seq, dtype, v)
+        self.hold(v=v)
+        return output
+
+    def _run_steps(self, x_seq: Tensor, dtype: torch.dtype, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of a sequence one step after the other, and the state after it; what steps hold besides reaches the next one."""
+        outputs, carries, keeps, before = [], self._carries_state, self._keeps_graph, self._state
+        own: dict[str, Tensor] = {}
+        try:
+            self._state = before if carries else {}
+            self._carries_state = self._keeps_graph = True
             for x in x_seq.to(dtype).unbind(0):
                 s, q, v = self.step(x, v)
                 self.trace(s, q, v)
                 # a copy: one output alone is not stacked, and must not be the state itself
                 outputs.append(s.clone() if s is v else s)
-            output = stack_steps(outputs).to(x_seq.dtype)
-        self.hold(v=v)
-        return output
+            own = self._state
+        finally:
+            self._carries_state, self._keeps_graph, self._state = carries, keeps, before
+        self.hold(**own)
+        return stack_steps(outputs).to(x_seq.dtype), v
 
     def explain(self, x: Tensor) -> str:
         """How the node would run on one step of input `[B, *n]`, and why: fused, by which engine, or step by step."""

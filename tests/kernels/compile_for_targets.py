@@ -1,6 +1,6 @@
 """Compiles every GPU kernel that typical neurons launch for named targets, on a machine without any; run by `test_gpu_targets.py`.
 
-Prints a line of JSON for each build: target, kernel, number of fused multiply-adds. An error ends it.
+Writes a line of JSON for each build: target, kernel, number of fused multiply-adds. An error ends it.
 """
 
 import json
@@ -44,7 +44,8 @@ def compile_only(function, *args, grid, warmup, **options):
         if "ptx" in built.asm
         else built.asm["llir"].count("llvm.fm") + built.asm["llir"].count(" contract ")
     )
-    print(json.dumps({"target": str(driver.active.target.arch), "kernel": function.fn.__name__, "fused": fused}))
+    build = {"target": str(driver.active.target.arch), "kernel": function.fn.__name__, "fused": fused}
+    sys.stdout.write(json.dumps(build) + "\n")
 
 
 launch, JITFunction.run = JITFunction.run, compile_only

@@ -408,7 +408,8 @@ def test_tables_survive_copies_of_what_holds_them(random_table):
 def negated(values):
     """The same values behind torch's negation bit."""
     marked = torch.complex(torch.zeros_like(values), -values).conj().imag
-    assert marked.is_neg() and torch.equal(marked, values)
+    assert marked.is_neg()
+    assert torch.equal(marked, values)
     return marked
 
 
