@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from snnsim.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import Surrogate
 from snnsim.warn import warn_user
 
-__all__ = ["check_broadcast", "check_firing_levels", "checked_codebook", "checked_surrogate", "set_constant", "warn_if_far"]
+__all__ = ["check_broadcast", "check_firing_levels", "checked_codebook", "checked_surrogate", "warn_if_far"]
 
 
 def check_firing_levels(who: str, codebook: Codebook, threshold: float, rest: float, hard: bool) -> float:
@@ -96,21 +95,3 @@ def checked_surrogate(who: str, surrogate: Surrogate) -> Surrogate:
         f"{who}(surrogate={surrogate!r}): must be a Surrogate such as surrogate.ATan(); wrap a plain function in "
         "surrogate.from_derivative"
     )
-
-
-def set_constant(node: nn.Module, name: str, value: float | Tensor, learn: bool = False) -> None:
-    """Set a constant of the equations as a float, a buffer (tensor) or a parameter (`learn`)."""
-    who = type(node).__name__
-    if isinstance(value, Tensor):
-        if not value.dtype.is_floating_point or not torch.isfinite(value).all():
-            raise InvalidTypeError(f"{who}({name}): a tensor must be floating point and finite, got {value.dtype}")
-        # float32: a wider constant would widen every state it meets
-        value = value.detach().float().clone()
-    else:
-        value = checked_number(who, name, value)
-    if learn:
-        setattr(node, name, nn.Parameter(torch.as_tensor(value, dtype=torch.get_default_dtype())))
-    elif isinstance(value, Tensor):
-        node.register_buffer(name, value)
-    else:
-        setattr(node, name, value)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_bool, checked_number
+from snnsim.checks import checked_bool
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.functions import apply
 from snnsim.kernels.table import LinearMembrane
-from snnsim.neurons.arguments import check_broadcast, check_firing_levels, checked_surrogate, set_constant, warn_if_far
+from snnsim.neurons.arguments import check_firing_levels, checked_surrogate, warn_if_far
+from snnsim.neurons.constants import V_RESET, V_THRESHOLD, Constant
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
@@ -33,7 +36,8 @@ class BaseNode(Membrane):
     (float64 for float64 input or codebook); spikes have the dtype of the input.
 
     Args:
-        v_threshold: potential at which the neuron fires; a number, or a tensor that broadcasts against `[*n]`.
+        v_threshold: potential at which the neuron fires; a number, a tensor that broadcasts against `[*n]`, or a parameter, which
+            is learned.
         v_reset: potential after a spike; None subtracts the threshold instead (soft reset).
         surrogate: derivative of the spike in the backward pass.
         detach_reset: take the reset out of the gradient graph.
@@ -45,7 +49,11 @@ class BaseNode(Membrane):
         InvalidTypeError, InvalidValueError: arguments that cannot work together, at construction.
     """
 
+    constants: ClassVar[Mapping[str, Constant]] = {"v_threshold": V_THRESHOLD, "v_reset": V_RESET}
     v_threshold: float | Tensor
+    v_reset: float | None
+    # whether the last run found what is learned out of reach
+    _is_out_of_reach = False
 
     def __init__(
         self,
@@ -59,13 +67,25 @@ class BaseNode(Membrane):
         min_decay: bool = False,
     ) -> None:
         who = type(self).__name__
-        super().__init__(0.0 if v_reset is None else checked_number(who, "v_reset", v_reset), state_quant, min_decay)
+        super().__init__(None, state_quant, min_decay)
         self.surrogate = checked_surrogate(who, surrogate)
-        self.v_reset = None if v_reset is None else self.v_rest
         self.detach_reset = checked_bool(who, "detach_reset", detach_reset)
-        set_constant(self, "v_threshold", v_threshold, learn_threshold)
+        self.v_reset = v_reset
+        if checked_bool(who, "learn_threshold", learn_threshold) and not isinstance(v_threshold, nn.Parameter):
+            start = torch.as_tensor(V_THRESHOLD.checked(who, "v_threshold", v_threshold), dtype=torch.get_default_dtype())
+            v_threshold = nn.Parameter(start)
         self._margin: tuple[Tensor, float] | None = None
-        self._check_threshold()
+        self.v_threshold = v_threshold
+
+    @property
+    def v_rest(self) -> float:  # type: ignore[override]
+        """The potential that the leak decays to: `v_reset`, or 0 with a soft reset."""
+        return 0.0 if self.v_reset is None else self.v_reset
+
+    def check_together(self) -> None:
+        """Refuse a threshold at or below the potential after a spike, or out of the codebook's reach."""
+        if hasattr(self, "v_threshold"):
+            self._check_threshold()
 
     def fire(self, q: Tensor) -> Tensor:
         """Spikes: 1 where the membrane has reached the threshold, else 0."""
@@ -99,7 +119,11 @@ class BaseNode(Membrane):
         if not self.is_linear():
             return None
         _, tau = self.linear_leak()
-        constants = {"threshold": self.firing_threshold(x), "tau": tau, "divisor": self.input_divisor()}
+        constants: ClassVar[Mapping[str, Constant]] = {
+            "threshold": self.firing_threshold(x),
+            "tau": tau,
+            "divisor": self.input_divisor(),
+        }
         per_channel, inner = channel_constants(constants, x, dtype)
         return LinearMembrane(
             threshold=per_channel["threshold"],
@@ -160,18 +184,20 @@ class BaseNode(Membrane):
 
     def check_constants(self, x: Tensor) -> None:
         """Refuse a threshold that does not fit one step of input, or that has learned its way out of the codebook."""
-        threshold = self.v_threshold if self._margin is None else self.firing_threshold(x)
-        if isinstance(threshold, Tensor):
-            if self._margin is not None and threshold.shape != x.shape:
+        super().check_constants(x)
+        if self._margin is not None:
+            threshold = self.firing_threshold(x)
+            if isinstance(threshold, Tensor) and threshold.shape != x.shape:
                 raise ShapeError(
                     f"{type(self).__name__}: set_threshold_margin was given thresholds for {tuple(threshold.shape)} and this "
                     f"step's input is {tuple(x.shape)}; set it again for every batch"
                 )
-            if self._margin is None:
-                check_broadcast(type(self).__name__, "v_threshold", threshold, x)
-        learned = isinstance(self.v_threshold, nn.Parameter) or (self.state_quant is not None and self.state_quant.is_learned)
-        if learned and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return
+        if isinstance(self.v_threshold, nn.Parameter) or (self.state_quant is not None and self.state_quant.is_learned):
             self._check_learned()
+        elif isinstance(self.v_threshold, Tensor):
+            self._check_threshold(moved=True)
 
     def check_codebook(self) -> None:
         """Refuse a codebook on which the node could never fire, always fires, or never comes back from a spike."""
@@ -179,13 +205,18 @@ class BaseNode(Membrane):
         super().check_codebook()
 
     def _check_learned(self) -> None:
+        """Once when what is learned gets out of reach: it may come back, and where it does not, saying so again is no help."""
+        was_out = self._is_out_of_reach
         try:
             self._check_threshold(moved=True)
+            self._is_out_of_reach = False
         except InvalidValueError as problem:
             if not self.training:
                 raise
-            what = "threshold" if isinstance(self.v_threshold, nn.Parameter) else "codebook"
-            warn_user(f"learned {what}: {problem}")
+            self._is_out_of_reach = True
+            if not was_out:
+                what = "threshold" if isinstance(self.v_threshold, nn.Parameter) else "codebook"
+                warn_user(f"learned {what}: {problem}")
 
     def _check_threshold(self, moved: bool = False) -> None:
         threshold = self.v_threshold
@@ -195,7 +226,7 @@ class BaseNode(Membrane):
 
     def _check_reach(self, threshold: float, moved: bool = False) -> None:
         who = f"{type(self).__name__}(v_threshold={threshold:.6g})"
-        if not threshold > self.v_rest:
+        if not np.float32(threshold) > np.float32(self.v_rest):
             raise InvalidValueError(
                 f"{who}: the threshold must lie above the potential after a spike, "
                 f"{'v_reset' if self.v_reset is not None else 'rest'}={self.v_rest:.6g}, or the neuron would fire for ever"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
-from snnsim.checks import checked_bool, checked_number
-from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.neurons.arguments import check_broadcast
+from snnsim.checks import checked_bool
 from snnsim.neurons.base import BaseNode
+from snnsim.neurons.constants import TAU, Constant
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
 
-__all__ = ["LIFNode", "Leaky", "set_tau"]
+__all__ = ["LIFNode", "Leaky"]
 
 
 class Leaky(Membrane):
@@ -23,18 +24,14 @@ class Leaky(Membrane):
     h = v - (v - v_rest) / tau + x            (decay_input=False)
     """
 
+    # a tensor even where it is one number: dividing by a plain number is a multiplication by its reciprocal on CUDA devices, which
+    # rounds differently
     tau: Tensor
     decay_input: bool
 
     def leak(self, v: Tensor) -> Tensor:
         """What is left of `v`: a step of 1/tau toward rest."""
         return v - (v - self.v_rest) / self.tau
-
-    def check_constants(self, x: Tensor) -> None:
-        """Refuse a time constant that does not fit one step of input."""
-        super().check_constants(x)
-        if self.tau.dim():
-            check_broadcast(type(self).__name__, "tau", self.tau, x)
 
     def linear_leak(self) -> tuple[bool, Tensor | None]:
         """Linear with time constant tau, unless a subclass leaks otherwise."""
@@ -54,10 +51,12 @@ class LIFNode(Leaky, BaseNode):
     `v_threshold - v_rest` never makes it fire.
 
     Args:
-        tau: time constant in time steps, > 1; a number, or a tensor that broadcasts against `[*n]`.
+        tau: time constant in time steps, > 1; a number, a tensor that broadcasts against `[*n]`, or a parameter, which is learned.
         decay_input: divide the input by tau.
         others: see BaseNode.
     """
+
+    constants: ClassVar[Mapping[str, Constant]] = {**BaseNode.constants, "tau": TAU}
 
     def __init__(
         self,
@@ -81,35 +80,14 @@ class LIFNode(Leaky, BaseNode):
             learn_threshold=learn_threshold,
             min_decay=min_decay,
         )
-        set_tau(self, tau)
+        # kept as a tensor
+        self.tau = tau  # type: ignore[assignment]
         self.decay_input = checked_bool(type(self).__name__, "decay_input", decay_input)
         if state_quant is not None and self.tau.dim() == 0:
             self.warn_if_stuck(state_quant, self.leak)
 
     def extra_repr(self) -> str:
         return f"{tau_repr(self)}, decay_input={self.decay_input}, {super().extra_repr()}"
-
-
-def set_tau(node: Membrane, tau: float | Tensor) -> None:
-    """Give a node its time constant, as a float64 buffer.
-
-    A tensor even where it is one number: dividing by a plain number is a multiplication by its reciprocal on CUDA devices, which
-    rounds differently. Not in `state_dict`.
-    """
-    who = type(node).__name__
-    if isinstance(tau, Tensor):
-        if not tau.dtype.is_floating_point:
-            raise InvalidTypeError(f"{who}(tau): a tensor must be floating point, got {tau.dtype}")
-        # float32: a wider constant would widen every state it meets, unless it is a single number
-        value = tau.detach().float().clone() if tau.dim() else tau.detach().double()
-    else:
-        value = torch.tensor(checked_number(who, "tau", tau), dtype=torch.float64)
-    if not (value > 1).all() or not torch.isfinite(value).all():
-        shown = float(value.min())
-        raise InvalidValueError(
-            f"{who}(tau={shown:g}): tau is in time steps and must be > 1; for a neuron without leak use IFNode()"
-        )
-    node.register_buffer("tau", value, persistent=False)
 
 
 def tau_repr(node: Leaky) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnsim.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError, NoCodesError, StateError
 from snnsim.fixed_dtype import FixedDtype
 from snnsim.kernels.table import LinearMembrane
-from snnsim.neurons.arguments import checked_codebook
+from snnsim.neurons.arguments import check_broadcast, checked_codebook
+from snnsim.neurons.constants import Constant
 from snnsim.neurons.fused import Plan, Planner, operator_form
 from snnsim.neurons.handle import Handle
 from snnsim.quant.codebook import Codebook
@@ -24,7 +26,7 @@ __all__ = ["Membrane"]
 
 
 # attributes that no equation reads
-BOOKKEEPING = RUN_ATTRIBUTES | {"_trace", "_planner", "_handle"}
+BOOKKEEPING = RUN_ATTRIBUTES | {"_trace", "_planner", "_handle", "_is_out_of_reach"}
 
 
 class Membrane(FixedDtype, Temporal):
@@ -33,20 +35,25 @@ class Membrane(FixedDtype, Temporal):
         h = leak(v) + drive(x);  q = codebook(h)
 
     Args:
-        v_rest: potential that a fresh membrane has, in the unit of the threshold.
+        v_rest: potential that a fresh membrane has, in the unit of the threshold; None where it is a property of the subclass.
         state_quant: codebook of the membrane; None keeps it in floating point.
         min_decay: a level that the leak cannot move leaks one level toward rest instead.
     """
 
+    # of the equations, by attribute
+    constants: ClassVar[Mapping[str, Constant]] = MappingProxyType({})
     # where a Recorder collects (output, charged membrane, membrane after) of every step
     _trace: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
-    def __init__(self, v_rest: float, state_quant: Codebook | None, min_decay: bool = False) -> None:
+    v_rest: float
+
+    def __init__(self, v_rest: float | None, state_quant: Codebook | None, min_decay: bool = False) -> None:
         super().__init__()
         self._planner = Planner()
         self._handle = Handle(self)
         self.state_quant = checked_codebook(type(self).__name__, "state_quant", state_quant)
-        self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
+        if v_rest is not None:
+            self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
         if min_decay and state_quant is None:
             raise InvalidValueError(
                 f"{type(self).__name__}(min_decay=True): only a quantized state can get stuck; give state_quant"
@@ -54,10 +61,78 @@ class Membrane(FixedDtype, Temporal):
         self.min_decay = min_decay
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
+        if name in self.constants and not isinstance(getattr(type(self), name, None), property):
+            self._set_constant(name, value)
+        else:
+            super().__setattr__(name, value)
         # a constant of the equations may have changed, a private one of a subclass too
         if name not in BOOKKEEPING and "_planner" in self.__dict__:
             self._planner.clear()
+
+    def _set_constant(self, name: str, value: Any) -> None:
+        who = type(self).__name__
+        kept = self.constants[name].checked(who, name, value)
+        if self._parameters.get(name) is not None and not isinstance(kept, nn.Parameter):
+            raise InvalidTypeError(
+                f"{who}.{name}: is learned, and another object in its place would not be; change its value, as in "
+                f"torch.nn.init.constant_(node.{name}, {value!r})"
+            )
+        places = (self.__dict__, self._buffers, self._parameters)
+        before = [dict(place) for place in places]
+        for place in places:
+            place.pop(name, None)
+        try:
+            if isinstance(kept, Tensor) and not isinstance(kept, nn.Parameter):
+                self.register_buffer(name, kept)
+            else:
+                super().__setattr__(name, kept)
+            self.check_together()
+        except BaseException:
+            for place, entries in zip(places, before, strict=True):
+                place.clear()
+                place.update(entries)
+            raise
+
+    def check_together(self) -> None:
+        """Refuse constants that do not go together; called whenever one is set."""
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        tensor = next(iter((*self.parameters(), *self.buffers())), None)
+        device = None if tensor is None else tensor.device
+        for name in self.constants:
+            value = self.__dict__.get(name)
+            if isinstance(value, float):
+                destination[prefix + name] = torch.tensor(value, dtype=torch.float64, device=device)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        for name, constant in self.constants.items():
+            found = state_dict.get(prefix + name)
+            if found is None or found.is_meta:
+                continue
+            try:
+                constant.check(type(self).__name__, name, found)
+                if isinstance(self.__dict__.get(name), float):
+                    setattr(self, name, found.item() if found.dim() == 0 else found)
+                    del state_dict[prefix + name]
+            except (InvalidTypeError, InvalidValueError) as problem:
+                errors.append(f"{prefix}{name}: {problem}")
+                del state_dict[prefix + name]
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        # files from before constants were in them: what was constructed stays
+        missing[:] = [
+            key for key in missing if key.removeprefix(prefix) not in self.constants or key.removeprefix(prefix) in self._parameters
+        ]
+        self._planner.clear()
 
     def leak(self, v: Tensor) -> Tensor:
         """What is left of the membrane after one step without input; elementwise, same shape."""
@@ -261,7 +336,15 @@ class Membrane(FixedDtype, Temporal):
         self._planner, self._handle = Planner(), Handle(self)
 
     def check_constants(self, x: Tensor) -> None:
-        """Refuse constants that do not fit one step of input."""
+        """Refuse constants that do not fit one step of input, or that were moved to where they must not be."""
+        for name, constant in self.constants.items():
+            value = self._buffers.get(name)
+            value = self._parameters.get(name) if value is None else value
+            if value is not None:
+                if value.dim():
+                    check_broadcast(type(self).__name__, name, value, x)
+                if not torch.compiler.is_compiling():
+                    constant.check(type(self).__name__, name, value)
 
     def trace(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
         """Hand one time step to the recorder, if there is one."""

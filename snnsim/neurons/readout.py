@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
-from snnsim.neurons.leaky import Leaky, set_tau, tau_repr
+from snnsim.neurons.constants import TAU, Constant
+from snnsim.neurons.leaky import Leaky, tau_repr
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 
@@ -27,6 +31,8 @@ class LIReadout(Leaky, Readout):
         min_decay: a level that the leak cannot move leaks one level toward rest instead.
     """
 
+    constants: ClassVar[Mapping[str, Constant]] = {"tau": TAU}
+
     def __init__(
         self,
         tau: float | Tensor = 2.0,
@@ -36,7 +42,8 @@ class LIReadout(Leaky, Readout):
         min_decay: bool = False,
     ) -> None:
         super().__init__(0.0, state_quant, min_decay)
-        set_tau(self, tau)
+        # kept as a tensor
+        self.tau = tau  # type: ignore[assignment]
         self.decay_input = decay_input
         if state_quant is not None and self.tau.dim() == 0:
             self.warn_if_stuck(state_quant, self.leak)

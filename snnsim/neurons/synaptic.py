@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
-from snnsim.checks import checked_number
-from snnsim.errors import InvalidValueError
 from snnsim.neurons.base import BaseNode
+from snnsim.neurons.constants import ALPHA, BETA, Constant
 from snnsim.neurons.readout import Readout
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
@@ -22,11 +24,12 @@ class SynapticCurrent(Readout):
         current_quant: codebook of the current; None keeps it in floating point.
     """
 
+    constants: ClassVar[Mapping[str, Constant]] = {"alpha": ALPHA}
+    alpha: float
+
     def __init__(self, alpha: float, current_quant: Codebook | None = None) -> None:
         super().__init__(0.0, current_quant)
-        self.alpha = checked_number("SynapticNode", "alpha", alpha)
-        if not 0 <= self.alpha < 1:
-            raise InvalidValueError(f"SynapticNode(alpha={alpha}): what is left of the current after a step lies in [0, 1)")
+        self.alpha = alpha
 
     def leak(self, v: Tensor) -> Tensor:
         """The fraction `alpha` of the current."""
@@ -47,6 +50,9 @@ class SynapticNode(BaseNode):
         current_quant: codebook of the synaptic current; None keeps it in floating point.
         others: see BaseNode.
     """
+
+    constants: ClassVar[Mapping[str, Constant]] = {**BaseNode.constants, "beta": BETA}
+    beta: float
 
     def __init__(
         self,
@@ -72,9 +78,7 @@ class SynapticNode(BaseNode):
             min_decay=min_decay,
         )
         self.current = SynapticCurrent(alpha, current_quant)
-        self.beta = checked_number(type(self).__name__, "beta", beta)
-        if not 0 <= self.beta <= 1:
-            raise InvalidValueError(f"SynapticNode(beta={beta}): what is left of the membrane after a step lies in [0, 1]")
+        self.beta = beta
         if state_quant is not None and self.beta < 1:
             self.warn_if_stuck(state_quant, self.leak)
 
