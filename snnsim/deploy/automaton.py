@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snnsim.errors import InvalidValueError
 from snnsim.neurons.base import BaseNode
+from snnsim.neurons.examine import table_of
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
-from snnsim.transition import build_table
+from snnsim.transition import NoTable
 
 __all__ = ["Automaton", "automaton"]
 
@@ -51,7 +53,11 @@ def automaton(node: Membrane, codebook: Codebook, shape: tuple[int, ...]) -> Aut
         return output, after, node.decayed(q)
 
     dtype = codebook.levels.dtype
-    table = build_table(equations, codebook, shape, dtype)
+    try:
+        # two samples, which show whether one looks at the other
+        table = table_of(node, equations, codebook, (2, *shape), dtype)
+    except NoTable as reason:
+        raise InvalidValueError(f"{type(node).__name__}: {reason}; no table of integers can stand for it") from reason
     start = node.rest(torch.zeros([1] * (len(shape) + 1)), dtype, codebook)
     fires = (table.out == 1) if isinstance(node, BaseNode) else torch.zeros_like(table.out, dtype=torch.bool)
     return Automaton(

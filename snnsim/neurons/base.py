@@ -119,7 +119,7 @@ class BaseNode(Membrane):
         if not self.is_linear():
             return None
         _, tau = self.linear_leak()
-        constants: ClassVar[Mapping[str, Constant]] = {
+        constants = {
             "threshold": self.firing_threshold(x),
             "tau": tau,
             "divisor": self.input_divisor(),
