@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -120,18 +121,20 @@ def check_node(make_node: Callable[[], Membrane], shape: tuple[int, ...] = (6, 3
     x_seq = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     node.eval()
     _check_elementwise(name, node, x_seq[0])
-    output = SingleStep(node)(x_seq).detach()
+    output = _drawn(SingleStep(node), x_seq).detach()
     _require(node.state() == {}, f"{name}: SingleStep left state behind; keep state only with self.hold(...)")
-    _require(torch.equal(MultiStep(node)(x_seq), output), f"{name}: MultiStep and SingleStep differ")
+    _require(torch.equal(_drawn(MultiStep(node), x_seq), output), f"{name}: MultiStep and SingleStep differ")
     _require(node.state() == {}, f"{name}: MultiStep left state behind; keep state only with self.hold(...)")
     if isinstance(node, BaseNode):
         _require(bool(((output == 0) | (output == 1)).all()), f"{name}: spikes are not 0 or 1 in eval mode")
-    for t, x in enumerate(x_seq):
-        _require(torch.equal(node(x), output[t]), f"{name}: single step {t} differs from the run as a whole")
-        on_codebook = node.state_quant is None or node.v is None or bool(torch.isin(node.v.detach(), node.state_quant.levels).all())
-        _require(on_codebook, f"{name}: after step {t} the membrane is off its codebook")
+    with _draws():
+        for t, x in enumerate(x_seq):
+            _require(torch.equal(node(x), output[t]), f"{name}: single step {t} differs from the run as a whole")
+            v, codebook = node.v, node.state_quant
+            on_codebook = codebook is None or v is None or bool(torch.isin(v.detach(), codebook.levels).all())
+            _require(on_codebook, f"{name}: after step {t} the membrane is off its codebook")
     twin = copy.deepcopy(node)
-    _require(torch.equal(twin(x_seq[0]), node(x_seq[0])), f"{name}: a deepcopy behaves differently")
+    _require(torch.equal(_drawn(twin, x_seq[0]), _drawn(node, x_seq[0])), f"{name}: a deepcopy behaves differently")
     node.reset()
     _check_checkpoint(name, node, make_node(), x_seq, output)
     x_seq.requires_grad_()
@@ -164,11 +167,24 @@ def _check_checkpoint(name: str, node: Membrane, other: Membrane, x_seq: Tensor,
     torch.save(node.state_dict(), stream)
     stream.seek(0)
     other.load_state_dict(torch.load(stream, weights_only=True))
-    same = torch.equal(MultiStep(other.eval())(x_seq), output)
+    same = torch.equal(_drawn(MultiStep(other.eval()), x_seq), output)
     _require(
         same,
         f"{name}: a new node with this one's state_dict behaves differently; make what differs a parameter or a buffer",
     )
+
+
+@contextmanager
+def _draws() -> Iterator[None]:
+    """The same random numbers every time, for neurons that draw some; the user's own go on as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def _drawn(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with _draws():
+        return run(x)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

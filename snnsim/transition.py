@@ -72,7 +72,6 @@ def build_table(
         codes = _codes(levels, neurons, shape) if company else None
         q = levels.reshape(-1, *[1] * len(shape)).expand(-1, *shape).clone() if codes is None else levels[codes]
         values, slopes = _differentiated(equations, q.requires_grad_())
-        d_out, d_after, d_carry = (_rows(slope, codes, shape, "slope") for slope in slopes)
         q = q.detach()
         # once more, now with a graph to what the node learns and to nothing else
         with _learning(codebook, neurons):
@@ -81,6 +80,7 @@ def build_table(
             raise NoTable("its equations do not give the same twice: they draw random numbers or keep a state of their own")
         names = ("spike", "reset", "leak")
         out, after, carry = (_rows(value, codes, shape, name) for value, name in zip(again, names, strict=True))
+        d_out, d_after, d_carry = (_rows(slope, codes, shape, "slope") for slope in slopes)
         edges = codebook.edges.detach().to(dtype).clone()
         low, high = codebook.limits
         if divisor is not None:
@@ -109,8 +109,8 @@ def sample(equations: Equations, codebook: Codebook, shape: Sequence[int], dtype
     """Evaluate equations on one step `[B, *n]` of random levels, as a run without a table would."""
     with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
         levels = codebook.levels.detach().to(dtype)
-        draw = torch.Generator().manual_seed(0)
-        codes = torch.randint(len(levels), tuple(shape), generator=draw).to(levels.device)
+        draw = torch.Generator("cpu").manual_seed(0)
+        codes = torch.randint(len(levels), tuple(shape), generator=draw, device="cpu").to(levels.device)
         return Sample(codes, *_differentiated(equations, levels[codes].requires_grad_()))
 
 

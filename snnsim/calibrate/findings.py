@@ -48,13 +48,16 @@ def inspect(net: nn.Module, batches: Iterable[Any]) -> list[Finding]:
         batches: inputs for it, or (input, ...) as a DataLoader gives them.
 
     Returns:
-        What was found, in network order within each kind; empty where all is well.
+        What was found, in network order within each kind; empty where all is well. Data is run where every node can fire.
 
     Raises:
         InvalidTypeError: no runner, or batches that hold no tensors.
         StateError: no data.
     """
-    return [*data_findings(net, tallies("calibrate.inspect", net, batches)), *_codebook_findings(net)]
+    silent, stuck = list(_unreachable(net)), list(_stuck(net))
+    # a run would refuse a node that can never fire
+    of_data = [] if silent else data_findings(net, tallies("calibrate.inspect", net, batches))
+    return [*of_data, *silent, *stuck]
 
 
 def data_findings(net: nn.Module, seen: Mapping[str, Tally]) -> Iterator[Finding]:
@@ -82,20 +85,26 @@ def _is_zero(module: nn.Module) -> bool:
     return not bool(weight.any())
 
 
-def _codebook_findings(net: nn.Module) -> Iterator[Finding]:
+def _unreachable(net: nn.Module) -> Iterator[Finding]:
+    """Thresholds above every level."""
+    for name, node in net.named_modules():
+        if not isinstance(node, BaseNode) or node.state_quant is None:
+            continue
+        highest = node.state_quant.limits[1]
+        threshold = torch.as_tensor(node.v_threshold).detach()
+        unreachable = int((threshold > highest).sum())
+        if unreachable:
+            which = "" if threshold.numel() == 1 else f" for {unreachable} of its {threshold.numel()} thresholds"
+            problem = f"no state can reach the threshold {float(threshold.max()):.4g}{which}: the highest level is {highest:.4g}"
+            yield Finding(name, problem, "lower v_threshold, or calibrate the codebook again")
+
+
+def _stuck(net: nn.Module) -> Iterator[Finding]:
+    """Codebooks most of whose levels never leak."""
     for name, node in net.named_modules():
         if not isinstance(node, Membrane) or node.state_quant is None:
             continue
-        codebook = node.state_quant
-        if isinstance(node, BaseNode):
-            threshold = torch.as_tensor(node.v_threshold).detach()
-            unreachable = int((threshold > codebook.limits[1]).sum())
-            if unreachable:
-                which = "" if threshold.numel() == 1 else f" for {unreachable} of its {threshold.numel()} thresholds"
-                highest = f"the highest level is {codebook.limits[1]:.4g}"
-                problem = f"no state can reach the threshold {float(threshold.max()):.4g}{which}: {highest}"
-                yield Finding(name, problem, "lower v_threshold, or calibrate the codebook again")
         stuck = node.stuck_levels()
-        if stuck > codebook.num_levels / 2:
-            problem = f"{stuck} of {codebook.num_levels} levels never leak"
+        if stuck > node.state_quant.num_levels / 2:
+            problem = f"{stuck} of {node.state_quant.num_levels} levels never leak"
             yield Finding(name, problem, "use more bits, a shorter time constant, or min_decay=True")

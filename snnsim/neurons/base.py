@@ -196,7 +196,8 @@ class BaseNode(Membrane):
             return
         if isinstance(self.v_threshold, nn.Parameter) or (self.state_quant is not None and self.state_quant.is_learned):
             self._check_learned()
-        elif isinstance(self.v_threshold, Tensor):
+        else:
+            # it may have been loaded, or moved in place
             self._check_threshold(moved=True)
 
     def check_codebook(self) -> None:

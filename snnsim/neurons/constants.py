@@ -57,12 +57,13 @@ class Constant:
             plain = value.detach().clone()
             return plain.double() if self.is_tensor and not plain.dim() else plain.float()
         number = checked_number(who, name, value)
-        self.check(who, name, torch.tensor(number, dtype=torch.float64))
-        return torch.tensor(number, dtype=torch.float64) if self.is_tensor else number
+        as_tensor = torch.tensor(number, dtype=torch.float64, device="cpu")
+        self.check(who, name, as_tensor)
+        return as_tensor if self.is_tensor else number
 
-    def check(self, who: str, name: str, value: float | Tensor) -> None:
+    def check(self, who: str, name: str, value: Tensor) -> None:
         """Refuse values that break the rule, or that float32 cannot hold."""
-        values = torch.as_tensor(value).detach().double()
+        values = value.detach().double()
         size = values.abs()
         for valid, rule in (
             (self.is_valid(values), self.rule or f"{name} must be finite; pass an ordinary number"),

@@ -115,7 +115,7 @@ def table_of(
 
 def check_drive(node: Membrane, step: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
     """Raise NoTable unless a node's own `drive` of a sequence is that of its steps one after the other."""
-    x_seq = torch.randn((2, *step), generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    x_seq = torch.randn((2, *step), generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(device, dtype)
     with undisturbed(node), torch.no_grad():
         alone = torch.stack([node.drive(x) for x in x_seq])
         try:
@@ -140,48 +140,45 @@ def undisturbed(node: Membrane) -> Iterator[None]:
     from snnsim.temporal import Temporal
 
     parts = [part for part in node.modules() if part is not node.state_quant]
-    run_states = [(part, part._state, part._carries_state) for part in parts if isinstance(part, Temporal)]
-    for temporal, _, _ in run_states:
-        # whatever is held now shows, also where the run itself carries no state
-        temporal._state, temporal._carries_state = {}, True
-    attributes = [(part, dict(vars(part))) for part in parts]
-    containers = [(value, value.copy()) for part in parts for value in vars(part).values() if isinstance(value, dict | list | set)]
-    tensors = [
-        (tensor, tensor._version, tensor.detach().clone())
-        for part in parts
-        for tensor in part._buffers.values()
-        if tensor is not None
-    ]
-    draws = _Draws(node, attributes)
-    changed: str | None = None
+    before = [dict(vars(part)) for part in parts]
+    for part in parts:
+        if isinstance(part, Temporal):
+            # whatever is held now shows, also where the run itself carries no state
+            part._state, part._carries_state = {}, True
+    during = [dict(vars(part)) for part in parts]
+    containers = [(kept, kept.copy()) for values in during for kept in values.values() if isinstance(kept, dict | list | set)]
+    buffers = [(buffer, buffer._version, buffer.detach().clone()) for part in parts for buffer in part.buffers(recurse=False)]
+    draws = _Draws(node, during)
+    changed, found = "", None
     try:
         yield
+    except NoTable as reason:
+        # what they do besides says more
+        found = reason
     finally:
-        for part, before in attributes:
-            for name in vars(part).keys() | before.keys():
-                if vars(part).get(name, before) is not before.get(name, before) and name != "_planner":
-                    changed = name
-                    if name in before:
-                        object.__setattr__(part, name, before[name])
-                    else:
-                        object.__delattr__(part, name)
         for container, items in containers:
             if not _is_same_container(container, items):
-                changed = changed or "a container"
+                changed = "a container"
                 container.clear()
                 container.extend(items) if isinstance(container, list) else container.update(items)
-        for tensor, version, values in tensors:
-            if tensor._version != version:
-                changed = changed or "a buffer"
+        for buffer, version, values in buffers:
+            if buffer._version != version:
+                changed = "a buffer"
                 with torch.no_grad():
-                    tensor.copy_(values)
-        for temporal, state, carries in run_states:
-            temporal._state, temporal._carries_state = state, carries
+                    buffer.copy_(values)
+        for part, then, first in zip(parts, during, before, strict=True):
+            moved = [name for name in vars(part).keys() | then.keys() if vars(part).get(name, then) is not then.get(name, then)]
+            changed = repr(moved[0].lstrip("_")) if moved else changed
+            # nothing but the values: whoever holds the dictionary goes on holding it
+            vars(part).clear()
+            vars(part).update(first)
         has_drawn = draws.restore()
     if has_drawn:
         raise NoTable("its equations draw random numbers, which differ from neuron to neuron and from step to step")
-    if changed is not None:
-        raise NoTable(f"its equations keep a state of their own ({changed.strip('_')})")
+    if changed:
+        raise NoTable(f"its equations keep a state of their own, in {changed}")
+    if found is not None:
+        raise found
 
 
 def _is_same_container(value: Any, before: Any) -> bool:
@@ -195,8 +192,8 @@ def _is_same_container(value: Any, before: Any) -> bool:
 class _Draws:
     """The generators of random numbers that equations may use, and where they stood."""
 
-    def __init__(self, node: Membrane, attributes: list[tuple[nn.Module, dict[str, Any]]]) -> None:
-        own = [value for _, values in attributes for value in values.values() if isinstance(value, torch.Generator)]
+    def __init__(self, node: Membrane, attributes: list[dict[str, Any]]) -> None:
+        own = [value for values in attributes for value in values.values() if isinstance(value, torch.Generator)]
         self.own = [(generator, generator.get_state()) for generator in own]
         self.torch, self.python = torch.get_rng_state(), random.getstate()
         self.numpy: Any = np.random.get_state()  # noqa: NPY002  the state that a user's code may draw from

@@ -121,11 +121,13 @@ class Membrane(FixedDtype, Temporal):
                 continue
             try:
                 constant.check(type(self).__name__, name, found)
-                if isinstance(self.__dict__.get(name), float):
-                    setattr(self, name, found.item() if found.dim() == 0 else found)
-                    del state_dict[prefix + name]
-            except (InvalidTypeError, InvalidValueError) as problem:
+            except InvalidValueError as problem:
                 errors.append(f"{prefix}{name}: {problem}")
+                del state_dict[prefix + name]
+                continue
+            if isinstance(self.__dict__.get(name), float) and not found.dim():
+                # how it goes with a codebook that is loaded later shows in the next run
+                self.__dict__[name] = found.item()
                 del state_dict[prefix + name]
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         # files from before constants were in them: what was constructed stays

@@ -77,7 +77,7 @@ def test_codebooks_come_back_after_an_error():
         fail()
     assert seen == [None]
     assert node.state_quant is codebook
-    assert list(node.state_dict()) == ["state_quant.levels", "state_quant.edges"]
+    assert list(node.state_dict()) == ["v_threshold", "v_reset", "state_quant.levels", "state_quant.edges"]
 
 
 def test_no_data_is_an_error():

@@ -56,8 +56,8 @@ def test_a_readout_need_not_fire():
 
 def test_a_threshold_above_every_level_is_found():
     run = network()
-    # what loading, or an assignment, can do behind the checks of the construction
-    run.net[1].v_threshold = 7.0
+    # what loading can do behind the checks of the construction
+    run.net[1].load_state_dict({**run.net[1].state_dict(), "v_threshold": torch.tensor(7.0)})
     findings = calibrate.inspect(run, DATA)
     problem = "no state can reach the threshold 7: the highest level is 1.818"
     assert [(f.problem, f.remedy) for f in findings if "reach the" in f.problem] == [

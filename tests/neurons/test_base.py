@@ -242,10 +242,10 @@ def test_held_state_within_a_graph_can_be_copied_and_pickled():
         assert torch.equal(copy.deepcopy(twin)(x), copy.deepcopy(node)(x))
 
 
-def test_state_dict_holds_codebook_and_parameters_and_no_state():
+def test_state_dict_holds_codebook_constants_and_parameters_and_no_state():
     node = neurons.ParametricLIFNode(state_quant=quant.uniform(4), learn_threshold=True)
     node(torch.rand(2, 3))
-    assert set(node.state_dict()) == {"v_threshold", "w", "state_quant.levels", "state_quant.edges"}
+    assert set(node.state_dict()) == {"v_threshold", "v_reset", "w", "state_quant.levels", "state_quant.edges"}
 
 
 def test_time_constant_keeps_its_precision_in_half_networks():

@@ -1,6 +1,6 @@
 """Random neurons of a user's own: fused, in whatever way they are run, they give what their steps give.
 
-`python tests/neurons/random_neurons.py --seeds 1000 --start 0` tries any number of them.
+`python tests/random_neurons.py --seeds 1000 --start 0` tries any number of them.
 """
 
 import argparse
@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
-from snnsim.errors import SnnsimError
-from snnsim.surrogate import ATan, Surrogate, Triangle, from_derivative
+from snnsim.surrogate import ATan, Triangle, from_derivative
 
 SCALE = {"rate": 0.9}
 
@@ -84,7 +83,18 @@ def random_neuron(draw):
     """A node, the shape of a sample, and the parts that its equations are made of."""
     parts = {
         "leak": draw.choice(
-            ["linear", "quadratic", "exponential", "container", "global", "learned", "neurons", "batch", "place", "number of neurons"]
+            [
+                "linear",
+                "quadratic",
+                "exponential",
+                "container",
+                "global",
+                "learned",
+                "neurons",
+                "batch",
+                "place",
+                "number of neurons",
+            ]
         ),
         "drive": draw.choice(["plain", "plain", "gain", "largest", "noise"]),
         "fire": draw.choice(["threshold", "threshold", "threshold", "winner", "random", "own generator", "attribute", "held"]),
@@ -107,9 +117,11 @@ def change(node, draw):
                 lambda: node.kept.update(rate=value),
                 lambda: SCALE.update(rate=value),
                 lambda: node.weight.data.fill_(value),
-                lambda: node.state_quant is not None
-                and not node.state_quant.is_learned
-                and node.state_quant.levels.data.mul_(1 - value / 100),
+                lambda: (
+                    node.state_quant is not None
+                    and not node.state_quant.is_learned
+                    and node.state_quant.levels.data.mul_(1 - value / 100)
+                ),
                 lambda: node.train(not node.training),
             ]
         )()
