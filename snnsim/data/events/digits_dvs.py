@@ -39,6 +39,8 @@ class DigitsDVS(EventDataset):
         torch.Size([12, 2, 20, 20])
     """
 
+    _passing = EventDataset._passing | {"_made"}
+
     def __init__(
         self,
         train: bool,
@@ -64,4 +66,4 @@ class DigitsDVS(EventDataset):
             generator = np.random.default_rng((self.seed, 2 if self.train else 3, 0, index))
             events = self.camera(*saccades(image, amplitude=_FRAME), generator)
             self._made[index] = check_events(events, self.size, f"DigitsDVS[{index}]")
-        return self._made[index]
+        return self._made[index].copy()

@@ -99,7 +99,9 @@ def test_transform_that_does_not_say_is_not_kept(tmp_path):
 
 
 def test_settings_that_tell_nothing_are_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"its settings do not tell it from another one: .*give transforms a repr"):
+    with pytest.raises(
+        InvalidValueError, match=r"its settings do not tell it from another one: .* at 0x7f00>' differs .*give FromDataset a source"
+    ):
         Cached(Counted(source="<Foreign object at 0x7f00>"), tmp_path)
 
 
