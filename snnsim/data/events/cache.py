@@ -96,6 +96,9 @@ class Cached(EventDataset):
         except DataError:
             made, number = self.dataset[index]
             item, is_tensor, label = _as_array(made, index), np.array(isinstance(made, torch.Tensor)), np.array(number)
+            if path.is_symlink():
+                # what it leads to is none of the cache's
+                path.unlink()
             write_whole(path, lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor, label=label), "Cached")
         return torch.from_numpy(item) if is_tensor else item, int(label) if self._labels is None else self._labels[index]
 

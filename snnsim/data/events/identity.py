@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import os
 import sys
@@ -138,7 +139,9 @@ class _Identities:
 
     def _of_object(self, value: Any) -> list[str | bytes]:
         try:
-            reduced = value.__reduce_ex__(4)
+            # as pickle does
+            reduce = copyreg.dispatch_table.get(type(value))
+            reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         except (TypeError, AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
             raise InvalidTypeError(f"a {type(value).__qualname__} does not show what it holds ({error})") from error
         if isinstance(reduced, str):
