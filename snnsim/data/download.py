@@ -113,10 +113,10 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial(path)
-        if _receive(remote, partial, resume=True) and partial.is_file() and partial.stat().st_size >= remote.size:
-            # where it was cut off does not belong to what came behind
-            if not _is_whole(partial, remote):
-                _receive(remote, partial, resume=False)
+        resumed = _receive(remote, partial, resume=True)
+        if resumed and partial.is_file() and partial.stat().st_size >= remote.size and not _is_whole(partial, remote):
+            # what had arrived before does not belong to what came behind
+            _receive(remote, partial, resume=False)
         if not partial.exists() and path.is_file() and _is_whole(path, remote):
             # another process fetched it meanwhile
             return path
@@ -146,9 +146,7 @@ def _partial(path: Path) -> Path:
     names = (f"{path.name}{f'.{number}' if number else ''}.partial" for number in itertools.count())
     candidates = map(path.with_name, names)
     return next(
-        partial
-        for partial in candidates
-        if not os.path.lexists(partial) or (partial.is_file() and not partial.is_symlink())
+        partial for partial in candidates if not os.path.lexists(partial) or (partial.is_file() and not partial.is_symlink())
     )
 
 

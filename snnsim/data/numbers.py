@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from snnsim.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["checked_labels", "checked_size", "first_fraction", "first_outside", "whole"]
+__all__ = ["checked_labels", "checked_size", "first_fraction", "first_outside", "is_number", "whole"]
 
 _INT64 = (-(2**63), 2**63 - 1)
 
@@ -24,6 +25,11 @@ def whole(value: object, lowest: int, highest: int = _INT64[1]) -> int | None:
         return None
     number = int(value) if isinstance(value, Integral) else int(float(value))
     return number if lowest <= number <= highest else None
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite real number, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and math.isfinite(value)
 
 
 def first_fraction(values: np.ndarray) -> int | None:

@@ -10,7 +10,6 @@ from snnsim.data.digits import digits
 from snnsim.data.events.array import check_events
 from snnsim.data.events.camera import EventCamera, saccades
 from snnsim.data.events.dataset import EventDataset, Transform
-from snnsim.errors import InvalidValueError
 
 __all__ = ["DigitsDVS"]
 
@@ -49,8 +48,6 @@ class DigitsDVS(EventDataset):
         camera: EventCamera | None = None,
         seed: int = 0,
     ) -> None:
-        if seed < 0:
-            raise InvalidValueError(f"DigitsDVS(seed={seed}): a seed must be at least 0")
         images, labels = digits(train).tensors()
         self.images = images[:, 0].numpy()
         self.camera = EventCamera() if camera is None else camera

@@ -75,7 +75,7 @@ class _Identities:
     def _parts(self, value: Any) -> list[str | bytes]:
         """What a value is made of: its kind, and text, bytes or digests."""
         kind = type(value)
-        if kind in _PLAIN or kind in (list, tuple) and _PLAIN.issuperset(map(type, value)):
+        if kind in _PLAIN or (kind in (list, tuple) and _PLAIN.issuperset(map(type, value))):
             return [kind.__name__, repr(value)]
         if isinstance(value, Tensor):
             dense = value.detach().cpu().resolve_conj().resolve_neg().contiguous()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from snnsim.data.events.array import as_events, in_order, make_events
-from snnsim.data.numbers import checked_size, whole
+from snnsim.data.numbers import checked_size, is_number, whole
 from snnsim.errors import InvalidValueError
 
 __all__ = ["Crop", "Denoise", "Downsample", "DropEvents", "FlipHorizontal", "Jitter", "ScaleTime"]
@@ -150,7 +149,7 @@ class DropEvents:
     probability: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability < 1:
+        if not (is_number(self.probability) and 0 <= self.probability < 1):
             raise InvalidValueError(f"{self}: probability must be in [0, 1); 1 would leave no events")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -174,7 +173,7 @@ class FlipHorizontal:
     def __post_init__(self) -> None:
         rule = "width must be at least 1 and probability in [0, 1]"
         _keep_whole(self, rule, width=(1, _PIXELS))
-        if not 0 <= self.probability <= 1:
+        if not (is_number(self.probability) and 0 <= self.probability <= 1):
             raise InvalidValueError(f"{self}: {rule}")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -204,7 +203,7 @@ class Jitter:
     time: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.pixels <= _LARGEST_MOVE and 0 <= self.time <= _LARGEST_MOVE):
+        if not all(is_number(move) and 0 <= move <= _LARGEST_MOVE for move in (self.pixels, self.time)):
             raise InvalidValueError(f"{self}: pixels and time are standard deviations and must be at least 0, and at most 2**40")
         object.__setattr__(self, "size", checked_size("Jitter", self.size))
 
@@ -231,7 +230,7 @@ class ScaleTime:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high < math.inf:
+        if not (is_number(self.low) and is_number(self.high) and 0 < self.low <= self.high):
             raise InvalidValueError(f"{self}: expected 0 < low <= high; a factor above 1 slows the recording down")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
