@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +46,8 @@ class EventCamera:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        # an infinite threshold reports nothing
-        thresholds = [value for value in (self.threshold_on, self.threshold_off) if value != math.inf]
-        if not all(is_number(value) and value > 0 for value in (*thresholds, self.floor)):
-            raise InvalidValueError(f"{self}: threshold_on, threshold_off and floor must be above 0")
+        if not all(is_number(value) and value > 0 for value in (self.threshold_on, self.threshold_off, self.floor)):
+            raise InvalidValueError(f"{self}: threshold_on, threshold_off and floor must be above 0, and finite")
         if not all(is_number(value) and value >= 0 for value in (self.refractory, self.noise)):
             raise InvalidValueError(f"{self}: refractory (microseconds) and noise (events per second) must be at least 0")
 
