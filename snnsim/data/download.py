@@ -40,7 +40,7 @@ class RemoteFile:
     sha256: str
 
     def __post_init__(self) -> None:
-        if Path(self.name).name != self.name:
+        if self.name in ("", "..") or Path(self.name).name != self.name:
             raise InvalidValueError(f"RemoteFile(name={self.name!r}): expected a file name without folders")
 
 

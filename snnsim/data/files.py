@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import io
 import math
@@ -10,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -126,15 +128,18 @@ def read_array(content: bytes, source: str) -> np.ndarray:
     Raises:
         DataError: damaged.
     """
-    file = io.BytesIO(content)
     try:
-        if np.lib.format.read_magic(file) != (1, 0):
+        if content[:8] != b"\x93NUMPY\1\0":
             raise ValueError("its version is not 1.0")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        start = 10 + struct.unpack_from("<H", content, 8)[0]
+        # numpy's own reader goes on to guess where this fails
+        header = ast.literal_eval(content[10:start].decode("latin1"))
+        dtype, shape = np.lib.format.descr_to_dtype(header["descr"]), header["shape"]
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - start:
             raise ValueError("its length is not what its header declares")
-        return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C").copy()
-    except (*_DAMAGED, SyntaxError, TypeError) as error:
+        order: Literal["F", "C"] = "F" if header["fortran_order"] else "C"
+        return np.frombuffer(content, dtype, offset=start).reshape(shape, order=order).copy()
+    except (*_DAMAGED, SyntaxError, TypeError, MemoryError) as error:
         raise _corrupt(source, error) from error
 
 
