@@ -10,7 +10,17 @@ import numpy as np
 from snnsim.data.numbers import first_fraction, first_outside
 from snnsim.errors import DataError, InvalidTypeError, ShapeError
 
-__all__ = ["EVENT", "as_events", "check_events", "converted", "event_array", "from_structured", "in_order", "make_events"]
+__all__ = [
+    "EVENT",
+    "as_events",
+    "check_events",
+    "converted",
+    "event_array",
+    "from_structured",
+    "in_form",
+    "in_order",
+    "make_events",
+]
 
 # x: column; y: row; t: microseconds; p: 1 where it got brighter, 0 where it got darker
 EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("p", "u1")])
@@ -114,6 +124,15 @@ def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.nd
     return make_events(x, y, t, polarity, source, place)
 
 
+def in_form(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndarray:
+    """`converted`, but for an array that has the one form already: that one itself, checked."""
+    if not isinstance(array, np.ndarray) or array.dtype != EVENT or array.ndim != 1 or np.ma.isMaskedArray(array):
+        return converted(array, source, place)
+    for name in "tp":
+        _check_field(name, array[name], source, place)
+    return array
+
+
 def as_events(array: np.ndarray, source: str, size: tuple[int, int] | None = None, place: Place = _BY_INDEX) -> np.ndarray:
     """The door that every recording comes in by: in the one form, all on the sensor, in order of time.
 
@@ -127,12 +146,7 @@ def as_events(array: np.ndarray, source: str, size: tuple[int, int] | None = Non
         InvalidTypeError, ShapeError, DataError: as `from_structured`; also an event outside the sensor, or time that runs
             backwards.
     """
-    if isinstance(array, np.ndarray) and array.dtype == EVENT and array.ndim == 1 and not np.ma.isMaskedArray(array):
-        events = array
-        for name in "tp":
-            _check_field(name, events[name], source, place)
-    else:
-        events = converted(array, source, place)
+    events = in_form(array, source, place)
     if size is not None:
         height, width = size
         outside = np.flatnonzero((events["y"] >= height) | (events["x"] >= width))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from snnsim.data.events.array import as_events, converted, in_order
+from snnsim.data.events.array import as_events, converted, in_form, in_order
 from snnsim.data.events.epoch import Epoch
 from snnsim.data.numbers import checked_labels, checked_size, whole
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError
@@ -135,13 +135,15 @@ class EventDataset(Dataset[tuple[Any, int]]):
         name = f"{type(self).__name__}[{place}]"
         item, label = self._read(place)
         generator = np.random.default_rng((self.seed, self.epoch, place))
-        for transform in self.transforms:
-            try:
+        try:
+            for transform in self.transforms:
                 item = transform(item, generator)
-                if getattr(getattr(item, "dtype", None), "names", None):
-                    item = as_events(item, repr(transform))
-            except DataError as error:
-                raise DataError(f"{name}: {error}") from error
+                if _are_events(item):
+                    item = in_form(item, repr(transform))
+            # some transforms leave the order to others behind them
+            item = as_events(item, "the transforms") if _are_events(item) else item
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
         return item, label
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,6 +153,12 @@ class EventDataset(Dataset[tuple[Any, int]]):
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}({self.source!r}, {len(self)} recordings, size={self.size}, transforms={list(self.transforms)})"
+
+
+def _are_events(item: Any) -> bool:
+    """Whether a transform handed on events, and no frames nor fields of a user's own."""
+    names = getattr(getattr(item, "dtype", None), "names", None) or ()
+    return {"x", "t"} <= set(names) <= set("xytp")
 
 
 class FromDataset(EventDataset):

@@ -152,7 +152,12 @@ class _Identities:
 
 def _arguments(kind: type) -> set[str]:
     """Names that the constructor of a dataset takes, those that it hands on to its bases included."""
-    return {name for base in kind.__mro__ if "__init__" in vars(base) for name in signature(vars(base)["__init__"]).parameters}
+    names: set[str] = set()
+    for base in kind.__mro__:
+        # one in C may not tell
+        with suppress(KeyError, TypeError, ValueError):
+            names.update(signature(vars(base)["__init__"]).parameters)
+    return names
 
 
 def _of_path(path: PurePath) -> list[str | bytes]:

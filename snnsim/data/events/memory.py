@@ -31,8 +31,12 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, frames: Tensor, labels: Tensor) -> None:
-        if labels.dtype != torch.int64:
-            raise InvalidTypeError(f"FrameDataset(labels: {labels.dtype}): labels are kept as int64; convert them first")
+        if not isinstance(frames, Tensor) or not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            found = getattr(labels, "dtype", type(labels).__name__)
+            raise InvalidTypeError(
+                f"FrameDataset(frames: {type(frames).__name__}, labels: {found}): frames are a tensor, labels are kept as int64; "
+                "convert them first"
+            )
         if frames.ndim != 5 or labels.shape != frames.shape[:1]:
             raise ShapeError(
                 f"FrameDataset(frames: {list(frames.shape)}, labels: {list(labels.shape)}): expected frames "

@@ -156,6 +156,21 @@ def test_leftover_of_a_killed_writer_does_not_block(tmp_path):
     assert len(list(cached.folder.glob("*.npz"))) == 1
 
 
+def test_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch):
+    cached = Cached(Counted(), tmp_path)
+
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez_compressed", fail)
+        with pytest.raises(OutputError, match=r"000000.npz'\): cannot be written \(No space left on device\)"):
+            cached[0]
+    assert [path.name for path in cached.folder.iterdir()] == ["settings.txt"]
+    assert len(cached[0][0]) == 50
+
+
 def test_nested_caches_are_known_by_all_their_transforms(tmp_path):
     def cached(window):
         inner = Cached(Counted(), tmp_path / "inner", [Denoise(window), FramesByTime((1, 1), 2)])

@@ -283,9 +283,26 @@ def test_what_a_transform_hands_on_is_checked():
     events = event_array([0, 0], [0, 0], [0, 3], [1, 1])
     with pytest.raises(DataError, match=r"Gives\[0\]: Seconds\(by=2.0\): event 1: t is 1.5; expected a whole number"):
         Gives(events, [Seconds(2.0)])[0]
-    with pytest.raises(DataError, match=r"Gives\[0\]: Seconds\(by=-1\): event 1: time runs backwards"):
+    with pytest.raises(DataError, match=r"Gives\[0\]: the transforms: event 1: time runs backwards"):
         Gives(events, [Seconds(-1)])[0]
     assert Gives(events, [Seconds(3)])[0][0].tolist() == [(0, 0, 0, 1), (0, 0, 1, 1)]
+
+
+def test_order_may_be_left_to_a_later_transform():
+    def turn(events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return events[::-1]
+
+    events = event_array([0, 1], [0, 0], [0, 3], [1, 1])
+    assert Gives(events, [turn, turn])[0][0]["x"].tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"Gives\[0\]: Crop\(events\): event 1: time runs backwards"):
+        Gives(events, [turn, Crop()])[0]
+
+
+def test_fields_of_a_users_own_are_left_alone():
+    def weigh(events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return np.array([(1.5, 2, 0.5)], [("t", "f8"), ("x", "i2"), ("weight", "f4")])
+
+    assert Gives(event_array([0], [0], [0], [1]), [weigh])[0][0]["weight"].tolist() == [0.5]
 
 
 def test_recording_without_events_left_is_named():
