@@ -41,6 +41,10 @@ def first_fraction(values: np.ndarray) -> int | None:
 
 def first_outside(values: np.ndarray, lowest: int, highest: int) -> int | None:
     """Index of the first of a numeric array `[N]` that is not within [lowest, highest]."""
+    if not values.size:
+        return None
+    if values.dtype.kind != "f" and lowest <= int(values.min()) and int(values.max()) <= highest:
+        return None
     if values.dtype.kind == "f":
         # at least 64 bits: in fewer the limits would round; one more than `highest` is a power of two and does not
         values = values.astype(np.result_type(values, np.float64))
