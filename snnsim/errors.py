@@ -44,7 +44,7 @@ class DataError(SnnsimError, ValueError):
     """A data file is corrupt, truncated or of another format."""
 
 
-class MissingDataError(SnnsimError, FileNotFoundError):
+class MissingDataError(DataError, FileNotFoundError):
     """A data file or folder is not where it was looked for."""
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from snnsim.data.images import ImageDataset
+from snnsim.data.numbers import whole
 from snnsim.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["digits"]
@@ -37,13 +38,16 @@ def digits(train: bool, *, seed: int = 0) -> ImageDataset:
     """
     if not isinstance(train, bool):
         raise InvalidTypeError(f"digits(train={train!r}): expected True (training part) or False (test part)")
-    if not 0 <= seed < 2**32:
-        raise InvalidValueError(f"digits(seed={seed}): a seed must be in [0, 2**32); leave it at 0 to compare with others")
+    number = whole(seed, 0, 2**32 - 1)
+    if number is None:
+        raise InvalidValueError(
+            f"digits(seed={seed!r}): a seed must be in [0, 2**32), a whole number; leave it at 0 to compare with others"
+        )
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     # RandomState and not default_rng: NumPy promises that this stream never changes
-    stream = np.random.RandomState(seed)
+    stream = np.random.RandomState(number)
     in_test = np.zeros(len(bunch.target), dtype=bool)
     for label in range(10):
         members = stream.permutation(np.flatnonzero(bunch.target == label))

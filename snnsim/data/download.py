@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http
 import http.client
+import itertools
 import logging
 import os
 import ssl
@@ -36,6 +38,10 @@ class RemoteFile:
     url: str
     size: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        if self.name in ("", "..") or Path(self.name).name != self.name:
+            raise InvalidValueError(f"RemoteFile(name={self.name!r}): expected a file name without folders")
 
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -102,20 +108,25 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
         OutputError: the folder cannot be written to.
     """
     path = Path(folder) / remote.name
-    if path.is_file() and _is_whole(path, remote):
-        return path
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        _receive(remote, partial)
+        if path.is_file() and _is_whole(path, remote):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(path)
+        resumed = _receive(remote, partial, resume=True)
+        if resumed and partial.is_file() and partial.stat().st_size >= remote.size and not _is_whole(partial, remote):
+            # what had arrived before does not belong to what came behind
+            _receive(remote, partial, resume=False)
+        if not partial.exists() and path.is_file() and _is_whole(path, remote):
+            # another process fetched it meanwhile
+            return path
         whole = _is_whole(partial, remote)
+        size = partial.stat().st_size
         if whole:
             partial.replace(path)
-        else:
-            size = partial.stat().st_size
+        elif size >= remote.size:
             # too short is kept, to go on from there; as long or longer and yet wrong is of no use
-            if size >= remote.size:
-                partial.unlink()
+            partial.unlink()
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise MissingDataError(
             f"{remote.url}: cannot be fetched ({error}); with another machine or browser fetch it and put it there as {path}"
@@ -130,19 +141,45 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _receive(remote: RemoteFile, partial: Path) -> None:
-    """Append to `partial` what it still lacks."""
+def _partial(path: Path) -> Path:
+    """Where a file grows until it is whole; a folder or link that has the name already is left alone."""
+    names = (f"{path.name}{f'.{number}' if number else ''}.partial" for number in itertools.count())
+    candidates = map(path.with_name, names)
+    return next(
+        partial for partial in candidates if not os.path.lexists(partial) or (partial.is_file() and not partial.is_symlink())
+    )
+
+
+def _receive(remote: RemoteFile, partial: Path, *, resume: bool) -> bool:
+    """Write to `partial` what it still lacks, or all of it; whether what was there is kept."""
     have = partial.stat().st_size if partial.is_file() else 0
-    if have >= remote.size:
+    if have and (have >= remote.size or not resume):
+        partial.unlink(missing_ok=True)
         have = 0
-    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+    try:
+        response = urllib.request.urlopen(_request(remote, have), timeout=_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            raise
+        error.close()
+        response = urllib.request.urlopen(_request(remote, 0), timeout=_SECONDS)
+    with response:
         # 206: the server goes on from there; 200: it sends everything again
-        resumed = response.status == 206
-        _LOG.info("%s: fetching from byte %d of %d", remote.url, have if resumed else 0, remote.size)
-        with partial.open("ab" if resumed else "wb") as file:
-            while chunk := response.read(_CHUNK):
+        place = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        _LOG.info("%s: fetching from byte %d of %d", remote.url, place, remote.size)
+        resumed = place > 0
+        # never cut short nor appended to: another process may write the same bytes at the same places
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb") as file:
+            file.seek(place)
+            # one byte too many is enough to be wrong, and a server may send without end
+            while place <= remote.size and (chunk := response.read(_CHUNK)):
                 file.write(chunk)
+                place += len(chunk)
+    return resumed
+
+
+def _request(remote: RemoteFile, have: int) -> urllib.request.Request:
+    return urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
 
 
 def _is_whole(path: Path, remote: RemoteFile) -> bool:

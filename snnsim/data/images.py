@@ -37,6 +37,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, images: Tensor, labels: Tensor, *, white: int = 255) -> None:
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            raise InvalidTypeError(
+                f"ImageDataset(images: {type(images).__name__}, labels: {type(labels).__name__}): expected tensors; "
+                "wrap them in torch.as_tensor"
+            )
         if images.dtype != torch.uint8 or labels.dtype != torch.int64:
             raise InvalidTypeError(
                 f"ImageDataset(images: {images.dtype}, labels: {labels.dtype}): images are kept as uint8 and labels as "
@@ -72,11 +77,16 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Every item in order: float32 images `[N, C, H, W]` in [0, 1] and int64 labels `[N]`."""
-        return self._shade(self.images), self.labels
+        return self._shade(self.images), self.labels.clone()
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageDataset:
         """A dataset of the items at `index` only, in that order."""
-        index = torch.as_tensor(index, dtype=torch.int64, device=self.images.device)
+        given = torch.as_tensor(index)
+        if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
+            raise InvalidTypeError(
+                f"ImageDataset.subset(index: {given.dtype}): expected whole numbers; of a mask, mask.nonzero().flatten()"
+            )
+        index = given.to(self.images.device, torch.int64)
         return ImageDataset(self.images[index], self.labels[index], white=self.white)
 
     def to(self, device: torch.device | str) -> ImageDataset:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from snnsim.data.files import read_content
+from snnsim.data.files import read_content, read_gzip, refuse_bomb
 from snnsim.data.images import ImageDataset
 from snnsim.errors import DataError, InvalidTypeError, MissingDataError
 
 __all__ = ["MNIST", "read_idx"]
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+_FRONT = 2**16
+# the smallest limit among versions of numpy
+_MOST_DIMENSIONS = 32
 
 # (part, what, dimensions): bytes of the file as it is published, with .gz and without
 _FILES = {
@@ -48,7 +50,10 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         LeCun, Cortes & Burges, "The MNIST database of handwritten digits", section "File formats".
     """
     path = Path(path)
-    content = _content(path)
+    packed = read_content(path, "read_idx")
+    is_packed = packed[:2] == b"\x1f\x8b"
+    # enough for every header; a small file is read to its end, so that damage to it is found first
+    content = read_gzip(packed, _FRONT, str(path)) if is_packed else packed
     if len(content) < 4 or content[:2] != b"\0\0":
         raise DataError(
             f"{path}: byte offset 0: expected an idx file (two zero bytes, type code, number of dimensions), "
@@ -60,6 +65,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{path}: byte offset 2: type code 0x{code:02x} is not one of the idx format's: {known}")
     if ndim == 0:
         raise DataError(f"{path}: byte offset 3: an idx file has at least 1 dimension, this one declares 0")
+    if ndim > _MOST_DIMENSIONS:
+        raise DataError(f"{path}: byte offset 3: {ndim} dimensions are declared, an array has at most {_MOST_DIMENSIONS}")
     start = 4 + 4 * ndim
     if len(content) < start:
         raise DataError(
@@ -69,26 +76,20 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     dtype = np.dtype(_DTYPES[code])
     # python integers: a corrupt header may declare more than 2**63 bytes
     stop = start + math.prod(shape) * dtype.itemsize
+    if is_packed and len(content) == _FRONT:
+        refuse_bomb(str(path), stop, len(packed))
+        # one more than declared tells whether more follows, however much that is
+        content = read_gzip(packed, stop + 1, str(path))
     if len(content) != stop:
         fault = "is truncated" if len(content) < stop else "has bytes after its last value"
         raise DataError(
             f"{path}: byte offset {min(len(content), stop)}: the file {fault}; shape {list(shape)} of "
-            f"{dtype.itemsize}-byte values needs {stop} bytes, found {len(content)}"
+            f"{dtype.itemsize}-byte values needs {stop} bytes, found {'at least ' * is_packed}{len(content)}"
         )
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
-
-
-def _content(path: Path) -> bytes:
-    """Bytes of a file, decompressed where they are gzip."""
-    content = read_content(path, "read_idx")
-    if content[:2] != b"\x1f\x8b":
-        return content
     try:
-        return gzip.decompress(content)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: corrupt gzip data somewhere in byte offsets 0..{len(content)} ({error}); fetch the file again"
-        ) from error
+        return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:
+        raise DataError(f"{path}: byte offset 4: no array has the shape {list(shape)} ({error})") from error
 
 
 class MNIST(ImageDataset):

@@ -47,3 +47,5 @@ def test_part_must_be_a_bool():
 def test_seed_out_of_range_raises():
     with pytest.raises(InvalidValueError, match=r"digits\(seed=-1\): a seed must be in"):
         digits(train=True, seed=-1)
+    with pytest.raises(InvalidValueError, match=r"digits\(seed=1.5\): .* a whole number"):
+        digits(train=True, seed=1.5)

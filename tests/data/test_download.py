@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 
@@ -15,15 +16,21 @@ CONTENT = bytes(range(256)) * 40
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT: /ranges as asked for, /whole always from the start, /cut only half; anything else is not there."""
+    """Serves CONTENT: /ranges as asked for, /whole always from the start, /cut only half.
+
+    And /refused gives no ranges, /endless more and more; anything else is not there.
+    """
 
     asked: list[str | None]
 
     def do_GET(self) -> None:
         wanted = self.headers["Range"]
         self.asked.append(wanted)
-        if self.path not in ("/ranges", "/whole", "/cut"):
+        if self.path not in ("/ranges", "/whole", "/cut", "/refused", "/endless"):
             self.send_error(404)
+            return
+        if self.path == "/refused" and wanted:
+            self.send_error(416)
             return
         body = CONTENT
         if self.path == "/ranges" and wanted:
@@ -33,9 +40,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
         if self.path == "/cut":
             body = CONTENT[:5000]
-        self.send_header("Content-Length", str(len(body)))
+        if self.path != "/endless":
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        while self.path == "/endless":
+            try:
+                self.wfile.write(bytes(2**16))
+            except OSError:
+                return
 
     def log_message(self, *args: object) -> None:
         pass
@@ -120,3 +133,73 @@ def test_download_fetches_every_file(server, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules["snnsim.data.download"]._REMOTE, "mnist", [remote(server + "/whole")])
     assert download("mnist", tmp_path) == tmp_path
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("route", ["/ranges", "/whole", "/refused"])
+@pytest.mark.parametrize("left", [bytes(1000), bytes(len(CONTENT)), bytes(2 * len(CONTENT)), b""])
+def test_leftover_of_something_else_does_not_block(server, tmp_path, route, left):
+    (tmp_path / "data.bin.partial").write_bytes(left)
+    assert fetch(remote(server + route), tmp_path).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["data.bin"]
+
+
+def test_folder_in_place_of_the_partial_file_does_not_block(server, tmp_path):
+    (tmp_path / "data.bin.partial" / "inside").mkdir(parents=True)
+    assert fetch(remote(server + "/ranges"), tmp_path).read_bytes() == CONTENT
+    assert (tmp_path / "data.bin.partial" / "inside").is_dir()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_link_in_place_of_the_partial_file_is_not_followed(server, tmp_path, is_there):
+    other = tmp_path / "other"
+    if is_there:
+        other.write_text("of someone else")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "data.bin.partial").symlink_to(other)
+    assert fetch(remote(server + "/ranges"), folder).read_bytes() == CONTENT
+    assert other.exists() == is_there
+    assert not is_there or other.read_text() == "of someone else"
+
+
+def test_interrupted_download_goes_on_beside_a_folder_of_its_name(server, tmp_path):
+    (tmp_path / "data.bin.partial").mkdir()
+    with pytest.raises(DataError, match="try again"):
+        fetch(remote(server + "/cut"), tmp_path)
+    assert fetch(remote(server + "/ranges"), tmp_path).read_bytes() == CONTENT
+    assert Handler.asked == [None, "bytes=5000-"]
+
+
+def test_server_that_sends_without_end_is_cut_off(server, tmp_path):
+    with pytest.raises(DataError, match="not what was published"):
+        fetch(remote(server + "/endless"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_may_fetch_one_file(server, tmp_path):
+    threads = [threading.Thread(target=fetch, args=(remote(server + "/whole"), tmp_path)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["../data.bin", "/data.bin", "a/b", "", ".."])
+def test_name_that_leads_to_another_folder_is_refused(name):
+    with pytest.raises(InvalidValueError, match="expected a file name without folders"):
+        RemoteFile(name, "http://here", 1, "")
+
+
+def test_full_disk_keeps_what_arrived(server, tmp_path, monkeypatch):
+    def fail(handle, mode):
+        os.close(handle)
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "data.bin.partial").write_bytes(CONTENT[:1000])
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fdopen", fail)
+        with pytest.raises(OutputError, match="No space left on device"):
+            fetch(remote(server + "/ranges"), tmp_path)
+    assert (tmp_path / "data.bin.partial").read_bytes() == CONTENT[:1000]
+    assert fetch(remote(server + "/ranges"), tmp_path).read_bytes() == CONTENT

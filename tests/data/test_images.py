@@ -144,3 +144,26 @@ def test_bad_batches_raise_at_the_call(arguments, error, message):
 def test_bad_dataset_raises(images, labels, white, error, message):
     with pytest.raises(error, match=message):
         ImageDataset(images, labels, white=white)
+
+
+@pytest.mark.parametrize("index", [[0.7], [True, False, True], torch.tensor([True] * 10), torch.tensor([1j])], ids=repr)
+def test_subset_of_what_are_no_indices_is_refused(index):
+    with pytest.raises(InvalidTypeError, match=r"ImageDataset.subset\(index: .*expected whole numbers; of a mask, mask.nonzero"):
+        dataset().subset(index)
+
+
+def test_empty_subset_has_no_items():
+    assert len(dataset().subset([])) == 0
+
+
+def test_change_to_tensors_does_not_reach_the_dataset():
+    whole = dataset()
+    for tensor in whole.tensors():
+        tensor.zero_()
+    assert torch.equal(whole.labels, torch.arange(10))
+    assert whole.images.sum() > 0
+
+
+def test_lists_are_refused():
+    with pytest.raises(InvalidTypeError, match=r"images: list, labels: Tensor\): expected tensors; wrap them in torch.as_tensor"):
+        ImageDataset([1], torch.zeros(1))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,19 @@ def test_empty_dimension_is_an_empty_array(tmp_path):
         (b"\x89PNG\r\n", r"byte offset 0: expected an idx file .* found 89 50 4e 47"),
         (b"\0\0\x07\x01\0\0\0\0", "byte offset 2: type code 0x07 is not one of .* 0x08, 0x09"),
         (b"\0\0\x08\0", "byte offset 3: an idx file has at least 1 dimension"),
+        (
+            b"\0\0\x08\x41" + struct.pack(">65I", *[1] * 65) + b"\0",
+            "byte offset 3: 65 dimensions are declared, an array has at most 32",
+        ),
+        (b"\0\0\x08\x20" + struct.pack(">32I", 0, *[2**32 - 1] * 31), r"byte offset 4: no array has the shape \[0, 4294967295"),
+        (
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x01" + bytes(2**17), mtime=0),
+            "byte offset 9: the file has bytes after its last value; .* 9 bytes, found at least 10",
+        ),
+        (
+            gzip.compress(b"\0\0\x08\x01\xff\xff\xff\xff" + bytes(2**17), mtime=0),
+            "declares 4,294,967,303 bytes and is .* compressed",
+        ),
         (b"\0\0\x08\x02\0\0\0\x01\0", "byte offset 9: the file ends inside its header; 2 dimensions need .* 12 bytes"),
         (
             idx_bytes(np.zeros((2, 3), dtype="i2"))[:-1],
@@ -86,6 +100,24 @@ def test_damaged_idx_file_is_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"{path}.*{message}"):
         read_idx(path)
+
+
+@pytest.mark.parametrize("declared", [1, 2**26])
+def test_idx_file_is_not_decompressed_beyond_what_is_sound(tmp_path, declared):
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", declared) + bytes(2**26), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"labels.gz"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_compressed_file_beyond_the_first_part_is_read_whole(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, 200_000, dtype=np.uint8)
+    assert np.array_equal(read_idx(write(tmp_path, "array.gz", array)), array)
 
 
 def test_idx_file_that_is_not_there(tmp_path):

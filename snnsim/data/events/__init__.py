@@ -5,7 +5,7 @@ from snnsim.data.events.array import EVENT, event_array, from_structured
 from snnsim.data.events.atis import read_atis
 from snnsim.data.events.cache import Cached
 from snnsim.data.events.camera import EventCamera, saccades
-from snnsim.data.events.dataset import EventDataset, FromDataset, Transform, collate, collate_padded
+from snnsim.data.events.dataset import EventDataset, FromDataset, Transform, collate, collate_padded, set_epoch
 from snnsim.data.events.digits_dvs import DigitsDVS
 from snnsim.data.events.frames import FramesByCount, FramesByTime, FramesByWindow
 from snnsim.data.events.gesture import DVSGesture, read_gesture_labels
@@ -47,4 +47,5 @@ __all__ = [
     "read_evt3",
     "read_gesture_labels",
     "saccades",
+    "set_epoch",
 ]

@@ -7,8 +7,9 @@ import struct
 
 import numpy as np
 
-from snnsim.data.events.array import check_events, event_array
+from snnsim.data.events.array import check_events, make_events
 from snnsim.data.files import read_content
+from snnsim.data.numbers import checked_size
 from snnsim.errors import DataError
 
 __all__ = ["read_aedat3"]
@@ -21,8 +22,7 @@ _END = b"#!END-HEADER\r\n"
 def read_aedat3(path: str | os.PathLike[str], size: tuple[int, int] | None = (128, 128)) -> np.ndarray:
     """Polarity events of an AEDAT 3.1 file; other packets and events marked invalid are skipped.
 
-    Layout: a text header, then packets of a 28-byte header (type, source, event size, time offset, time overflow,
-        capacity,
+    Layout: a text header, then packets of a 28-byte header (type, source, event size, time offset, time overflow, capacity,
     number, valid; little-endian) and their events. A polarity event is a uint32 with valid in bit 0, polarity in bit 1,
     y in 2..16, x in 17..31, and an int32 time in microseconds, to which overflow * 2**31 is added.
 
@@ -42,6 +42,7 @@ def read_aedat3(path: str | os.PathLike[str], size: tuple[int, int] | None = (12
         System".
     """
     content, source = read_content(path, "read_aedat3"), str(path)
+    size = None if size is None else checked_size("read_aedat3", size)
     if not content.startswith(b"#!AER-DAT3.1"):
         found = content[:14].split(b"\r")[0].decode("ascii", errors="replace") or "an empty file"
         raise DataError(f"{source}: byte offset 0: expected #!AER-DAT3.1, found {found!r}; other versions are not read")
@@ -50,9 +51,13 @@ def read_aedat3(path: str | os.PathLike[str], size: tuple[int, int] | None = (12
         raise DataError(f"{source}: byte offset {len(content)}: the file ends inside its header, before #!END-HEADER")
     words, times, places = _packets(content, start + len(_END), source)
     valid = np.flatnonzero(words & 1)
-    words = words[valid]
-    events = event_array(words >> 17 & 0x7FFF, words >> 2 & 0x7FFF, times[valid], words >> 1 & 1)
-    return check_events(events, size, source, lambda index: f"byte offset {places[valid[index]]}")
+    words, times, places = words[valid], times[valid], places[valid]
+
+    def place(index: int) -> str:
+        return f"byte offset {places[index]}"
+
+    events = make_events(words >> 17 & 0x7FFF, words >> 2 & 0x7FFF, times, words >> 1 & 1, source, place)
+    return check_events(events, size, source, place)
 
 
 def _packets(content: bytes, start: int, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,6 +77,9 @@ def _packets(content: bytes, start: int, source: str) -> tuple[np.ndarray, np.nd
             if event_size != 8:
                 raise DataError(f"{source}: byte offset {start + 4}: a polarity event has 8 bytes, this packet says {event_size}")
             raw = np.frombuffer(content, "<u4", 2 * number, body).reshape(-1, 2).astype(np.int64)
+            negative = np.flatnonzero(raw[:, 1] >> 31 & raw[:, 0])
+            if negative.size:
+                raise DataError(f"{source}: byte offset {body + 8 * negative[0] + 4}: a time below 0; the file is damaged")
             words.append(raw[:, 0])
             times.append(raw[:, 1] + (overflow << 31))
             places.append(body + 8 * np.arange(number))

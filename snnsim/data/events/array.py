@@ -7,43 +7,81 @@ from typing import Any
 
 import numpy as np
 
+from snnsim.data.numbers import first_fraction, first_outside
 from snnsim.errors import DataError, InvalidTypeError, ShapeError
 
-__all__ = ["EVENT", "check_events", "event_array", "from_structured"]
+__all__ = [
+    "EVENT",
+    "as_events",
+    "check_events",
+    "converted",
+    "event_array",
+    "from_structured",
+    "in_form",
+    "in_order",
+    "make_events",
+]
 
 # x: column; y: row; t: microseconds; p: 1 where it got brighter, 0 where it got darker
 EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("p", "u1")])
+
+# half of what 64 bits hold: the difference of two times, and the sum of a time and a move, never overflow
+_TIME = 2**62
+_LIMITS = {"x": (0, 65535), "y": (0, 65535), "t": (-_TIME, _TIME - 1), "p": (0, 1)}
+
+Place = Callable[[int], str]
+_BY_INDEX: Place = "event {}".format
 
 
 def event_array(x: Any, y: Any, t: Any, p: Any) -> np.ndarray:
     """Events from one array per field.
 
     Args:
-        x: column, `[N]`, in [0, 65535].
-        y: row, `[N]`, in [0, 65535].
-        t: time, `[N]`, in microseconds.
+        x: column, `[N]`, whole numbers in [0, 65535].
+        y: row, `[N]`, whole numbers in [0, 65535].
+        t: time, `[N]`, in microseconds, whole numbers in [-2**62, 2**62).
         p: 1 where it got brighter, 0 where it got darker, `[N]`.
 
     Returns:
         Structured array `[N]` of dtype `EVENT`. The order in time is not looked at here; readers and frames do.
 
     Raises:
+        InvalidTypeError: a field that holds no numbers, or has masked ones.
         ShapeError: fields that differ in length.
-        DataError: a coordinate outside [0, 65535], or a polarity other than 0 and 1.
+        DataError: a value that is no whole number or outside its range.
     """
-    fields = {name: np.asarray(values) for name, values in zip("xytp", (x, y, t, p), strict=True)}
+    return make_events(x, y, t, p, "event_array")
+
+
+def make_events(x: Any, y: Any, t: Any, p: Any, source: str, place: Place = _BY_INDEX) -> np.ndarray:
+    """Events from one array per field; `source` and `place` name their origin in messages, see `check_events`."""
+    given = dict(zip("xytp", (x, y, t, p), strict=True))
+    masked = [name for name, values in given.items() if np.ma.is_masked(values)]
+    if masked:
+        raise InvalidTypeError(f"{source}: {masked[0]} has masked values; drop the events that are masked first")
+    fields = {name: np.asarray(values) for name, values in given.items()}
     if len({field.shape for field in fields.values()}) > 1 or fields["t"].ndim != 1:
         shapes = ", ".join(f"{name}: {list(field.shape)}" for name, field in fields.items())
-        raise ShapeError(f"event_array({shapes}): expected four arrays of one length, [N]")
-    for name, largest in (("x", 65535), ("y", 65535), ("p", 1)):
-        field = fields[name]
-        if field.size and not (field.min() >= 0 and field.max() <= largest):
-            first = int(np.flatnonzero((field < 0) | (field > largest))[0])
-            raise DataError(f"event_array({name}): event {first} has {name}={field[first]}, outside [0, {largest}]")
+        raise ShapeError(f"{source}({shapes}): expected four arrays of one length, [N]")
     events = np.empty(len(fields["t"]), EVENT)
     for name, field in fields.items():
+        _check_field(name, field, source, place)
         events[name] = field
     return events
+
+
+def _check_field(name: str, field: np.ndarray, source: str, place: Place) -> None:
+    """Refuse what the form would round, wrap or cut."""
+    if field.dtype.kind not in "biuf":
+        raise InvalidTypeError(f"{source}: {name} is of dtype {field.dtype}; expected whole numbers")
+    index = first_fraction(field)
+    if index is not None:
+        advice = "in microseconds; turn seconds into them first, np.rint(1e6 * t)" if name == "t" else "without fraction"
+        raise DataError(f"{source}: {place(index)}: {name} is {field[index]}; expected a whole number {advice}")
+    lowest, highest = _LIMITS[name]
+    index = first_outside(field, lowest, highest)
+    if index is not None:
+        raise DataError(f"{source}: {place(index)}: {name} is {field[index]}, outside [{lowest}, {highest}]")
 
 
 def from_structured(array: np.ndarray) -> np.ndarray:
@@ -52,48 +90,63 @@ def from_structured(array: np.ndarray) -> np.ndarray:
     Fields x and t are needed; without y every event is in row 0 (audio), without p every event is 1. Polarities -1 and
     1 become 0 and 1. This is what datasets that follow tonic's conventions hold.
 
+    Returns:
+        A new structured array `[N]` of dtype `EVENT`, in the order given.
+
     Raises:
-        InvalidTypeError: no structured array with fields x and t.
+        InvalidTypeError: no structured array with fields x and t, or a field that holds no numbers.
         ShapeError: not one-dimensional.
-        DataError: a coordinate outside [0, 65535], or a polarity that is none of -1, 0, 1.
+        DataError: a value that is no whole number or outside its range, or a polarity that is none of 0 and 1, or of
+            -1 and 1.
     """
+    return converted(array, "from_structured(array)")
+
+
+def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndarray:
+    """What `from_structured` makes of an array; `source` and `place` name its origin in messages, see `as_events`."""
     names = getattr(getattr(array, "dtype", None), "names", None) or ()
     if not {"x", "t"} <= set(names):
         raise InvalidTypeError(
-            f"from_structured(array): expected a structured array with fields x and t (and y, p), "
+            f"{source}: expected a structured array with fields x and t (and y, p), "
             f"found {getattr(array, 'dtype', type(array).__name__)}"
         )
     if array.ndim != 1:
-        raise ShapeError(f"from_structured(array: {list(array.shape)}): expected one event per element, [N]")
-    fields = {name: array[name] if name in names else np.full(len(array), int(name == "p")) for name in "xytp"}
-    for name in "xy":
-        wrong = np.flatnonzero((fields[name] < 0) | (fields[name] > 65535))
-        if wrong.size:
-            value = fields[name][wrong[0]]
-            raise DataError(f"from_structured(array): event {wrong[0]}: {name} is {value}, outside [0, 65535]")
-    polarity = fields["p"].astype(np.int64)
-    wrong = np.flatnonzero(np.abs(polarity) > 1)
-    if wrong.size:
-        raise DataError(f"from_structured(array): event {wrong[0]}: p is {polarity[wrong[0]]}; a polarity is 0 or 1 (or -1 or 1)")
-    return event_array(fields["x"], fields["y"], fields["t"], polarity > 0)
+        raise ShapeError(f"{source}: an array {list(array.shape)}; expected one event per element, [N]")
+    x, y, t, polarity = (array[name] if name in names else np.full(len(array), int(name == "p")) for name in "xytp")
+    if polarity.dtype.kind in "if" and polarity.ndim == 1 and len(polarity):
+        wrong = ~((polarity == 1) | (polarity == (-1 if polarity.min() < 0 else 0)))
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise DataError(
+                f"{source}: {place(index)}: p is {polarity[index]}; a polarity is 0 or 1 (or -1 or 1) in all of a recording"
+            )
+        polarity = polarity > 0
+    return make_events(x, y, t, polarity, source, place)
 
 
-def check_events(
-    events: np.ndarray, size: tuple[int, int] | None, source: str, place: Callable[[int], str] = "event {}".format
-) -> np.ndarray:
-    """The events, if there are any, all on the sensor and in order of time.
+def in_form(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndarray:
+    """`converted`, but for an array that has the one form already: that one itself, checked."""
+    if not isinstance(array, np.ndarray) or array.dtype != EVENT or array.ndim != 1 or np.ma.isMaskedArray(array):
+        return converted(array, source, place)
+    for name in "tp":
+        _check_field(name, array[name], source, place)
+    return array
+
+
+def as_events(array: np.ndarray, source: str, size: tuple[int, int] | None = None, place: Place = _BY_INDEX) -> np.ndarray:
+    """The door that every recording comes in by: in the one form, all on the sensor, in order of time.
 
     Args:
-        events: structured array `[N]` of dtype `EVENT`.
+        array: structured array `[N]`, as for `from_structured`; one that is sound already is returned itself.
         size: (height, width) of the sensor in pixels; not checked when None.
         source: what the events came from, for the message.
         place: where in the source the event of an index is, for the message.
 
     Raises:
-        DataError: an empty recording, an event outside the sensor, or time that runs backwards.
+        InvalidTypeError, ShapeError, DataError: as `from_structured`; also an event outside the sensor, or time that runs
+            backwards.
     """
-    if len(events) == 0:
-        raise DataError(f"{source}: the recording holds no events")
+    events = in_form(array, source, place)
     if size is not None:
         height, width = size
         outside = np.flatnonzero((events["y"] >= height) | (events["x"] >= width))
@@ -103,11 +156,28 @@ def check_events(
                 f"{source}: {place(int(outside[0]))}: an event at x={event['x']}, y={event['y']} is outside the sensor "
                 f"of {width} x {height} pixels; pass the size (height, width) of the sensor that recorded it"
             )
-    backwards = np.flatnonzero(np.diff(events["t"]) < 0)
+    backwards = np.flatnonzero(events["t"][1:] < events["t"][:-1])
     if backwards.size:
         index = int(backwards[0]) + 1
         raise DataError(
             f"{source}: {place(index)}: time runs backwards, from {events['t'][index - 1]} to {events['t'][index]} "
-            "microseconds; the file is damaged or of another format"
+            "microseconds; a file is damaged or of another format then, events of your own are to be sorted: "
+            "events[np.argsort(events['t'], kind='stable')]"
         )
     return events
+
+
+def check_events(events: np.ndarray, size: tuple[int, int] | None, source: str, place: Place = _BY_INDEX) -> np.ndarray:
+    """The events of a file: what `as_events` lets in, and at least one.
+
+    Raises:
+        DataError: an empty recording, or what `as_events` refuses.
+    """
+    if len(events) == 0:
+        raise DataError(f"{source}: the recording holds no events")
+    return as_events(events, source, size, place)
+
+
+def in_order(events: np.ndarray) -> np.ndarray:
+    """The events in order of time; those of one time stay in the order they have."""
+    return events[np.argsort(events["t"], kind="stable")]

@@ -8,6 +8,7 @@ import numpy as np
 
 from snnsim.data.events.array import check_events, event_array
 from snnsim.data.files import read_content
+from snnsim.data.numbers import checked_size
 from snnsim.errors import DataError
 
 __all__ = ["decode_atis", "read_atis"]
@@ -38,7 +39,7 @@ def read_atis(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
         Orchard, Jayawant, Cohen & Thakor 2015, "Converting Static Image Datasets to Spiking Neuromorphic Datasets Using
         Saccades", arXiv 1507.07629.
     """
-    return decode_atis(read_content(path, "read_atis"), str(path), size)
+    return decode_atis(read_content(path, "read_atis"), str(path), None if size is None else checked_size("read_atis", size))
 
 
 def decode_atis(content: bytes, source: str, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -2,88 +2,130 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset, Subset
 
-from snnsim.data.events.dataset import EventDataset, Transform
-from snnsim.errors import InvalidValueError
+from snnsim.data.events.dataset import EventDataset, Transform, event_datasets, first_drawing, labels_of
+from snnsim.data.events.identity import identity
+from snnsim.data.files import open_archive, read_array, read_member
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError
 from snnsim.files import write_whole
 
 __all__ = ["Cached"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Cached(EventDataset):
     """Another event dataset, each item of it computed once and then read from disk.
 
-    Every combination of recordings, labels and transforms has a folder of its own, named by a hash of them, so that
-    items made with other settings are never used. A killed writer leaves no half item, several processes may fill one
-    cache, and an item that cannot be read is made again. Delete the folder when the recordings themselves change.
+    Every dataset has a folder of its own, named by a hash of all that its items depend on: class and attributes
+    (`EventDataset.settings`), labels, transforms with their arrays, the code of a user's own classes and functions, and the
+    files that paths lead to by size and time of change. So items made with other settings are never used. A killed writer
+    leaves no half item, several processes may fill one cache, and an item that cannot be read is made again. Delete the
+    folder when recordings change that lie in a folder or come from elsewhere.
 
     Args:
-        dataset: what to keep; its transforms must draw nothing at random.
+        dataset: what to keep, an `EventDataset` or a Subset or ConcatDataset of some; its transforms must draw nothing at
+            random, and end in events, an array or a tensor.
         folder: where to keep it.
         transforms: applied in this order to what was kept; these may draw.
         seed: of all that these draw.
 
     Raises:
-        InvalidValueError: a transform of the dataset draws at random, or prints so that it cannot be told from another.
+        InvalidTypeError: another dataset.
+        InvalidValueError: a transform of the dataset draws at random, or it cannot be known what the items depend on.
     """
 
     def __init__(
         self,
-        dataset: EventDataset,
+        dataset: EventDataset | Subset[Any] | ConcatDataset[Any],
         folder: str | os.PathLike[str],
         transforms: Sequence[Transform] = (),
         *,
         seed: int = 0,
     ) -> None:
-        for transform in dataset.transforms:
-            if getattr(transform, "draws", True):
-                raise InvalidValueError(
-                    f"Cached(dataset): {transform!r} draws at random, and what it drew first would be kept "
-                    "for ever; give it to Cached(transforms=...) instead (a transform of your own that draws "
-                    "nothing says so: draws = False)"
-                )
-        kind = type(dataset)
-        settings = "\n".join(
-            [
-                f"format {_FORMAT}",
-                f"{kind.__module__}.{kind.__qualname__} {dataset.source}",
-                f"labels {hashlib.sha256(repr(dataset.labels).encode()).hexdigest()}",
-                f"size {dataset.size}",
-                *map(repr, dataset.transforms),
-            ]
-        )
-        if " at 0x" in settings:
+        parts = event_datasets("Cached", dataset)
+        drawing = first_drawing(parts)
+        if drawing is not None:
             raise InvalidValueError(
-                f"Cached(dataset): its settings do not tell it from another one: {settings!r}; give transforms a repr "
-                "(a dataclass has one), and FromDataset a source"
+                f"Cached(dataset): {drawing!r} draws at random, and what it drew first would be kept "
+                "for ever; give it to Cached(transforms=...) instead (a transform of your own that draws "
+                "nothing says so: draws = False)"
             )
+        known_by = _known_by(dataset, parts)
+        source = ", ".join(part.source for part in parts)
+        size = max(part.size[0] for part in parts), max(part.size[1] for part in parts)
+        super().__init__(size, (), transforms, seed=seed, source=f"{source} in {folder}")
+        self._labels = None
         self.dataset = dataset
-        self.folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:16]
-        super().__init__(dataset.size, dataset.labels, transforms, seed=seed, source=f"{dataset.source} in {folder}")
-        write_whole(self.folder / "settings.txt", lambda file: file.write(settings.encode()), "Cached")
+        self.folder = Path(folder) / known_by[:16]
+        lines = [f"format {_FORMAT}", f"{type(dataset).__module__}.{type(dataset).__qualname__} {source}"]
+        lines += [repr(transform) for part in parts for transform in part.transforms] + [f"identity {known_by}"]
+        write_whole(self.folder / "settings.txt", lambda file: file.write("\n".join(lines).encode()), "Cached")
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self._labels is None else len(self._labels)
+
+    def settings(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "transforms": self.transforms, "seed": self.seed}
 
     def recording(self, index: int) -> Any:
         """The dataset's item: events or frames, as its transforms made it."""
+        return self._read(index)[0]
+
+    def _find_labels(self) -> Sequence[int]:
+        return labels_of(self.dataset)
+
+    def _read(self, index: int) -> tuple[Any, int]:
         path = self.folder / f"{index:06d}.npz"
         try:
-            # opened here: a reader that refuses a damaged archive does not close it
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                item, is_tensor = kept["item"], bool(kept["is_tensor"])
-        except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
-            made = self.dataset[index][0]
-            is_tensor = isinstance(made, torch.Tensor)
-            item = made.numpy() if is_tensor else made
-            write_whole(path, lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor), "Cached")
-        return torch.from_numpy(item) if is_tensor else item
+            with open_archive(path) as archive:
+                item, is_tensor, label = (
+                    read_array(read_member(archive, f"{name}.npy", trusted=True), str(path))
+                    for name in ("item", "is_tensor", "label")
+                )
+            if is_tensor.shape or label.shape:
+                raise DataError(f"{path}: not an item of this cache")
+        except DataError:
+            made, number = self.dataset[index]
+            item, is_tensor, label = _as_array(made, index), np.array(isinstance(made, torch.Tensor)), np.array(number)
+            if path.is_symlink():
+                # what it leads to is none of the cache's
+                path.unlink()
+            write_whole(path, lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor, label=label), "Cached")
+        return torch.from_numpy(item) if is_tensor else item, int(label) if self._labels is None else self._labels[index]
+
+
+def _known_by(dataset: Any, parts: Sequence[EventDataset]) -> str:
+    """Hash of all that the items of a dataset depend on."""
+    try:
+        for part in parts:
+            if " at 0x" in str(part.settings().get("source")):
+                raise InvalidTypeError(f"the source {part.source!r} differs from run to run")
+        return identity((_FORMAT, dataset))
+    except InvalidTypeError as error:
+        raise InvalidValueError(
+            f"Cached(dataset): its settings do not tell it from another one: {error}; keep what matters in plain values, arrays or "
+            "dataclasses, leave out the rest in settings(), and give FromDataset a source"
+        ) from error
+
+
+def _as_array(made: Any, index: int) -> np.ndarray:
+    """An item as what a file can hold."""
+    if isinstance(made, torch.Tensor):
+        try:
+            return made.numpy()
+        except (TypeError, RuntimeError) as error:
+            raise InvalidTypeError(f"Cached: item {index} is a tensor that cannot be kept ({error}); convert it first") from error
+    if type(made) is np.ndarray and not made.dtype.hasobject:
+        return made
+    raise InvalidTypeError(
+        f"Cached: item {index} is of type {type(made).__name__}; only events, arrays of numbers and tensors are kept"
+    )

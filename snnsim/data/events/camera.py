@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snnsim.data.events.array import event_array
+from snnsim.data.events.array import event_array, in_order
+from snnsim.data.numbers import first_fraction, first_outside, is_number, whole
 from snnsim.errors import InvalidValueError, ShapeError
 
 __all__ = ["EventCamera", "saccades"]
+
+# events of one pixel between two frames, each a pass over the sensor
+_MOST = 2**20
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ class EventCamera:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (self.threshold_on > 0 and self.threshold_off > 0 and self.floor > 0):
-            raise InvalidValueError(f"{self}: threshold_on, threshold_off and floor must be above 0")
-        if not (self.refractory >= 0 and self.noise >= 0):
+        if not all(is_number(value) and value > 0 for value in (self.threshold_on, self.threshold_off, self.floor)):
+            raise InvalidValueError(f"{self}: threshold_on, threshold_off and floor must be above 0, and finite")
+        if not all(is_number(value) and value >= 0 for value in (self.refractory, self.noise)):
             raise InvalidValueError(f"{self}: refractory (microseconds) and noise (events per second) must be at least 0")
 
     def __call__(self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
@@ -58,8 +62,9 @@ class EventCamera:
         Returns:
             Structured array `[N]` with fields x, y, t, p, in order of time.
         """
-        frames, times = np.asarray(frames, dtype=np.float64), np.asarray(times, dtype=np.int64)
+        frames, times = np.asarray(frames, dtype=np.float64), np.asarray(times)
         self._check(frames, times, generator)
+        times = times.astype(np.int64)
         log = np.log(frames + self.floor)
         reported = log[0].copy()
         latest = np.full(log[0].shape, np.iinfo(np.int64).min // 2)
@@ -69,7 +74,7 @@ class EventCamera:
         if self.noise and generator is not None:
             found.append(self._noise(log[0].shape, times, generator))
         events = np.concatenate(found) if found else event_array([], [], [], [])
-        return events[np.argsort(events["t"], kind="stable")]
+        return in_order(events)
 
     def _between(self, log: np.ndarray, times: np.ndarray, reported: np.ndarray, latest: np.ndarray) -> list[np.ndarray]:
         """Events between two frames; `reported` and `latest` are brought up to the second frame."""
@@ -77,7 +82,10 @@ class EventCamera:
         rising = log[1] >= reported
         step = np.where(rising, self.threshold_on, -self.threshold_off)
         # a pixel that rests reports nothing, whatever rounding left between it and its last report
-        count = np.where(change == 0, 0, np.floor((log[1] - reported) / step)).astype(np.int64)
+        count = np.where(change == 0, 0, np.floor((log[1] - reported) / step))
+        if count.max() > _MOST:
+            raise InvalidValueError(f"{self}: a pixel reports {count.max():g} events between two frames; raise the thresholds")
+        count = count.astype(np.int64)
         found = []
         for number in range(1, int(count.max()) + 1):
             y, x = np.nonzero(count >= number)
@@ -112,7 +120,15 @@ class EventCamera:
             raise InvalidValueError(
                 f"EventCamera(frames): intensities must be in [0, 1], found {frames.min():g} to {frames.max():g}"
             )
-        if not (np.diff(times) > 0).all():
+        if (
+            times.dtype.kind not in "iuf"
+            or first_fraction(times) is not None
+            or first_outside(times, -(2**62), 2**62 - 1) is not None
+        ):
+            raise InvalidValueError(
+                "EventCamera(times): must be whole microseconds in [-2**62, 2**62); turn seconds into them first"
+            )
+        if not (times[1:] > times[:-1]).all():
             raise InvalidValueError("EventCamera(times): must be strictly increasing, in microseconds")
         if self.noise and generator is None:
             raise InvalidValueError(f"{self}: noise is drawn from a generator; pass numpy.random.default_rng(seed)")
@@ -139,7 +155,12 @@ def saccades(
     image = np.asarray(image, dtype=np.float64)
     if image.ndim != 2:
         raise ShapeError(f"saccades(image: {list(image.shape)}): expected one image, [H, W]")
-    if not amplitude > 0 or frames_per_saccade < 1 or duration < frames_per_saccade:
+    if (
+        not is_number(amplitude)
+        or amplitude <= 0
+        or whole(frames_per_saccade, 1) is None
+        or whole(duration, frames_per_saccade) is None
+    ):
         raise InvalidValueError(
             f"saccades(amplitude={amplitude}, duration={duration}, frames_per_saccade={frames_per_saccade}): "
             "amplitude must be above 0, and there must be at least 1 frame and 1 microsecond per frame"

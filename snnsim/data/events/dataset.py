@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import operator
 from collections.abc import Sequence
-from typing import Any, Protocol
+from multiprocessing.context import get_spawning_popen
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from snnsim.data.events.array import check_events, from_structured
-from snnsim.errors import InvalidTypeError, ShapeError
+from snnsim.data.events.array import as_events, converted, in_form, in_order
+from snnsim.data.events.epoch import Epoch
+from snnsim.data.numbers import checked_labels, checked_size, whole
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["EventDataset", "FromDataset", "Transform", "collate", "collate_padded"]
+__all__ = ["EventDataset", "FromDataset", "Transform", "collate", "collate_padded", "set_epoch"]
 
 
 class Transform(Protocol):
@@ -34,13 +39,14 @@ class EventDataset(Dataset[tuple[Any, int]]):
 
     Args:
         size: (height, width) of the sensor in pixels.
-        labels: class of each recording.
+        labels: class of each recording, whole numbers.
         transforms: applied in this order; the last one usually makes frames.
         seed: of all that is drawn at random.
         source: where the recordings come from, for `repr` and messages, and for a cache to know them by.
 
     Attributes:
-        epoch: set it before each pass, so that each pass draws anew; 0 at first.
+        epoch: set it before each pass, so that each pass draws anew; 0 at first. A Subset or ConcatDataset of it has none:
+            set that of the datasets inside, or call `set_epoch`.
     """
 
     def __init__(
@@ -52,50 +58,122 @@ class EventDataset(Dataset[tuple[Any, int]]):
         seed: int = 0,
         source: str = "",
     ) -> None:
+        name = type(self).__name__
         if not isinstance(transforms, Sequence) or not all(callable(transform) for transform in transforms):
             raise InvalidTypeError(
-                f"{type(self).__name__}(transforms={transforms!r}): expected a list of transforms, such as "
+                f"{name}(transforms={transforms!r}): expected a list of transforms, such as "
                 "[FramesByTime((34, 34), 20)]; an uncalled class is none"
             )
-        self.size = size
-        self.labels = [int(label) for label in labels]
+        known = whole(seed, 0)
+        if known is None:
+            raise InvalidValueError(f"{name}(seed={seed!r}): a seed must be at least 0, a whole number")
+        self.size = checked_size(name, size)
+        self._labels: list[int] | None = checked_labels(name, labels)
         self.transforms = tuple(transforms)
-        self.seed = seed
+        self.seed = known
         self.source = source
-        self.epoch = 0
+        self._epoch = Epoch()
+        self._at_first: str | None = None
+
+    @property
+    def labels(self) -> list[int]:
+        """Class of each recording."""
+        if self._labels is None:
+            self._labels = checked_labels(type(self).__name__, self._find_labels())
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: Sequence[int]) -> None:
+        self._labels = checked_labels(type(self).__name__, labels)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the pass, of what is drawn at random; also in the workers of a DataLoader, those that stay too."""
+        return self._epoch.number
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        number = whole(epoch, 0)
+        if number is None:
+            raise InvalidValueError(f"{type(self).__name__}.epoch = {epoch!r}: expected the number of the pass, 0, 1, 2 and so on")
+        self._epoch.number = number
+
+    # attributes that only tell what was done with the dataset so far: items do not depend on them
+    _passing: ClassVar[frozenset[str]] = frozenset({"_at_first", "_epoch", "_labels"})
+
+    def settings(self) -> dict[str, Any]:
+        """What the items depend on besides the class, for `Cached`: every attribute, labels where they were given.
+
+        Those named like an argument of the constructor count as they are; others as they were when the dataset was first
+        cached, so that `recording` may keep a count or what it made. Leave out here what cannot matter, such as an open file.
+        """
+        kept = {name: value for name, value in self.__dict__.items() if name not in self._passing}
+        return {**kept, "labels": self._labels}
 
     def recording(self, index: int) -> np.ndarray:
-        """Events of one recording, checked."""
+        """Events of one recording, in order of time."""
         raise NotImplementedError(f"{type(self).__name__}.recording(index): return the events of one recording")
+
+    def _read(self, index: int) -> tuple[Any, int]:
+        """Recording, a copy of its own, and label at `index`."""
+        events = as_events(self.recording(index), f"{type(self).__name__}[{index}]", self.size)
+        return events.copy(), self.labels[index]
+
+    def _find_labels(self) -> Sequence[int]:
+        """Labels of a dataset that was given none: what it adapts has them."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
+        place = operator.index(index)
+        if place < 0:
+            place += len(self)
+        if not 0 <= place < len(self):
             raise IndexError(f"index {index} is outside this dataset of {len(self)} recordings")
-        item: Any = self.recording(index)
-        generator = np.random.default_rng((self.seed, self.epoch, index))
-        for transform in self.transforms:
-            item = transform(item, generator)
-        return item, self.labels[index]
+        name = f"{type(self).__name__}[{place}]"
+        item, label = self._read(place)
+        generator = np.random.default_rng((self.seed, self.epoch, place))
+        try:
+            for transform in self.transforms:
+                item = transform(item, generator)
+                if _are_events(item):
+                    item = in_form(item, repr(transform))
+            # some transforms leave the order to others behind them
+            item = as_events(item, "the transforms") if _are_events(item) else item
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        return item, label
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy of the dataset counts its own passes
+        return {**self.__dict__, "_epoch": copy.copy(self._epoch)} if get_spawning_popen() is None else self.__dict__
 
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}({self.source!r}, {len(self)} recordings, size={self.size}, transforms={list(self.transforms)})"
 
 
+def _are_events(item: Any) -> bool:
+    """Whether a transform handed on events, and no frames nor fields of a user's own."""
+    names = getattr(getattr(item, "dtype", None), "names", None) or ()
+    return {"x", "t"} <= set(names) <= set("xytp")
+
+
 class FromDataset(EventDataset):
     """Another library's dataset of (structured array, label) items, such as those of tonic, as an `EventDataset`.
+
+    Events are put in order of time. `labels` are those that the items carry; they are asked of every item when `labels`
+    is first looked at, and not before.
 
     Args:
         dataset: anything with a length whose items are (structured array with fields x, t and maybe y, p; int label).
         size: (height, width) of the sensor; from the dataset's `sensor_size` (width, height, ...) when None.
         transforms: applied in this order.
         seed: of all that is drawn at random.
-        source: what to know it by; the `repr` of the dataset when None.
+        source: what to know it by, for `Cached` too; when None, the `repr` of the dataset, and `Cached` looks at all that
+            the dataset holds.
     """
 
     def __init__(
@@ -113,16 +191,86 @@ class FromDataset(EventDataset):
                 raise InvalidTypeError(
                     f"FromDataset(size=None): {type(dataset).__name__} has no sensor_size; pass size=(height, width)"
                 )
-            size = int(sensor[1]), int(sensor[0])
-        labels = getattr(dataset, "targets", None)
-        if labels is None:
-            labels = [dataset[index][1] for index in range(len(dataset))]
-        super().__init__(size, labels, transforms, seed=seed, source=repr(dataset) if source is None else source)
+            size = sensor[1], sensor[0]
+        super().__init__(size, (), transforms, seed=seed, source=repr(dataset) if source is None else source)
+        self._labels = None
         self.dataset = dataset
+        self.is_named = source is not None
+        self._latest: tuple[int, Any] = -1, None
+
+    _passing = EventDataset._passing | {"_latest"}
+
+    def settings(self) -> dict[str, Any]:
+        kept = super().settings()
+        # it is known by one of the two
+        del kept["dataset" if self.is_named else "source"]
+        return kept
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self._labels is None else len(self._labels)
 
     def recording(self, index: int) -> np.ndarray:
-        events = from_structured(self.dataset[index][0])
-        return check_events(events, self.size, f"{type(self.dataset).__name__}[{index}]")
+        item = self.dataset[index]
+        self._latest = index, item[1]
+        name = f"{type(self.dataset).__name__}[{index}]"
+        return as_events(in_order(converted(item[0], name)), name, self.size)
+
+    def _find_labels(self) -> Sequence[int]:
+        return [self.dataset[index][1] for index in range(len(self))]
+
+    def _read(self, index: int) -> tuple[np.ndarray, int]:
+        events = self.recording(index)
+        if self._labels is not None:
+            return events, self._labels[index]
+        latest, label = self._latest
+        if latest != index:
+            label = self.dataset[index][1]
+        return events, checked_labels(f"{type(self.dataset).__name__}[{index}]", [label])[0]
+
+
+def event_datasets(where: str, dataset: Any) -> list[EventDataset]:
+    """The event datasets that a dataset is made of: itself, or those that a Subset or ConcatDataset of torch holds.
+
+    Raises:
+        InvalidTypeError: a dataset that cannot be looked into.
+    """
+    if isinstance(dataset, EventDataset):
+        return [dataset]
+    if isinstance(dataset, Subset):
+        return event_datasets(where, dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [part for whole_part in dataset.datasets for part in event_datasets(where, whole_part)]
+    raise InvalidTypeError(
+        f"{where}(dataset={dataset!r}): expected an EventDataset, or a Subset or ConcatDataset of some; adapt those of other "
+        "libraries with FromDataset"
+    )
+
+
+def labels_of(dataset: Any) -> list[int]:
+    """Labels of a dataset that `event_datasets` can look into."""
+    if isinstance(dataset, Subset):
+        labels = labels_of(dataset.dataset)
+        return [labels[index] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        return [label for part in dataset.datasets for label in labels_of(part)]
+    return dataset.labels
+
+
+def set_epoch(dataset: Any, epoch: int) -> None:
+    """Set the number of the pass of every event dataset that `dataset` is made of.
+
+    Args:
+        dataset: an `EventDataset`, or a Subset or ConcatDataset of some; setting their own `epoch` would reach nothing.
+        epoch: 0, 1, 2 and so on.
+    """
+    for part in event_datasets("set_epoch", dataset):
+        part.epoch = epoch
+
+
+def first_drawing(datasets: Sequence[EventDataset]) -> Transform | None:
+    """The first transform that draws at random, or does not say that it does not."""
+    transforms = (transform for dataset in datasets for transform in dataset.transforms)
+    return next((transform for transform in transforms if getattr(transform, "draws", True)), None)
 
 
 def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
@@ -138,7 +286,7 @@ def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         ShapeError: recordings that differ in shape.
     """
     _check_items("collate", items, first=0, advice="use collate_padded for recordings of different length")
-    return torch.stack([frames for frames, _ in items], dim=1), torch.tensor([label for _, label in items])
+    return torch.stack([frames for frames, _ in items], dim=1), _labels("collate", items)
 
 
 def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +306,11 @@ def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor,
     batch = items[0][0].new_zeros(int(lengths.max()), len(items), *items[0][0].shape[1:])
     for index, (frames, _) in enumerate(items):
         batch[: len(frames), index] = frames
-    return batch, torch.tensor([label for _, label in items]), lengths
+    return batch, _labels("collate_padded", items), lengths
+
+
+def _labels(caller: str, items: Sequence[tuple[Tensor, int]]) -> Tensor:
+    return torch.tensor(checked_labels(caller, [label for _, label in items]), dtype=torch.int64)
 
 
 def _check_items(caller: str, items: Sequence[tuple[Any, int]], first: int, advice: str) -> None:

@@ -10,7 +10,6 @@ from snnsim.data.digits import digits
 from snnsim.data.events.array import check_events
 from snnsim.data.events.camera import EventCamera, saccades
 from snnsim.data.events.dataset import EventDataset, Transform
-from snnsim.errors import InvalidValueError
 
 __all__ = ["DigitsDVS"]
 
@@ -39,6 +38,8 @@ class DigitsDVS(EventDataset):
         torch.Size([12, 2, 20, 20])
     """
 
+    _passing = EventDataset._passing | {"_made"}
+
     def __init__(
         self,
         train: bool,
@@ -47,8 +48,6 @@ class DigitsDVS(EventDataset):
         camera: EventCamera | None = None,
         seed: int = 0,
     ) -> None:
-        if seed < 0:
-            raise InvalidValueError(f"DigitsDVS(seed={seed}): a seed must be at least 0")
         images, labels = digits(train).tensors()
         self.images = images[:, 0].numpy()
         self.camera = EventCamera() if camera is None else camera
@@ -64,4 +63,4 @@ class DigitsDVS(EventDataset):
             generator = np.random.default_rng((self.seed, 2 if self.train else 3, 0, index))
             events = self.camera(*saccades(image, amplitude=_FRAME), generator)
             self._made[index] = check_events(events, self.size, f"DigitsDVS[{index}]")
-        return self._made[index]
+        return self._made[index].copy()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from snnsim.data.events.dataset import event_datasets, first_drawing
+from snnsim.data.numbers import checked_labels
 from snnsim.errors import InvalidTypeError, ShapeError
 
 __all__ = ["FrameDataset"]
@@ -23,10 +26,17 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
         labels: class of each recording, `[N]`, int64.
 
     Raises:
+        InvalidTypeError: labels that are not int64.
         ShapeError: frames without a label each, or of other dimensions.
     """
 
     def __init__(self, frames: Tensor, labels: Tensor) -> None:
+        if not isinstance(frames, Tensor) or not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            found = getattr(labels, "dtype", type(labels).__name__)
+            raise InvalidTypeError(
+                f"FrameDataset(frames: {type(frames).__name__}, labels: {found}): frames are a tensor, labels are kept as int64; "
+                "convert them first"
+            )
         if frames.ndim != 5 or labels.shape != frames.shape[:1]:
             raise ShapeError(
                 f"FrameDataset(frames: {list(frames.shape)}, labels: {list(labels.shape)}): expected frames "
@@ -37,12 +47,23 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
 
     @classmethod
     def of(cls, dataset: Dataset[tuple[Any, int]]) -> FrameDataset:
-        """Every item of a dataset whose transforms end in frames, in order.
+        """Every item of a dataset whose transforms end in frames, in order; warns where transforms draw at random.
 
         Raises:
             InvalidTypeError: an item that is no tensor.
             ShapeError: recordings of different length.
         """
+        try:
+            drawing = first_drawing(event_datasets("FrameDataset.of", dataset))
+        except InvalidTypeError:
+            # another kind of dataset does not say what it draws
+            drawing = None
+        if drawing is not None:
+            warnings.warn(
+                f"FrameDataset.of(dataset): {drawing!r} draws at random, and what it draws now is held for every epoch; read the "
+                "dataset with a DataLoader instead (a transform of your own that draws nothing says so: draws = False)",
+                stacklevel=2,
+            )
         items = [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
         if not all(isinstance(frames, Tensor) for frames, _ in items):
             raise InvalidTypeError("FrameDataset.of(dataset): its items are events; end its transforms with one that makes frames")
@@ -52,13 +73,15 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
                 f"FrameDataset.of(dataset): recordings differ in shape, {list(map(list, shapes))}; make frames of equal number "
                 "with FramesByTime or FramesByCount"
             )
-        return cls(torch.stack([frames for frames, _ in items]), torch.tensor([label for _, label in items]))
+        labels = checked_labels("FrameDataset.of", [label for _, label in items])
+        return cls(torch.stack([frames for frames, _ in items]), torch.tensor(labels, dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.frames[index], int(self.labels[index])
+        # a copy: what is done to an item does not reach the dataset
+        return self.frames[index].clone(), int(self.labels[index])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} recordings {list(self.frames.shape[1:])}, {self.frames.device})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,8 @@ from snnsim.data.events.store import Store
 from snnsim.errors import DataError, InvalidTypeError, MissingDataError
 
 __all__ = ["NMNIST"]
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 class NMNIST(EventDataset):
@@ -88,7 +91,7 @@ def _by_list(store: Store, part: str) -> list[tuple[str, int]]:
             if not line.strip() or line.startswith("#"):
                 continue
             fields = line.split()
-            if len(fields) != 2 or not all(field.isdecimal() for field in fields) or int(fields[1]) > 9:
+            if len(fields) != 2 or not all(map(_NUMBER.fullmatch, fields)) or int(fields[1]) > 9:
                 raise DataError(
                     f"{store.path}: {listing}, line {number}: expected a recording's number and a label 0..9, found {line!r}"
                 )

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from snnsim.data.events.array import check_events, event_array
+from snnsim.data.events.array import check_events, in_order, make_events
 from snnsim.data.events.dataset import EventDataset, Transform
-from snnsim.errors import DataError, MissingDataError
+from snnsim.data.files import refuse_bomb
+from snnsim.data.numbers import first_fraction
+from snnsim.errors import DataError, MissingDataError, SnnsimError
 
 __all__ = ["SpokenSpikes"]
 
@@ -47,32 +50,60 @@ class SpokenSpikes(EventDataset):
                 "https://zenkelab.org/datasets/ and unpack it (gunzip)"
             )
         with _open(self.path) as file:
-            try:
-                labels = file["labels"][:]
-                counts = {name: len(file[name]) for name in ("spikes/times", "spikes/units", "labels")}
-            except KeyError as error:
-                raise DataError(f"{path}: expected datasets spikes/times, spikes/units and labels ({error})") from error
-        if len(set(counts.values())) > 1:
-            raise DataError(f"{path}: there must be one label, one times and one units per word, found {counts}")
-        super().__init__((1, 700), labels, transforms, seed=seed, source=str(path))
+            parts = {name: _dataset(file, name, self.path) for name in ("spikes/times", "spikes/units", "labels")}
+            counts = {name: len(part) for name, part in parts.items()}
+            if len(set(counts.values())) > 1:
+                raise DataError(f"{path}: there must be one label, one times and one units per word, found {counts}")
+            refuse_bomb(f"{path}: labels", parts["labels"].nbytes, self.path.stat().st_size)
+            labels = np.asarray(parts["labels"][:])
+        wrong = first_fraction(labels) if labels.dtype.kind in "iuf" else 0
+        if wrong is not None:
+            raise DataError(f"{path}: labels: label {wrong} is {labels[wrong]!r}; expected whole numbers")
+        super().__init__((1, 700), labels.tolist(), transforms, seed=seed, source=str(path))
 
     def recording(self, index: int) -> np.ndarray:
+        source = f"{self.path}: word {index}"
         with _open(self.path) as file:
-            times, units = file["spikes/times"][index], file["spikes/units"][index]
+            times, units = (_dataset(file, name, self.path)[index] for name in ("spikes/times", "spikes/units"))
+        for name, values in (("times", times), ("units", units)):
+            if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":
+                raise DataError(f"{source}: {name} is {values!r:.100}; expected a list of numbers")
         if len(times) != len(units):
-            raise DataError(f"{self.path}: word {index}: {len(times)} times and {len(units)} channels")
-        t = np.rint(times.astype(np.float64) * 1e6).astype(np.int64)
-        order = np.argsort(t, kind="stable")
-        events = event_array(units[order], np.zeros_like(t), t[order], np.ones_like(t))
-        return check_events(events, self.size, f"{self.path}: word {index}")
+            raise DataError(f"{source}: {len(times)} times and {len(units)} channels")
+        ones = np.ones(len(times), np.int64)
+        events = make_events(units, 0 * ones, np.rint(times.astype(np.float64) * 1e6), ones, source)
+        return check_events(in_order(events), self.size, source)
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The file, open to read; what its library raises on damage, here or inside, names the file."""
     try:
         h5py = importlib.import_module("h5py")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path}: HDF5 files need h5py; install it with: pip install h5py") from error
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except SnnsimError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{path}: there is no such file any more; put it back") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError, MemoryError) as error:
         raise DataError(f"{path}: not an HDF5 file, or a damaged one ({error}); fetch it again") from error
+
+
+def _dataset(file: Any, name: str, path: Path) -> Any:
+    """A dataset of one dimension that lies in the file itself: links and storage elsewhere would read other files."""
+    h5py = importlib.import_module("h5py")
+    group = file
+    for part in name.split("/"):
+        link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
+        if link is None:
+            raise DataError(f"{path}: expected datasets spikes/times, spikes/units and labels (there is no {name})")
+        if not isinstance(link, h5py.HardLink):
+            raise DataError(f"{path}: {name} is a link to elsewhere; expected the data in this file")
+        group = group[part]
+    if not isinstance(group, h5py.Dataset) or group.ndim != 1 or group.is_virtual or group.external:
+        raise DataError(f"{path}: {name} is not an array of one dimension in this file")
+    return group

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
-from snnsim.errors import DataError, MissingDataError
+from snnsim.data.files import open_archive, read_content, read_member
+from snnsim.errors import MissingDataError
 
 __all__ = ["Store"]
 
@@ -40,18 +40,12 @@ class Store:
     def read(self, name: str) -> bytes:
         """Content of one file."""
         if self.path.is_dir():
-            return (self.path / name).read_bytes()
-        try:
-            return self._opened().read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{self.path}: {name} in it is corrupt ({error}); fetch the archive again") from error
+            return read_content(self.path / name, "read")
+        return read_member(self._opened(), name)
 
     def _opened(self) -> zipfile.ZipFile:
         if self._archive is None or self._archive[0] != os.getpid():
-            try:
-                self._archive = os.getpid(), zipfile.ZipFile(self.path)
-            except zipfile.BadZipFile as error:
-                raise DataError(f"{self.path}: not a zip archive, or one cut short ({error}); fetch it again") from error
+            self._archive = os.getpid(), open_archive(self.path)
         return self._archive[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,9 +7,26 @@ from typing import ClassVar
 
 import numpy as np
 
+from snnsim.data.events.array import as_events, in_order, make_events
+from snnsim.data.numbers import checked_size, is_number, whole
 from snnsim.errors import InvalidValueError
 
 __all__ = ["Crop", "Denoise", "Downsample", "DropEvents", "FlipHorizontal", "Jitter", "ScaleTime"]
+
+# columns and rows of an event have 16 bits
+_PIXELS = 2**16
+_MOST = 2**63 - 1
+# a thousand of them stay far within 64 bits
+_LARGEST_MOVE = 2**40
+
+
+def _keep_whole(transform: object, rule: str, **limits: tuple[int, int]) -> None:
+    """Keep each field as an int within its limits, or refuse what breaks the rule."""
+    for name, (lowest, highest) in limits.items():
+        number = whole(getattr(transform, name), lowest, highest)
+        if number is None:
+            raise InvalidValueError(f"{transform}: {rule}, whole numbers; found {name}={getattr(transform, name)!r}")
+        object.__setattr__(transform, name, number)
 
 
 @dataclass(frozen=True)
@@ -34,14 +51,16 @@ class Crop:
     stop: int | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.top <= 65535 and 0 <= self.left <= 65535 and self.height >= 1 and self.width >= 1):
-            raise InvalidValueError(f"{self}: top and left must be in [0, 65535], height and width at least 1")
-        if self.start < 0:
-            raise InvalidValueError(f"{self}: start is in microseconds from the first event and must be at least 0")
-        if self.stop is not None and self.stop <= self.start:
-            raise InvalidValueError(f"{self}: stop must be after start; both are in microseconds from the first event")
+        corner, side = (0, _PIXELS - 1), (1, _MOST)
+        rule = "top and left must be in [0, 65535], height and width at least 1"
+        _keep_whole(self, rule, top=corner, left=corner, height=side, width=side)
+        _keep_whole(self, "start is in microseconds from the first event and must be at least 0", start=(0, _MOST))
+        if self.stop is not None:
+            rule = "stop must be after start; both are in microseconds from the first event"
+            _keep_whole(self, rule, stop=(self.start + 1, _MOST))
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        events = as_events(events, "Crop(events)")
         moved = events.copy()
         # unsigned: what lies above or left of the corner wraps to a large number, which the comparison drops
         moved["y"] -= np.uint16(self.top)
@@ -71,27 +90,28 @@ class Denoise:
     window: int
 
     def __post_init__(self) -> None:
-        if self.window < 0:
-            raise InvalidValueError(f"{self}: window is in microseconds and must be at least 0")
+        _keep_whole(self, "window is in microseconds and must be at least 0", window=(0, 2**62))
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        events = as_events(events, "Denoise(events)")
         if len(events) == 0:
             return events
-        # pixel and time in one sorted key, so that "any event of this pixel in this span" is two bisections
-        time = events["t"] - events["t"][0] + self.window
-        span = int(time[-1]) + 1
+        # pixel and place in time in one sorted key, so that "any event of this pixel in this span" is two bisections; the
+        # place and not the time, of which a long recording has too many for 64 bits
+        number = len(events) + 1
+        first = np.searchsorted(events["t"], events["t"] - self.window, "left")
+        behind = np.searchsorted(events["t"], events["t"], "right")
         # a frame of one pixel around the sensor: neighbours of its rim are pixels without events
         width = int(events["x"].max()) + 3
         pixel = (events["y"].astype(np.int64) + 1) * width + events["x"] + 1
-        keys = pixel * span + time
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
+        order = np.argsort(pixel, kind="stable")
+        keys = (pixel * number + np.arange(len(events)))[order]
+        first, behind, pixel = first[order], behind[order], pixel[order]
         supported = np.zeros(len(events), dtype=bool)
         for step in (-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1):
             # keys in order make the bisections walk through memory, 20 times faster than keys in order of time
-            latest = keys + step * span
-            found = np.searchsorted(keys, latest, "right") > np.searchsorted(keys, latest - self.window, "left")
-            supported[order] |= found
+            neighbour = (pixel + step) * number
+            supported[order] |= np.searchsorted(keys, neighbour + behind) > np.searchsorted(keys, neighbour + first)
         return events[supported]
 
 
@@ -107,13 +127,13 @@ class Downsample:
     factor: int
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise InvalidValueError(f"{self}: factor must be an int of at least 1")
+        _keep_whole(self, "factor must be an int of at least 1", factor=(1, _MOST))
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        smaller = events.copy()
-        smaller["x"] //= np.uint16(self.factor)
-        smaller["y"] //= np.uint16(self.factor)
+        smaller = as_events(events, "Downsample(events)").copy()
+        for name in "xy":
+            # more than 16 bits hold makes the same single pixel as the largest number that they do
+            smaller[name] = smaller[name].astype(np.int64) // min(self.factor, _PIXELS)
         return smaller
 
 
@@ -129,10 +149,11 @@ class DropEvents:
     probability: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability < 1:
+        if not (is_number(self.probability) and 0 <= self.probability < 1):
             raise InvalidValueError(f"{self}: probability must be in [0, 1); 1 would leave no events")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        events = as_events(events, "DropEvents(events)")
         return events[generator.random(len(events)) >= self.probability]
 
 
@@ -150,10 +171,13 @@ class FlipHorizontal:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.width < 1 or not 0 <= self.probability <= 1:
-            raise InvalidValueError(f"{self}: width must be at least 1 and probability in [0, 1]")
+        rule = "width must be at least 1 and probability in [0, 1]"
+        _keep_whole(self, rule, width=(1, _PIXELS))
+        if not (is_number(self.probability) and 0 <= self.probability <= 1):
+            raise InvalidValueError(f"{self}: {rule}")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        events = as_events(events, "FlipHorizontal(events)")
         if generator.random() >= self.probability:
             return events
         if len(events) and events["x"].max() >= self.width:
@@ -179,17 +203,17 @@ class Jitter:
     time: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.pixels >= 0 and self.time >= 0):
-            raise InvalidValueError(f"{self}: pixels and time are standard deviations and must be at least 0")
+        if not all(is_number(move) and 0 <= move <= _LARGEST_MOVE for move in (self.pixels, self.time)):
+            raise InvalidValueError(f"{self}: pixels and time are standard deviations and must be at least 0, and at most 2**40")
+        object.__setattr__(self, "size", checked_size("Jitter", self.size))
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        events = as_events(events, "Jitter(events)")
         height, width = self.size
         move = np.rint(generator.normal(0, 1, (3, len(events))) * [[self.pixels], [self.pixels], [self.time]]).astype(np.int64)
         x, y, t = events["x"] + move[0], events["y"] + move[1], events["t"] + move[2]
-        moved = events.copy()
-        moved["x"], moved["y"], moved["t"] = x, y, t
-        moved = moved[(x >= 0) & (x < width) & (y >= 0) & (y < height)]
-        return moved[np.argsort(moved["t"], kind="stable")]
+        kept = (x >= 0) & (x < min(width, _PIXELS)) & (y >= 0) & (y < min(height, _PIXELS))
+        return in_order(make_events(x[kept], y[kept], t[kept], events["p"][kept], "Jitter(events)"))
 
 
 @dataclass(frozen=True)
@@ -206,12 +230,14 @@ class ScaleTime:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high:
+        if not (is_number(self.low) and is_number(self.high) and 0 < self.low <= self.high):
             raise InvalidValueError(f"{self}: expected 0 < low <= high; a factor above 1 slows the recording down")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        events = as_events(events, "ScaleTime(events)")
         factor = generator.uniform(self.low, self.high)
-        scaled = events.copy()
         start = events["t"][:1]
-        scaled["t"] = start + np.floor((events["t"] - start) * factor).astype(np.int64)
-        return scaled
+        # checked as a float, before it is too late for 64 bits
+        since = np.floor((events["t"] - start) * factor)
+        t = make_events(events["x"], events["y"], since, events["p"], "ScaleTime(events)")["t"] + start
+        return make_events(events["x"], events["y"], t, events["p"], "ScaleTime(events)")

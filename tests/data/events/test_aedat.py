@@ -54,6 +54,8 @@ def test_invalid_events_and_other_packets_are_skipped(tmp_path):
             (HEADER, packet(event(1, 1, 9, 1), event(1, 1, 9, 1, valid=0)), packet(event(1, 1, 8, 1))),
             "byte offset 114: time runs backwards, from 9 to 8",
         ),
+        ((HEADER, packet(event(1, 1, 2**31, 1))), "byte offset 74: a time below 0; the file is damaged"),
+        ((HEADER, packet(event(1, 1, 0, 1), overflow=2**31)), "byte offset 70: t is 4611686018427387904, outside"),
         ((HEADER,), "holds no events"),
     ],
 )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -8,9 +10,20 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import ConcatDataset, Subset
 
-from snnsim.data.events import Cached, DigitsDVS, DropEvents, EventDataset, FramesByTime, event_array
-from snnsim.errors import InvalidValueError, OutputError
+from snnsim.data.events import (
+    Cached,
+    Crop,
+    Denoise,
+    DigitsDVS,
+    DropEvents,
+    EventDataset,
+    FramesByTime,
+    FromDataset,
+    event_array,
+)
+from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError
 
 
 class Counted(EventDataset):
@@ -68,13 +81,23 @@ def test_other_labels_are_other_settings(tmp_path):
     assert Cached(Counted(), tmp_path).folder != Cached(other, tmp_path).folder
 
 
-@pytest.mark.parametrize("damage", [b"", b"half", None])
+def shifted(content: bytes) -> bytes:
+    """The archive's members before its beginning, as a flipped bit in its last record puts them."""
+    place = content.rindex(b"PK\5\6") + 16
+    return content[:place] + struct.pack("<I", struct.unpack_from("<I", content, place)[0] + 100) + content[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: b"", lambda content: b"half", lambda content: content[:-40], shifted],
+    ids=["empty", "text", "cut", "shifted"],
+)
 def test_damaged_item_is_made_again(tmp_path, damage):
     source = Counted()
     cached = Cached(source, tmp_path)
     expected = cached[0][0]
     (path,) = cached.folder.glob("*.npz")
-    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
+    path.write_bytes(damage(path.read_bytes()))
     assert np.array_equal(cached[0][0], expected)
     assert source.made == 2
     assert np.array_equal(cached[0][0], expected)
@@ -99,7 +122,9 @@ def test_transform_that_does_not_say_is_not_kept(tmp_path):
 
 
 def test_settings_that_tell_nothing_are_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"its settings do not tell it from another one: .*give transforms a repr"):
+    with pytest.raises(
+        InvalidValueError, match=r"its settings do not tell it from another one: .* at 0x7f00>' differs .*give FromDataset a source"
+    ):
         Cached(Counted(source="<Foreign object at 0x7f00>"), tmp_path)
 
 
@@ -113,6 +138,189 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         Cached(Counted(), tmp_path / "file")
+
+
+def test_link_in_place_of_an_item_is_not_followed(tmp_path):
+    (tmp_path / "other").write_text("of someone else")
+    cached = Cached(Counted(), tmp_path / "cache")
+    (cached.folder / "000000.npz").symlink_to(tmp_path / "other")
+    assert np.array_equal(cached[0][0], cached[0][0])
+    assert (tmp_path / "other").read_text() == "of someone else"
+    assert cached.dataset.made == 1
+
+
+def test_leftover_of_a_killed_writer_does_not_block(tmp_path):
+    cached = Cached(Counted(), tmp_path)
+    (cached.folder / f".000000.npz.{os.getpid()}.partial").write_text("half")
+    assert len(cached[0][0]) == 50
+    assert len(list(cached.folder.glob("*.npz"))) == 1
+
+
+def test_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch):
+    cached = Cached(Counted(), tmp_path)
+
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez_compressed", fail)
+        with pytest.raises(OutputError, match=r"000000.npz'\): cannot be written \(No space left on device\)"):
+            cached[0]
+    assert [path.name for path in cached.folder.iterdir()] == ["settings.txt"]
+    assert len(cached[0][0]) == 50
+
+
+def test_nested_caches_are_known_by_all_their_transforms(tmp_path):
+    def cached(window):
+        inner = Cached(Counted(), tmp_path / "inner", [Denoise(window), FramesByTime((1, 1), 2)])
+        return Cached(inner, tmp_path / "outer")
+
+    assert cached(10).folder != cached(20).folder
+    assert cached(10).folder == cached(10).folder
+
+
+class Random(EventDataset):
+    """Two recordings of `keep` events on 40 x 40 pixels."""
+
+    def __init__(self, keep=20, transforms=()) -> None:
+        self.keep = keep
+        super().__init__((40, 40), [3, 5], transforms)
+
+    def recording(self, index: int) -> np.ndarray:
+        draw = np.random.default_rng(index)
+        return event_array(draw.integers(0, 40, self.keep), draw.integers(0, 40, self.keep), range(self.keep), [1] * self.keep)
+
+
+def test_arguments_of_a_subclass_are_settings(tmp_path):
+    assert [len(Cached(Random(keep), tmp_path)[0][0]) for keep in (10, 20)] == [10, 20]
+    dataset = Random(10)
+    assert len(Cached(dataset, tmp_path)[0][0]) == 10
+    dataset.keep = 30
+    assert len(Cached(dataset, tmp_path)[0][0]) == 30
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """Drops the events of masked pixels."""
+
+    draws: ClassVar[bool] = False
+    mask: np.ndarray
+
+    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        return events[~self.mask[events["y"], events["x"]]]
+
+
+def test_arrays_count_by_content(tmp_path):
+    nowhere, everywhere = np.zeros((2, 40, 40), bool)
+    everywhere[1:39, 1:39] = True
+    first, second = (Cached(Random(transforms=[Masked(mask)]), tmp_path)[0][0] for mask in (nowhere, everywhere))
+    assert len(second) < len(first) == 20
+
+
+class Foreign:
+    """A dataset of another library whose repr does not tell all."""
+
+    sensor_size = (40, 40, 2)
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+
+    def __len__(self) -> int:
+        return 2
+
+    def __repr__(self) -> str:
+        return "Dataset of 2 items in ./data"
+
+    def __getitem__(self, index: int):
+        return Random(self.keep).recording(index), 7 + index
+
+
+def test_foreign_dataset_is_known_by_what_it_holds(tmp_path):
+    assert [len(Cached(FromDataset(Foreign(keep)), tmp_path)[0][0]) for keep in (10, 20)] == [10, 20]
+    cached = Cached(FromDataset(Foreign(10)), tmp_path)
+    assert [cached[1][1], Cached(FromDataset(Foreign(10)), tmp_path)[1][1]] == [8, 8]
+    assert cached.labels == [7, 8]
+
+
+def test_foreign_dataset_with_a_source_is_known_by_that(tmp_path):
+    first, second = (Cached(FromDataset(Foreign(keep), source="mine"), tmp_path) for keep in (10, 20))
+    assert first.folder == second.folder
+
+
+def test_what_does_not_show_its_content_is_refused(tmp_path):
+    with (
+        open(tmp_path / "file", "w") as file,
+        pytest.raises(InvalidValueError, match="a TextIOWrapper does not show what it holds"),
+    ):
+        Cached(Random(transforms=[Masked(file)]), tmp_path)
+
+
+def test_parts_of_datasets_are_cached(tmp_path):
+    frames = [FramesByTime((40, 40), 2)]
+    whole, other = Random(transforms=frames), Random(10, transforms=frames)
+    part = Cached(Subset(whole, [1]), tmp_path)
+    both = Cached(ConcatDataset([part.dataset, other]), tmp_path)
+    for cached, expected in ((part, [whole[1]]), (both, [whole[1], other[0], other[1]])):
+        assert len(cached) == len(expected)
+        assert cached.labels == [label for _, label in expected]
+        for _ in range(2):
+            assert all(torch.equal(cached[index][0], frames) for index, (frames, _) in enumerate(expected))
+
+
+def test_dataset_that_cannot_be_looked_into_is_refused(tmp_path):
+    with pytest.raises(InvalidTypeError, match=r"Cached\(dataset=\[1\]\): expected an EventDataset, or a Subset or ConcatDataset"):
+        Cached([1], tmp_path)
+
+
+def test_draws_inside_a_subset_are_refused(tmp_path):
+    with pytest.raises(InvalidValueError, match="draws at random"):
+        Cached(Subset(Random(transforms=[DropEvents(0.5)]), [0]), tmp_path)
+
+
+@dataclass(frozen=True)
+class Gives:
+    """A transform that gives always the same."""
+
+    draws: ClassVar[bool] = False
+    item: object
+
+    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> object:
+        return self.item
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        torch.zeros(2, dtype=torch.complex64),
+        torch.ones((), dtype=torch.bool),
+        np.ones((2, 3), np.float16, order="F"),
+        np.ones(2, ">f4"),
+    ],
+    ids=repr,
+)
+def test_item_is_kept_as_it_is(tmp_path, item):
+    for _ in range(2):
+        kept = Cached(Random(transforms=[Gives(item)]), tmp_path)[0][0]
+        assert type(kept) is type(item)
+        assert kept.dtype == item.dtype
+        assert kept.shape == item.shape
+        assert (kept == item).all()
+
+
+@pytest.mark.parametrize(
+    "item", [None, 3, [1, 2], {"a": 1}, np.array(["a"], object), np.ma.array([1]), torch.zeros(2, requires_grad=True)], ids=repr
+)
+def test_item_that_cannot_be_kept_is_refused(tmp_path, item):
+    with pytest.raises(InvalidTypeError, match=r"Cached: item 1 is .*(only events, arrays|cannot be kept)"):
+        Cached(Random(transforms=[Gives(item)]), tmp_path)[1]
+
+
+def test_recording_that_vanished_from_the_cache_is_made_again(tmp_path):
+    cached = Cached(Random(transforms=[Crop()]), tmp_path)
+    first = cached[0][0]
+    (cached.folder / "000000.npz").unlink()
+    assert np.array_equal(cached[0][0], first)
 
 
 def _fill(folder: Path) -> None:

@@ -96,6 +96,10 @@ def test_moving_edge_is_bright_in_front_and_dark_behind():
         ({"threshold_on": 0.0}, "threshold_on, threshold_off and floor must be above 0"),
         ({"threshold_off": -1.0}, "threshold_on, threshold_off and floor must be above 0"),
         ({"floor": 0.0}, "threshold_on, threshold_off and floor must be above 0"),
+        ({"floor": math.inf}, "threshold_on, threshold_off and floor must be above 0"),
+        ({"threshold_on": math.inf}, "threshold_on, threshold_off and floor must be above 0, and finite"),
+        ({"threshold_on": math.nan}, "threshold_on, threshold_off and floor must be above 0"),
+        ({"noise": math.inf}, "must be at least 0"),
         ({"refractory": -1}, r"EventCamera\(.*refractory \(microseconds\) and noise \(events per second\) must be at"),
         ({"noise": -1.0}, "must be at least 0"),
     ],
@@ -113,12 +117,21 @@ def test_bad_parameters_are_refused(keywords, message):
         (np.zeros((3, 4, 4)), TIMES, ShapeError, "one time per frame"),
         (np.full((2, 1, 1), 255.0), TIMES, InvalidValueError, r"intensities must be in \[0, 1\], found 255 to 255"),
         (np.full((2, 1, 1), np.nan), TIMES, InvalidValueError, r"intensities must be in \[0, 1\], found nan"),
+        (np.zeros((2, 1, 1)), [0, 0.5], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
+        (np.zeros((2, 1, 1)), [0, np.nan], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
+        (np.zeros((2, 1, 1)), [0, 2**62], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
+        (np.zeros((2, 1, 1)), ["a", "b"], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
         (np.zeros((2, 1, 1)), [5, 5], InvalidValueError, r"EventCamera\(times\): must be strictly increasing"),
     ],
 )
 def test_bad_frames_are_refused(frames, times, error, message):
     with pytest.raises(error, match=message):
         EventCamera()(frames, times)
+
+
+def test_threshold_that_reports_without_end_is_refused():
+    with pytest.raises(InvalidValueError, match=r"a pixel reports 2.3979e.300 events between two frames; raise the thresholds"):
+        EventCamera(threshold_on=1e-300)(np.array([0.0, 1.0]).reshape(2, 1, 1), TIMES)
 
 
 def test_noise_needs_a_generator():
@@ -131,5 +144,9 @@ def test_bad_saccades_are_refused():
         saccades(np.zeros((2, 3, 4)))
     with pytest.raises(InvalidValueError, match=r"amplitude=0, .*amplitude must be above 0"):
         saccades(np.zeros((3, 4)), amplitude=0)
+    with pytest.raises(InvalidValueError, match="amplitude must be above 0"):
+        saccades(np.zeros((3, 4)), amplitude=math.inf)
+    with pytest.raises(InvalidValueError, match=r"duration=0.5"):
+        saccades(np.zeros((3, 4)), duration=0.5)
     with pytest.raises(InvalidValueError, match="at least 1 frame and 1 microsecond per frame"):
         saccades(np.zeros((3, 4)), frames_per_saccade=0)

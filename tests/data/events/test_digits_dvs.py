@@ -43,3 +43,11 @@ def test_items_make_a_batch():
 def test_negative_seed_is_refused():
     with pytest.raises(InvalidValueError, match=r"DigitsDVS\(seed=-1\): a seed must be at least 0"):
         DigitsDVS(train=True, seed=-1)
+
+
+def test_change_to_a_recording_does_not_reach_the_dataset():
+    dataset = DigitsDVS(train=False)
+    first = dataset.recording(0).copy()
+    dataset.recording(0)["x"].fill(0)
+    dataset[0][0]["t"].fill(0)
+    assert np.array_equal(dataset.recording(0), first)

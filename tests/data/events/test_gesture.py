@@ -78,6 +78,8 @@ def test_part_must_be_a_bool(tmp_path):
         (LABELS + "1,5,5\n", "line 4: expected"),
         (LABELS + "1,5\n", "line 4: expected"),
         (LABELS + "one,5,6\n", "line 4: expected"),
+        (LABELS + "1,5,6\0\n", "line 4: expected"),
+        (LABELS + "1,5," + "9" * 5000, r"line 4: expected .* found '1,5,99*'$"),
     ],
 )
 def test_damaged_labels_name_the_line(tmp_path, text, message):
@@ -85,3 +87,23 @@ def test_damaged_labels_name_the_line(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_gesture_labels(path)
+
+
+@pytest.mark.parametrize("name", ["../other.aedat", "/etc/passwd", "a/../../b.aedat", "a\0b"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    (tmp_path / "trials_to_train.txt").write_text(f"\n{name}\n")
+    with pytest.raises(DataError, match=r"trials_to_train.txt: line 2: expected the name of a recording in this folder, found"):
+        DVSGesture(tmp_path)
+
+
+def test_recording_that_vanished_is_named(tmp_path):
+    dataset = DVSGesture(write(tmp_path))
+    (tmp_path / "user01_led.aedat").unlink()
+    with pytest.raises(DataError, match=r"user01_led.aedat'\): there is no such file"):
+        dataset[0]
+
+
+def test_change_to_a_gesture_does_not_reach_the_next(tmp_path):
+    dataset = DVSGesture(write(tmp_path))
+    dataset.recording(0)["x"] = 9
+    assert dataset.recording(0)["x"].max() == 1

@@ -2,10 +2,11 @@ import pickle
 
 import pytest
 import torch
+from torch.utils.data import Subset
 
 from snnsim.data import batches
-from snnsim.data.events import DigitsDVS, EventDataset, FrameDataset, FramesByTime, FramesByWindow, event_array
-from snnsim.errors import InvalidTypeError, ShapeError
+from snnsim.data.events import Cached, DigitsDVS, DropEvents, EventDataset, FrameDataset, FramesByTime, FramesByWindow, event_array
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 
 class Two(EventDataset):
@@ -58,3 +59,28 @@ def test_the_digits_before_the_camera():
     dataset = DigitsDVS(False, [FramesByTime((20, 20), 4)])
     dataset.labels = dataset.labels[:5]
     assert FrameDataset.of(dataset).take(torch.arange(5))[0].shape == (4, 5, 2, 20, 20)
+
+
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, lambda dataset: Subset(dataset, [1, 0])])
+def test_what_is_drawn_anew_is_warned_of(wrap):
+    dataset = wrap(Two([DropEvents(0.1), FramesByTime((2, 2), 3)]))
+    with pytest.warns(UserWarning, match=r"DropEvents\(probability=0.1\) draws at random, and what it draws now is held for every"):
+        FrameDataset.of(dataset)
+
+
+def test_what_is_drawn_behind_a_cache_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="draws at random"):
+        FrameDataset.of(Cached(Two(), tmp_path, [DropEvents(0.1), FramesByTime((2, 2), 3)]))
+
+
+def test_change_to_an_item_does_not_reach_the_dataset():
+    held = FrameDataset.of(Two([FramesByTime((2, 2), 3)]))
+    held[0][0].zero_()
+    assert held[0][0].sum() == 3
+
+
+def test_labels_that_are_not_int64_are_refused():
+    with pytest.raises(InvalidTypeError, match=r"labels: torch.float32\): .*labels are kept as int64"):
+        FrameDataset(torch.zeros(2, 3, 2, 4, 4), torch.zeros(2))
+    with pytest.raises(InvalidValueError, match=r"FrameDataset.of\(labels\): label 1 is 0.5"):
+        FrameDataset.of([(torch.zeros(3, 2, 4, 4), 1), (torch.zeros(3, 2, 4, 4), 0.5)])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -136,6 +138,82 @@ def test_event_outside_the_sensor_names_file_and_offset(tmp_path):
 def test_part_must_be_a_bool(tmp_path):
     with pytest.raises(InvalidTypeError, match=r"NMNIST\(train='test'\): expected True"):
         NMNIST(tmp_path, train="test")  # type: ignore[arg-type]
+
+
+def damaged(path: Path, place: int, layout: str, *values: int) -> Path:
+    """The archive with other numbers at this place of its last central entry, or of its last record."""
+    content = bytearray(path.read_bytes())
+    start = content.rindex(b"PK\1\2" if place < 100 else b"PK\5\6") + place % 100
+    struct.pack_into(layout, content, start, *values)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "layout", "values"),
+    [
+        (116, "<I", [100]),
+        (112, "<I", [2**31]),
+        (8, "<H", [1]),
+        (10, "<H", [99]),
+        (6, "<H", [255]),
+        (42, "<I", [2**31]),
+        (46, "<B", [255]),
+    ],
+    ids=["offset", "directory", "encrypted", "method", "version", "header", "name"],
+)
+def test_damaged_archive_is_refused_by_name(tmp_path, place, layout, values):
+    path = damaged(write_zip(tmp_path / "Train.zip", {"Train/7/1.bin": recording(1)}), place, layout, *values)
+    with pytest.raises(DataError, match=r"Train\.zip"):
+        NMNIST(path)[0]
+
+
+def peak_of(call) -> int:
+    """Most memory that a call takes which raises a DataError."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"Train\.zip: Train/7/1.bin"):
+            call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_recording_that_expands_a_thousandfold_is_refused_by_its_size(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "Train.zip", "w", method) as archive:
+        archive.writestr("Train/7/1.bin", bytes(5 * 2**24))
+    dataset = NMNIST(tmp_path)
+    assert peak_of(lambda: dataset[0]) < 2**22
+
+
+@pytest.mark.parametrize(("size", "packed"), [(10, None), (2**31, 2**31)])
+def test_size_that_is_not_the_true_one_takes_no_memory(tmp_path, size, packed):
+    path = write_zip(tmp_path / "Train.zip", {"Train/7/1.bin": bytes(2**26)})
+    damaged(path, 24, "<I", size)
+    if packed:
+        damaged(path, 20, "<I", packed)
+    dataset = NMNIST(tmp_path)
+    assert peak_of(lambda: dataset[0]) < 2**22
+
+
+def test_recording_that_vanished_is_named(tmp_path):
+    dataset = NMNIST(write_folder(tmp_path / "folder", listed()))
+    (tmp_path / "folder" / "small" / "2.bs2").unlink()
+    with pytest.raises(DataError, match=r"small/2.bs2'\): there is no such file"):
+        dataset[1]
+    dataset = NMNIST(write_zip(tmp_path / "small.zip", listed()))
+    in_a_worker = pickle.loads(pickle.dumps(dataset))
+    (tmp_path / "small.zip").unlink()
+    assert len(dataset[0][0]) == 2
+    with pytest.raises(DataError, match=r"small.zip: there is no such zip archive any more"):
+        in_a_worker[0]
+
+
+def test_list_reaches_no_other_folder(tmp_path):
+    root = write_folder(tmp_path, listed(**{"small/train3.txt": b"../1 5\n"}))
+    with pytest.raises(DataError, match=r"train3.txt, line 1: expected a recording's number"):
+        NMNIST(root)
 
 
 @pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with N-MNIST")

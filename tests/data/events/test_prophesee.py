@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from snnsim.data.events import read_dat, read_evt3
-from snnsim.errors import DataError
+from snnsim.errors import DataError, InvalidValueError
 
 DAT_HEADER = b"% Data file containing CD events.\n% Version 2\n"
 EVT3_HEADER = b"% Date 2026-01-01\n% evt 3.0\n% geometry 1280x720\n"
@@ -128,6 +128,73 @@ def test_header_of_the_newer_format_ends_at_end(tmp_path):
     assert read_evt3(write(tmp_path, header, words)).tolist() == [(2, 3, 0, 0)]
     with pytest.raises(DataError, match="outside the sensor of 3 x 4 pixels"):
         read_evt3(write(tmp_path, header, evt3((HIGH, 0), (ROW, 4), (SINGLE, 2))))
+
+
+def test_evt3_upper_time_that_stays_keeps_the_lower_half(tmp_path):
+    words = evt3(
+        (HIGH, 5), (LOW, 100), (ROW, 10), (HIGH, 5), (SINGLE, 20), (HIGH, 6), (HIGH, 6), (SINGLE, 20), (LOW, 3), (SINGLE, 20)
+    )
+    times = [5 << 12 | 100, 6 << 12, 6 << 12 | 3]
+    assert read_evt3(write(tmp_path, EVT3_HEADER, words))["t"].tolist() == times
+
+
+def test_evt3_rows_of_another_kind_are_skipped(tmp_path):
+    # a row of type 1 begins events that are no change of brightness
+    words = evt3(
+        (HIGH, 0), (LOW, 1), (ROW, 10), (SINGLE, 20), (1, 30), (SINGLE, 21), (BASE, 40), (VECTOR_8, 1), (ROW, 12), (SINGLE, 22)
+    )  # fmt: skip
+    assert read_evt3(write(tmp_path, EVT3_HEADER, words))[["x", "y"]].tolist() == [(20, 10), (22, 12)]
+
+
+def test_evt3_of_two_cameras_is_refused(tmp_path):
+    second = 1 << 11
+    both = evt3((HIGH, 0), (ROW, 1), (SINGLE, 1), (ROW, second | 1), (SINGLE, 1))
+    with pytest.raises(DataError, match=f"byte offset {len(EVT3_HEADER) + 8}: an event of a second camera; split the recording"):
+        read_evt3(write(tmp_path, EVT3_HEADER, both))
+    alone = evt3((HIGH, 0), (ROW, second | 7), (SINGLE, 1))
+    assert read_evt3(write(tmp_path, EVT3_HEADER, alone))["y"].tolist() == [7]
+
+
+def test_evt3_vectors_beyond_any_sensor_name_the_offset(tmp_path):
+    words = evt3((HIGH, 0), (ROW, 1), (BASE, 0), *[(VECTOR_12, 0)] * 5462, (VECTOR_12, 1))
+    offset = len(b"% evt 3.0\n") + 2 * 5465
+    with pytest.raises(DataError, match=f"recording: byte offset {offset}: x is 65544, outside"):
+        read_evt3(write(tmp_path, b"% evt 3.0\n", words))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [(14, "byte offset 46: expected events of type 0 or 12, changes of brightness, found type 14"), (12, None)]
+)
+def test_dat_of_triggers_is_refused(tmp_path, kind, message):
+    path = write(tmp_path, DAT_HEADER, bytes([kind, 8]), dat_event(1, 2, 3, 1))
+    if message is None:
+        assert read_dat(path).tolist() == [(1, 2, 3, 1)]
+        return
+    with pytest.raises(DataError, match=message):
+        read_dat(path)
+
+
+def test_dat_of_the_first_version_is_refused(tmp_path):
+    with pytest.raises(DataError, match="byte offset 0: events of version 1 have other bits; version 2 is read"):
+        read_dat(write(tmp_path, b"% Version 1\n\0\x08", dat_event(1, 2, 3, 1)))
+
+
+@pytest.mark.parametrize("number", ["0", "9" * 5000])
+@pytest.mark.parametrize("line", ["% geometry {}x5\n", "% Height 5\n% Width {}\n"])
+def test_header_of_no_sensor_is_refused(tmp_path, number, line):
+    header = line.format(number).encode()
+    for read, parts in (
+        (read_dat, (header, b"\0\x08", dat_event(0, 0, 0, 0))),
+        (read_evt3, (header, b"% evt 3.0\n", evt3((HIGH, 0)))),
+    ):
+        with pytest.raises(DataError, match=r"byte offset 0: the header declares a sensor of .* x 5 pixels; the file is damaged"):
+            read(write(tmp_path, *parts))
+
+
+@pytest.mark.parametrize("read", [read_dat, read_evt3])
+def test_size_given_is_checked(tmp_path, read):
+    with pytest.raises(InvalidValueError, match=rf"{read.__name__}\(size=\(4,\)\): size must be"):
+        read(write(tmp_path, b""), (4,))
 
 
 needs_data = pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with recordings")

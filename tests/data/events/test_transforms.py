@@ -15,7 +15,7 @@ from snnsim.data.events import (
     ScaleTime,
     event_array,
 )
-from snnsim.errors import InvalidValueError
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError
 
 SIZE = (6, 8)
 ALL = [
@@ -152,6 +152,19 @@ def test_scale_time_keeps_the_first_event():
         (lambda: Crop(start=5, stop=5), "stop must be after start"),
         (lambda: Denoise(-1), r"Denoise\(window=-1\): window is in microseconds"),
         (lambda: Downsample(0), r"Downsample\(factor=0\): factor must be an int of at least 1"),
+        (lambda: Downsample(2.5), r"Downsample\(factor=2.5\): factor must be an int of at least 1"),
+        (lambda: Downsample(True), "factor must be an int of at least 1"),
+        (lambda: Downsample("a"), "factor must be an int of at least 1"),
+        (lambda: Crop(top=1.5), r"top and left must be in .* whole numbers; found top=1.5"),
+        (lambda: Crop(start=float("nan")), "start is in microseconds from the first event"),
+        (lambda: Crop(stop="a"), "stop must be after start"),
+        (lambda: Denoise(0.5), "window is in microseconds"),
+        (lambda: FlipHorizontal(70000), "width must be at least 1 .* found width=70000"),
+        (lambda: FlipHorizontal(8, "a"), "probability in"),
+        (lambda: DropEvents(float("nan")), "probability must be in"),
+        (lambda: Jitter((0, 1)), r"Jitter\(size=\(0, 1\)\): size must be \(height, width\)"),
+        (lambda: Jitter(SIZE, pixels=float("inf")), "pixels and time are standard deviations"),
+        (lambda: ScaleTime(1.0, float("inf")), "expected 0 < low <= high"),
         (lambda: DropEvents(1.0), r"probability must be in \[0, 1\); 1 would leave no events"),
         (lambda: FlipHorizontal(0), "width must be at least 1 and probability"),
         (lambda: FlipHorizontal(8, 1.5), r"probability in \[0, 1\]"),
@@ -164,3 +177,60 @@ def test_scale_time_keeps_the_first_event():
 def test_bad_parameters_are_refused(make, message):
     with pytest.raises(InvalidValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("transform", ALL, ids=repr)
+@pytest.mark.parametrize(("name", "dtype"), [("t", "<u4"), ("t", "f8"), ("x", "<i4"), ("p", "i1")])
+def test_events_of_any_width_are_taken_alike(transform, name, dtype):
+    events = some_events()
+    raw = np.zeros(len(events), [(field, dtype if field == name else events.dtype[field]) for field in "pxyt"])
+    for field in "xytp":
+        raw[field] = events[field]
+    if name == "p":
+        raw["p"] = np.where(events["p"], 1, -1)
+    assert np.array_equal(transform(raw, generator()), transform(events, generator()))
+
+
+@pytest.mark.parametrize("transform", ALL, ids=repr)
+def test_events_come_in_by_the_door(transform):
+    name = type(transform).__name__
+    with pytest.raises(DataError, match=rf"{name}\(events\): event 1: time runs backwards"):
+        transform(event_array([0, 0], [0, 0], [1, 0], [0, 0]), generator())
+    with pytest.raises(InvalidTypeError, match=rf"{name}\(events\): expected a structured array .* found NoneType"):
+        transform(None, generator())
+
+
+def test_factors_beyond_the_sensor_leave_one_pixel():
+    events = event_array([5, 65535], [7, 65535], [0, 1], [0, 1])
+    for factor in (65536, 70_000, 2**40):
+        assert Downsample(factor)(events)[["x", "y"]].tolist() == [(0, 0), (0, 0)]
+    assert Downsample(65535)(events)["x"].tolist() == [0, 1]
+
+
+def test_whole_numbers_are_kept_as_ints():
+    assert Crop(start=1e5) == Crop(start=100_000)
+    assert repr(Downsample(np.int64(2))) == "Downsample(factor=2)"
+
+
+@pytest.mark.parametrize("width", [1, 256, 65536])
+def test_flip_at_the_widest_sensor(width):
+    events = event_array([width - 1, 0], [0, 0], [0, 1], [0, 0])
+    assert FlipHorizontal(width, 1.0)(events, generator())["x"].tolist() == [0, width - 1]
+
+
+# times at both ends of what an event can have
+ENDS = event_array([0, 1, 1, 0], [0, 0, 1, 1], [-(2**62), -(2**62) + 1, 2**62 - 1, 2**62 - 1], [0, 1, 0, 1])
+
+
+def test_no_span_is_too_long():
+    assert Denoise(0)(ENDS)["t"].tolist() == [2**62 - 1] * 2
+    assert Denoise(1)(ENDS)["t"].tolist() == [-(2**62) + 1, 2**62 - 1, 2**62 - 1]
+    assert Crop(start=1, stop=2**62)(ENDS)["t"].tolist() == [-(2**62) + 1]
+    assert Crop(start=2**62)(ENDS)["t"].tolist() == [2**62 - 1] * 2
+
+
+def test_times_that_leave_64_bits_are_refused():
+    with pytest.raises(DataError, match=r"ScaleTime\(events\): event 2: t is .* outside"):
+        ScaleTime(2.0, 2.0)(ENDS, generator())
+    with pytest.raises(DataError, match=r"Jitter\(events\): event .*: t is .* outside"):
+        Jitter((2, 2), time=2.0**40)(ENDS, generator())
