@@ -15,10 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from snnsim.calibrate.conversion import BalancedIFNode
 from snnsim.deploy.grid import GRID_CLASSES, OnGrid
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
-from snnsim.layers import Delay, SpikeLinear
-from snnsim.neurons import IFNode, LIFNode, LIReadout, Membrane, ParametricLIFNode, SynapticNode
+from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
+from snnsim.layers.sparse_layer import SpikeLayer
+from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, ParametricLIFNode, SynapticNode
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
@@ -29,17 +31,24 @@ from snnsim.quant.stochastic import StochasticCodebook
 from snnsim.quant.weight import QuantizedWeight
 from snnsim.surrogate import Surrogate, library
 
-__all__ = ["LAYERS", "NEURONS", "Settings", "layer_from", "neuron_from", "settings_of"]
+__all__ = ["LAYERS", "NEURONS", "Settings", "layer_from", "neuron_from", "settings_of", "threshold_from"]
 
 VERSION = 1
 TEXT, TENSORS = "snnsim", "snnsim_tensors"
 LAYERS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, QuantLinear, QuantConv1d, QuantConv2d, SpikeLinear, Delay)
+    kind.__name__: kind
+    for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, QuantLinear, QuantConv1d, QuantConv2d, SpikeLinear, SpikeConv2d, Delay)
 }
-NEURONS: dict[str, type[Membrane]] = {kind.__name__: kind for kind in (IFNode, LIFNode, ParametricLIFNode, SynapticNode, LIReadout)}
+NEURONS: dict[str, type[Membrane]] = {
+    kind.__name__: kind for kind in (IFNode, BalancedIFNode, LIFNode, ParametricLIFNode, SynapticNode, LIReadout, Integrator)
+}
+# tensors of a Driven neuron, beside those of the neuron itself
+DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
 ON_GRID = {grid.__name__: plain for plain, grid in GRID_CLASSES.items()}
 # arguments of a neuron's constructor that are attributes of the same name and plain numbers
-PLAIN = {
+PLAIN: dict[type[Membrane], tuple[str, ...]] = {
+    BalancedIFNode: ("detach_reset", "min_decay"),
+    Integrator: (),
     IFNode: ("v_reset", "detach_reset", "min_decay"),
     LIFNode: ("decay_input", "v_reset", "detach_reset", "min_decay"),
     ParametricLIFNode: ("decay_input", "v_reset", "detach_reset", "min_decay"),
@@ -107,10 +116,15 @@ def settings_of(module: nn.Module) -> Settings:
     tensors = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     if isinstance(module, Delay):
         return Settings({"kind": "Delay", "delay_steps": module.delay_steps})
+    if isinstance(module, Threshold):
+        return Settings({"kind": "Threshold", "surrogate": _of_surrogate(module.surrogate)}, tensors)
+    if isinstance(module, Driven):
+        inner = settings_of(module.node)
+        return Settings(inner.values, {**inner.tensors, **{name: getattr(module, own) for own, name in DRIVE.items()}})
     if isinstance(module, Membrane):
         return _of_neuron(module, tensors)
     values: dict[str, Any] = {"kind": type(module).__name__, "bias": module.bias is not None}
-    if isinstance(module, SpikeLinear):
+    if isinstance(module, SpikeLayer):
         values["crossover"] = module.crossover
     if not isinstance(module, QuantizedWeight):
         # the node's fields hold weight and bias themselves
@@ -128,7 +142,7 @@ def layer_from(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     values = dict(settings.values)
     kind = LAYERS[values.pop("kind")]
     arguments = {**arguments, "bias": _plain(values.pop("bias"), bool)}
-    if issubclass(kind, SpikeLinear):
+    if issubclass(kind, SpikeLayer):
         return kind(**arguments, crossover=values.pop("crossover"))
     if not issubclass(kind, QuantizedWeight):
         return kind(**arguments)
@@ -146,9 +160,20 @@ def layer_from(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     return layer
 
 
-def neuron_from(settings: Settings) -> Membrane:
+def threshold_from(settings: Settings) -> Threshold:
+    """The threshold that `settings_of` was given."""
+    return Threshold(settings.tensors["threshold"], _surrogate(settings.values["surrogate"]))
+
+
+def neuron_from(settings: Settings) -> Membrane | Driven:
     """The neuron that `settings_of` was given."""
     values, tensors = dict(settings.values), dict(settings.tensors)
+    drive = {own: tensors.pop(name) for own, name in DRIVE.items() if name in tensors}
+    node = _neuron(values, tensors)
+    return Driven(node, **drive) if drive else node
+
+
+def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
     plain = NEURONS[values["kind"]]
     arguments = {name: values[name] for name in PLAIN[plain]}
     arguments["state_quant"] = _codebook(values["state_quant"])

@@ -21,7 +21,7 @@ from snnsim.deploy.interchange.optional import optional
 from snnsim.deploy.interchange.settings import Settings, settings_of
 from snnsim.errors import InvalidValueError, OutputError, ShapeError
 from snnsim.files import write_whole
-from snnsim.layers import Dropout
+from snnsim.layers import Dropout, Scale
 from snnsim.runners import reset
 
 __all__ = ["DEFAULT_DT", "to_nir"]
@@ -29,8 +29,9 @@ __all__ = ["DEFAULT_DT", "to_nir"]
 # seconds; what most tools write and read
 DEFAULT_DT = 1e-4
 # in eval mode
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Dropout)
-POINTWISE = (nn.AvgPool2d, nn.Flatten)
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, Dropout)
+# NIR has a field for all that they are
+PLAIN = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, Scale)
 
 
 def to_nir(
@@ -128,7 +129,7 @@ class _Writer:
         self.values[index] = self._run(part, module, index)
         try:
             self.nodes[name] = node_of(module, tuple(value.shape[1:]), self.dt)
-            settings = Settings({}) if isinstance(module, POINTWISE) else settings_of(module)
+            settings = Settings({}) if isinstance(module, PLAIN) else settings_of(module)
         except InvalidValueError as problem:
             raise _refusal(part, str(problem)) from problem
         self._connect(source, name, settings)
