@@ -34,14 +34,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from snnsim.errors import DataError, InvalidValueError, ShapeError
+from snnsim.deploy.interchange.fields import CONSTANTS, Node
+from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.layers import Driven, Scale, Threshold
 from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, SynapticNode
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.leaky import Leaky
 
 __all__ = [
-    "CONSTANTS",
     "Drive",
     "Stepping",
     "constants_of",
@@ -49,24 +49,11 @@ __all__ = [
     "delay_time",
     "fields_of",
     "neuron_of",
-    "numbers",
     "scale_field",
     "threshold_field",
 ]
 
 Array = npt.NDArray[Any]
-# the fields of each kind that are constants of one sample
-CONSTANTS: dict[str, tuple[str, ...]] = {
-    "CubaLI": ("tau_syn", "tau_mem", "r", "v_leak", "w_in"),
-    "CubaLIF": ("tau_syn", "tau_mem", "r", "v_leak", "v_threshold", "v_reset", "w_in"),
-    "I": ("r",),
-    "IF": ("r", "v_threshold", "v_reset"),
-    "LI": ("tau", "r", "v_leak"),
-    "LIF": ("tau", "r", "v_leak", "v_threshold", "v_reset"),
-    "Scale": ("scale",),
-    "Threshold": ("threshold",),
-}
-TIMES = ("tau", "tau_syn", "tau_mem")
 # two numbers that a float32 file holds for the same one: computed from others, and stored
 CLOSE = 1e-6
 STORED = 1e-7
@@ -150,15 +137,15 @@ def threshold_field(threshold: Threshold, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(_stepped(_array(threshold.threshold), -np.inf), shape).astype(np.float32)
 
 
-def constants_of(node: Any, shape: tuple[int, ...]) -> dict[str, Array]:
-    """The constants of a NIR node, checked, in float64, for one sample `[*n]`.
+def constants_of(node: Node, shape: tuple[int, ...]) -> dict[str, Array]:
+    """The constants of a node for one sample `[*n]`.
 
     Raises:
-        DataError, InvalidValueError, ShapeError: no finite numbers, or of a shape that no sample of this one has.
+        ShapeError: of a shape that no sample of this one has.
     """
     constants = {}
-    for name in CONSTANTS[type(node).__name__]:
-        values = numbers(name, getattr(node, name, None))
+    for name in CONSTANTS[node.kind]:
+        values = node[name]
         # an axis of length 1 in front of those of the sample is one of batches
         while values.ndim > len(shape) and len(values) == 1:
             values = values[0]
@@ -258,13 +245,13 @@ def delay_time(steps: int, shape: tuple[int, ...], dt: float) -> Array:
     return np.full(shape, steps * dt, np.float32)
 
 
-def delay_steps(delay: Any, dt: float) -> int:
+def delay_steps(delay: Array, dt: float) -> int:
     """A delay of NIR in time steps.
 
     Raises:
-        DataError, InvalidValueError: not one whole number of steps.
+        InvalidValueError: not one whole number of steps.
     """
-    steps = _steps(numbers("delay", delay), dt)
+    steps = _steps(delay, dt)
     if not _is_single(steps):
         raise InvalidValueError(
             f"delay = {_shown(steps * dt)} differs between neurons, and the delays of a layer are the same here; give each delay a "
@@ -276,24 +263,6 @@ def delay_steps(delay: Any, dt: float) -> int:
     if number > MAX_DELAY:
         raise InvalidValueError(f"delay = {number * dt:g} is more than {MAX_DELAY} time steps, dt = {dt:g}; use a larger dt")
     return round(number)
-
-
-def numbers(name: str, value: Any) -> Array:
-    """A field of a NIR node as float64.
-
-    Raises:
-        DataError: no numbers.
-        InvalidValueError: not finite in float32.
-    """
-    array = _array(value)
-    if array.dtype.kind not in "iuf" or not array.size:
-        what = f"is empty, of shape {array.shape}" if not array.size else f"holds {array.dtype}"
-        raise DataError(f"its {name} {what}, and must be numbers; write it again")
-    array = array.astype(np.float64)
-    if not (np.abs(array) <= np.finfo(np.float32).max).all():
-        wrong = array[~(np.abs(array) <= np.finfo(np.float32).max)].flat[0]
-        raise InvalidValueError(f"{name} = {wrong:g} must be finite in float32; write ordinary numbers")
-    return array
 
 
 ZERO = np.zeros(())

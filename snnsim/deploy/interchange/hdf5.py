@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from snnsim.deploy.interchange.fields import KINDS
 from snnsim.deploy.interchange.optional import optional
-from snnsim.deploy.interchange.topology import KINDS, MAX_DEPTH
+from snnsim.deploy.interchange.topology import MAX_DEPTH
 from snnsim.errors import DataError, MissingDataError, SnnsimError
 
 __all__ = ["load"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from snnsim.deploy.interchange.fields import Node
 from snnsim.errors import DataError
 
 __all__ = ["Edges", "delay_loops", "followers", "looped", "ordered", "reached"]
@@ -16,8 +16,8 @@ NEURONS = ("CubaLI", "CubaLIF", "I", "IF", "LI", "LIF")
 
 
 def delay_loops(
-    nodes: dict[str, Any], edges: Edges, start: str, delays: frozenset[str], late: Callable[[Any], Any]
-) -> tuple[dict[str, Any], Edges]:
+    nodes: dict[str, Node], edges: Edges, start: str, delays: frozenset[str], late: Callable[[Node], Node]
+) -> tuple[dict[str, Node], Edges]:
     """Nodes and edges with a delay of one time step in every loop, behind a neuron.
 
     In a loop the neuron nearest the input runs first. To it come back the outputs, one step late, of the neurons that feed it,
@@ -34,7 +34,7 @@ def delay_loops(
     """
     nodes, edges = dict(nodes), list(edges)
     while loop := looped(nodes, [(a, b) for a, b in edges if b not in delays]):
-        neurons = [name for name in loop if type(nodes[name]).__name__ in NEURONS]
+        neurons = [name for name in loop if nodes[name].kind in NEURONS]
         if not neurons:
             raise DataError(
                 f"from_nir: a loop without delay and without a neuron: {', '.join(map(repr, loop))}; put a nir.Delay of at least "
@@ -52,7 +52,7 @@ def delay_loops(
     return nodes, edges
 
 
-def _late(first: str, nodes: dict[str, Any], edges: Edges) -> dict[str, set[str]]:
+def _late(first: str, nodes: dict[str, Node], edges: Edges) -> dict[str, set[str]]:
     """The neurons of a loop whose outputs reach its first one late, and the nodes that read them so."""
     sources = followers((b, a) for a, b in edges)
     loop = set(reached([first], edges)) & set(reached([first], [(b, a) for a, b in edges]))
@@ -72,22 +72,22 @@ def _late(first: str, nodes: dict[str, Any], edges: Edges) -> dict[str, set[str]
     for a, b in edges:
         if a in between and b not in (first, *between):
             raise DataError(
-                f"from_nir: {a!r} ({type(nodes[a]).__name__}) brings the loop back to {first!r} and feeds {b!r} too, so what is a "
+                f"from_nir: {a!r} ({nodes[a].kind}) brings the loop back to {first!r} and feeds {b!r} too, so what is a "
                 "time step late cannot be told; put a nir.Delay on the way back"
             )
     return late
 
 
-def _origin(name: str, nodes: dict[str, Any], edges: Edges) -> str:
+def _origin(name: str, nodes: dict[str, Node], edges: Edges) -> str:
     """A neuron whose output this node hands on as it is; the empty text where it does not."""
     seen = set()
-    while type(nodes[name]).__name__ in ("Input", "Output"):
+    while nodes[name].kind in ("Input", "Output"):
         found = [a for a, b in edges if b == name]
         if len(found) != 1 or name in seen:
             return ""
         seen.add(name)
         name = found[0]
-    return name if type(nodes[name]).__name__ in NEURONS else ""
+    return name if nodes[name].kind in NEURONS else ""
 
 
 def looped(nodes: Iterable[str], edges: Edges) -> list[str]:

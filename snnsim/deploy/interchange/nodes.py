@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from snnsim.deploy.interchange.equations import delay_time, fields_of, scale_field, threshold_field
+from snnsim.deploy.interchange.fields import Node
 from snnsim.deploy.interchange.optional import optional
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
@@ -61,19 +62,10 @@ def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
     raise InvalidValueError(f"NIR has no node for it{_remedy(module)}")
 
 
-def same_fields(a: Any, b: Any) -> bool:
-    """Whether two nodes are of one kind and have equal fields."""
-    mine, theirs = (
-        {name: value for name, value in vars(node).items() if name not in ("input_type", "output_type", "metadata", "input_shape")}
-        for node in (a, b)
-    )
-    return type(a) is type(b) and mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, str) or isinstance(b, str):
-        return bool(a == b)
-    return np.array_equal(np.asarray(a).reshape(-1) if np.ndim(a) < 2 else a, np.asarray(b).reshape(-1) if np.ndim(b) < 2 else b)
+def same_fields(a: Node, b: Node) -> bool:
+    """Whether two nodes are of one kind and have equal fields, whatever shapes they declare."""
+    names = a.fields.keys() - {"shape", "input_shape"}
+    return a.kind == b.kind and all(np.array_equal(a[name], b[name]) for name in names)
 
 
 def _weight(layer: Any) -> tuple[Array, Array | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,20 @@ from torch import Tensor, nn
 from snnsim.checks import checked_bool, checked_number
 from snnsim.deploy.feedback import Feedback
 from snnsim.deploy.interchange.equations import (
-    CONSTANTS,
     Drive,
     Stepping,
     constants_of,
     delay_steps,
     delay_time,
     neuron_of,
-    numbers,
 )
+from snnsim.deploy.interchange.fields import CONSTANTS, Node, checked
 from snnsim.deploy.interchange.hdf5 import load
 from snnsim.deploy.interchange.network import GraphNetwork, Step, Sum, leaves
 from snnsim.deploy.interchange.nodes import node_of, same_fields
 from snnsim.deploy.interchange.optional import optional
 from snnsim.deploy.interchange.settings import LAYERS, NEURONS, Settings, layer_from, neuron_from, threshold_from
-from snnsim.deploy.interchange.topology import Topology, flatten, kind_of
+from snnsim.deploy.interchange.topology import Topology, flatten
 from snnsim.deploy.interchange.write import DEFAULT_DT
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError, SnnsimError
 from snnsim.layers import Delay, Driven
@@ -85,9 +85,9 @@ def from_nir(graph: Any, *, dt: float | None = None, reset: str | None = None, d
         raise InvalidTypeError(f"from_nir(graph): must be a nir.NIRGraph or the path of its file, got {type(graph).__name__}")
     step, is_given = _time_step(graph, dt)
 
-    def late(neuron: Any) -> Any:
+    def late(neuron: Node) -> Node:
         # a population has the shape of its constants
-        return nir.Delay(delay_time(1, np.shape(getattr(neuron, CONSTANTS[kind_of(neuron)][0])), step))
+        return Node("Delay", {"delay": delay_time(1, np.shape(neuron[CONSTANTS[neuron.kind][0]]), step)}, {})
 
     topology = flatten(graph, late if delay_loops else None)
     return _Reader(topology, Stepping(step, is_given, reset, _shortest(topology))).read()
@@ -95,7 +95,7 @@ def from_nir(graph: Any, *, dt: float | None = None, reset: str | None = None, d
 
 def _time_step(graph: Any, dt: float | None) -> tuple[float, bool]:
     """Duration of a time step, and whether anyone named it."""
-    settings = _settings(graph, "the graph")
+    settings = _settings(graph.metadata, "the graph")
     written = None if settings is None else checked_number("from_nir", "dt", settings.values.get("dt"), above=0)
     if dt is None:
         return (DEFAULT_DT, False) if written is None else (written, True)
@@ -107,13 +107,13 @@ def _time_step(graph: Any, dt: float | None) -> tuple[float, bool]:
 
 def _shortest(topology: Topology) -> float:
     """The shortest time constant of a graph."""
-    times = [np.asarray(getattr(node, name)) for node in topology.nodes.values() for name in TIMES if hasattr(node, name)]
-    return min((float(time.min()) for time in times if time.size and time.dtype.kind in "iuf" and time.min() > 0), default=1.0)
+    times = [float(node[name].min()) for node in topology.nodes.values() for name in TIMES if name in node.fields]
+    return min((time for time in times if time > 0), default=1.0)
 
 
-def _settings(node: Any, where: str) -> Settings | None:
+def _settings(metadata: Mapping[str, Any], where: str) -> Settings | None:
     try:
-        return Settings.read(node.metadata)
+        return Settings.read(metadata)
     except DataError as problem:
         raise DataError(f"from_nir: {where}: {problem}") from problem
 
@@ -130,7 +130,7 @@ class _Reader:
         self.shapes: dict[str, tuple[int, ...]] = {}
         # axes for batches that the shapes of the graph have in front
         self.surplus = 0
-        self.settings = {name: _settings(node, self._where(name)) for name, node in topology.nodes.items()}
+        self.settings = {name: _settings(node.metadata, self._where(name)) for name, node in topology.nodes.items()}
 
     def read(self) -> nn.Module:
         topology = self.topology
@@ -152,7 +152,7 @@ class _Reader:
     def _node(self, name: str) -> None:
         node, source = self.topology.nodes[name], self._source(name)
         shape = self._input(name, source)
-        if kind_of(node) in VIRTUAL:
+        if node.kind in VIRTUAL:
             self._fits(name, shape)
             self.steps.append(Step(name, None, source))
             self.shapes[name] = shape
@@ -171,15 +171,17 @@ class _Reader:
         self.modules[name] = module
         self.steps.append(Step(name, name, source))
 
-    def _module(self, name: str, node: Any, shape: tuple[int, ...]) -> nn.Module:
-        kind, settings = kind_of(node), self.settings[name]
+    def _module(self, name: str, node: Node, shape: tuple[int, ...]) -> nn.Module:
+        kind, settings = node.kind, self.settings[name]
         if settings is not None and settings.values.keys() - {"inputs"}:
             module = self._from_settings(node, kind, settings)
-            if not same_fields(node_of(module, shape, self.stepping.dt), node):
+            if not same_fields(checked(node_of(module, shape, self.stepping.dt)), node):
                 raise InvalidValueError(
                     "its metadata says other than its fields, which were changed after to_nir; delete the metadata to go by them"
                 )
             return module
+        if kind == "Delay":
+            return Delay(delay_steps(constants_of(node, shape)["delay"], self.stepping.dt))
         if kind in CONSTANTS:
             (first, drive), *others = neuron_of(kind, constants_of(node, shape), self.stepping)
             first = first if self._fold(name, drive, shape) else drive.driven(first)
@@ -187,18 +189,15 @@ class _Reader:
                 return first
             ((second, inner),) = others
             return nn.Sequential(OrderedDict(current=first, membrane=inner.driven(second)))
-        if kind == "Delay":
-            return Delay(delay_steps(node.delay, self.stepping.dt))
         if kind == "Flatten":
             return _flattening(node, shape)
         if kind in ("SumPool2d", "AvgPool2d"):
-            kernel, stride, padding = (_whole(name, getattr(node, name)) for name in ("kernel_size", "stride", "padding"))
-            return nn.AvgPool2d(kernel, stride, padding, divisor_override=1 if kind == "SumPool2d" else None)
+            return nn.AvgPool2d(**node.fields, divisor_override=1 if kind == "SumPool2d" else None)
         module = WEIGHTED[kind](**_arguments(node, kind), dtype=torch.get_default_dtype())
         _fill(module, node)
         return module
 
-    def _from_settings(self, node: Any, kind: str, settings: Settings) -> nn.Module:
+    def _from_settings(self, node: Node, kind: str, settings: Settings) -> nn.Module:
         name = settings.values.get("kind")
         if name in NEURONS and kind in CONSTANTS:
             neuron, reset = neuron_from(settings), self.stepping.reset
@@ -212,7 +211,8 @@ class _Reader:
             return Delay(settings.values["delay_steps"])
         if name not in LAYERS or kind not in WEIGHTED:
             raise InvalidValueError(f"its metadata is of a {name!r}, which is no module for a {kind}; delete the metadata")
-        module = layer_from(settings, {**_arguments(node, kind), "dtype": torch.from_numpy(np.empty(0, node.weight.dtype)).dtype})
+        dtype = torch.from_numpy(np.empty(0, node["weight"].dtype.newbyteorder("="))).dtype
+        module = layer_from(settings, {**_arguments(node, kind), "dtype": dtype})
         if not isinstance(module, QuantizedWeight):
             _fill(module, node)
         return module
@@ -242,10 +242,10 @@ class _Reader:
     def _feedback(self, name: str) -> None:
         node = self.topology.nodes[name]
         try:
-            shape = tuple(np.shape(node.delay))
+            shape = tuple(node["delay"].shape)
             while self.surplus and len(shape) > 1 and shape[0] == 1:
                 shape = shape[1:]
-            module = Feedback(delay_steps(node.delay, self.stepping.dt), shape)
+            module = Feedback(delay_steps(node["delay"], self.stepping.dt), shape)
         except SnnsimError as problem:
             raise type(problem)(f"from_nir: {self._where(name)}: {problem}") from problem
         self.modules[name], self.shapes[name] = module, module.shape
@@ -275,16 +275,10 @@ class _Reader:
         return shapes.pop()
 
     def _declared(self, name: str) -> tuple[int, ...]:
-        shape = _declared_input(self.topology.nodes[name])
-        if shape is None or not np.size(shape):
+        shape = self.topology.nodes[name]["shape"]
+        if shape is None:
             raise DataError(f"from_nir: {self._where(name)} has no shape; give it that of one sample at one time step")
-        try:
-            sizes = _whole("shape", np.atleast_1d(shape))
-        except SnnsimError as problem:
-            raise type(problem)(f"from_nir: {self._where(name)}: {problem}") from problem
-        if min(sizes) < 1:
-            raise DataError(f"from_nir: {self._where(name)} has shape {sizes}, and every size must be at least 1")
-        return sizes
+        return tuple(shape)
 
     def _batch_axes(self, declared: tuple[int, ...]) -> int:
         """Axes of length 1 in front of those that the first layer takes; where there is none, of those that the constants have."""
@@ -292,16 +286,14 @@ class _Reader:
         waiting = [self.topology.input]
         for name in waiting:
             node = self.topology.nodes[name]
-            kind = kind_of(node)
-            taken = AXES.get(kind) or (
-                np.size(_declared_input(node)) if kind == "Flatten" and _declared_input(node) is not None else 0
-            )
+            kind = node.kind
+            taken = len(node["shape"] or ()) if kind == "Flatten" else AXES.get(kind, 0)
             if taken:
                 axes = taken
                 break
-            if kind in CONSTANTS or kind == "Delay":
-                axes = max(axes, np.ndim(getattr(node, CONSTANTS.get(kind, ("delay",))[0], 0)))
-            if kind in CONSTANTS or kind in ("Delay", *VIRTUAL):
+            if kind in CONSTANTS:
+                axes = max(axes, *(np.ndim(values) for values in node.fields.values()))
+            if kind in (*CONSTANTS, *VIRTUAL):
                 waiting += [reader for reader in self.topology.readers[name] if reader not in waiting]
         else:
             # vectors and images, which here have their channels in front
@@ -333,20 +325,20 @@ class _Reader:
         return GraphNetwork(modules, steps, topology.input, topology.output, feedback)
 
     def _where(self, name: str) -> str:
-        return f"{name!r} ({type(self.topology.nodes[name]).__name__})"
+        return f"{name!r} ({self.topology.nodes[name].kind})"
 
 
 class _Misfit(ValueError):
     """A node does not take the shape that feeds it."""
 
 
-def _shape_behind(node: Any, module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _shape_behind(node: Node, module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of one sample behind a node, without computing one."""
-    kind = kind_of(node)
+    kind = node.kind
     x = torch.empty(1, *shape, device="meta")
-    axes, declared = AXES.get(kind, len(shape)), getattr(node, "input_shape", None)
+    axes, declared = AXES.get(kind, len(shape)), node.fields.get("input_shape")
     try:
-        if len(shape) != axes or (declared is not None and _sizes("input_shape", declared) != shape[1:]):
+        if len(shape) != axes or (declared is not None and declared != shape[1:]):
             raise _Misfit(f"it takes {axes} axes{'' if declared is None else f', the last of {declared}'}")
         if isinstance(module, Membrane):
             module.check_constants(x)
@@ -359,41 +351,33 @@ def _shape_behind(node: Any, module: nn.Module, shape: tuple[int, ...]) -> tuple
         raise _Misfit(str(problem)) from problem
 
 
-def _declared_input(node: Any) -> Any:
-    """The shape that a node says its input has; None where it says none."""
-    types = getattr(node, "input_type", None)
-    return next(iter(types.values()), None) if isinstance(types, dict) else types
-
-
-def _arguments(node: Any, kind: str) -> dict[str, Any]:
+def _arguments(node: Node, kind: str) -> dict[str, Any]:
     """What the torch layer of a node is constructed with."""
-    shape = np.shape(node.weight)
+    shape = node["weight"].shape
+    if len(shape) != AXES[kind] + 1 or 0 in shape:
+        form = "linear layer here is [out, in]" if AXES[kind] == 1 else f"{kind} here is [out, in, *kernel]"
+        raise ShapeError(f"its weight has shape {shape}; a {form}")
     if kind in ("Linear", "Affine"):
-        if len(shape) != 2:
-            raise ShapeError(f"its weight has shape {shape}; a linear layer here is [out, in]")
         outputs, inputs = shape
         return {"in_features": inputs, "out_features": outputs, "bias": kind == "Affine"}
-    if len(shape) != AXES[kind] + 1:
-        raise ShapeError(f"its weight has shape {shape}; that of a {kind} is [out, in, *kernel]")
-    (groups,) = _sizes("groups", node.groups)
-    padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
+    groups = node["groups"]
+    if groups < 1 or shape[0] % groups:
+        raise InvalidValueError(f"groups = {groups} must be at least 1 and divide the {shape[0]} channels of its output")
     return {
         "in_channels": shape[1] * groups,
         "out_channels": shape[0],
         "kernel_size": shape[2:],
         "groups": groups,
         "bias": True,
-        "stride": _whole("stride", node.stride),
-        "padding": str(padding) if isinstance(padding, str) else _whole("padding", padding),
-        "dilation": _whole("dilation", node.dilation),
+        **{name: node[name] for name in ("stride", "padding", "dilation")},
     }
 
 
-def _fill(layer: Any, node: Any) -> None:
+def _fill(layer: Any, node: Node) -> None:
     with torch.no_grad():
         for name in ("weight", "bias"):
             if getattr(layer, name) is not None:
-                values = torch.from_numpy(numbers(name, getattr(node, name)))
+                values = torch.from_numpy(node[name].astype(np.float64))
                 if values.shape != getattr(layer, name).shape:
                     raise ShapeError(
                         f"its {name} has shape {tuple(values.shape)} and must have {tuple(getattr(layer, name).shape)}"
@@ -401,14 +385,13 @@ def _fill(layer: Any, node: Any) -> None:
                 getattr(layer, name).copy_(values)
 
 
-def _flattening(node: Any, shape: tuple[int, ...]) -> nn.Flatten:
+def _flattening(node: Node, shape: tuple[int, ...]) -> nn.Flatten:
     """NIR counts the axes of what its node declares, which may have one for batches in front."""
-    declared = _declared_input(node)
-    sizes = shape if declared is None else _sizes("input_type", declared)
+    sizes = node["shape"] or shape
     surplus = len(sizes) - len(shape)
     if surplus < 0 or sizes[surplus:] != shape or set(sizes[:surplus]) - {1}:
         raise _Misfit(f"it flattens {sizes}")
-    ((start,), (end,)) = (_sizes(name, getattr(node, name)) for name in ("start_dim", "end_dim"))
+    start, end = node["start_dim"], node["end_dim"]
     for dim in (start, end):
         if not -len(sizes) <= dim < len(sizes):
             raise ShapeError(f"it flattens the axes {start} to {end} of {sizes}, which has no such axis")
@@ -436,18 +419,6 @@ def _module_names(names: list[str]) -> dict[str, str]:
             new += "_"
         result[name] = new
     return result
-
-
-def _whole(name: str, value: Any) -> Any:
-    """An int or a tuple of ints, from what NumPy and HDF5 make of them."""
-    array = numbers(name, value)
-    if not (array == np.floor(array)).all() or array.ndim > 1:
-        raise InvalidValueError(f"{name} = {array.tolist()} must be whole numbers; write it again")
-    return int(array) if array.ndim == 0 else tuple(int(size) for size in array)
-
-
-def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    return tuple(_whole(name, np.atleast_1d(value)))
 
 
 def _tuples(value: Any) -> Sum:

@@ -7,6 +7,7 @@ names and handed to constructors, which check it; nothing in a file names code t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -82,7 +83,7 @@ class Settings:
         return {TEXT: text, **({TENSORS: arrays} if arrays else {})}
 
     @classmethod
-    def read(cls, metadata: dict[str, Any]) -> Settings | None:
+    def read(cls, metadata: Mapping[str, Any]) -> Settings | None:
         """From NIR's metadata; None where there are no settings of ours.
 
         Raises:
@@ -97,7 +98,7 @@ class Settings:
             if version == VERSION and set(shapes) != set(arrays):
                 raise ValueError(f"it has the tensors {sorted(arrays)} and speaks of {sorted(shapes)}")
             tensors = {name: _tensor(arrays[name], shape) for name, shape in shapes.items()} if version == VERSION else {}
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             raise DataError(f"its metadata {TEXT!r} is damaged ({problem}); delete it to read the node without") from problem
         if version != VERSION:
             raise DataError(

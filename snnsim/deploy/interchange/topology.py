@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from snnsim.deploy.interchange.fields import KINDS, Node, checked
 from snnsim.deploy.interchange.loops import Edges, delay_loops, followers, looped, ordered
-from snnsim.errors import DataError
+from snnsim.errors import DataError, InvalidValueError
 
-__all__ = ["KINDS", "MAX_DEPTH", "Topology", "flatten", "kind_of"]
+__all__ = ["MAX_DEPTH", "Topology", "flatten"]
 
-KINDS = (
-    "Affine", "AvgPool2d", "Conv1d", "Conv2d", "CubaLI", "CubaLIF", "Delay", "Flatten", "I", "IF", "Input", "LI", "LIF", "Linear",
-    "Output", "Scale", "SumPool2d", "Threshold",
-)  # fmt: skip
 # subgraphs within subgraphs
 MAX_DEPTH = 64
 
@@ -31,7 +28,7 @@ class Topology:
         feedback: delays that close a loop, and so do not wait for what feeds them.
     """
 
-    nodes: dict[str, Any]
+    nodes: dict[str, Node]
     edges: Edges
     input: str
     output: str
@@ -48,7 +45,7 @@ class Topology:
         return followers(self.edges)
 
 
-def flatten(graph: Any, late: Callable[[Any], Any] | None = None) -> Topology:
+def flatten(graph: Any, late: Callable[[Node], Node] | None = None) -> Topology:
     """Open subgraphs, check the edges, and find an order.
 
     Args:
@@ -59,17 +56,17 @@ def flatten(graph: Any, late: Callable[[Any], Any] | None = None) -> Topology:
         DataError: an unknown kind of node, an edge to nowhere, a node that nothing feeds or reads, a loop without delay.
     """
     nodes, edges = _opened(graph, "", 0)
-    start, end = (_only(graph.nodes, kind, "the graph") for kind in ("Input", "Output"))
+    start, end = (_only(graph, kind, "the graph") for kind in ("Input", "Output"))
     fed, read = {b for _, b in edges}, {a for a, _ in edges}
     for name, node in nodes.items():
         if name != start and name not in fed:
-            raise DataError(f"from_nir: nothing feeds {name!r} ({kind_of(node)}); connect it or delete it")
+            raise DataError(f"from_nir: nothing feeds {name!r} ({node.kind}); connect it or delete it")
         if name != end and name not in read:
-            raise DataError(f"from_nir: nothing reads {name!r} ({kind_of(node)}); connect it or delete it")
+            raise DataError(f"from_nir: nothing reads {name!r} ({node.kind}); connect it or delete it")
     for name, edge in ((start, [a for a, b in edges if b == start]), (end, [b for a, b in edges if a == end])):
         if edge:
             raise DataError(
-                f"from_nir: {name!r} is the {kind_of(nodes[name])} of the graph, and an edge joins it to {edge[0]!r} the wrong way"
+                f"from_nir: {name!r} is the {nodes[name].kind} of the graph, and an edge joins it to {edge[0]!r} the wrong way"
             )
     feedback = _closing(nodes, edges)
     if late is not None:
@@ -86,32 +83,25 @@ def flatten(graph: Any, late: Callable[[Any], Any] | None = None) -> Topology:
     return Topology({name: nodes[name] for name in order}, edges, start, end, feedback)
 
 
-def kind_of(node: Any) -> str:
-    """NIR's name for what a node is."""
-    return type(node).__name__
-
-
-def _opened(graph: Any, prefix: str, depth: int) -> tuple[dict[str, Any], Edges]:
+def _opened(graph: Any, prefix: str, depth: int) -> tuple[dict[str, Node], Edges]:
     if depth > MAX_DEPTH:
         raise DataError(f"from_nir: {prefix[:40]!r}...: subgraphs lie more than {MAX_DEPTH} deep; write the graph flat")
-    nodes: dict[str, Any] = {}
+    nodes: dict[str, Node] = {}
     edges: dict[tuple[str, str], None] = {}
     # where an edge to or from a subgraph leads
     entry: dict[str, str] = {}
     leave: dict[str, str] = {}
     for name, node in _named(graph, prefix):
-        full = prefix + name
-        opened = {full: node}
-        if kind_of(node) == "NIRGraph":
+        full, kind = prefix + name, type(node).__name__
+        if kind == "NIRGraph":
             opened, inner = _opened(node, f"{full}.", depth + 1)
             edges |= dict.fromkeys(inner)
-            entry[name], leave[name] = (f"{full}.{_only(node.nodes, kind, repr(full))}" for kind in ("Input", "Output"))
-        elif kind_of(node) in KINDS:
+            entry[name], leave[name] = (f"{full}.{_only(node, end, repr(full))}" for end in ("Input", "Output"))
+        elif kind in KINDS:
+            opened = {full: _checked(node, full)}
             entry[name] = leave[name] = full
         else:
-            raise DataError(
-                f"from_nir: {full!r} is a {kind_of(node)}, and no module here computes that; known are {', '.join(KINDS)}"
-            )
+            raise DataError(f"from_nir: {full!r} is a {kind}, and no module here computes that; known are {', '.join(KINDS)}")
         if twice := sorted(nodes.keys() & opened.keys()):
             raise DataError(f"from_nir: two nodes are called {twice[0]!r} once the subgraphs are opened; rename one of them")
         nodes |= opened
@@ -143,16 +133,23 @@ def _pairs(graph: Any, prefix: str) -> Edges:
     return [(a, b) for a, b in graph.edges]
 
 
-def _only(nodes: dict[str, Any], kind: str, where: str) -> str:
-    found = [name for name, node in nodes.items() if kind_of(node) == kind]
+def _checked(node: Any, name: str) -> Node:
+    try:
+        return checked(node)
+    except (DataError, InvalidValueError) as problem:
+        raise type(problem)(f"from_nir: {name!r} ({type(node).__name__}): {problem}") from problem
+
+
+def _only(graph: Any, kind: str, where: str) -> str:
+    found = [name for name, node in graph.nodes.items() if type(node).__name__ == kind]
     if len(found) != 1:
         raise DataError(f"from_nir: {where} has {len(found)} nodes of kind {kind} ({', '.join(found) or 'none'}); it needs one")
     return found[0]
 
 
-def _closing(nodes: dict[str, Any], edges: Edges) -> frozenset[str]:
+def _closing(nodes: dict[str, Node], edges: Edges) -> frozenset[str]:
     """The delays that are on loops."""
-    return frozenset(name for name in looped(nodes, edges) if kind_of(nodes[name]) == "Delay")
+    return frozenset(name for name in looped(nodes, edges) if nodes[name].kind == "Delay")
 
 
 def _loop(waiting: dict[str, set[str]]) -> list[str]:

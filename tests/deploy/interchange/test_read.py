@@ -16,7 +16,7 @@ from torch import nn
 from snnsim import MultiStep, SingleStep, neurons, quant
 from snnsim.deploy import from_nir, to_nir
 from snnsim.deploy.feedback import Feedback
-from snnsim.deploy.interchange.equations import CONSTANTS
+from snnsim.deploy.interchange.fields import CONSTANTS
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, RunError, ShapeError
 from snnsim.layers import Delay
 from snnsim.quant.layers import QuantLinear
