@@ -138,7 +138,7 @@ def _shape(name: str, value: Any) -> tuple[int, ...] | None:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -15,6 +15,10 @@ __all__ = ["load"]
 # a compressed file may stand for so many times its own bytes, and a small one for so many in all
 MAX_RATIO = 200
 SMALL = 2**28
+# what h5py and the constructors of nir raise
+DAMAGE = (
+    OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError, OverflowError
+)  # fmt: skip
 
 
 def load(path: Path) -> Any:
@@ -31,13 +35,10 @@ def load(path: Path) -> Any:
         with h5py.File(path, "r") as file:
             limit = max(SMALL, MAX_RATIO * path.stat().st_size)
             _Walk(h5py, limit).look(file, "")
-            _check_kinds(file["node"], "")
-        return nir.read(path, type_check=False)
+            return _graph(nir, file["node"], "")
     except SnnsimError as problem:
         raise type(problem)(f"from_nir: {path}: {problem}") from problem
-    except (
-        OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError, OverflowError
-    ) as problem:  # fmt: skip
+    except DAMAGE as problem:
         raise DataError(f"from_nir: {path} is damaged or no NIR graph ({problem!r}); write it again") from problem
 
 
@@ -80,11 +81,30 @@ class _Walk:
             )
 
 
-def _check_kinds(group: Any, name: str) -> None:
-    """Name a node that the installed nir does not know either, before it trips over it."""
-    kind = group["type"][()].decode()
-    if kind == "NIRGraph":
-        for key, node in group["nodes"].items():
-            _check_kinds(node, f"{name}.{key}" if name else key)
-    elif kind not in KINDS:
-        raise DataError(f"{name!r} is a {kind}, and no module here computes that; known are {', '.join(KINDS)}")
+def _graph(nir: Any, group: Any, name: str) -> Any:
+    """A graph, node by node, so that what is damaged or unknown is named."""
+    edges = [tuple(_value(end) for end in edge) for edge in group["edges"][()]]
+    nodes = {}
+    for key, node in group["nodes"].items():
+        full = f"{name}.{key}" if name else key
+        kind = _value(node["type"][()])
+        if kind == "NIRGraph":
+            nodes[key] = _graph(nir, node, full)
+        elif kind not in KINDS:
+            raise DataError(f"{full!r} is a {kind}, and no module here computes that; known are {', '.join(KINDS)}")
+        else:
+            try:
+                nodes[key] = nir.dict2NIRNode(_content(node))
+            except DAMAGE as problem:
+                raise DataError(f"{full!r} ({kind}) is damaged ({problem!r}); write it again") from problem
+    metadata = _content(group["metadata"]) if "metadata" in group else {}
+    return nir.NIRGraph(nodes, edges, metadata=metadata, type_check=False)
+
+
+def _content(group: Any) -> Any:
+    """What a group holds, as `nir.write` was given it."""
+    return {key: _content(item) for key, item in group.items()} if hasattr(group, "items") else _value(group[()])
+
+
+def _value(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value

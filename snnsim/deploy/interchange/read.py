@@ -39,12 +39,15 @@ from snnsim.quant.weight import QuantizedWeight
 
 __all__ = ["from_nir"]
 
+POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten)
 VIRTUAL = ("Input", "Output")
 RESETS = (None, "zero", "subtract")
 TIMES = ("tau", "tau_syn", "tau_mem")
 WEIGHTED: dict[str, type[nn.Module]] = {"Affine": nn.Linear, "Conv1d": nn.Conv1d, "Conv2d": nn.Conv2d, "Linear": nn.Linear}
 # axes of one sample
 AXES = {"Affine": 1, "AvgPool2d": 3, "Conv1d": 2, "Conv2d": 3, "Linear": 1, "SumPool2d": 3}
+# sums within sums
+MAX_DEPTH = 200
 ONE_SAMPLE = "shapes in a graph are those of one sample at one time step, without axes for batch or time"
 
 
@@ -96,7 +99,9 @@ def from_nir(graph: Any, *, dt: float | None = None, reset: str | None = None, d
 def _time_step(graph: Any, dt: float | None) -> tuple[float, bool]:
     """Duration of a time step, and whether anyone named it."""
     settings = _settings(graph.metadata, "the graph")
-    written = None if settings is None else checked_number("from_nir", "dt", settings.values.get("dt"), above=0)
+    written = None if settings is None else settings.values.get("dt")
+    if settings is not None and not (isinstance(written, float) and 0 < written < np.inf):
+        raise DataError(f"from_nir: the graph: its metadata names the time step {written!r}, which is none; delete the metadata")
     if dt is None:
         return (DEFAULT_DT, False) if written is None else (written, True)
     dt = checked_number("from_nir", "dt", dt, above=0)
@@ -207,6 +212,9 @@ class _Reader:
             return neuron
         if name == kind == "Threshold":
             return threshold_from(settings)
+        if name == "AdaptiveAvgPool2d" and kind == "AvgPool2d":
+            size = settings.values["output_size"]
+            return nn.AdaptiveAvgPool2d(tuple(size) if isinstance(size, list) else size)
         if name == kind == "Delay":
             return Delay(settings.values["delay_steps"])
         if name not in LAYERS or kind not in WEIGHTED:
@@ -344,7 +352,7 @@ def _shape_behind(node: Node, module: nn.Module, shape: tuple[int, ...]) -> tupl
             module.check_constants(x)
         if kind in WEIGHTED:
             return tuple(WEIGHTED[kind](**_arguments(node, kind), device="meta")(x).shape[1:])
-        return tuple(module(x).shape[1:]) if isinstance(module, nn.AvgPool2d | nn.Flatten) else shape
+        return tuple(module(x).shape[1:]) if isinstance(module, POOLS) else shape
     except (RuntimeError, IndexError, ValueError) as problem:
         if isinstance(problem, DataError | InvalidValueError):
             raise
@@ -421,12 +429,12 @@ def _module_names(names: list[str]) -> dict[str, str]:
     return result
 
 
-def _tuples(value: Any) -> Sum:
+def _tuples(value: Any, depth: int = 0) -> Sum:
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value:
-        return tuple(_tuples(part) for part in value)
-    raise TypeError(f"{value!r} is neither a name nor a list of them")
+    if isinstance(value, list) and value and depth < MAX_DEPTH:
+        return tuple(_tuples(part, depth + 1) for part in value)
+    raise TypeError(f"{type(value).__name__} in place of a name or a list of them, or sums more than {MAX_DEPTH} deep")
 
 
 def _renamed(source: Sum, names: dict[str, str]) -> Sum:

@@ -117,6 +117,9 @@ def settings_of(module: nn.Module) -> Settings:
     tensors = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     if isinstance(module, Delay):
         return Settings({"kind": "Delay", "delay_steps": module.delay_steps})
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        # NIR's pool sums in another order
+        return Settings({"kind": "AdaptiveAvgPool2d", "output_size": module.output_size})
     if isinstance(module, Threshold):
         return Settings({"kind": "Threshold", "surrogate": _of_surrogate(module.surrogate)}, tensors)
     if isinstance(module, Driven):

@@ -11,14 +11,16 @@ import nir
 import numpy as np
 import pytest
 import torch
+from deploy.interchange.stepper import stepped
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
-from snnsim.deploy import from_nir, to_nir
+from snnsim.deploy import from_nir, lower, to_grid, to_nir, verify
 from snnsim.deploy.feedback import Feedback
 from snnsim.deploy.interchange.fields import CONSTANTS
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, RunError, ShapeError
 from snnsim.layers import Delay
+from snnsim.quant.convert import quantize
 from snnsim.quant.layers import QuantLinear
 from snnsim.record import Recorder
 
@@ -82,6 +84,28 @@ def test_a_leak_that_is_not_the_reset_is_read_from_a_recorded_graph():
     net = from_nir(TRACES / "two_lif_neurons.nir")
     assert net.linear1.bias.item() == pytest.approx(1.2)
     assert net.lif1.v_reset == 0
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason="SNNSIM_DATA names no folder with nir/03_rnn")
+def test_a_recorded_graph_with_a_loop_runs_as_its_equations_say():
+    path = TRACES.parent / "03_rnn" / "braille_noDelay_bias_zero.nir"
+    with pytest.raises(DataError, match=r"'lif1.lif' -> 'lif1.w_rec' -> 'lif1.lif'.*delay_loops=True"):
+        from_nir(path)
+    x = (torch.rand(100, 4, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    with torch.no_grad():
+        found = SingleStep(from_nir(path, delay_loops=True))(x)
+    expected = stepped(nir.read(path, type_check=False), x)
+    assert 0.1 < expected.mean() < 0.9
+    assert (found != expected).double().mean() < 0.001
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason="SNNSIM_DATA names no folder with nir/01_lif")
+@pytest.mark.parametrize("file", ["lif_norse.nir", "lif_rockpool.nir", "two_lif_neurons.nir"])
+def test_a_recorded_graph_runs_as_its_equations_say(file):
+    x = torch.rand(300, 2, 1, generator=torch.Generator().manual_seed(0)) * 40
+    with torch.no_grad():
+        found = MultiStep(from_nir(TRACES / file))(x)
+    assert torch.equal(found.double(), stepped(nir.read(TRACES / file, type_check=False), x))
 
 
 # -- the equations, on graphs made here
@@ -459,3 +483,32 @@ def test_without_nir_the_error_says_what_to_install(monkeypatch):
         from_nir("a.nir")
     with pytest.raises(ModuleNotFoundError, match="NIR graphs need nir"):
         to_nir(nn.Sequential(nn.Linear(1, 1), neurons.IFNode()))
+
+
+def test_a_graph_that_was_read_is_quantized_and_lowered():
+    graph = nir.NIRGraph(
+        {
+            "input": nir.Input([6]),
+            "w": nir.Affine(np.random.default_rng(0).normal(0, 1, (5, 6)), np.zeros(5)),
+            "a": lif(5, tau=5 * DT, r=2.0, v_leak=0.1, v_threshold=0.6),
+            "v": nir.Linear(np.random.default_rng(1).normal(0, 1, (4, 5))),
+            "b": nir.IF(full(1 / DT, 4), full(1.0, 4)),
+            "output": nir.Output([4]),
+        },
+        [("input", "w"), ("w", "a"), ("a", "v"), ("v", "b"), ("b", "output")],
+    )
+    net = from_nir(graph)
+    quantize(net, weights=4)
+    for node in (net.a, net.b):
+        node.set_state_quant(quant.uniform(6))
+    to_grid(net)
+    x = (torch.rand(9, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    assert verify(net, lower(net, (6,)), [x]).exact
+
+
+@pytest.mark.parametrize(
+    ("node", "kind"), [(nir.Scale(full(2.0)), "Scale"), (nir.Threshold(full(0.5)), "Threshold"), (lif(r=2.0), "Driven")]
+)
+def test_what_has_no_integers_is_refused_by_name(node, kind):
+    with pytest.raises(InvalidValueError, match=rf"'n0' \({kind}\) cannot be lowered"):
+        lower(from_nir(chain(node, nir.Linear(np.ones((1, 1), np.float32)))), (1,))
