@@ -40,13 +40,13 @@ def delay_loops(
                 f"from_nir: a loop without delay and without a neuron: {', '.join(map(repr, loop))}; put a nir.Delay of at least "
                 "one time step on the way back"
             )
-        near = list(reached([start], edges))
-        first = min(neurons, key=lambda name: near.index(name) if name in near else len(near))
+        near = {name: place for place, name in enumerate(reached([start], edges))}
+        first = min(neurons, key=lambda name: near.get(name, len(near)))
         for name, readers in _late(first, nodes, [(a, b) for a, b in edges if b not in delays]).items():
             delay = f"{name}_late"
             while delay in nodes:
                 delay += "_"
-            nodes[delay] = late(nodes[_origin(name, nodes, edges)])
+            nodes[delay] = late(nodes[_origin(name, nodes, followers((b, a) for a, b in edges))])
             edges = [(delay, b) if a == name and b in readers else (a, b) for a, b in edges] + [(name, delay)]
             delays |= {delay}
     return nodes, edges
@@ -57,20 +57,20 @@ def _late(first: str, nodes: dict[str, Node], edges: Edges) -> dict[str, set[str
     sources = followers((b, a) for a, b in edges)
     loop = set(reached([first], edges)) & set(reached([first], [(b, a) for a, b in edges]))
     late: dict[str, set[str]] = defaultdict(set)
-    between: list[str] = []
+    between: dict[str, None] = {}
     waiting = [first]
     while waiting:
         name = waiting.pop()
         for source in sources[name]:
             if source not in loop:
                 continue
-            if _origin(source, nodes, edges):
+            if _origin(source, nodes, sources):
                 late[source].add(name)
             elif source not in between:
-                between.append(source)
+                between[source] = None
                 waiting.append(source)
     for a, b in edges:
-        if a in between and b not in (first, *between):
+        if a in between and b != first and b not in between:
             raise DataError(
                 f"from_nir: {a!r} ({nodes[a].kind}) brings the loop back to {first!r} and feeds {b!r} too, so what is a "
                 "time step late cannot be told; put a nir.Delay on the way back"
@@ -78,25 +78,36 @@ def _late(first: str, nodes: dict[str, Node], edges: Edges) -> dict[str, set[str
     return late
 
 
-def _origin(name: str, nodes: dict[str, Node], edges: Edges) -> str:
+def _origin(name: str, nodes: dict[str, Node], sources: dict[str, list[str]]) -> str:
     """A neuron whose output this node hands on as it is; the empty text where it does not."""
     seen = set()
     while nodes[name].kind in ("Input", "Output"):
-        found = [a for a, b in edges if b == name]
-        if len(found) != 1 or name in seen:
+        if len(sources[name]) != 1 or name in seen:
             return ""
         seen.add(name)
-        name = found[0]
+        (name,) = sources[name]
     return name if nodes[name].kind in NEURONS else ""
 
 
 def looped(nodes: Iterable[str], edges: Edges) -> list[str]:
     """The nodes that reach themselves, in order."""
+    found: set[str] = {a for a, b in edges if a == b}
+    left = list(nodes)
+    while left := _knotted(left, edges):
+        within = set(left)
+        edges = [(a, b) for a, b in edges if a in within and b in within]
+        loop = reached(left[:1], edges).keys() & reached(left[:1], [(b, a) for a, b in edges]).keys()
+        found |= loop if len(loop) > 1 else set()
+        left = [name for name in left if name not in loop]
+    return [name for name in nodes if name in found]
+
+
+def _knotted(nodes: list[str], edges: Edges) -> list[str]:
+    """What is left without the nodes that nothing feeds or nothing reads, and so on from there."""
     for turned in (edges, [(b, a) for a, b in edges]):
         free = set(ordered(nodes, turned))
         nodes = [name for name in nodes if name not in free]
-    within = [(a, b) for a, b in edges if a in nodes and b in nodes]
-    return [name for name in nodes if name in reached([b for a, b in within if a == name], within)]
+    return nodes
 
 
 def ordered(nodes: Iterable[str], edges: Edges) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -418,13 +419,17 @@ def _per_channel(values: Any, shape: tuple[int, ...]) -> Tensor | None:
 def _module_names(names: list[str]) -> dict[str, str]:
     """Names of nodes as names of modules: those that Python's modules or other nodes' folders take for themselves are changed."""
     result: dict[str, str] = {}
+    taken: set[str] = set()
     reserved = set(dir(GraphNetwork({}, (), "", "", {})))
+    folders = {name: list(accumulate(name.split(".")[:-1], "{}.{}".format)) for name in names}
+    above = {folder for found in folders.values() for folder in found}
     for name in names:
         new = ".".join(f"{part}_" if part in reserved or not part else part for part in name.split("."))
-        if any(other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in names):
+        if name in above or not folders.keys().isdisjoint(folders[name]):
             new = new.replace(".", "_")
-        while new in result.values():
+        while new in taken:
             new += "_"
+        taken.add(new)
         result[name] = new
     return result
 
