@@ -127,7 +127,7 @@ def _named(graph: Any, prefix: str) -> list[tuple[str, Any]]:
 
 
 def _pairs(graph: Any, prefix: str) -> Edges:
-    for edge in graph.edges:
+    for edge in graph.edges if isinstance(graph.edges, list | tuple | set) else (graph.edges,):
         if not (isinstance(edge, tuple | list) and len(edge) == 2 and all(isinstance(name, str) for name in edge)):
             raise DataError(f"from_nir: {edge!r} among the edges of {prefix[:-1] or 'the graph'!r} is no pair of names")
     return [(a, b) for a, b in graph.edges]

@@ -143,6 +143,9 @@ def test_shapes_and_names_that_are_none():
     made.nodes[3] = made.nodes["n"]
     with pytest.raises(DataError, match=r"the nodes of 'the graph' must be named by text, not 3"):
         from_nir(made)
+    made.nodes, made.edges = graph("LIF").nodes, None
+    with pytest.raises(DataError, match="None among the edges of 'the graph' is no pair of names"):
+        from_nir(made)
     for edge in (("n",), ("input", "n", "output"), ("input", 3), "input"):
         made = graph("LIF")
         made.edges = [*made.edges, edge]
