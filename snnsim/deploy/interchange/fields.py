@@ -41,7 +41,7 @@ class Node:
 
     kind: str
     fields: Mapping[str, Any]
-    metadata: Mapping[str, Any]
+    metadata: Any
 
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
@@ -57,8 +57,7 @@ def checked(node: Any) -> Node:
     fields = {name: check(name, getattr(node, name, None)) for name, check in KINDS[kind].items()}
     if kind in ("Input", "Output", "Flatten"):
         fields["shape"] = _shape("shape", _declared(node))
-    metadata = node.metadata if isinstance(getattr(node, "metadata", None), dict) else {}
-    return Node(kind, fields, metadata)
+    return Node(kind, fields, getattr(node, "metadata", None))
 
 
 def _declared(node: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -117,7 +116,7 @@ def _shortest(topology: Topology) -> float:
     return min((time for time in times if time > 0), default=1.0)
 
 
-def _settings(metadata: Mapping[str, Any], where: str) -> Settings | None:
+def _settings(metadata: Any, where: str) -> Settings | None:
     try:
         return Settings.read(metadata)
     except DataError as problem:

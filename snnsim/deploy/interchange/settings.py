@@ -83,13 +83,13 @@ class Settings:
         return {TEXT: text, **({TENSORS: arrays} if arrays else {})}
 
     @classmethod
-    def read(cls, metadata: Mapping[str, Any]) -> Settings | None:
+    def read(cls, metadata: Any) -> Settings | None:
         """From NIR's metadata; None where there are no settings of ours.
 
         Raises:
             DataError: written by a newer version, or not what `metadata` returns.
         """
-        if TEXT not in metadata:
+        if not isinstance(metadata, Mapping) or TEXT not in metadata:
             return None
         try:
             values = json.loads(metadata[TEXT])

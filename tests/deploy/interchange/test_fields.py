@@ -128,7 +128,9 @@ def test_messages(kind, name, value, message):
 
 def test_metadata_that_is_none_is_no_metadata():
     for value in (None, "text", 3, np.ones(2), ["snnsim"]):
-        from_nir(graph("LIF", "metadata", value), dt=DT)
+        made = graph("LIF", "metadata", value)
+        made.metadata = value
+        from_nir(made, dt=DT)
 
 
 def test_shapes_and_names_that_are_none():
