@@ -23,7 +23,8 @@ class _Runner(nn.Module):
     """What both runners share: checking the network, the input and the outcome of a run.
 
     Args:
-        net: any module; its neurons and other Temporal modules are found wherever they are nested.
+        net: any module; its neurons and other Temporal modules are found wherever they are nested. Of another runner the
+            network inside it.
         time_steps: present a static input `[B, *n]` this many times, instead of taking a sequence `[T, B, *n]`.
         carry_state: continue from the state that the last run left, and leave this one's. True leaves it detached, "graph"
             leaves it within the graph (backpropagation across calls; cut it with `snnsim.detach`). False starts from rest and
@@ -39,7 +40,8 @@ class _Runner(nn.Module):
             check_int(who, "time_steps", time_steps, at_least=1)
         if carry_state not in CARRY_KINDS:
             raise InvalidValueError(f"{who}(carry_state={carry_state!r}): must be False, True or 'graph'")
-        self.net = net
+        # another runner of it, not one within the other
+        self.net: nn.Module = net.net if isinstance(net, _Runner) else net
         self.time_steps = time_steps
         self.carry_state = carry_state
         if not self._temporal():

@@ -319,6 +319,14 @@ def test_nested_runners_raise(outer, inner):
         outer(nn.Sequential(inner(node()), node()))
 
 
+@pytest.mark.parametrize("outer", [MultiStep, SingleStep])
+@pytest.mark.parametrize("inner", [MultiStep, SingleStep])
+def test_a_runner_of_a_runner_runs_the_network_inside(outer, inner):
+    net, x_seq = nn.Sequential(nn.Linear(3, 4), node()), torch.rand(5, 2, 3)
+    assert outer(inner(net, time_steps=7)).net is net
+    assert torch.equal(outer(inner(net, time_steps=7))(x_seq), outer(net)(x_seq))
+
+
 def test_a_runner_called_within_a_run_raises():
     class Sneaky(nn.Module):
         def __init__(self):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snnsim.calibrate.collect import regroup
 from snnsim.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.layers.scale import Scale
 from snnsim.neurons.integrate_fire import IFNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
@@ -36,13 +37,13 @@ class BalancedIFNode(IFNode):
     rest, of 97.5 % for the ReLU network; no difference from T = 8 on.)
 
     Args:
-        v_threshold, state_quant: see BaseNode.
+        v_threshold, surrogate, detach_reset, state_quant, learn_threshold, min_decay: see BaseNode.
 
     Source: Bu et al. 2022, "Optimized Potential Initialization for Low-latency Spiking Neural Networks", arXiv 2202.01440.
     """
 
-    def __init__(self, v_threshold: float | Tensor = 1.0, state_quant: Codebook | None = None) -> None:
-        super().__init__(v_threshold, v_reset=None, state_quant=state_quant)
+    def __init__(self, v_threshold: float | Tensor = 1.0, state_quant: Codebook | None = None, **options: Any) -> None:
+        super().__init__(v_threshold, v_reset=None, state_quant=state_quant, **options)
 
     def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
         """The state before the first step, for input like `x`: half the threshold, on its level."""
@@ -50,27 +51,6 @@ class BalancedIFNode(IFNode):
             half = torch.as_tensor(self.v_threshold, dtype=dtype, device=x.device) / 2
             half = half.reshape([1] * (x.dim() - half.dim()) + list(half.shape))
             return half if codebook is None else codebook.snap(half, self.v_rest)
-
-
-class Scale(nn.Module):
-    """Multiplies by a constant: what one spike of the layer before it stands for.
-
-    Args:
-        factor: a number or a tensor that broadcasts against `[*n]`.
-    """
-
-    factor: Tensor
-
-    def __init__(self, factor: float | Tensor) -> None:
-        super().__init__()
-        self.register_buffer("factor", torch.as_tensor(factor, dtype=torch.float32).detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`factor * x`."""
-        return self.factor * x
-
-    def extra_repr(self) -> str:
-        return f"{float(self.factor):.4g}" if self.factor.dim() == 0 else f"{tuple(self.factor.shape)}"
 
 
 def convert(ann: nn.Module, batches: Iterable[Any], T: int, *, percentile: float = 99.9, per_channel: bool = False) -> MultiStep:

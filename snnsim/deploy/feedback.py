@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnsim.errors import InvalidValueError, RunError
+from snnsim.errors import InvalidValueError, RunError, ShapeError
 from snnsim.layers import Delay
 from snnsim.temporal import stack_steps
 
@@ -35,6 +35,11 @@ class Feedback(Delay):
 
     def write(self, value: Tensor) -> None:
         """Put in the value of this time step."""
+        if tuple(value.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"Feedback: what comes back has shape {tuple(value.shape[1:])}, and was made for {self.shape}; give the network "
+                "samples of that shape"
+            )
         waiting = [self.check_held(f"x{i}", value, value.dtype) for i in range(1, self.delay_steps)]
         line = stack_steps([*(torch.zeros_like(value) if x is None else x for x in waiting), value])
         self.hold(**{f"x{i}": x for i, x in enumerate(line)})

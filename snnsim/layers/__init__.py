@@ -2,17 +2,22 @@
 
 from snnsim.layers.delay import Delay
 from snnsim.layers.dropout import Dropout
+from snnsim.layers.scale import Driven, Scale
 from snnsim.layers.spike_conv import SpikeConv2d
 from snnsim.layers.spike_linear import SpikeLinear
+from snnsim.layers.threshold import Threshold
 from snnsim.layers.threshold_norm import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d
 from snnsim.temporal import Temporal
 
 __all__ = [
     "Delay",
+    "Driven",
     "Dropout",
+    "Scale",
     "SpikeConv2d",
     "SpikeLinear",
     "Temporal",
+    "Threshold",
     "ThresholdDependentBatchNorm1d",
     "ThresholdDependentBatchNorm2d",
 ]

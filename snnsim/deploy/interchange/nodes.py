@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from snnsim.deploy.interchange.equations import delay_time, fields_of
+from snnsim.deploy.interchange.equations import delay_time, fields_of, scale_field, threshold_field
+from snnsim.deploy.interchange.fields import Node
 from snnsim.deploy.interchange.optional import optional
 from snnsim.errors import InvalidValueError
-from snnsim.layers import Delay, SpikeLinear
+from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.neurons import Membrane
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
 from snnsim.quant.weight import QuantizedWeight
@@ -20,7 +21,7 @@ __all__ = ["node_of", "same_fields"]
 
 Array = npt.NDArray[Any]
 LINEAR = (nn.Linear, QuantLinear, SpikeLinear)
-CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, QuantConv1d: 1, nn.Conv2d: 2, QuantConv2d: 2}
+CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, QuantConv1d: 1, nn.Conv2d: 2, QuantConv2d: 2, SpikeConv2d: 2}
 
 
 def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
@@ -38,7 +39,7 @@ def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
         return nir.Linear(weight) if bias is None else nir.Affine(weight, bias)
     if kind in CONVOLUTIONS:
         return _convolution(module, shape, CONVOLUTIONS[kind])
-    if isinstance(module, Membrane):
+    if isinstance(module, Membrane | Driven):
         name, fields = fields_of(module, shape, dt)
         return getattr(nir, name)(**fields)
     if isinstance(module, nn.Flatten):
@@ -50,24 +51,21 @@ def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
         return nir.Flatten(np.array(shape), start - 1, end - 1)
     if isinstance(module, Delay):
         return nir.Delay(delay_time(module.delay_steps, shape, dt))
+    if isinstance(module, Scale):
+        return nir.Scale(scale_field(module, shape))
+    if isinstance(module, Threshold):
+        return nir.Threshold(threshold_field(module, shape))
     if kind is nn.AvgPool2d:
         return _pool(module)
+    if kind is nn.AdaptiveAvgPool2d:
+        return _pool(nn.AvgPool2d(_adapted(module, shape)))
     raise InvalidValueError(f"NIR has no node for it{_remedy(module)}")
 
 
-def same_fields(a: Any, b: Any) -> bool:
-    """Whether two nodes are of one kind and have equal fields."""
-    mine, theirs = (
-        {name: value for name, value in vars(node).items() if name not in ("input_type", "output_type", "metadata", "input_shape")}
-        for node in (a, b)
-    )
-    return type(a) is type(b) and mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, str) or isinstance(b, str):
-        return bool(a == b)
-    return np.array_equal(np.asarray(a).reshape(-1) if np.ndim(a) < 2 else a, np.asarray(b).reshape(-1) if np.ndim(b) < 2 else b)
+def same_fields(a: Node, b: Node) -> bool:
+    """Whether two nodes are of one kind and have equal fields, whatever shapes they declare."""
+    names = a.fields.keys() - {"shape", "input_shape"}
+    return a.kind == b.kind and all(np.array_equal(a[name], b[name]) for name in names)
 
 
 def _weight(layer: Any) -> tuple[Array, Array | None]:
@@ -110,6 +108,21 @@ def _pool(module: Any) -> Any:
             f"NIR's pools sum or average, and divisor_override={divisor} does neither; use 1 and scale the layer"
         )
     return nir.AvgPool2d(kernel, stride, padding)
+
+
+def _adapted(module: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The windows that an adaptive pool averages over, where they lie side by side."""
+    wanted = [size if given is None else given for given, size in zip(_both(module.output_size), shape[-2:], strict=True)]
+    if any(size % out for size, out in zip(shape[-2:], wanted, strict=True)):
+        raise InvalidValueError(
+            f"NIR's pools have windows of one size, and {tuple(shape[-2:])} to {tuple(wanted)} takes several; choose an output "
+            "that divides the input"
+        )
+    return shape[-2] // wanted[0], shape[-1] // wanted[1]
+
+
+def _both(value: Any) -> tuple[Any, Any]:
+    return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
 def _pair(value: Any) -> Array:

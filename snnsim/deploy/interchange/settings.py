@@ -7,6 +7,7 @@ names and handed to constructors, which check it; nothing in a file names code t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,10 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from snnsim.calibrate.conversion import BalancedIFNode
 from snnsim.deploy.grid import GRID_CLASSES, OnGrid
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
-from snnsim.layers import Delay, SpikeLinear
-from snnsim.neurons import IFNode, LIFNode, LIReadout, Membrane, ParametricLIFNode, SynapticNode
+from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
+from snnsim.layers.sparse_layer import SpikeLayer
+from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, ParametricLIFNode, SynapticNode
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
@@ -29,17 +32,24 @@ from snnsim.quant.stochastic import StochasticCodebook
 from snnsim.quant.weight import QuantizedWeight
 from snnsim.surrogate import Surrogate, library
 
-__all__ = ["LAYERS", "NEURONS", "Settings", "layer_from", "neuron_from", "settings_of"]
+__all__ = ["LAYERS", "NEURONS", "Settings", "layer_from", "neuron_from", "settings_of", "threshold_from"]
 
 VERSION = 1
 TEXT, TENSORS = "snnsim", "snnsim_tensors"
 LAYERS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, QuantLinear, QuantConv1d, QuantConv2d, SpikeLinear, Delay)
+    kind.__name__: kind
+    for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, QuantLinear, QuantConv1d, QuantConv2d, SpikeLinear, SpikeConv2d, Delay)
 }
-NEURONS: dict[str, type[Membrane]] = {kind.__name__: kind for kind in (IFNode, LIFNode, ParametricLIFNode, SynapticNode, LIReadout)}
+NEURONS: dict[str, type[Membrane]] = {
+    kind.__name__: kind for kind in (IFNode, BalancedIFNode, LIFNode, ParametricLIFNode, SynapticNode, LIReadout, Integrator)
+}
+# tensors of a Driven neuron, beside those of the neuron itself
+DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
 ON_GRID = {grid.__name__: plain for plain, grid in GRID_CLASSES.items()}
 # arguments of a neuron's constructor that are attributes of the same name and plain numbers
-PLAIN = {
+PLAIN: dict[type[Membrane], tuple[str, ...]] = {
+    BalancedIFNode: ("detach_reset", "min_decay"),
+    Integrator: (),
     IFNode: ("v_reset", "detach_reset", "min_decay"),
     LIFNode: ("decay_input", "v_reset", "detach_reset", "min_decay"),
     ParametricLIFNode: ("decay_input", "v_reset", "detach_reset", "min_decay"),
@@ -73,13 +83,13 @@ class Settings:
         return {TEXT: text, **({TENSORS: arrays} if arrays else {})}
 
     @classmethod
-    def read(cls, metadata: dict[str, Any]) -> Settings | None:
+    def read(cls, metadata: Any) -> Settings | None:
         """From NIR's metadata; None where there are no settings of ours.
 
         Raises:
             DataError: written by a newer version, or not what `metadata` returns.
         """
-        if TEXT not in metadata:
+        if not isinstance(metadata, Mapping) or TEXT not in metadata:
             return None
         try:
             values = json.loads(metadata[TEXT])
@@ -88,7 +98,7 @@ class Settings:
             if version == VERSION and set(shapes) != set(arrays):
                 raise ValueError(f"it has the tensors {sorted(arrays)} and speaks of {sorted(shapes)}")
             tensors = {name: _tensor(arrays[name], shape) for name, shape in shapes.items()} if version == VERSION else {}
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             raise DataError(f"its metadata {TEXT!r} is damaged ({problem}); delete it to read the node without") from problem
         if version != VERSION:
             raise DataError(
@@ -107,10 +117,18 @@ def settings_of(module: nn.Module) -> Settings:
     tensors = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     if isinstance(module, Delay):
         return Settings({"kind": "Delay", "delay_steps": module.delay_steps})
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        # NIR's pool sums in another order
+        return Settings({"kind": "AdaptiveAvgPool2d", "output_size": module.output_size})
+    if isinstance(module, Threshold):
+        return Settings({"kind": "Threshold", "surrogate": _of_surrogate(module.surrogate)}, tensors)
+    if isinstance(module, Driven):
+        inner = settings_of(module.node)
+        return Settings(inner.values, {**inner.tensors, **{name: getattr(module, own) for own, name in DRIVE.items()}})
     if isinstance(module, Membrane):
         return _of_neuron(module, tensors)
     values: dict[str, Any] = {"kind": type(module).__name__, "bias": module.bias is not None}
-    if isinstance(module, SpikeLinear):
+    if isinstance(module, SpikeLayer):
         values["crossover"] = module.crossover
     if not isinstance(module, QuantizedWeight):
         # the node's fields hold weight and bias themselves
@@ -128,7 +146,7 @@ def layer_from(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     values = dict(settings.values)
     kind = LAYERS[values.pop("kind")]
     arguments = {**arguments, "bias": _plain(values.pop("bias"), bool)}
-    if issubclass(kind, SpikeLinear):
+    if issubclass(kind, SpikeLayer):
         return kind(**arguments, crossover=values.pop("crossover"))
     if not issubclass(kind, QuantizedWeight):
         return kind(**arguments)
@@ -146,9 +164,20 @@ def layer_from(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
     return layer
 
 
-def neuron_from(settings: Settings) -> Membrane:
+def threshold_from(settings: Settings) -> Threshold:
+    """The threshold that `settings_of` was given."""
+    return Threshold(settings.tensors["threshold"], _surrogate(settings.values["surrogate"]))
+
+
+def neuron_from(settings: Settings) -> Membrane | Driven:
     """The neuron that `settings_of` was given."""
     values, tensors = dict(settings.values), dict(settings.tensors)
+    drive = {own: tensors.pop(name) for own, name in DRIVE.items() if name in tensors}
+    node = _neuron(values, tensors)
+    return Driven(node, **drive) if drive else node
+
+
+def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
     plain = NEURONS[values["kind"]]
     arguments = {name: values[name] for name in PLAIN[plain]}
     arguments["state_quant"] = _codebook(values["state_quant"])

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from snnsim._version import __version__
 from snnsim.checks import check_int, checked_number
 from snnsim.deploy.graph import Graph, Part, leading_features, network_of, read
+from snnsim.deploy.interchange.fields import checked
 from snnsim.deploy.interchange.network import Sum, leaves
 from snnsim.deploy.interchange.nodes import node_of
 from snnsim.deploy.interchange.optional import optional
 from snnsim.deploy.interchange.settings import Settings, settings_of
-from snnsim.errors import InvalidValueError, OutputError, ShapeError
+from snnsim.errors import DataError, InvalidValueError, OutputError, ShapeError
 from snnsim.files import write_whole
-from snnsim.layers import Dropout
+from snnsim.layers import Dropout, Scale
 from snnsim.runners import reset
 
 __all__ = ["DEFAULT_DT", "to_nir"]
@@ -29,8 +30,9 @@ __all__ = ["DEFAULT_DT", "to_nir"]
 # seconds; what most tools write and read
 DEFAULT_DT = 1e-4
 # in eval mode
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Dropout)
-POINTWISE = (nn.AvgPool2d, nn.Flatten)
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, Dropout)
+# NIR has a field for all that they are
+PLAIN = (nn.AvgPool2d, nn.Flatten, Scale)
 
 
 def to_nir(
@@ -42,9 +44,10 @@ def to_nir(
 ) -> Any:
     """A network as a graph of the Neuromorphic Intermediate Representation, for other tools (`pip install nir`).
 
-    Linear, Conv1d and Conv2d layers (quantized or not), IF, LIF, ParametricLIF, Synaptic and LIReadout neurons, Flatten, AvgPool2d
-    (with `divisor_override=1` a sum), Delay, and sums of tensors, which NIR writes as several edges into one node. Other tools read
-    weights as they are after quantization, and neurons in floating point with a hard reset. Codebooks, scales, bit widths, reset
+    Linear, Conv1d and Conv2d layers (quantized or not), IF, LIF, ParametricLIF, Synaptic, LIReadout, Integrator and Driven neurons,
+    those of `calibrate.convert`, Scale, Threshold, Flatten, AvgPool2d (with `divisor_override=1` a sum), AdaptiveAvgPool2d, Delay,
+    and sums of tensors, which NIR writes as several edges into one node. Other tools read weights as they are after quantization,
+    and neurons in floating point with a hard reset, from rest. Codebooks, scales, bit widths, reset
     kind, surrogate and all else that NIR has no field for travel in `metadata`: `from_nir` gives back an equal network. How time
     constants and thresholds are converted is written down in `snnsim.deploy.interchange.equations`.
 
@@ -128,8 +131,10 @@ class _Writer:
         self.values[index] = self._run(part, module, index)
         try:
             self.nodes[name] = node_of(module, tuple(value.shape[1:]), self.dt)
-            settings = Settings({}) if isinstance(module, POINTWISE) else settings_of(module)
-        except InvalidValueError as problem:
+            # what is written can be read
+            checked(self.nodes[name])
+            settings = Settings({}) if isinstance(module, PLAIN) else settings_of(module)
+        except (DataError, InvalidValueError) as problem:
             raise _refusal(part, str(problem)) from problem
         self._connect(source, name, settings)
         self.sources[index] = name

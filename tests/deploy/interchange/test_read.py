@@ -11,13 +11,16 @@ import nir
 import numpy as np
 import pytest
 import torch
+from deploy.interchange.stepper import stepped
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
-from snnsim.deploy import from_nir, to_nir
+from snnsim.deploy import from_nir, lower, to_grid, to_nir, verify
 from snnsim.deploy.feedback import Feedback
+from snnsim.deploy.interchange.fields import CONSTANTS
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, RunError, ShapeError
 from snnsim.layers import Delay
+from snnsim.quant.convert import quantize
 from snnsim.quant.layers import QuantLinear
 from snnsim.record import Recorder
 
@@ -81,6 +84,28 @@ def test_a_leak_that_is_not_the_reset_is_read_from_a_recorded_graph():
     net = from_nir(TRACES / "two_lif_neurons.nir")
     assert net.linear1.bias.item() == pytest.approx(1.2)
     assert net.lif1.v_reset == 0
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason="SNNSIM_DATA names no folder with nir/03_rnn")
+def test_a_recorded_graph_with_a_loop_runs_as_its_equations_say():
+    path = TRACES.parent / "03_rnn" / "braille_noDelay_bias_zero.nir"
+    with pytest.raises(DataError, match=r"'lif1.lif' -> 'lif1.w_rec' -> 'lif1.lif'.*delay_loops=True"):
+        from_nir(path)
+    x = (torch.rand(100, 4, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    with torch.no_grad():
+        found = SingleStep(from_nir(path, delay_loops=True))(x)
+    expected = stepped(nir.read(path, type_check=False), x)
+    assert 0.1 < expected.mean() < 0.9
+    assert (found != expected).double().mean() < 0.001
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason="SNNSIM_DATA names no folder with nir/01_lif")
+@pytest.mark.parametrize("file", ["lif_norse.nir", "lif_rockpool.nir", "two_lif_neurons.nir"])
+def test_a_recorded_graph_runs_as_its_equations_say(file):
+    x = torch.rand(300, 2, 1, generator=torch.Generator().manual_seed(0)) * 40
+    with torch.no_grad():
+        found = MultiStep(from_nir(TRACES / file))(x)
+    assert torch.equal(found.double(), stepped(nir.read(TRACES / file, type_check=False), x))
 
 
 # -- the equations, on graphs made here
@@ -158,9 +183,11 @@ def test_constants_of_neurons_and_channels_are_kept_apart():
     assert net.lif.v_threshold.shape == shape
     assert net.conv.weight.flatten().tolist() == [1.0, 4.0]
     assert net.conv.bias.tolist() == [1.0, 4.0]
+    # what differs within a channel is no matter of the convolution in front
     graph.nodes["lif"].r = np.arange(18, dtype=np.float32).reshape(shape) + 1
-    with pytest.raises(InvalidValueError, match=r"'lif' .LIF.: its r, w_in or v_leak.*differs within a channel"):
-        from_nir(graph)
+    net = from_nir(graph)
+    assert net.conv.weight.flatten().tolist() == [1.0, 1.0]
+    assert torch.equal(net.lif.gain, torch.arange(1.0, 19).reshape(shape))
 
 
 @pytest.mark.parametrize(("padding", "size"), [("same", 8), ("valid", 6), (1, 8), ((1, 0), (8, 6)), (np.array([2, 2]), 10)])
@@ -256,7 +283,7 @@ def cut(*edge):
 
 
 CASES = [
-    (add("t", nir.Threshold(full(1.0)), ("n1", "t"), ("t", "output")), DataError, "'t' is a Threshold, and no module here"),
+    (add("t", type("Exotic", (nir.Threshold,), {})(full(1.0)), ("n1", "t"), ("t", "output")), DataError, "'t' is a Exotic, and no"),
     (add("x", nir.LI(full(DT * 2), full(1), full(0)), ("n1", "y")), DataError, "names 'y', and there is no such node"),
     (add("x", one(), ("n1", "x")), DataError, r"nothing reads 'x' \(Linear\)"),
     (add("x", one(), ("x", "n1")), DataError, r"nothing feeds 'x' \(Linear\)"),
@@ -292,28 +319,52 @@ def test_a_graph_that_cannot_be_read_says_why(edit, kind, message):
         from_nir(edited(edit))
 
 
-def test_constants_that_no_neuron_here_has():
-    with pytest.raises(
-        InvalidValueError, match=r"v_reset = 0 to 1 differs between neurons, and the neurons of a layer reset to one"
-    ):
-        from_nir(chain(nir.Linear(np.eye(2, dtype=np.float32)), lif(2, v_reset=np.array([0, 1]), v_threshold=2.0), size=2))
-    with pytest.raises(InvalidValueError, match=r"what feeds it is no single linear layer that could"):
-        from_nir(chain(lif(r=2.0)))
-    with pytest.raises(InvalidValueError, match=r"r = 1 and dt = 0.0001.*read with dt=1"):
-        from_nir(chain(one(), nir.IF(full(1.0), full(1.0))))
-    assert from_nir(chain(one(), nir.IF(full(1.0), full(1.0))), dt=1.0)[0].weight.item() == 1.0
-    cuba = {name: full(value) for name, value in {"tau_syn": 2 * DT, "tau_mem": 2 * DT, "r": 1.0, "v_threshold": 1.0}.items()}
-    with pytest.raises(InvalidValueError, match=r"v_leak = 0.5: the membrane of a SynapticNode leaks toward 0"):
-        from_nir(chain(one(), nir.CubaLIF(**cuba, v_leak=full(0.5))))
-    with pytest.raises(InvalidValueError, match=r"tau_syn = 5e-05 must be at least a time step"):
-        from_nir(chain(one(), nir.CubaLIF(**{**cuba, "tau_syn": full(DT / 2)}, v_leak=full(0.0))))
+def test_an_integrator_that_counts_time_in_steps_is_read_with_one_step():
+    graph = chain(one(), nir.IF(full(1.0), full(1.0)))
+    with pytest.raises(InvalidValueError, match=r"r = 1 and dt = 0.0001.*read with dt=1, and dt=0.0001 means what it says"):
+        from_nir(graph)
+    assert from_nir(graph, dt=1.0)[0].weight.item() == 1.0
+    assert from_nir(graph, dt=1e-4)[0].weight.item() == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("kind", ["LIF", "LI", "CubaLIF", "CubaLI"])
+@pytest.mark.parametrize("field", ["tau", "tau_syn", "tau_mem"])
+def test_a_time_constant_below_a_step_is_refused_with_a_step_that_does(kind, field):
+    names = CONSTANTS[kind]
+    if field not in names:
+        return
+    fields = {name: full(3 * DT if name.startswith("tau") else 0.5 * (name != "v_reset")) for name in names}
+    fields[field] = full(DT / 5)
+    graph = chain(one(), getattr(nir, kind)(**fields))
+    with pytest.raises(InvalidValueError, match=rf"{field} = 2e-05 must be .*a time step, dt = 0.0001; use a smaller dt, such as "
+                       r"dt=2e-06"):  # fmt: skip
+        from_nir(graph)
+    assert MultiStep(from_nir(graph, dt=2e-6))(torch.ones(3, 1, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("reset", ["none", "Zero", 0, True])
+def test_a_reset_that_is_none(reset):
+    with pytest.raises(InvalidValueError, match=r'from_nir\(reset=.*must be "zero", "subtract", or None'):
+        from_nir(chain(one(), lif()), reset=reset)
+
+
+def test_a_reset_that_the_graph_says_is_not_said_again():
+    with pytest.raises(InvalidValueError, match=r"v_reset = 0.05, and reset='subtract' is for graphs that cannot say it"):
+        from_nir(chain(one(), lif(v_reset=0.05)), reset="subtract")
+    assert from_nir(chain(one(), lif()), reset="zero")[1].v_reset == 0
+    assert from_nir(chain(one(), lif()), reset="subtract")[1].v_reset is None
+    soft = to_nir(nn.Sequential(nn.Linear(1, 1), neurons.IFNode(v_reset=None)))
+    assert from_nir(soft, reset="subtract")[1].v_reset is None
+    with pytest.raises(InvalidValueError, match=r"reset='zero' is not the reset that its metadata says; leave reset out"):
+        from_nir(soft, reset="zero")
 
 
 def test_a_layer_that_feeds_others_too_takes_over_nothing():
     nodes = {"in": nir.Input([1]), "w": one(), "a": lif(r=2.0), "b": lif(), "out": nir.Output([1])}
     edges = [("in", "w"), ("w", "a"), ("w", "b"), ("a", "out"), ("b", "out")]
-    with pytest.raises(InvalidValueError, match=r"'w' in front is quantized, or feeds others too; give it a layer of its own"):
-        from_nir(nir.NIRGraph(nodes, edges))
+    net = from_nir(nir.NIRGraph(nodes, edges))
+    assert net.w.weight.item() == 1.0
+    assert net.a.gain.item() == 2.0
 
 
 def test_sums_of_different_shapes_are_refused():
@@ -432,3 +483,32 @@ def test_without_nir_the_error_says_what_to_install(monkeypatch):
         from_nir("a.nir")
     with pytest.raises(ModuleNotFoundError, match="NIR graphs need nir"):
         to_nir(nn.Sequential(nn.Linear(1, 1), neurons.IFNode()))
+
+
+def test_a_graph_that_was_read_is_quantized_and_lowered():
+    graph = nir.NIRGraph(
+        {
+            "input": nir.Input([6]),
+            "w": nir.Affine(np.random.default_rng(0).normal(0, 1, (5, 6)), np.zeros(5)),
+            "a": lif(5, tau=5 * DT, r=2.0, v_leak=0.1, v_threshold=0.6),
+            "v": nir.Linear(np.random.default_rng(1).normal(0, 1, (4, 5))),
+            "b": nir.IF(full(1 / DT, 4), full(1.0, 4)),
+            "output": nir.Output([4]),
+        },
+        [("input", "w"), ("w", "a"), ("a", "v"), ("v", "b"), ("b", "output")],
+    )
+    net = from_nir(graph)
+    quantize(net, weights=4)
+    for node in (net.a, net.b):
+        node.set_state_quant(quant.uniform(6))
+    to_grid(net)
+    x = (torch.rand(9, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    assert verify(net, lower(net, (6,)), [x]).exact
+
+
+@pytest.mark.parametrize(
+    ("node", "kind"), [(nir.Scale(full(2.0)), "Scale"), (nir.Threshold(full(0.5)), "Threshold"), (lif(r=2.0), "Driven")]
+)
+def test_what_has_no_integers_is_refused_by_name(node, kind):
+    with pytest.raises(InvalidValueError, match=rf"'n0' \({kind}\) cannot be lowered"):
+        lower(from_nir(chain(node, nir.Linear(np.ones((1, 1), np.float32)))), (1,))
