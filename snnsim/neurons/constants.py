@@ -16,9 +16,6 @@ __all__ = ["ALPHA", "BETA", "TAU", "V_RESET", "V_THRESHOLD", "Constant", "Value"
 
 Value: TypeAlias = float | Tensor | None
 
-# what float32, in which states are kept, can tell from 0 and from infinity
-SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-
 
 @dataclass(frozen=True)
 class Constant:
@@ -64,11 +61,11 @@ class Constant:
     def check(self, who: str, name: str, value: Tensor) -> None:
         """Refuse values that break the rule, or that float32 cannot hold."""
         values = value.detach().double()
-        size = values.abs()
+        kept = values.float()
         for valid, rule in (
             (self.is_valid(values), self.rule or f"{name} must be finite; pass an ordinary number"),
             (
-                (size == 0) | (size >= SMALLEST) & (size <= LARGEST),
+                torch.isfinite(kept) & ((kept != 0) | (values == 0)),
                 f"float32, in which states are kept, cannot tell {name} from 0 or infinity; scale weights and thresholds together",
             ),
         ):

@@ -189,7 +189,9 @@ def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
     if plain is SynapticNode:
         arguments |= {"alpha": values["alpha"], "current_quant": _codebook(values["current_quant"])}
     elif plain in (LIFNode, LIReadout):
-        arguments["tau"] = tensors.pop("tau") if values["tau"] is None else values["tau"]
+        arguments["tau"] = tensors["tau"] if values["tau"] is None else values["tau"]
+        if _plain(values.get("learn_tau", False), bool):
+            arguments["tau"] = nn.Parameter(arguments["tau"])
     node = plain(**arguments)
     if values["grid_bits"] is not None:
         _put_on_grid(node, _plain(values["grid_bits"], int))
@@ -208,7 +210,7 @@ def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
     values: dict[str, Any] = {"kind": kind.__name__, **{name: getattr(node, name) for name in PLAIN[kind]}}
     values["grid_bits"] = node.grid_bits if isinstance(node, OnGrid) else None
     values["state_quant"] = _of_codebook(node.state_quant)
-    tensors = {name: tensor for name, tensor in tensors.items() if not _in_codebook(node, name)}
+    tensors = {name: tensor for name, tensor in tensors.items() if not (_in_codebook(node, name) or _is_number(node, name))}
     if isinstance(node, BaseNode):
         values["surrogate"] = _of_surrogate(node.surrogate)
         values["learn_threshold"] = isinstance(node.v_threshold, nn.Parameter)
@@ -216,9 +218,9 @@ def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
     if isinstance(node, SynapticNode):
         values |= {"alpha": node.current.alpha, "current_quant": _of_codebook(node.current.state_quant)}
     elif isinstance(node, LIFNode | LIReadout):
-        values["tau"] = None if node.tau.dim() else float(node.tau)
-        if node.tau.dim():
-            tensors["tau"] = node.tau
+        values["tau"] = float(node.tau) if _is_number(node, "tau") else None
+        if isinstance(node.tau, nn.Parameter):
+            values["learn_tau"] = True
     return Settings(values, tensors)
 
 
@@ -226,6 +228,16 @@ def _in_codebook(node: Membrane, name: str) -> bool:
     """Whether a key of a neuron's `state_dict` is a level or an edge of a codebook that is fixed."""
     path, _, leaf = name.rpartition(".")
     return leaf in ("levels", "edges") and isinstance(node.get_submodule(path), Codebook)
+
+
+def _is_number(node: Membrane, name: str) -> bool:
+    """Whether a key of a neuron's `state_dict` is a constant that is one number, which the settings hold as such."""
+    path, _, leaf = name.rpartition(".")
+    owner = node.get_submodule(path)
+    if not isinstance(owner, Membrane) or leaf not in owner.constants:
+        return False
+    value = getattr(owner, leaf)
+    return not isinstance(value, Tensor) or (value.dim() == 0 and not isinstance(value, nn.Parameter))
 
 
 def _put_on_grid(node: Membrane, grid_bits: int) -> None:

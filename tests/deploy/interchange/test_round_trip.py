@@ -288,3 +288,13 @@ def test_weights_that_are_no_numbers_are_not_written():
     nn.init.constant_(net[0].weight, float("nan"))
     with pytest.raises(InvalidValueError, match=r"to_nir: '0' .Linear. cannot be exported: weight = nan must be finite"):
         to_nir(net)
+
+
+@pytest.mark.parametrize("tau", [torch.tensor(3.0), torch.tensor([2.0, 3.0, 4.0])])
+def test_a_learned_time_constant_comes_back_learned(tau):
+    net = nn.Sequential(nn.Linear(3, 3), neurons.LIFNode(tau=nn.Parameter(tau)))
+    back = from_nir(to_nir(net))
+    (node,) = (module for module in back.modules() if isinstance(module, neurons.LIFNode))
+    assert isinstance(node.tau, nn.Parameter)
+    x = torch.rand(5, 2, 3) * 3
+    assert torch.equal(MultiStep(back)(x), MultiStep(net)(x))
