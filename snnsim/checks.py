@@ -114,9 +114,25 @@ def check_values(where: str, name: str, x: Tensor, valid: Tensor, rule: str, rem
     raise InvalidValueError(f"{where}({name} with the value {wrong}): values of {name} must be {rule}; {remedy}")
 
 
-def as_floating(x: Tensor) -> Tensor:
-    """`x` itself if floating, else in the default dtype."""
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+def wide(x: Tensor) -> Tensor:
+    """`x` in the dtype its arithmetic runs in: float32 for half precision, else its own."""
+    return x.float() if x.is_floating_point() and x.element_size() < 4 else x
+
+
+def summable(where: str, name: str, x: Tensor) -> Tensor:
+    """`x` in the dtype that its sums and means are taken in: half precision cannot count to 257 or to 2049.
+
+    Floating inputs keep theirs, but are float32 at least; others have the default dtype, or float32 where that is half precision.
+    """
+    check_real(where, name, x)
+    return wide(x) if x.is_floating_point() else x.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
+
+
+def check_real(where: str, name: str, x: object) -> None:
+    """Raise unless `x` is a tensor, and not a complex one."""
+    check_tensor(where, name, x)
+    if isinstance(x, Tensor) and x.is_complex():
+        raise InvalidTypeError(f"{where}({name} of dtype {x.dtype}): {name} must be real; pass {name}.real or {name}.abs()")
 
 
 def checked_bool(where: str, name: str, value: object) -> bool:

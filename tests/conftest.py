@@ -15,6 +15,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def default_dtype():
+    """Sets torch's default dtype until the test ends."""
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with MNIST and other recordings; tests that need it are skipped where it is not set."""

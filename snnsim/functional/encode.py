@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_int, check_sequence, check_tensor, check_unit, check_values, checked_number
+from snnsim.checks import check_int, check_sequence, check_tensor, check_unit, check_values, checked_number, wide
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.ste import straight_through
 
@@ -135,7 +135,7 @@ def delta(x_seq: Tensor, threshold: float) -> Tensor:
     if not x_seq.is_floating_point():
         raise InvalidTypeError(f"delta(x_seq of dtype {x_seq.dtype}): x_seq must be floating; pass x_seq.float()")
     check_values("delta", "x_seq", x_seq, x_seq.isfinite(), "finite", "remove NaN and infinities first")
-    signal = x_seq.detach()
+    signal = wide(x_seq.detach())
     # events are counted, not summed as multiples of the threshold: no rounding error accumulates
     count = torch.zeros_like(signal[0])
     events = []
@@ -143,7 +143,7 @@ def delta(x_seq: Tensor, threshold: float) -> Tensor:
         change = x - (signal[0] + threshold * count)
         events.append(torch.where(change.abs() >= threshold, change.sign(), 0))
         count = count + events[-1]
-    return torch.stack(events)
+    return torch.stack(events).to(x_seq.dtype)
 
 
 def _steps(time_steps: int, x: Tensor) -> Tensor:

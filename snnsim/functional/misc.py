@@ -13,6 +13,7 @@ from snnsim.checks import (
     check_int,
     check_labels,
     check_one_hot,
+    check_real,
     check_sequence,
     check_tensor,
     check_values,
@@ -98,7 +99,8 @@ def first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
         none_value: result for a neuron that never fires, e.g. T or `math.inf`.
 
     Returns:
-        Times `[*]` in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating.
+        Times `[*]` in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating; float32 at
+        least.
 
     Raises:
         InvalidTypeError: `none_value` is not a number.
@@ -111,7 +113,7 @@ def first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
             f"{type(none_value).__name__}; pass T or math.inf"
         )
     first = first_spike_index(spikes)
-    time = first.to(torch.uint8).argmax(-1).to(torch.promote_types(spikes.dtype, torch.get_default_dtype()))
+    time = first.to(torch.uint8).argmax(-1).to(_time_dtype(spikes))
     return torch.where(first.any(-1), time, float(none_value))
 
 
@@ -135,7 +137,8 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
         none_value: result for a neuron that never fires, finite; T is the natural choice.
 
     Returns:
-        Times `[*]`, in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating.
+        Times `[*]`, in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating; float32 at
+        least.
 
     Raises:
         InvalidTypeError: `none_value` is not a number.
@@ -146,10 +149,24 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
     """
     none_value = checked_number("soft_first_spike_time", "none_value", none_value)
     _check_time_last("soft_first_spike_time", spikes)
-    check_values("soft_first_spike_time", "spikes", spikes, (spikes >= 0) & (spikes <= 1), "within 0..1", "pass spikes")
-    silent = 1 - spikes.to(torch.promote_types(spikes.dtype, torch.get_default_dtype()))
-    alive = silent.cumprod(-1)
+    return _expected_time("soft_first_spike_time", "spikes", spikes, none_value)
+
+
+def earliest(where: str, name: str, s_seq: Tensor) -> Tensor:
+    """`soft_first_spike_time` of a sequence `[T, B, *n]`, T where a neuron is silent; for a caller who knows it as `name`."""
+    return _expected_time(where, name, s_seq.movedim(0, -1), len(s_seq))
+
+
+def _expected_time(where: str, name: str, spikes: Tensor, none_value: float) -> Tensor:
+    check_real(where, name, spikes)
+    check_values(where, name, spikes, (spikes >= 0) & (spikes <= 1), "within 0..1", "pass spikes")
+    alive = (1 - spikes.to(_time_dtype(spikes))).cumprod(-1)
     return alive.sum(-1) + (none_value - spikes.shape[-1]) * alive[..., -1]
+
+
+def _time_dtype(spikes: Tensor) -> torch.dtype:
+    """What counts time steps exactly: half precision does not."""
+    return torch.promote_types(torch.promote_types(spikes.dtype, torch.get_default_dtype()), torch.float32)
 
 
 def set_threshold_margin(

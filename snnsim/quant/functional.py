@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from snnsim.checks import wide
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant import ste
 
@@ -25,6 +26,7 @@ __all__ = [
     "scaled_integers",
     "step_quantize",
     "tensor_quant",
+    "wide",
 ]
 
 # a range at or below this holds nothing but rounding noise: it quantizes to 0
@@ -87,7 +89,9 @@ def affine_k_bit_quantize(x: Tensor, k: int, w: Tensor | float, b: Tensor | floa
     Raises:
         InvalidTypeError, InvalidValueError: as `k_bit_quantize`.
     """
-    return w * k_bit_quantize(x, k) + b
+    _check_floating("affine_k_bit_quantize", x)
+    dtype = torch.promote_types(torch.result_type(x, w), torch.result_type(x, b))
+    return (w * k_bit_quantize(wide(x), k) + b).to(dtype)
 
 
 def clamp_by_linear(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -106,8 +110,9 @@ def clamp_by_linear(x: Tensor, eps: float = 1e-5) -> Tensor:
         raise InvalidValueError(f"clamp_by_linear(eps={eps}): eps must be > 0; leave it out for 1e-5")
     if x.numel() == 0:
         raise InvalidValueError("clamp_by_linear(x): x is empty and has no range; give at least one value")
-    low, high = x.aminmax()
-    return (x - low) / (high - low + eps)
+    values = wide(x)
+    low, high = values.aminmax()
+    return ((values - low) / (high - low + eps)).to(x.dtype)
 
 
 def tensor_quant(
@@ -208,11 +213,6 @@ def power_of_two_ceil(x: Tensor) -> Tensor:
     # frexp puts the mantissa in [0.5, 1): only an exact power of two has 0.5
     exponent = exponent - (mantissa == 0.5).to(exponent.dtype)
     return ste.straight_through(torch.ldexp(torch.ones_like(mantissa), exponent), x)
-
-
-def wide(x: Tensor) -> Tensor:
-    """`x` in the dtype its arithmetic runs in: float32 for half precision, else its own."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def check_bits(caller: str, argument: str, value: object, largest: int) -> None:
