@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_int, check_sequence, check_tensor, check_unit, check_values, checked_number, wide
+from snnsim.checks import (
+    MOST,
+    check_generator,
+    check_int,
+    check_sequence,
+    check_tensor,
+    check_unit,
+    check_values,
+    checked_number,
+    wide,
+)
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.ste import straight_through
 
@@ -30,7 +40,8 @@ def rate(x: Tensor, time_steps: int, generator: torch.Generator | None = None) -
         InvalidValueError: a value outside 0..1, or `time_steps` below 1.
     """
     check_unit("rate", "x", x)
-    check_int("rate", "time_steps", time_steps, at_least=1)
+    check_int("rate", "time_steps", time_steps, at_least=1, at_most=MOST)
+    check_generator("rate", "generator", generator)
     probability = x.expand(time_steps, *x.shape)
     return straight_through(torch.bernoulli(probability.detach(), generator=generator), probability)
 
@@ -50,7 +61,7 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
         InvalidValueError: a value outside 0..1, or `time_steps` below 1.
     """
     check_unit("latency", "x", x)
-    check_int("latency", "time_steps", time_steps, at_least=1)
+    check_int("latency", "time_steps", time_steps, at_least=1, at_most=MOST)
     # float64: half precision cannot count many steps
     at = ((1 - x.to(torch.float64)) * (time_steps - 1)).round()
     return (_steps(time_steps, x) == at).to(x.dtype)
@@ -81,8 +92,8 @@ def phase(x: Tensor, time_steps: int, period: int = 8) -> Tensor:
         tensor([1., 0., 1., 0.])
     """
     check_unit("phase", "x", x)
-    check_int("phase", "time_steps", time_steps, at_least=1)
-    check_int("phase", "period", period, at_least=1)
+    check_int("phase", "time_steps", time_steps, at_least=1, at_most=MOST)
+    check_int("phase", "period", period, at_least=1, at_most=MOST)
     if period > 32:
         raise InvalidValueError(f"phase(period={period}): period must be <= 32, the digits a value can have; pass 8")
     code = (x.to(torch.float64) * 2**period).floor().clamp(max=2**period - 1).to(torch.int64)
@@ -105,7 +116,7 @@ def direct(x: Tensor, time_steps: int) -> Tensor:
         InvalidValueError: `time_steps` below 1.
     """
     check_tensor("direct", "x", x)
-    check_int("direct", "time_steps", time_steps, at_least=1)
+    check_int("direct", "time_steps", time_steps, at_least=1, at_most=MOST)
     return x.expand(time_steps, *x.shape)
 
 

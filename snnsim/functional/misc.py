@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from snnsim.checks import (
+    MOST,
     check_int,
     check_labels,
+    check_module,
     check_one_hot,
     check_real,
     check_sequence,
     check_tensor,
     check_values,
+    checked_float,
     checked_number,
 )
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
@@ -107,14 +109,10 @@ def first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
         InvalidValueError: a value other than 0 and 1.
         ShapeError: no time axis, or one of length 0.
     """
-    if isinstance(none_value, bool) or not isinstance(none_value, Real):
-        raise InvalidTypeError(
-            f"first_spike_time(none_value={none_value!r}): none_value must be a number, not "
-            f"{type(none_value).__name__}; pass T or math.inf"
-        )
+    none_value = checked_float("first_spike_time", "none_value", none_value)
     first = first_spike_index(spikes)
     time = first.to(torch.uint8).argmax(-1).to(_time_dtype(spikes))
-    return torch.where(first.any(-1), time, float(none_value))
+    return torch.where(first.any(-1), time, none_value)
 
 
 def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
@@ -209,7 +207,11 @@ def set_threshold_margin(
     check_one_hot(where, label_one_hot)
     # float64, so that the node can round to the dtype of its state as it does for a plain number
     threshold = torch.full_like(label_one_hot, threshold0, dtype=torch.float64).masked_fill(label_one_hot == 1, threshold1)
-    output_layer.set_training_threshold(threshold, eval_threshold)
+    try:
+        output_layer.set_training_threshold(threshold, eval_threshold)
+    except (InvalidValueError, ShapeError) as problem:
+        given = f"eval_threshold={eval_threshold:g}, threshold0={threshold0:g}, threshold1={threshold1:g}"
+        raise type(problem)(f"{where}({given}): {problem}") from problem
 
 
 def redundant_one_hot(labels: Tensor, num_classes: int, n: int) -> Tensor:
@@ -232,8 +234,8 @@ def redundant_one_hot(labels: Tensor, num_classes: int, n: int) -> Tensor:
         >>> redundant_one_hot(torch.tensor([1]), num_classes=3, n=2)
         tensor([[0., 0., 1., 1., 0., 0.]])
     """
-    check_int("redundant_one_hot", "num_classes", num_classes, at_least=1)
-    check_int("redundant_one_hot", "n", n, at_least=1)
+    check_int("redundant_one_hot", "num_classes", num_classes, at_least=1, at_most=MOST)
+    check_int("redundant_one_hot", "n", n, at_least=1, at_most=MOST)
     check_labels("redundant_one_hot", labels, num_classes)
     batch = len(labels)
     result = torch.zeros(batch, num_classes, n, device=labels.device)
@@ -262,8 +264,7 @@ def kaiming_normal_conv_linear_weight(net: nn.Module) -> None:
 
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852.
     """
-    if not isinstance(net, nn.Module):
-        raise InvalidTypeError(f"kaiming_normal_conv_linear_weight(net={net!r}): net must be a torch.nn.Module; pass the network")
+    check_module("kaiming_normal_conv_linear_weight", "net", net)
     layers = {name: module for name, module in net.named_modules() if isinstance(module, _WEIGHTED)}
     for name, layer in layers.items():
         if not isinstance(layer.weight, nn.Parameter) or isinstance(layer.weight, nn.UninitializedParameter):

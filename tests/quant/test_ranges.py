@@ -69,6 +69,18 @@ def test_entropy_keeps_a_level_grid_whole_and_clips_a_long_tail():
     assert entropy_amax(counts, width, 4).item() < 400
 
 
+@pytest.mark.parametrize("num_bits", [10, 11, 12, 16])
+def test_entropy_has_bins_for_weights_of_many_bits(num_bits):
+    w = torch.randn(300, generator=torch.Generator().manual_seed(0))
+    amax = weight_amax(w, QuantDescriptor(num_bits, calib_method="entropy"))
+    assert w.abs().max() / 4 < amax <= w.abs().max()
+
+
+def test_entropy_of_more_than_16_bits_is_refused():
+    with pytest.raises(InvalidValueError, match=r"num_bits must be <= 16, .*; use calib_method='mse' or 'max'"):
+        weight_amax(torch.ones(3), QuantDescriptor(17, calib_method="entropy"))
+
+
 def test_entropy_needs_bins_for_its_levels():
     with pytest.raises(InvalidValueError, match="a level needs at least 4 bins; use num_bins=512 or more"):
         entropy_amax(torch.ones(1, 256, dtype=torch.int64), torch.ones(1, 1), 8)
