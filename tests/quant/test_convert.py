@@ -251,7 +251,7 @@ def test_a_histogram_of_inputs_gives_a_range_by_the_method_named(method):
 def test_a_method_that_gives_no_range_is_refused_before_data_are_run(descriptor, arguments):
     net = nn.Sequential(nn.Linear(4, 3))
     quantize(net, inputs=descriptor)
-    with pytest.raises(InvalidValueError, match="method|percentile|num_bins"):
+    with pytest.raises(InvalidValueError, match=r"method|percentile|num_bins"):
         calibrate_inputs(net, refusing_data(), **arguments)
     assert net[0].input_quantizer.enabled
 
