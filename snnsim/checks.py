@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 
 import numpy as np
@@ -44,6 +44,12 @@ def check_iterable(where: str, name: str, value: object) -> None:
     """Raise unless one can iterate over `value`."""
     if not isinstance(value, Iterable) or (isinstance(value, Tensor) and not value.ndim):
         raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a list or another iterable; wrap it in a list")
+
+
+def check_mapping(where: str, name: str, value: object) -> None:
+    """Raise unless `value` is a mapping."""
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a mapping; pass a dict")
 
 
 def check_callable(where: str, name: str, value: object) -> None:

@@ -54,7 +54,7 @@ def check_percentile(where: str, percentile: object) -> None:
     """Raise unless `percentile` is a number in (0, 100]."""
     if not 0 < checked_float(where, "percentile", percentile) <= 100:
         raise InvalidValueError(
-            f"{where}(percentile={percentile}): percentile must be in (0, 100]; 99.99 is usual, 100 is the maximum"
+            f"{where}(percentile={percentile}): percentile must be in (0, 100]; 99.9 is usual, and 100 leaves out nothing"
         )
 
 
