@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.viz.arrays import as_array
-from snnsim.viz.figure import COLORS, MARKERS, axes_or_new
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.viz.arrays import as_array, as_labels
+from snnsim.viz.figure import COLORS, MARKERS, axes_or_new, whole_numbers
 
 __all__ = ["learning_curve"]
 
 History = Mapping[str, Sequence[float]]
 
+# share of the height by which loss lies lower than accuracy
+_APART = 0.12
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 
 
@@ -65,8 +67,13 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
             axes.set_ylabel("loss" if quantity == "loss" else "accuracy (% of samples)")
             if quantity == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    if both:
+        # two curves of one shape, or two single epochs, would lie on each other
+        for axes, below, above in ((ax, 0.0, _APART), (right, _APART, 0.0)):
+            low, high = axes.get_ylim()
+            axes.set_ylim(low - below * (high - low), high + above * (high - low))
     ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     right.spines["top"].set_visible(False)
     # a legend fills column by column: one run per column
     columns = 3 if len(runs) == 1 else min(3, len(runs))
@@ -80,14 +87,19 @@ def _runs(history: History | Sequence[History], labels: Sequence[str] | None) ->
         if labels is not None:
             raise InvalidValueError(f"learning_curve(labels={labels!r}): one history has no labels; pass a list of histories")
         return {"": _checked(history)}
+    if isinstance(history, str) or not isinstance(history, Sequence):
+        raise InvalidTypeError(f"learning_curve(history={history!r}): history must be a mapping, or a list of mappings")
     if len(history) == 0:
         raise InvalidValueError("learning_curve(history=[]): there is no run to draw")
-    if labels is None or len(labels) != len(history) or len(set(labels)) != len(labels):
+    names = [] if labels is None else as_labels("learning_curve(labels)", labels, len(history), "history")
+    if len(set(names)) != len(history):
         raise InvalidValueError(f"learning_curve(labels={labels!r}): {len(history)} histories need as many labels, all different")
-    return {label: _checked(run) for label, run in zip(labels, history, strict=True)}
+    return {label: _checked(run) for label, run in zip(names, history, strict=True)}
 
 
 def _checked(history: History) -> dict[str, np.ndarray]:
+    if not isinstance(history, Mapping):
+        raise InvalidTypeError(f"learning_curve(history with {history!r}): expected a mapping from name to one value per epoch")
     if not history:
         raise InvalidValueError("learning_curve(history={}): there is nothing to draw")
     curves = {name: as_array(f"learning_curve(history[{name!r}])", values) for name, values in history.items()}
