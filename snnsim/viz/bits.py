@@ -108,7 +108,10 @@ def bits_accuracy(
     )
     for index, (name, recipe) in enumerate(recipes.items()):
         color, marker = COLORS[index], MARKERS[index]
+        later = [point for other in list(recipes.values())[index + 1 :] for point in other]
         for point in recipe:
+            # one that equal points of other recipes will cover is drawn larger, so that all are seen
+            covers = sum((point.cost, point.mean) == (other.cost, other.mean) for other in later)
             fill = color if point in best else "white"
             ax.errorbar(
                 point.cost,
@@ -117,7 +120,7 @@ def bits_accuracy(
                 color=color,
                 marker=marker,
                 mfc=fill,
-                ms=6,
+                ms=6 + 3.5 * covers,
                 lw=1.1,
                 capsize=2.5,
                 zorder=3,

@@ -47,9 +47,13 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
     ax = axes_or_new(ax, 6.2, 3.6)
     right = ax.twinx() if both else ax
     handles = []
+    coming = [("accuracy" in name, values) for run in runs.values() for name, values in run.items()]
     for index, (label, run) in enumerate(runs.items()):
         for name, values in run.items():
             target = right if "accuracy" in name else ax
+            # a curve that equal ones will cover is drawn wider, so that all are seen
+            side, _ = coming.pop(0)
+            covers = sum(side == other and np.array_equal(values, later, equal_nan=True) for other, later in coming)
             # one run is told apart by name, several by run
             look = index if len(runs) > 1 else names.index(name)
             handles += target.plot(
@@ -58,8 +62,8 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
                 color=COLORS[look % len(COLORS)],
                 marker=MARKERS[look % len(MARKERS)],
                 linestyle=_DASHES[names.index(name) % len(_DASHES)],
-                markersize=3.5,
-                linewidth=1.4,
+                markersize=3.5 + 2.5 * covers,
+                linewidth=1.4 + 1.6 * covers,
                 label=f"{label}: {_words(name)}" if label else _words(name),
             )
     for axes, quantity in ((ax, "loss"), (right, "accuracy")):
@@ -67,6 +71,10 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
             axes.set_ylabel("loss" if quantity == "loss" else "accuracy (% of samples)")
             if quantity == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    last = max(len(values) for run in runs.values() for values in run.values())
+    # of many epochs too there is none numbered 0
+    beside = min(0.05 * (last - 1), 0.9) or 0.5
+    ax.set_xlim(1 - beside, last + beside)
     if both:
         # two curves of one shape, or two single epochs, would lie on each other
         for axes, below, above in ((ax, 0.0, _APART), (right, _APART, 0.0)):
