@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # the suite runs in several processes; threads of torch's own would fight over the same cores
 torch.set_num_threads(1)
+
+
+# the same examples every time, and none that fails for being slow
+settings.register_profile("snnsim", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("snnsim")
 
 
 @pytest.fixture(autouse=True)
