@@ -56,8 +56,10 @@ def node(bits: int) -> neurons.LIFNode:
     return neurons.LIFNode(tau=2.0, decay_input=False, detach_reset=True, state_quant=quant.uniform(bits))
 
 
-def build(bits: int, width: int, time_steps: int, checkpointed: bool) -> MultiStep:
-    blocks = [Block(width, width, 1, bits), Block(width, 2 * width, 2, bits), Block(2 * width, 4 * width, 2, bits)]
+def build(bits: int, width: int, depth: int, time_steps: int, checkpointed: bool) -> MultiStep:
+    # every block but the first halves the picture and doubles the channels
+    widths = [width * 2**index for index in range(depth)]
+    blocks = [Block(widths[max(index - 1, 0)], wide, 2 if index else 1, bits) for index, wide in enumerate(widths)]
     net = nn.Sequential(
         nn.Conv2d(1, width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
@@ -65,7 +67,7 @@ def build(bits: int, width: int, time_steps: int, checkpointed: bool) -> MultiSt
         *(Checkpointed(block) if checkpointed else block for block in blocks),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(4 * width, 10),
+        nn.Linear(widths[-1], 10),
     )
     return MultiStep(net, time_steps=time_steps)
 
@@ -85,18 +87,19 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="640 images, 1 epoch of 2 time steps, a narrow network: shows that it runs, not how well",
+        help="320 images, 1 epoch of 2 time steps, a small network: shows that it runs, not how well",
     )
     options = parser.parse_args()
     epochs, width, time_steps = (1, 8, 2) if options.quick else (options.epochs, options.width, options.time_steps)
+    depth = 2 if options.quick else 3
     root = options.data
     train_set, test_set = (data.MNIST(root, part) if root else data.digits(part) for part in (True, False))
     if options.quick:
-        train_set, test_set = train_set.subset(range(640)), test_set.subset(range(300))
+        train_set, test_set = train_set.subset(range(320)), test_set.subset(range(100))
     train_set, test_set = train_set.to(options.device), test_set.to(options.device)
 
     torch.manual_seed(options.seed)
-    net = build(options.bits, width, time_steps, options.checkpoint).to(options.device)
+    net = build(options.bits, width, depth, time_steps, options.checkpoint).to(options.device)
     run = torch.compile(net) if options.compile else net
     precision = torch.autocast(options.device, torch.bfloat16) if options.amp else contextlib.nullcontext()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)

@@ -22,7 +22,7 @@ def execute(path: Path, folder: Path) -> NotebookNode:
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=170, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=900, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
     )
     client.execute()
     notebook.metadata = {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
@@ -17,12 +20,55 @@ def check_tensor(where: str, name: str, value: object) -> None:
         raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a tensor; wrap it in torch.as_tensor")
 
 
-def check_int(where: str, name: str, value: object, at_least: int) -> None:
-    """Raise unless `value` is an int, not a bool, and not too small."""
+# what counts time steps, classes and the like: the largest size that int32 indexes reach
+MOST = 2**31 - 1
+
+
+def check_int(where: str, name: str, value: object, at_least: int, at_most: int | None = None) -> None:
+    """Raise unless `value` is an int, not a bool, not too small and not too large."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be an int, not {type(value).__name__}; pass a whole number")
     if value < at_least:
         raise InvalidValueError(f"{where}({name}={value}): {name} must be >= {at_least}; pass a larger number")
+    if at_most is not None and value > at_most:
+        raise InvalidValueError(f"{where}({name}={_short(value)}): {name} must be <= {at_most}; pass a smaller number")
+
+
+def check_module(where: str, name: str, value: object) -> None:
+    """Raise unless `value` is a module."""
+    if not isinstance(value, nn.Module):
+        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a torch.nn.Module; pass the network")
+
+
+def check_iterable(where: str, name: str, value: object) -> None:
+    """Raise unless one can iterate over `value`."""
+    if not isinstance(value, Iterable) or (isinstance(value, Tensor) and not value.ndim):
+        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a list or another iterable; wrap it in a list")
+
+
+def check_mapping(where: str, name: str, value: object) -> None:
+    """Raise unless `value` is a mapping."""
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a mapping; pass a dict")
+
+
+def check_callable(where: str, name: str, value: object) -> None:
+    """Raise unless `value` can be called."""
+    if not callable(value):
+        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be callable; pass a function")
+
+
+def check_generator(where: str, name: str, value: object) -> None:
+    """Raise unless `value` is a source of randomness, or None."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise InvalidTypeError(
+            f"{where}({name}={_short(value)}): {name} must be a torch.Generator or None; pass torch.Generator().manual_seed(...)"
+        )
+
+
+def is_one_of(value: object, choices: Sequence[str]) -> bool:
+    """Whether `value` is one of these words."""
+    return isinstance(value, str) and value in choices
 
 
 def check_sequence(where: str, name: str, x_seq: Tensor) -> None:
@@ -114,9 +160,25 @@ def check_values(where: str, name: str, x: Tensor, valid: Tensor, rule: str, rem
     raise InvalidValueError(f"{where}({name} with the value {wrong}): values of {name} must be {rule}; {remedy}")
 
 
-def as_floating(x: Tensor) -> Tensor:
-    """`x` itself if floating, else in the default dtype."""
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+def wide(x: Tensor) -> Tensor:
+    """`x` in the dtype its arithmetic runs in: float32 for half precision, else its own."""
+    return x.float() if x.is_floating_point() and x.element_size() < 4 else x
+
+
+def summable(where: str, name: str, x: Tensor) -> Tensor:
+    """`x` in the dtype that its sums and means are taken in: half precision cannot count to 257 or to 2049.
+
+    Floating inputs keep theirs, but are float32 at least; others have the default dtype, or float32 where that is half precision.
+    """
+    check_real(where, name, x)
+    return wide(x) if x.is_floating_point() else x.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
+
+
+def check_real(where: str, name: str, x: object) -> None:
+    """Raise unless `x` is a tensor, and not a complex one."""
+    check_tensor(where, name, x)
+    if isinstance(x, Tensor) and x.is_complex():
+        raise InvalidTypeError(f"{where}({name} of dtype {x.dtype}): {name} must be real; pass {name}.real or {name}.abs()")
 
 
 def checked_bool(where: str, name: str, value: object) -> bool:
@@ -126,11 +188,58 @@ def checked_bool(where: str, name: str, value: object) -> bool:
     return value
 
 
+def checked_float(where: str, name: str, value: object) -> float:
+    """`value` as a float, infinities and NaN included, or an error that names `where` it was passed and its `name`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidTypeError(
+            f"{where}({name}={_short(value)}): {name} must be a number, not {type(value).__name__}; pass a float"
+        )
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InvalidValueError(f"{where}({name}={_short(value)}): {name} is beyond every float; pass a smaller number") from error
+
+
+def checked_numbers(where: str, name: str, value: object) -> Tensor:
+    """`value` as a float64 tensor without a gradient: a number, a tensor, an array, or sequences of one length of them."""
+    if isinstance(value, Tensor):
+        check_real(where, name, value)
+        return value.detach().to(torch.float64)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        value = [item.detach().cpu() if isinstance(item, Tensor) else item for item in value]
+    if isinstance(value, bytes):
+        raise _no_numbers(where, name, value)
+    try:
+        array = np.asarray(value)
+        # of objects: fractions and large ints are numbers too, None and text are not
+        if array.dtype.kind == "O" and all(hasattr(item, "__float__") for item in array.flat):
+            return torch.from_numpy(array.astype(np.float64))
+    except OverflowError as error:
+        raise InvalidValueError(
+            f"{where}({name}={_short(value)}): {name} holds a number beyond every float; scale them down"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise _no_numbers(where, name, value) from error
+    if array.dtype.kind not in "biuf":
+        raise _no_numbers(where, name, value)
+    return torch.from_numpy(array.astype(np.float64))
+
+
+def _no_numbers(where: str, name: str, value: object) -> InvalidTypeError:
+    return InvalidTypeError(
+        f"{where}({name}={_short(value)}): {name} must hold numbers, in rows of one length; pass a number, a tensor, an array or a "
+        "sequence of numbers"
+    )
+
+
+def _short(value: object) -> str:
+    """`value` as a message shows it: an int of 400 digits, or a list of a thousand, is cut."""
+    return reprlib.repr(value)
+
+
 def checked_number(where: str, name: str, value: object, above: float | None = None, at_least: float | None = None) -> float:
     """`value` as a float, or an error that names `where` it was passed, its `name` and the rule that it breaks."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a number, not {type(value).__name__}; pass a float")
-    number = float(value)
+    number = checked_float(where, name, value)
     if not math.isfinite(number):
         raise InvalidValueError(f"{where}({name}={value!r}): {name} must be finite; pass an ordinary number")
     if above is not None and not number > above:

@@ -5,14 +5,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # the suite runs in several processes; threads of torch's own would fight over the same cores
 torch.set_num_threads(1)
 
 
+# the same examples every time, and none that fails for being slow
+settings.register_profile("snnsim", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("snnsim")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def default_dtype():
+    """Sets torch's default dtype until the test ends."""
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")

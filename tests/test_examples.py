@@ -35,7 +35,7 @@ def run(*arguments: str | Path, flags: tuple[str, ...] = ("-W", "error")) -> str
     # the package beside these tests, and one thread: tests run side by side
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *flags, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     if "error" in flags:
         assert done.stderr == ""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim.checks import check_iterable
 from snnsim.errors import InvalidTypeError, ShapeError, StateError
 from snnsim.neurons.membrane import Membrane
 from snnsim.quiet import quiet
@@ -80,6 +81,7 @@ def float_states(net: nn.Module) -> Iterator[None]:
 
 def regroup(where: str, batches: Iterable[Any], axis: int) -> Iterator[Tensor]:
     """The samples of `batches` in groups of SAMPLES; a group ends early where the shape of a sample changes."""
+    check_iterable(where, "batches", batches)
     waiting: list[Tensor] = []
     for batch in batches:
         x = batch[0] if isinstance(batch, Sequence) and batch else batch

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from snnsim.calibrate.averages import departures
 from snnsim.calibrate.collect import regroup
-from snnsim.checks import check_int
+from snnsim.checks import MOST, check_int, checked_bool
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.layers.scale import Scale
 from snnsim.neurons.integrate_fire import IFNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.histogram import Histogram
-from snnsim.quant.ranges import percentile_amax
+from snnsim.quant.ranges import check_percentile, percentile_amax
 from snnsim.quiet import quiet
 from snnsim.runners import MultiStep
 from snnsim.warn import warn_user
@@ -26,7 +28,6 @@ from snnsim.warn import warn_user
 __all__ = ["BalancedIFNode", "Scale", "convert"]
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 
 
 class BalancedIFNode(IFNode):
@@ -60,8 +61,10 @@ def convert(ann: nn.Module, batches: Iterable[Any], T: int, *, percentile: float
     (a `Scale` behind the node), so weights and biases stay as they are and branches may join anywhere. The rate of a neuron
     approaches its activation as T grows, cut off at the threshold. To quantize states, calibrate the result.
 
-    Every ReLU must be a module of its own, not `torch.relu` within a forward, which cannot be seen. Average pooling, batch norm and
-    dropout (both in eval mode) are exact; max pooling takes the largest spike of each step, not the largest rate.
+    Every ReLU must be a module of its own. What lies between them stays as it is and must average over spikes: layers, average
+    pooling, batch norm and dropout (both in eval mode) do; `torch.relu` within a forward, max pooling, layer norm and other
+    functions that are not linear do not. Both networks are run on samples of the data to find what does not, for 16 steps on at
+    most 64 samples, and it is warned of by name.
 
     Args:
         ann: trained network on `[B, *n]`, with nn.ReLU or nn.ReLU6; not changed.
@@ -74,11 +77,12 @@ def convert(ann: nn.Module, batches: Iterable[Any], T: int, *, percentile: float
         A runner in eval mode: static input `[B, *n]` to `[T, B, *out]`; its mean over T approaches `ann(x)`.
 
     Raises:
-        InvalidTypeError, InvalidValueError: no ReLU module, one used twice, another activation, or a neuron in the network.
+        InvalidTypeError, InvalidValueError: no ReLU module, one used twice or with a hook or a forward of its own that changes what
+            it gives, another activation, or a neuron in the network.
         StateError: no data.
 
     Warns:
-        UserWarning: a ReLU that is 0 on all data, or a max pooling.
+        UserWarning: a ReLU that is 0 on all data, or what does not average over spikes.
 
     Source: Diehl et al. 2015, "Fast-Classifying, High-Accuracy Spiking Deep Networks Through Weight and Threshold Balancing";
     the percentile from Rueckauer et al. 2017, "Conversion of Continuous-Valued Deep Networks to Efficient Event-Driven Networks
@@ -86,12 +90,14 @@ def convert(ann: nn.Module, batches: Iterable[Any], T: int, *, percentile: float
     """
     if not isinstance(ann, nn.Module):
         raise InvalidTypeError(f"calibrate.convert(ann): must be an nn.Module, got {type(ann).__name__}")
-    check_int("calibrate.convert", "T", T, at_least=1)
-    if not 0 < percentile <= 100:
-        raise InvalidValueError(f"calibrate.convert(percentile={percentile}): must be in (0, 100]; 99.9 is usual")
+    check_int("calibrate.convert", "T", T, at_least=1, at_most=MOST)
+    check_percentile("calibrate.convert", percentile)
+    checked_bool("calibrate.convert", "per_channel", per_channel)
+    plain = copy.deepcopy(ann).eval()
     # a parent of its own, so that a lone ReLU can be replaced too
     whole = nn.Sequential(copy.deepcopy(ann)).eval()
-    for name, activity in _activities(whole, batches, per_channel).items():
+    activities, samples = _activities(whole, batches, per_channel)
+    for name, activity in activities.items():
         threshold = activity.threshold(percentile)
         if not bool(threshold.any()):
             warn_user(f"calibrate.convert: {_shown(name)} is 0 on all of this data and will not fire; look at the layer before it")
@@ -101,18 +107,30 @@ def convert(ann: nn.Module, batches: Iterable[Any], T: int, *, percentile: float
         parent, _, key = name.rpartition(".")
         layer = nn.Sequential(OrderedDict(node=node, scale=Scale(node.v_threshold))).to(threshold.device)
         setattr(whole.get_submodule(parent), key, layer)
+    found = departures(plain, whole[0], [_own_name(name) for name in activities], samples)
+    if found:
+        warn_user(
+            f"calibrate.convert(ann): the rates of the spiking network will not approach ann, whose values do not average over "
+            f"spikes everywhere: {'; '.join(found)}. Use nn.ReLU modules for functions that rectify, average pooling for max "
+            "pooling, batch norm for other norms, and apply the rest behind the mean over time"
+        )
     return MultiStep(whole[0], time_steps=T).eval()
 
 
 class _Activity:
     """The outputs of one ReLU on all of the data."""
 
-    def __init__(self, per_channel: bool) -> None:
-        self.per_channel = per_channel
+    def __init__(self, name: str, per_channel: bool) -> None:
+        self.name, self.per_channel = name, per_channel
+        self._given = torch.empty(0)
         self.calls = 0
         self._histogram = Histogram()
         self._zeros = self._largest = torch.zeros(1)
         self._shape: tuple[int, ...] = ()
+
+    def receive(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Forward pre-hook, ahead of others: what the network itself hands over."""
+        self._given = args[0]
 
     def collect(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
         """Forward hook that counts outputs `[B, *n]`."""
@@ -121,6 +139,12 @@ class _Activity:
         rows = y.movedim(1, 0).flatten(1) if by_channel else y.reshape(1, -1)
         self._shape = (-1, *[1] * (y.dim() - 2)) if by_channel else ()
         self._histogram.collect(rows)
+        rectified = functional.relu6(self._given) if isinstance(module, nn.ReLU6) else functional.relu(self._given)
+        if not torch.equal(y, rectified):
+            raise InvalidValueError(
+                f"calibrate.convert(ann): {_shown(self.name)} does not give relu of its input, as a neuron does; "
+                "move what its hooks or its own forward do into modules around it"
+            )
         self._zeros = self._zeros.to(y.device) + (rows == 0).sum(1)
         self._largest = torch.maximum(self._largest.to(y.device), rows.amax(1))
 
@@ -134,14 +158,21 @@ class _Activity:
         return found.reshape(self._shape)
 
 
-def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> dict[str, _Activity]:
-    """What every ReLU puts out, by name."""
-    activities = {name: _Activity(per_channel) for name in _rectifiers(whole)}
-    handles = [whole.get_submodule(name).register_forward_hook(seen.collect) for name, seen in activities.items()]
-    groups = 0
+def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> tuple[dict[str, _Activity], Tensor]:
+    """What every ReLU puts out, by name; and some samples."""
+    activities = {name: _Activity(name, per_channel) for name in _rectifiers(whole)}
+    handles = []
+    for name, seen in activities.items():
+        rectifier = whole.get_submodule(name)
+        handles += [
+            rectifier.register_forward_pre_hook(seen.receive, prepend=True),
+            rectifier.register_forward_hook(seen.collect),
+        ]
+    groups, samples = 0, torch.empty(0)
     try:
         with quiet(whole):
             for x in regroup("calibrate.convert", batches, 0):
+                samples = samples if groups else x
                 groups += 1
                 whole(x)
     finally:
@@ -155,12 +186,17 @@ def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> 
                 f"calibrate.convert(ann): {_shown(name)} runs {activity.calls / groups:g} times per input; each place needs a ReLU "
                 "module of its own that runs once"
             )
-    return activities
+    return activities, samples
+
+
+def _own_name(name: str) -> str:
+    """The name of a module within the network of the user."""
+    return name.partition(".")[2]
 
 
 def _shown(name: str) -> str:
     """The name of a module as the user knows it."""
-    return repr(name.partition(".")[2] or "ann")
+    return repr(_own_name(name) or "ann")
 
 
 def _rectifiers(whole: nn.Module) -> list[str]:
@@ -175,11 +211,6 @@ def _rectifiers(whole: nn.Module) -> list[str]:
             raise InvalidValueError(
                 f"calibrate.convert(ann): {_shown(name)} is a {type(module).__name__}, which no integrate-and-fire neuron can "
                 "stand for; train with nn.ReLU, and apply a final softmax outside"
-            )
-        elif isinstance(module, MAX_POOLS):
-            warn_user(
-                f"calibrate.convert(ann): {_shown(name)} takes the largest spike of each step, which is more than the "
-                "largest rate; average pooling converts exactly"
             )
     if not names:
         raise InvalidValueError("calibrate.convert(ann): it has no nn.ReLU module; replace torch.relu(x) by modules")

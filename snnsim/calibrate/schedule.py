@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from snnsim.calibrate.state_codebooks import apply, codebooks
-from snnsim.checks import check_int
+from snnsim.checks import check_callable, check_int, check_mapping, check_module
 from snnsim.errors import InvalidValueError
 from snnsim.quant.codebook import Codebook
 
@@ -37,10 +37,14 @@ class BitSchedule:
     def __init__(
         self, net: nn.Module, bits: Mapping[int, int], make: Callable[[int], Mapping[str, Codebook | None]] | None = None
     ) -> None:
+        check_module("BitSchedule", "net", net)
+        check_mapping("BitSchedule", "bits", bits)
+        if make is not None:
+            check_callable("BitSchedule", "make", make)
         if 0 not in bits:
             raise InvalidValueError(f"BitSchedule(bits={dict(bits)}): must say the bits of epoch 0, as in {{0: 8, 5: 4}}")
         for epoch, width in bits.items():
-            check_int("BitSchedule", "epoch", epoch, at_least=0)
+            check_int("BitSchedule", "epoch of bits", epoch, at_least=0)
             check_int("BitSchedule", "bits", width, at_least=1)
         self.net = net
         self.bits = dict(sorted(bits.items()))

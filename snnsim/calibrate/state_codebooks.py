@@ -9,16 +9,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from snnsim.calibrate.collect import float_states
+from snnsim.calibrate.collect import float_states, runner_axis
 from snnsim.calibrate.findings import data_findings
 from snnsim.calibrate.replay import Replay, replays
 from snnsim.calibrate.tally import Tally, entropy, occupied, tallies
-from snnsim.checks import check_int
+from snnsim.checks import check_callable, check_int, check_iterable, check_mapping, check_module, checked_bool, is_one_of
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.neurons.arguments import check_firing_levels
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
+from snnsim.quant.ranges import check_percentile
 from snnsim.quant.state import MAX_BITS, from_levels, uniform
 from snnsim.warn import warn_user
 
@@ -83,11 +84,13 @@ def states(
     Warns:
         UserWarning: what `inspect` finds about the data: a node that never or always fires, weights all zero.
     """
+    runner_axis("calibrate.states", net)
     _check_bits("states", bits)
-    if method not in METHODS:
+    if not is_one_of(method, METHODS):
         raise InvalidValueError(f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}")
-    if not 0 < percentile <= 100:
-        raise InvalidValueError(f"calibrate.states(percentile={percentile}): must be in (0, 100]; 99.9 is usual")
+    check_percentile("calibrate.states", percentile)
+    check_callable("calibrate.states", "recipe", recipe)
+    check_iterable("calibrate.states", "batches", batches)
     # they are run twice then
     batches = list(batches) if method == "spikes" else batches
     with float_states(net):
@@ -115,8 +118,9 @@ def ranges(
     Returns:
         By module name: low and high, each `[C]`, or `[1]` for the layer.
     """
-    if not 0 < percentile <= 100:
-        raise InvalidValueError(f"calibrate.ranges(percentile={percentile}): must be in (0, 100]; 100 leaves out nothing")
+    runner_axis("calibrate.ranges", net)
+    check_percentile("calibrate.ranges", percentile)
+    checked_bool("calibrate.ranges", "per_channel", per_channel)
     with float_states(net):
         seen = tallies("calibrate.ranges", net, batches, per_channel)
     return {name: tally.range(percentile) for name, tally in seen.items()}
@@ -130,9 +134,18 @@ def codebooks(net: nn.Module, bits: int, recipe: Recipe = uniform) -> dict[str, 
         bits: bits of a state, 1..16.
         recipe: as for `states`.
     """
+    check_module("calibrate.codebooks", "net", net)
     _check_bits("codebooks", bits)
+    check_callable("calibrate.codebooks", "recipe", recipe)
     spiking = {name: node for name, node in _nodes(net) if isinstance(node, BaseNode)}
-    return {name: recipe(bits, threshold=_threshold(node), rest=node.v_rest) for name, node in spiking.items()}
+    return {name: _made(recipe, bits, threshold=_threshold(node), rest=node.v_rest) for name, node in spiking.items()}
+
+
+def _made(recipe: Recipe, bits: int, **arguments: float) -> Codebook:
+    codebook = recipe(bits, **arguments)
+    if not isinstance(codebook, Codebook):
+        raise InvalidTypeError(f"calibrate: recipe={recipe!r} gave {codebook!r}, which is no Codebook; see calibrate.Recipe")
+    return codebook
 
 
 def apply(net: nn.Module, codebooks: Mapping[str, Codebook | None]) -> None:
@@ -148,11 +161,13 @@ def apply(net: nn.Module, codebooks: Mapping[str, Codebook | None]) -> None:
         InvalidValueError: a name that is no node of `net`, or a codebook that the node of that name refuses.
         StateError: a node holds a state, which lies on its old codebook.
     """
+    check_module("calibrate.apply", "net", net)
+    check_mapping("calibrate.apply", "codebooks", codebooks)
     nodes = dict(_nodes(net))
     unknown = [name for name in codebooks if name not in nodes]
     if unknown:
         raise InvalidValueError(
-            f"calibrate.apply: no node is named {', '.join(map(repr, unknown))}; the nodes of this network are "
+            f"calibrate.apply(codebooks): no node is named {', '.join(map(repr, unknown))}; the nodes of this network are "
             f"{', '.join(map(repr, nodes)) or 'none'}"
         )
     before = {name: nodes[name].state_quant for name in codebooks}
@@ -219,7 +234,7 @@ def _candidates(node: Membrane, bits: int, seen: tuple[Tensor, Tensor], recipe: 
     for share_high, share_low in product(SHARES[:0:-1], SHARES[::-1]):
         ends = {"low": rest - share_low * (rest - low), "high": threshold + share_high * (high - threshold)}
         if isinstance(node, BaseNode):
-            codebook = recipe(bits, threshold=threshold, rest=rest, **ends)
+            codebook = _made(recipe, bits, threshold=threshold, rest=rest, **ends)
         else:
             codebook = _plain(bits, rest, **ends)
         levels = codebook.levels.cpu().numpy().tobytes()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from snnsim.checks import check_mapping, check_module
 from snnsim.errors import CheckpointError
 
 __all__ = ["warm_start"]
@@ -24,15 +25,17 @@ def warm_start(net: nn.Module, state_dict: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: anything else is missing, left over or of another shape; nothing is loaded then.
     """
+    check_module("warm_start", "net", net)
+    check_mapping("warm_start", "state_dict", state_dict)
     own = net.state_dict()
     kept = {key: value for key, value in own.items() if _is_codebook(key)}
     given = {key: value for key, value in state_dict.items() if not _is_codebook(key)}
     missing = sorted(set(own) - set(kept) - set(given))
     unknown = sorted(set(given) - set(own))
-    differ = sorted(key for key in set(given) & set(own) if given[key].shape != own[key].shape)
+    differ = sorted(key for key in set(given) & set(own) if getattr(given[key], "shape", None) != own[key].shape)
     if missing or unknown or differ:
         raise CheckpointError(
-            f"warm_start: this is the state_dict of another network: missing {missing}, unknown {unknown}, of another shape "
+            f"warm_start(state_dict): it is of another network: missing {missing}, unknown {unknown}, of another shape "
             f"{differ}; build the same layers, and give a runner the state_dict of a runner"
         )
     net.load_state_dict({**given, **kept})

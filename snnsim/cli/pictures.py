@@ -53,7 +53,8 @@ def draw_membranes(training: Training, path: Path, time_steps: int = 24) -> Path
     viz.raster({"hidden": spikes, "output": output.spikes[:, 0]}, ax=top)
     states = f"{describe_bits(training.config.bits)} states"
     top.set_title(f"One test {'image' if still else 'recording'} of the digit {int(labels[0])}, {states}", loc="left")
-    viz.membrane(charged[:, liveliest], node.state_quant, threshold, spikes[:, liveliest], ax=bottom)
+    names = [f"neuron {neuron}" for neuron in liveliest.tolist()]
+    viz.membrane(charged[:, liveliest], node.state_quant, threshold, spikes[:, liveliest], labels=names, ax=bottom)
     bottom.set_title("Three hidden neurons: membrane before reset", loc="left", y=1.08)
     viz.save(figure, path)
     return path

@@ -160,7 +160,7 @@ def _sections(text: str) -> dict[str, int]:
 
 
 def emulate(
-    network: IntegerNetwork, program: Build, x_seq: Tensor | npt.ArrayLike, board: str = "mps2-an385", timeout: float = 60.0
+    network: IntegerNetwork, program: Build, x_seq: Tensor | npt.ArrayLike, board: str = "mps2-an385", timeout: float = 900.0
 ) -> Emulation:
     """Run a sequence `[T, B, *n]` from rest on an emulated board.
 
@@ -171,7 +171,7 @@ def emulate(
         program: from `build`.
         x_seq: as the network takes it.
         board: that it was built for.
-        timeout: in seconds.
+        timeout: in seconds, against a program that never ends.
 
     Raises:
         RunError: without QEMU; the program stopped early, or took longer than the timeout.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from snnsim.checks import as_floating, check_sequence
-from snnsim.functional.misc import soft_first_spike_time
+from snnsim.checks import check_real, check_sequence, summable
+from snnsim.functional.misc import earliest
 
 __all__ = ["first_spike", "membrane", "rate"]
 
@@ -17,13 +17,14 @@ def rate(s_seq: Tensor) -> Tensor:
         s_seq: spikes, `[T, B, *n]`, any numeric or bool dtype.
 
     Returns:
-        Rates `[B, *n]` within 0..1, floating.
+        Rates `[B, *n]` within 0..1, float32 or float64: half precision, which merges different rates, is widened.
 
     Raises:
+        InvalidTypeError: complex values.
         ShapeError: no time and batch axes, or no time step.
     """
     check_sequence("rate", "s_seq", s_seq)
-    return as_floating(s_seq).mean(0)
+    return summable("rate", "s_seq", s_seq).mean(0)
 
 
 def first_spike(s_seq: Tensor) -> Tensor:
@@ -35,15 +36,14 @@ def first_spike(s_seq: Tensor) -> Tensor:
         s_seq: spikes, `[T, B, *n]`, within 0..1.
 
     Returns:
-        Scores `[B, *n]` within 0..1, floating.
+        Scores `[B, *n]` within 0..1, float32 or float64.
 
     Raises:
         InvalidValueError: a value outside 0..1.
         ShapeError: no time and batch axes, or no time step.
     """
     check_sequence("first_spike", "s_seq", s_seq)
-    time_steps = len(s_seq)
-    return 1 - soft_first_spike_time(s_seq.movedim(0, -1), none_value=time_steps) / time_steps
+    return 1 - earliest("first_spike", "s_seq", s_seq) / len(s_seq)
 
 
 def membrane(v_seq: Tensor) -> Tensor:
@@ -58,10 +58,12 @@ def membrane(v_seq: Tensor) -> Tensor:
         Potentials `[B, *n]`; the gradient goes to the time step of the maximum, shared where several are equal.
 
     Raises:
+        InvalidTypeError: complex values.
         ShapeError: no time and batch axes, or no time step.
 
     Source: Cramer et al. 2020, "The Heidelberg spiking datasets for the systematic evaluation of spiking neural
     networks", arXiv 1910.07407.
     """
     check_sequence("membrane", "v_seq", v_seq)
+    check_real("membrane", "v_seq", v_seq)
     return v_seq.amax(0)

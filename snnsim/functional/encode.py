@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_int, check_sequence, check_tensor, check_unit, check_values, checked_number
+from snnsim.checks import (
+    MOST,
+    check_generator,
+    check_int,
+    check_sequence,
+    check_tensor,
+    check_unit,
+    check_values,
+    checked_number,
+    wide,
+)
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.ste import straight_through
 
@@ -30,7 +40,8 @@ def rate(x: Tensor, time_steps: int, generator: torch.Generator | None = None) -
         InvalidValueError: a value outside 0..1, or `time_steps` below 1.
     """
     check_unit("rate", "x", x)
-    check_int("rate", "time_steps", time_steps, at_least=1)
+    check_int("rate", "time_steps", time_steps, at_least=1, at_most=MOST)
+    check_generator("rate", "generator", generator)
     probability = x.expand(time_steps, *x.shape)
     return straight_through(torch.bernoulli(probability.detach(), generator=generator), probability)
 
@@ -50,7 +61,7 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
         InvalidValueError: a value outside 0..1, or `time_steps` below 1.
     """
     check_unit("latency", "x", x)
-    check_int("latency", "time_steps", time_steps, at_least=1)
+    check_int("latency", "time_steps", time_steps, at_least=1, at_most=MOST)
     # float64: half precision cannot count many steps
     at = ((1 - x.to(torch.float64)) * (time_steps - 1)).round()
     return (_steps(time_steps, x) == at).to(x.dtype)
@@ -81,8 +92,8 @@ def phase(x: Tensor, time_steps: int, period: int = 8) -> Tensor:
         tensor([1., 0., 1., 0.])
     """
     check_unit("phase", "x", x)
-    check_int("phase", "time_steps", time_steps, at_least=1)
-    check_int("phase", "period", period, at_least=1)
+    check_int("phase", "time_steps", time_steps, at_least=1, at_most=MOST)
+    check_int("phase", "period", period, at_least=1, at_most=MOST)
     if period > 32:
         raise InvalidValueError(f"phase(period={period}): period must be <= 32, the digits a value can have; pass 8")
     code = (x.to(torch.float64) * 2**period).floor().clamp(max=2**period - 1).to(torch.int64)
@@ -105,7 +116,7 @@ def direct(x: Tensor, time_steps: int) -> Tensor:
         InvalidValueError: `time_steps` below 1.
     """
     check_tensor("direct", "x", x)
-    check_int("direct", "time_steps", time_steps, at_least=1)
+    check_int("direct", "time_steps", time_steps, at_least=1, at_most=MOST)
     return x.expand(time_steps, *x.shape)
 
 
@@ -135,7 +146,7 @@ def delta(x_seq: Tensor, threshold: float) -> Tensor:
     if not x_seq.is_floating_point():
         raise InvalidTypeError(f"delta(x_seq of dtype {x_seq.dtype}): x_seq must be floating; pass x_seq.float()")
     check_values("delta", "x_seq", x_seq, x_seq.isfinite(), "finite", "remove NaN and infinities first")
-    signal = x_seq.detach()
+    signal = wide(x_seq.detach())
     # events are counted, not summed as multiples of the threshold: no rounding error accumulates
     count = torch.zeros_like(signal[0])
     events = []
@@ -143,7 +154,7 @@ def delta(x_seq: Tensor, threshold: float) -> Tensor:
         change = x - (signal[0] + threshold * count)
         events.append(torch.where(change.abs() >= threshold, change.sign(), 0))
         count = count + events[-1]
-    return torch.stack(events)
+    return torch.stack(events).to(x_seq.dtype)
 
 
 def _steps(time_steps: int, x: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Losses on spike trains `[T, B, *n]`, time first: each a scalar, the mean over batch and neurons."""
+"""Losses on spike trains `[T, B, *n]`, time first: each a scalar, the mean over batch and neurons.
+
+Half precision is summed in float32, and the loss is float32 then; under autocast too.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from snnsim.checks import as_floating, check_class_sequence, check_labels, check_sequence, check_shape, checked_number
+from snnsim.checks import check_class_sequence, check_labels, check_real, check_sequence, check_shape, checked_number, summable
 from snnsim.errors import InvalidValueError
 from snnsim.functional import decode
-from snnsim.functional.misc import redundant_one_hot, soft_first_spike_time
+from snnsim.functional.misc import earliest, redundant_one_hot
 
 __all__ = ["rate_cross_entropy", "rate_mse", "spike_count", "temporal_cross_entropy", "temporal_mse", "tet", "van_rossum"]
 
@@ -26,6 +29,8 @@ def rate_mse(s_seq: Tensor, target_rate: Tensor) -> Tensor:
     """
     check_sequence("rate_mse", "s_seq", s_seq)
     check_shape("rate_mse", "target_rate", target_rate, s_seq.shape[1:])
+    check_real("rate_mse", "s_seq", s_seq)
+    check_real("rate_mse", "target_rate", target_rate)
     rates = decode.rate(s_seq)
     return mse_loss(rates, target_rate.to(rates.dtype))
 
@@ -70,7 +75,7 @@ def spike_count(s_seq: Tensor, labels: Tensor, true_count: float, false_count: f
     _check_classification("spike_count", s_seq, labels)
     true_count = checked_number("spike_count", "true_count", true_count, at_least=0)
     false_count = checked_number("spike_count", "false_count", false_count, at_least=0)
-    counts = as_floating(s_seq).sum(0)
+    counts = summable("spike_count", "s_seq", s_seq).sum(0)
     right = redundant_one_hot(labels, num_classes=s_seq.shape[2], n=1) == 1
     return mse_loss(counts, torch.full_like(counts, false_count).masked_fill(right, true_count))
 
@@ -90,7 +95,8 @@ def temporal_mse(s_seq: Tensor, target_time: Tensor) -> Tensor:
     """
     check_sequence("temporal_mse", "s_seq", s_seq)
     check_shape("temporal_mse", "target_time", target_time, s_seq.shape[1:])
-    times = _first_spike_time(s_seq)
+    check_real("temporal_mse", "target_time", target_time)
+    times = earliest("temporal_mse", "s_seq", s_seq)
     return mse_loss(times, target_time.to(times.dtype))
 
 
@@ -114,7 +120,7 @@ def temporal_cross_entropy(s_seq: Tensor, labels: Tensor, tau: float = 1.0) -> T
     """
     _check_classification("temporal_cross_entropy", s_seq, labels)
     tau = checked_number("temporal_cross_entropy", "tau", tau, above=0)
-    return cross_entropy(-_first_spike_time(s_seq) / tau, labels.long())
+    return cross_entropy(-earliest("temporal_cross_entropy", "s_seq", s_seq) / tau, labels.long())
 
 
 def tet(x_seq: Tensor, labels: Tensor, regularization: float = 0.05, target: float = 1.0) -> Tensor:
@@ -136,12 +142,12 @@ def tet(x_seq: Tensor, labels: Tensor, regularization: float = 0.05, target: flo
     Source: Deng et al. 2022, "Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting",
     arXiv 2202.11946.
     """
-    _check_classification("tet", x_seq, labels)
+    _check_classification("tet", x_seq, labels, "x_seq")
     weight = checked_number("tet", "regularization", regularization, at_least=0)
     if weight > 1:
         raise InvalidValueError(f"tet(regularization={regularization!r}): regularization must be in [0, 1]; pass a smaller number")
     wanted = checked_number("tet", "target", target)
-    x_seq = as_floating(x_seq)
+    x_seq = summable("tet", "x_seq", x_seq)
     each = cross_entropy(x_seq.flatten(0, 1), labels.long().repeat(len(x_seq)))
     return (1 - weight) * each + weight * (x_seq - wanted).square().mean()
 
@@ -169,19 +175,18 @@ def van_rossum(s_seq: Tensor, target_seq: Tensor, tau: float) -> Tensor:
     check_sequence("van_rossum", "s_seq", s_seq)
     check_shape("van_rossum", "target_seq", target_seq, s_seq.shape)
     tau = checked_number("van_rossum", "tau", tau, above=0)
-    difference = as_floating(s_seq) - as_floating(target_seq)
+    difference = summable("van_rossum", "s_seq", s_seq) - summable("van_rossum", "target_seq", target_seq)
     step = torch.arange(len(s_seq), device=s_seq.device, dtype=difference.dtype)
     # [T, T]; a spike in the future is infinitely far away
     age = (step[:, None] - step).masked_fill(step[:, None] < step, torch.inf)
-    trace = torch.exp(-age / tau) @ difference.flatten(1)
+    # a product that autocast would take in half precision
+    with torch.autocast(s_seq.device.type, enabled=False):
+        trace = torch.exp(-age / tau) @ difference.flatten(1)
     return trace.square().sum(0).mean() / tau
 
 
-def _check_classification(where: str, s_seq: Tensor, labels: Tensor) -> None:
-    check_class_sequence(where, "s_seq", s_seq)
+def _check_classification(where: str, s_seq: Tensor, labels: Tensor, name: str = "s_seq") -> None:
+    check_class_sequence(where, name, s_seq)
+    check_real(where, name, s_seq)
     check_labels(where, labels, s_seq.shape[2])
     check_shape(where, "labels", labels, s_seq.shape[1:2])
-
-
-def _first_spike_time(s_seq: Tensor) -> Tensor:
-    return soft_first_spike_time(s_seq.movedim(0, -1), none_value=len(s_seq))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from snnsim.checks import (
+    MOST,
     check_int,
     check_labels,
+    check_module,
     check_one_hot,
+    check_real,
     check_sequence,
     check_tensor,
     check_values,
+    checked_float,
     checked_number,
 )
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
@@ -98,21 +101,18 @@ def first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
         none_value: result for a neuron that never fires, e.g. T or `math.inf`.
 
     Returns:
-        Times `[*]` in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating.
+        Times `[*]` in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating; float32 at
+        least.
 
     Raises:
         InvalidTypeError: `none_value` is not a number.
         InvalidValueError: a value other than 0 and 1.
         ShapeError: no time axis, or one of length 0.
     """
-    if isinstance(none_value, bool) or not isinstance(none_value, Real):
-        raise InvalidTypeError(
-            f"first_spike_time(none_value={none_value!r}): none_value must be a number, not "
-            f"{type(none_value).__name__}; pass T or math.inf"
-        )
+    none_value = checked_float("first_spike_time", "none_value", none_value)
     first = first_spike_index(spikes)
-    time = first.to(torch.uint8).argmax(-1).to(torch.promote_types(spikes.dtype, torch.get_default_dtype()))
-    return torch.where(first.any(-1), time, float(none_value))
+    time = first.to(torch.uint8).argmax(-1).to(_time_dtype(spikes))
+    return torch.where(first.any(-1), time, none_value)
 
 
 def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
@@ -135,7 +135,8 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
         none_value: result for a neuron that never fires, finite; T is the natural choice.
 
     Returns:
-        Times `[*]`, in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating.
+        Times `[*]`, in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating; float32 at
+        least.
 
     Raises:
         InvalidTypeError: `none_value` is not a number.
@@ -146,10 +147,24 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
     """
     none_value = checked_number("soft_first_spike_time", "none_value", none_value)
     _check_time_last("soft_first_spike_time", spikes)
-    check_values("soft_first_spike_time", "spikes", spikes, (spikes >= 0) & (spikes <= 1), "within 0..1", "pass spikes")
-    silent = 1 - spikes.to(torch.promote_types(spikes.dtype, torch.get_default_dtype()))
-    alive = silent.cumprod(-1)
+    return _expected_time("soft_first_spike_time", "spikes", spikes, none_value)
+
+
+def earliest(where: str, name: str, s_seq: Tensor) -> Tensor:
+    """`soft_first_spike_time` of a sequence `[T, B, *n]`, T where a neuron is silent; for a caller who knows it as `name`."""
+    return _expected_time(where, name, s_seq.movedim(0, -1), len(s_seq))
+
+
+def _expected_time(where: str, name: str, spikes: Tensor, none_value: float) -> Tensor:
+    check_real(where, name, spikes)
+    check_values(where, name, spikes, (spikes >= 0) & (spikes <= 1), "within 0..1", "pass spikes")
+    alive = (1 - spikes.to(_time_dtype(spikes))).cumprod(-1)
     return alive.sum(-1) + (none_value - spikes.shape[-1]) * alive[..., -1]
+
+
+def _time_dtype(spikes: Tensor) -> torch.dtype:
+    """What counts time steps exactly: half precision does not."""
+    return torch.promote_types(torch.promote_types(spikes.dtype, torch.get_default_dtype()), torch.float32)
 
 
 def set_threshold_margin(
@@ -192,7 +207,11 @@ def set_threshold_margin(
     check_one_hot(where, label_one_hot)
     # float64, so that the node can round to the dtype of its state as it does for a plain number
     threshold = torch.full_like(label_one_hot, threshold0, dtype=torch.float64).masked_fill(label_one_hot == 1, threshold1)
-    output_layer.set_training_threshold(threshold, eval_threshold)
+    try:
+        output_layer.set_training_threshold(threshold, eval_threshold)
+    except (InvalidValueError, ShapeError) as problem:
+        given = f"eval_threshold={eval_threshold:g}, threshold0={threshold0:g}, threshold1={threshold1:g}"
+        raise type(problem)(f"{where}({given}): {problem}") from problem
 
 
 def redundant_one_hot(labels: Tensor, num_classes: int, n: int) -> Tensor:
@@ -215,8 +234,8 @@ def redundant_one_hot(labels: Tensor, num_classes: int, n: int) -> Tensor:
         >>> redundant_one_hot(torch.tensor([1]), num_classes=3, n=2)
         tensor([[0., 0., 1., 1., 0., 0.]])
     """
-    check_int("redundant_one_hot", "num_classes", num_classes, at_least=1)
-    check_int("redundant_one_hot", "n", n, at_least=1)
+    check_int("redundant_one_hot", "num_classes", num_classes, at_least=1, at_most=MOST)
+    check_int("redundant_one_hot", "n", n, at_least=1, at_most=MOST)
     check_labels("redundant_one_hot", labels, num_classes)
     batch = len(labels)
     result = torch.zeros(batch, num_classes, n, device=labels.device)
@@ -245,8 +264,7 @@ def kaiming_normal_conv_linear_weight(net: nn.Module) -> None:
 
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852.
     """
-    if not isinstance(net, nn.Module):
-        raise InvalidTypeError(f"kaiming_normal_conv_linear_weight(net={net!r}): net must be a torch.nn.Module; pass the network")
+    check_module("kaiming_normal_conv_linear_weight", "net", net)
     layers = {name: module for name, module in net.named_modules() if isinstance(module, _WEIGHTED)}
     for name, layer in layers.items():
         if not isinstance(layer.weight, nn.Parameter) or isinstance(layer.weight, nn.UninitializedParameter):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from snnsim.errors import InvalidValueError
+from snnsim.checks import checked_numbers
 
 __all__ = ["Driven", "Scale"]
 
@@ -21,7 +20,7 @@ class Scale(nn.Module):
 
     def __init__(self, factor: float | Tensor) -> None:
         super().__init__()
-        self.register_buffer("factor", torch.as_tensor(factor, dtype=torch.float32).detach().clone())
+        self.register_buffer("factor", checked_numbers("Scale", "factor", factor).float().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """`factor * x`."""
@@ -45,10 +44,7 @@ class Driven(nn.Module):
     def __init__(self, node: nn.Module, gain: float | Tensor = 1.0, bias: float | Tensor = 0.0) -> None:
         super().__init__()
         for name, given in (("gain", gain), ("bias", bias)):
-            value = torch.as_tensor(given, dtype=torch.float32).detach().clone()
-            if not bool(value.isfinite().all()):
-                raise InvalidValueError(f"Driven({name}={given!r}): {name} must be finite in float32; pass ordinary numbers")
-            self.register_buffer(name, value)
+            self.register_buffer(name, checked_numbers("Driven", name, given).float().clone())
         self.node = node
 
     def forward(self, x: Tensor) -> Tensor:

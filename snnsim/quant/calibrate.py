@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnsim.checks import check_real, checked_bool, is_one_of
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant.functional import MAX_BITS, check_bits, check_unsigned
-from snnsim.quant.histogram import Histogram
-from snnsim.quant.ranges import channel_rows, entropy_amax, mse_amax, percentile_amax
+from snnsim.quant.histogram import NUM_BINS, Histogram
+from snnsim.quant.ranges import channel_rows, check_entropy_bins, check_percentile, entropy_amax, mse_amax, percentile_amax
 
 __all__ = ["HistogramCalibrator", "MaxCalibrator"]
+
+METHODS = ("max", "percentile", "mse", "entropy")
 
 
 class _Calibrator:
@@ -18,6 +21,11 @@ class _Calibrator:
 
     def __init__(self, num_bits: int = 8, axis: int | None = None, unsigned: bool = False) -> None:
         check_bits(type(self).__name__, "num_bits", num_bits, MAX_BITS)
+        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
+            raise InvalidTypeError(
+                f"{type(self).__name__}(axis={axis!r}): axis must be one int or None; give the axis that keeps its own range"
+            )
+        checked_bool(type(self).__name__, "unsigned", unsigned)
         self.num_bits, self.axis, self.unsigned = num_bits, axis, unsigned
         self.reset()
 
@@ -44,6 +52,7 @@ class _Calibrator:
             ShapeError: another number of channels or axes than before.
         """
         caller = f"{type(self).__name__}.collect"
+        check_real(caller, "x", x)
         if not x.is_floating_point():
             raise InvalidTypeError(f"{caller}(x of {x.dtype}): x must be floating point; convert it with x.float()")
         if x.numel() == 0:
@@ -105,7 +114,7 @@ class HistogramCalibrator(_Calibrator):
         num_bins: resolution, a power of two: a bin is between 1/num_bins and 2/num_bins of the largest magnitude.
     """
 
-    def __init__(self, num_bits: int = 8, axis: int | None = None, unsigned: bool = False, *, num_bins: int = 2048) -> None:
+    def __init__(self, num_bits: int = 8, axis: int | None = None, unsigned: bool = False, *, num_bins: int = NUM_BINS) -> None:
         self.num_bins = num_bins
         super().__init__(num_bits, axis, unsigned)
 
@@ -116,6 +125,16 @@ class HistogramCalibrator(_Calibrator):
 
     def _count(self, magnitudes: Tensor) -> None:
         self._histogram.collect(magnitudes)
+
+    def check_method(self, method: str, percentile: float = 99.99) -> None:
+        """Raise what `compute_amax` would of its arguments, whatever the data."""
+        if not is_one_of(method, METHODS):
+            raise InvalidValueError(
+                f"HistogramCalibrator.compute_amax(method={method!r}): must be 'max', 'percentile', 'mse' or 'entropy'"
+            )
+        if method == "entropy":
+            check_entropy_bins(self.num_bins, self.num_bits, self.unsigned)
+        check_percentile("HistogramCalibrator.compute_amax", percentile)
 
     def compute_amax(self, method: str, *, percentile: float = 99.99) -> Tensor:
         """The range, float32, in a shape that broadcasts against the data; never above the largest magnitude seen.
@@ -128,6 +147,7 @@ class HistogramCalibrator(_Calibrator):
             StateError: no data was collected.
             InvalidValueError: an unknown method, a percentile out of range, or too few bins for "entropy".
         """
+        self.check_method(method, percentile)
         largest = self._max()
         # magnitudes fill the upper half of the bins
         counts, width = self._histogram.counts[:, self.num_bins :], self._histogram.width
@@ -138,10 +158,6 @@ class HistogramCalibrator(_Calibrator):
             amax = percentile_amax(lower + width, counts, percentile)
         elif method == "mse":
             amax = mse_amax(lower + width / 2, counts, self.num_bits, self.unsigned)
-        elif method == "entropy":
-            amax = entropy_amax(counts, width, self.num_bits, self.unsigned)
         else:
-            raise InvalidValueError(
-                f"HistogramCalibrator.compute_amax(method={method!r}): must be 'max', 'percentile', 'mse' or 'entropy'"
-            )
+            amax = entropy_amax(counts, width, self.num_bits, self.unsigned)
         return torch.minimum(amax.float().reshape(largest.shape), largest)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnsim.checks import check_generator, check_real, checked_float, checked_numbers, is_one_of
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.fixed_dtype import FixedDtype
 from snnsim.quant import ste as straight
@@ -16,6 +17,8 @@ from snnsim.quant import ste as straight
 __all__ = ["Codebook"]
 
 STE_KINDS = ("pass", "clip")
+# those of 16 bits, which is as many as a code has
+MAX_LEVELS = 2**16
 ROUNDINGS = ("nearest", "floor", "stochastic", "toward_rest")
 
 
@@ -26,14 +29,14 @@ class Codebook(FixedDtype):
     levels, NaN stays NaN. The levels and edges are buffers: they move with `.to(device)` and keep their dtype.
 
     Args:
-        levels: `[L]`, L >= 2, strictly increasing, finite, in the unit of the threshold.
+        levels: `[L]`, L from 2 to 65536, strictly increasing, finite, in the unit of the threshold.
         edges: `[L-1]` with `levels[i] < edges[i] <= levels[i+1]`; midpoints by default.
         ste: gradient of the rounding: "clip" is 1 within the outermost levels and 0 outside, "pass" is 1 everywhere.
         dtype: float32 or float64; float64 by default only for levels given as a float64 tensor.
 
     Raises:
-        InvalidValueError: levels that are not strictly increasing in the dtype, or edges out of order.
-        InvalidTypeError: a dtype other than float32 and float64.
+        InvalidValueError: levels that are not strictly increasing in the dtype, too many of them, or edges out of order.
+        InvalidTypeError: levels or edges that are no real numbers, or a dtype other than float32 and float64.
     """
 
     levels: Tensor
@@ -49,11 +52,10 @@ class Codebook(FixedDtype):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if ste not in STE_KINDS:
+        if not is_one_of(ste, STE_KINDS):
             raise InvalidValueError(f"Codebook(ste={ste!r}): the straight-through gradient is 'pass' or 'clip'")
-        dtype = _codebook_dtype(levels, dtype)
-        exact = torch.as_tensor(levels, dtype=torch.float64).detach().clone()
-        rounded = _checked_levels(exact, dtype)
+        exact = checked_numbers("Codebook", "levels", levels)
+        rounded = _checked_levels(exact, _codebook_dtype(levels, exact, dtype)).clone()
         self.register_buffer("levels", rounded)
         self.register_buffer("edges", _midpoints(rounded) if edges is None else _checked_edges(edges, rounded))
         self.ste = ste
@@ -86,7 +88,7 @@ class Codebook(FixedDtype):
         Raises:
             InvalidValueError: `h` holds NaN, which has no code.
         """
-        h = self._widened(h)
+        h = self._widened("h", h)
         if not torch.compiler.is_compiling():
             missing = int(torch.isnan(h).sum())
             if missing:
@@ -109,6 +111,7 @@ class Codebook(FixedDtype):
             InvalidTypeError: codes that are not integers.
             InvalidValueError: codes outside [0, L).
         """
+        check_real("Codebook.decode", "codes", codes)
         if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
             raise InvalidTypeError(f"Codebook.decode(codes): codes must be integers, got {codes.dtype}")
         if not torch.compiler.is_compiling() and codes.numel():
@@ -129,7 +132,7 @@ class Codebook(FixedDtype):
         Returns:
             Values on the levels, same shape, float32 or float64.
         """
-        h = self._widened(h)
+        h = self._widened("h", h)
         return self.with_gradient(self._on_level(self._cell(h.detach()), h), h)
 
     def snap(self, target: Tensor, rest: float) -> Tensor:
@@ -145,7 +148,7 @@ class Codebook(FixedDtype):
         Returns:
             Values on the levels, same shape.
         """
-        target = self._widened(target)
+        target, rest = self._widened("target", target), checked_float("Codebook.snap", "rest", rest)
         return self.with_gradient(self._on_level(self._snap_cell(target.detach(), rest), target), target)
 
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
@@ -174,8 +177,9 @@ class Codebook(FixedDtype):
         Returns:
             A new codebook; this one is unchanged.
         """
-        if rounding not in ROUNDINGS:
+        if not is_one_of(rounding, ROUNDINGS):
             raise InvalidValueError(f"with_rounding(rounding={rounding!r}): choose one of {', '.join(ROUNDINGS)}")
+        check_generator("with_rounding", "generator", generator)
         if generator is not None and rounding != "stochastic":
             raise InvalidValueError(f"with_rounding({rounding!r}, generator=...): only 'stochastic' draws; drop the generator")
         if (rest is not None) != (rounding == "toward_rest"):
@@ -191,6 +195,7 @@ class Codebook(FixedDtype):
             return Codebook(self.levels, ste=self.ste)
         upper = self.levels[1:]
         if rest is not None:
+            rest = checked_float("with_rounding", "rest", rest)
             # below rest only the lower level itself belongs to the lower cell
             home = int(self._snap_cell(torch.tensor(rest, dtype=torch.float64, device=upper.device), rest))
             lower = self.levels[:home]
@@ -202,7 +207,7 @@ class Codebook(FixedDtype):
 
         The lower edge of the first level at or above `v_threshold`: -inf if every level fires, inf if none does.
         """
-        firing = torch.nonzero(self.levels >= v_threshold)
+        firing = torch.nonzero(self.levels >= checked_float("effective_threshold", "v_threshold", v_threshold))
         if not len(firing):
             return math.inf
         first = int(firing[0])
@@ -219,7 +224,9 @@ class Codebook(FixedDtype):
             counted.
         """
         with torch.no_grad():
-            leaked = leak(self.levels) if callable(leak) else self.levels * leak
+            leaked = leak(self.levels) if callable(leak) else self.levels * checked_float("stuck_codes", "leak", leak)
+        if not isinstance(leaked, Tensor) or leaked.shape != self.levels.shape:
+            raise InvalidTypeError(f"stuck_codes(leak={leak!r}): leak must give one value for each of the {self.num_levels} levels")
         same = self._cell(leaked) == torch.arange(self.num_levels, device=leaked.device)
         return torch.nonzero(same & (leaked != self.levels)).flatten()
 
@@ -228,9 +235,10 @@ class Codebook(FixedDtype):
         name = f"{self.bits} bit{'s' if self.bits > 1 else ''}"
         return f"{name}, {self.num_levels} levels from {low:.4g} to {high:.4g}, ste={self.ste!r}"
 
-    def _widened(self, h: Tensor) -> Tensor:
+    def _widened(self, name: str, h: Tensor) -> Tensor:
+        check_real("Codebook", name, h)
         if not h.dtype.is_floating_point:
-            raise InvalidTypeError(f"Codebook: h must be floating point, got {h.dtype}; convert it with h.float()")
+            raise InvalidTypeError(f"Codebook: {name} must be floating point, got {h.dtype}; convert it with {name}.float()")
         return h.to(torch.promote_types(h.dtype, self.levels.dtype))
 
     def _cell(self, h: Tensor) -> Tensor:
@@ -276,16 +284,15 @@ class Codebook(FixedDtype):
         self._limits = (float(self.levels[0]), float(self.levels[-1]))
 
 
-def _codebook_dtype(levels: Sequence[float] | Tensor, dtype: torch.dtype | None) -> torch.dtype:
+def _codebook_dtype(levels: object, exact: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     if dtype is None:
         wide = isinstance(levels, Tensor) and levels.dtype == torch.float64
         return torch.float64 if wide else torch.float32
-    if dtype in (torch.float32, torch.float64):
+    if isinstance(dtype, torch.dtype) and dtype in (torch.float32, torch.float64):
         return dtype
     distinct = ""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        values = torch.as_tensor(levels)
-        distinct = f" (in {dtype} only {values.to(dtype).unique().numel()} of the {values.numel()} levels stay distinct)"
+        distinct = f" (in {dtype} only {exact.to(dtype).unique().numel()} of the {exact.numel()} levels stay distinct)"
     raise InvalidTypeError(
         f"Codebook(dtype={dtype}): a codebook is float32 or float64{distinct}; spikes still take the dtype of the input"
     )
@@ -294,9 +301,16 @@ def _codebook_dtype(levels: Sequence[float] | Tensor, dtype: torch.dtype | None)
 def _checked_levels(exact: Tensor, dtype: torch.dtype) -> Tensor:
     if exact.dim() != 1 or exact.numel() < 2:
         raise InvalidValueError(f"Codebook(levels): needs a list of at least 2 levels, got shape {tuple(exact.shape)}")
+    if exact.numel() > MAX_LEVELS:
+        raise InvalidValueError(
+            f"Codebook(levels): {exact.numel()} levels are more than {MAX_LEVELS}, those of 16 bits; use state_quant=None for a "
+            "state that is as good as not quantized"
+        )
     rounded = exact.to(dtype)
-    if not torch.isfinite(rounded).all():
-        raise InvalidValueError(f"Codebook(levels): every level must be finite, got {exact.tolist()}")
+    infinite = torch.nonzero(~torch.isfinite(rounded)).flatten()
+    if len(infinite):
+        i = int(infinite[0])
+        raise InvalidValueError(f"Codebook(levels): every level must be finite in {dtype}, but level {i} is {float(exact[i])!r}")
     wrong = torch.nonzero(rounded.diff() <= 0).flatten()
     if len(wrong):
         i = int(wrong[0])
@@ -320,7 +334,7 @@ def _midpoints(levels: Tensor) -> Tensor:
 
 
 def _checked_edges(edges: Sequence[float] | Tensor, levels: Tensor) -> Tensor:
-    rounded = torch.as_tensor(edges, dtype=torch.float64).detach().to(levels).clone()
+    rounded = checked_numbers("Codebook", "edges", edges).to(levels, copy=True)
     if rounded.shape != (len(levels) - 1,):
         raise InvalidValueError(
             f"Codebook(edges): {len(levels)} levels need {len(levels) - 1} edges, got shape {tuple(rounded.shape)}"

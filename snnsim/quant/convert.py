@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim.checks import check_callable, check_iterable, check_module
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import (
@@ -145,7 +146,14 @@ def quantize(
     return ConversionReport(tuple(changed), tuple(left))
 
 
-def calibrate_inputs(net: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None) -> ConversionReport:
+def calibrate_inputs(
+    net: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any] | None = None,
+    *,
+    method: str = "mse",
+    percentile: float = 99.99,
+) -> ConversionReport:
     """Run data through a network to find the ranges of its input quantizers, and use them from then on.
 
     The network runs in eval mode, without gradient, and with its inputs not yet quantized; its modes are restored.
@@ -154,14 +162,30 @@ def calibrate_inputs(net: nn.Module, batches: Iterable[Any], forward: Callable[[
         net: a network with quantized inputs, or with `TensorQuantizer` modules of its own.
         batches: inputs, one by one; their split into batches does not matter.
         forward: how to run one batch; None is `net(batch)`. Give the runner of a spiking network here.
+        method: how the range is taken from a histogram: "max", "percentile", "mse" or "entropy"; for descriptors that say
+            "histogram". Others name their method themselves.
+        percentile: in (0, 100], for that method.
 
     Raises:
-        InvalidValueError: no input is quantized, or a batch with NaN or infinite values on the way.
+        InvalidTypeError: `net` is no module, batches no iterable, or forward no function.
+        InvalidValueError: no input is quantized, a method that a quantizer does not have (before any batch is run), or a batch with
+            NaN or infinite values on the way.
         StateError: no batches, or a quantizer that none of them reached.
+
+    Warns:
+        UserWarning: inputs that are 0 on all of this data.
     """
+    check_module("calibrate_inputs", "net", net)
+    check_iterable("calibrate_inputs", "batches", batches)
+    if forward is not None:
+        check_callable("calibrate_inputs", "forward", forward)
     quantizers = dict(_activation_quantizers(net))
     if not quantizers:
         raise InvalidValueError("calibrate_inputs(net): no input is quantized; call quantize(net, inputs=...) first")
+    methods = {
+        name: quantizer.calib_method(method if quantizer.descriptor.calib_method == "histogram" else None, percentile=percentile)
+        for name, quantizer in quantizers.items()
+    }
     modes = {module: module.training for module in net.modules()}
     enabled = {name: quantizer.enabled for name, quantizer in quantizers.items()}
     try:
@@ -184,8 +208,8 @@ def calibrate_inputs(net: nn.Module, batches: Iterable[Any], forward: Callable[[
         raise StateError(
             f"calibrate_inputs(batches): no data reached {', '.join(unseen)}; give at least one batch that runs the whole network"
         )
-    for quantizer in quantizers.values():
-        quantizer.load_calib_amax()
+    for name, quantizer in quantizers.items():
+        quantizer.load_calib_amax(methods[name], percentile=percentile, name=f"calibrate_inputs: {name}")
     return ConversionReport(tuple(LayerNote(name, type(q).__name__, q.extra_repr()) for name, q in quantizers.items()), ())
 
 

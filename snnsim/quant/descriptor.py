@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snnsim.checks import checked_float, checked_numbers, is_one_of
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.functional import MAX_BITS, check_bits, integer_bounds
 
@@ -111,14 +112,14 @@ class QuantDescriptor:
     def _check_range(self) -> None:
         if self.amax is not None:
             object.__setattr__(self, "amax", _as_nested_floats(self.amax))
-        if self.scale_amax is not None and not 0 < self.scale_amax < math.inf:
+        if self.scale_amax is not None and not 0 < checked_float("QuantDescriptor", "scale_amax", self.scale_amax) < math.inf:
             raise InvalidValueError(
                 f"QuantDescriptor(scale_amax={self.scale_amax}): "
                 "scale_amax multiplies the range and must be positive and finite; leave it out for 1"
             )
 
     def _check_method(self) -> None:
-        if self.calib_method not in CALIB_METHODS:
+        if not is_one_of(self.calib_method, CALIB_METHODS):
             raise InvalidValueError(
                 f"QuantDescriptor(calib_method={self.calib_method!r}): must be one of {', '.join(CALIB_METHODS)}"
             )
@@ -158,9 +159,13 @@ class QuantDescriptor:
         Raises:
             InvalidTypeError: a key that is no field.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if not isinstance(values, Mapping):
+            raise InvalidTypeError(
+                f"QuantDescriptor.from_dict(values={values!r}): values must be a mapping; pass to_dict()'s result"
+            )
+        unknown = sorted(set(map(str, values)) - {field.name for field in fields(cls)})
         if unknown:
-            raise InvalidTypeError(f"QuantDescriptor.from_dict({', '.join(unknown)}): no such field; remove it")
+            raise InvalidTypeError(f"QuantDescriptor.from_dict(values with {', '.join(unknown)}): no such field; remove it")
         return cls(**values)
 
     def to_json(self) -> str:
@@ -170,7 +175,13 @@ class QuantDescriptor:
     @classmethod
     def from_json(cls, text: str) -> QuantDescriptor:
         """A descriptor from `to_json`'s result."""
-        return cls.from_dict(json.loads(text))
+        if not isinstance(text, str):
+            raise InvalidTypeError(f"QuantDescriptor.from_json(text={text!r}): text must be a str; pass to_json()'s result")
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidValueError(f"QuantDescriptor.from_json(text={text!r}): text is no JSON ({error})") from error
+        return cls.from_dict(values)
 
 
 def _as_nested_floats(amax: object) -> Any:
@@ -179,10 +190,7 @@ def _as_nested_floats(amax: object) -> Any:
         raise InvalidTypeError(
             f"QuantDescriptor(amax={amax!r}): must be a number, list, array or tensor, not {type(amax).__name__}"
         )
-    try:
-        array = np.asarray(amax.detach().cpu().double() if isinstance(amax, Tensor) else amax, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidTypeError(f"QuantDescriptor(amax={amax!r}): must hold numbers, in rows of one length") from error
+    array = checked_numbers("QuantDescriptor", "amax", amax).cpu().numpy()
     if array.size == 0 or not bool(np.all((array >= 0) & (array < np.inf))):
         raise InvalidValueError(
             f"QuantDescriptor(amax={amax!r}): the largest magnitude must be finite and >= 0, one value or one per channel"

@@ -8,10 +8,12 @@ Half-precision inputs are computed in float32 and rounded once, at the end. Chec
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from snnsim.checks import check_real, checked_bool, checked_float, checked_number, checked_numbers, wide
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant import ste
 
@@ -25,6 +27,7 @@ __all__ = [
     "scaled_integers",
     "step_quantize",
     "tensor_quant",
+    "wide",
 ]
 
 # a range at or below this holds nothing but rounding noise: it quantizes to 0
@@ -45,8 +48,8 @@ def step_quantize(x: Tensor, step: float) -> Tensor:
         InvalidTypeError: `x` is not floating point.
         InvalidValueError: `step` is not a positive finite number.
     """
-    _check_floating("step_quantize", x)
-    if not 0 < step < math.inf:
+    check_floating("step_quantize", x)
+    if not 0 < checked_float("step_quantize", "step", step) < math.inf:
         raise InvalidValueError(f"step_quantize(step={step}): step must be positive and finite; give the distance between levels")
     return ste.straight_through((torch.round(wide(x.detach()) / step) * step).to(x.dtype), x)
 
@@ -64,7 +67,7 @@ def k_bit_quantize(x: Tensor, k: int) -> Tensor:
 
     Source: Zhou et al. 2016, "DoReFa-Net", arXiv 1606.06160, equation 5.
     """
-    _check_floating("k_bit_quantize", x)
+    check_floating("k_bit_quantize", x)
     check_bits("k_bit_quantize", "k", k, MAX_K)
     if not torch.compiler.is_compiling() and not bool(((x >= 0) & (x <= 1)).all()):
         raise InvalidValueError(
@@ -81,13 +84,20 @@ def affine_k_bit_quantize(x: Tensor, k: int, w: Tensor | float, b: Tensor | floa
     Args:
         x: any shape, values in [0, 1].
         k: number of bits, 1 to 16.
-        w: factor, a number or a shape that broadcasts against `x`.
+        w: factor, a number or a shape that broadcasts to that of `x`.
         b: offset, likewise.
 
     Raises:
         InvalidTypeError, InvalidValueError: as `k_bit_quantize`.
     """
-    return w * k_bit_quantize(x, k) + b
+    check_floating("affine_k_bit_quantize", x)
+    for name, value in (("w", w), ("b", b)):
+        if isinstance(value, Tensor):
+            _check_broadcasts("affine_k_bit_quantize", name, value, x)
+        else:
+            checked_number("affine_k_bit_quantize", name, value)
+    dtype = torch.promote_types(torch.result_type(x, w), torch.result_type(x, b))
+    return (w * k_bit_quantize(wide(x), k) + b).to(dtype)
 
 
 def clamp_by_linear(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -101,13 +111,14 @@ def clamp_by_linear(x: Tensor, eps: float = 1e-5) -> Tensor:
         InvalidTypeError: `x` is not floating point.
         InvalidValueError: `eps` is not positive, or `x` is empty.
     """
-    _check_floating("clamp_by_linear", x)
-    if not eps > 0:
+    check_floating("clamp_by_linear", x)
+    if not checked_number("clamp_by_linear", "eps", eps) > 0:
         raise InvalidValueError(f"clamp_by_linear(eps={eps}): eps must be > 0; leave it out for 1e-5")
     if x.numel() == 0:
         raise InvalidValueError("clamp_by_linear(x): x is empty and has no range; give at least one value")
-    low, high = x.aminmax()
-    return (x - low) / (high - low + eps)
+    values = wide(x)
+    low, high = values.aminmax()
+    return ((values - low) / (high - low + eps)).to(x.dtype)
 
 
 def tensor_quant(
@@ -143,6 +154,7 @@ def tensor_quant(
     Source: NVIDIA pytorch-quantization, whose recorded results this reproduces; signed 1 bit, all NaN there, is
     refused.
     """
+    amax = _as_range("tensor_quant", x, amax)
     q, scale = _integers_and_scale("tensor_quant", x, amax, num_bits, unsigned, narrow_range)
     if x.dtype is torch.float16 and not torch.compiler.is_compiling():
         largest, limit = float(scale.max()), torch.finfo(x.dtype).max
@@ -164,6 +176,7 @@ def fake_tensor_quant(
     Returns:
         Same shape and dtype as `x`.
     """
+    amax = _as_range("fake_tensor_quant", x, amax)
     q, scale = _integers_and_scale("fake_tensor_quant", x, amax, num_bits, unsigned, narrow_range)
     return _gradient_within((q / scale).to(x.dtype), x, amax)
 
@@ -178,6 +191,8 @@ def integer_bounds(num_bits: int, unsigned: bool = False, narrow_range: bool = T
         InvalidValueError: num_bits outside 1..24, or signed with 1 bit.
     """
     check_bits("integer_bounds", "num_bits", num_bits, MAX_BITS)
+    checked_bool("integer_bounds", "unsigned", unsigned)
+    checked_bool("integer_bounds", "narrow_range", narrow_range)
     if num_bits == 1 and not unsigned:
         raise InvalidValueError(
             "num_bits=1: a signed 1-bit grid has no level but 0; use 2 bits, or unsigned=True "
@@ -210,11 +225,6 @@ def power_of_two_ceil(x: Tensor) -> Tensor:
     return ste.straight_through(torch.ldexp(torch.ones_like(mantissa), exponent), x)
 
 
-def wide(x: Tensor) -> Tensor:
-    """`x` in the dtype its arithmetic runs in: float32 for half precision, else its own."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def check_bits(caller: str, argument: str, value: object, largest: int) -> None:
     """Raise unless `value` is an int (bool is none) in 1..largest."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -227,11 +237,21 @@ def check_bits(caller: str, argument: str, value: object, largest: int) -> None:
         )
 
 
+def _as_range(caller: str, x: Tensor, amax: object) -> Tensor | float:
+    """`amax` as it is if it is a tensor or a number, else as a tensor."""
+    check_floating(caller, x)
+    if isinstance(amax, Tensor):
+        check_real(caller, "amax", amax)
+        return amax
+    if isinstance(amax, Real):
+        return checked_float(caller, "amax", amax)
+    return checked_numbers(caller, "amax", amax).to(wide(x))
+
+
 def _integers_and_scale(
     caller: str, x: Tensor, amax: Tensor | float, num_bits: int, unsigned: bool, narrow_range: bool
 ) -> tuple[Tensor, Tensor]:
     """Integers and scale of `tensor_quant` in the wide dtype, without a gradient."""
-    _check_floating(caller, x)
     low, high = integer_bounds(num_bits, unsigned, narrow_range)
     values = wide(x.detach())
     limit = torch.as_tensor(amax, dtype=values.dtype, device=values.device).detach()
@@ -249,7 +269,8 @@ def _gradient_within(value: Tensor, x: Tensor, amax: Tensor | float) -> Tensor:
     return ste.straight_through(value, torch.where(x.detach().abs() <= limit, x, x.detach()))
 
 
-def _check_floating(caller: str, x: Tensor) -> None:
+def check_floating(caller: str, x: Tensor) -> None:
+    check_real(caller, "x", x)
     if not x.is_floating_point():
         raise InvalidTypeError(f"{caller}(x of {x.dtype}): x must be floating point; convert it with x.float()")
 
@@ -262,13 +283,18 @@ def check_unsigned(caller: str, x: Tensor) -> None:
         )
 
 
-def _check_amax(caller: str, x: Tensor, amax: Tensor) -> None:
-    aligned = zip(reversed(amax.shape), reversed(x.shape), strict=False)
-    if amax.ndim > x.ndim or any(size not in (1, full) for size, full in aligned):
+def _check_broadcasts(caller: str, name: str, value: Tensor, x: Tensor) -> None:
+    check_real(caller, name, value)
+    aligned = zip(reversed(value.shape), reversed(x.shape), strict=False)
+    if value.ndim > x.ndim or any(size not in (1, full) for size, full in aligned):
         raise ShapeError(
-            f"{caller}(amax of shape {tuple(amax.shape)}): must broadcast to the shape of x, {tuple(x.shape)}; "
+            f"{caller}({name} of shape {tuple(value.shape)}): must broadcast to the shape of x, {tuple(x.shape)}; "
             "give one value, or one per channel with size 1 along the other axes"
         )
+
+
+def _check_amax(caller: str, x: Tensor, amax: Tensor) -> None:
+    _check_broadcasts(caller, "amax", amax, x)
     if not torch.compiler.is_compiling() and not bool(((amax >= 0) & (amax < math.inf)).all()):
         raise InvalidValueError(
             f"{caller}(amax from {float(amax.min()):g} to {float(amax.max()):g}): "

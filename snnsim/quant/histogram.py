@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnsim.checks import check_int, check_real
 from snnsim.errors import InvalidValueError, ShapeError
 
 __all__ = ["Histogram"]
 
 # bins no finer than this: data that is all zero would ask for infinitely fine ones
 MIN_EXPONENT = -126
+NUM_BINS = 2048
+# 256 MB of counts a channel
+MOST_BINS = 2**24
 
 
 class Histogram:
@@ -22,10 +26,11 @@ class Histogram:
     on the largest magnitude alone, so the order and size of the batches leave no trace.
 
     Args:
-        num_bins: bins on each side of zero, a power of two; of those, more than half are in use.
+        num_bins: bins on each side of zero, a power of two from 2 to 2**24; of those, more than half are in use.
     """
 
-    def __init__(self, num_bins: int = 2048) -> None:
+    def __init__(self, num_bins: int = NUM_BINS) -> None:
+        check_int("Histogram", "num_bins", num_bins, at_least=0, at_most=MOST_BINS)
         if num_bins < 2 or num_bins & (num_bins - 1):
             raise InvalidValueError(
                 f"Histogram(num_bins={num_bins}): must be a power of two >= 2, so that bins merge exactly; for example 2048"
@@ -64,9 +69,11 @@ class Histogram:
             values: `[C, N]`, finite.
 
         Raises:
+            InvalidTypeError: no tensor, or a complex one.
             ShapeError: another number of channels than before.
             InvalidValueError: NaN or infinite values.
         """
+        check_real("Histogram.collect", "values", values)
         if values.ndim != 2 or (self._counts is not None and values.shape[0] != self._counts.shape[0]):
             known = "[C, N]" if self._counts is None else f"[{self._counts.shape[0]}, N] as before"
             raise ShapeError(f"Histogram.collect(values of shape {tuple(values.shape)}): must be {known}")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.fixed_dtype import FixedDtype
 from snnsim.functions import apply
@@ -67,7 +68,7 @@ class LearnedUniform(Codebook):
         if not isinstance(codebook, Codebook):
             raise InvalidTypeError(f"LearnedUniform.from_codebook(codebook={codebook!r}): must be a Codebook")
         learned = cls.__new__(cls)
-        learned._start(codebook, rest)
+        learned._start(codebook, checked_number("LearnedUniform.from_codebook", "rest", rest))
         return learned
 
     def _start(self, codebook: Codebook, rest: float) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim.checks import checked_numbers
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant import ste
 from snnsim.quant.calibrate import HistogramCalibrator, MaxCalibrator
 from snnsim.quant.descriptor import QUANT_DESC_8BIT_PER_TENSOR, QuantDescriptor
 from snnsim.quant.functional import (
     TINY_AMAX,
+    check_floating,
     check_unsigned,
     fake_tensor_quant,
     integer_bounds,
@@ -21,7 +23,9 @@ from snnsim.quant.functional import (
     tensor_quant,
     wide,
 )
-from snnsim.quant.ranges import channel_rows
+from snnsim.quant.histogram import NUM_BINS
+from snnsim.quant.ranges import channel_rows, entropy_bins
+from snnsim.warn import warn_user
 
 __all__ = ["TensorQuantizer", "effective_amax", "learning_rate_matched"]
 
@@ -54,7 +58,9 @@ class TensorQuantizer(nn.Module):
     def __init__(self, descriptor: QuantDescriptor = QUANT_DESC_8BIT_PER_TENSOR) -> None:
         super().__init__()
         if not isinstance(descriptor, QuantDescriptor):
-            raise InvalidTypeError(f"TensorQuantizer({descriptor!r}): needs a QuantDescriptor; write QuantDescriptor(num_bits=...)")
+            raise InvalidTypeError(
+                f"TensorQuantizer(descriptor={descriptor!r}): needs a QuantDescriptor; write QuantDescriptor(num_bits=...)"
+            )
         self.descriptor = descriptor
         self.enabled = True
         self.calibrating = False
@@ -70,8 +76,11 @@ class TensorQuantizer(nn.Module):
 
     def _new_calibrator(self) -> MaxCalibrator | HistogramCalibrator:
         d = self.descriptor
-        kind = MaxCalibrator if d.calib_method == "max" else HistogramCalibrator
-        return kind(d.num_bits, d.axis, d.unsigned)
+        if d.calib_method == "max" or d.is_binary:
+            return MaxCalibrator(d.num_bits, d.axis, d.unsigned)
+        # fine enough for the method that the descriptor names
+        num_bins = max(NUM_BINS, entropy_bins(d.num_bits, d.unsigned)) if d.calib_method == "entropy" else NUM_BINS
+        return HistogramCalibrator(d.num_bits, d.axis, d.unsigned, num_bins=num_bins)
 
     @property
     def amax(self) -> Tensor | None:
@@ -80,7 +89,7 @@ class TensorQuantizer(nn.Module):
 
     @amax.setter
     def amax(self, value: Tensor | float) -> None:
-        amax = self._in_storage_shape(torch.as_tensor(value, dtype=torch.float32).detach())
+        amax = self._in_storage_shape(checked_numbers("TensorQuantizer", "amax", value).float())
         if not bool(((amax >= 0) & torch.isfinite(amax)).all()):
             raise InvalidValueError(
                 f"TensorQuantizer.amax = {value}: the largest magnitude must be finite and >= 0; take it from clean data"
@@ -142,26 +151,49 @@ class TensorQuantizer(nn.Module):
         """Stop showing inputs to the calibrator; what it has seen is kept."""
         self.calibrating = False
 
-    def load_calib_amax(self, method: str | None = None, *, percentile: float = 99.99) -> None:
+    def calib_method(self, method: str | None = None, *, percentile: float = 99.99) -> str:
+        """The method that `load_calib_amax` would use.
+
+        Raises:
+            InvalidValueError: one that the calibrator does not have, whatever the data.
+        """
+        method = self.descriptor.calib_method if method is None else method
+        if isinstance(self.calibrator, HistogramCalibrator):
+            self.calibrator.check_method(method, percentile)
+        elif method != "max":
+            raise InvalidValueError(
+                f"TensorQuantizer.load_calib_amax(method={method!r}): this calibrator keeps the maximum only; "
+                "collect with QuantDescriptor(calib_method='histogram')"
+            )
+        return method
+
+    def load_calib_amax(self, method: str | None = None, *, percentile: float = 99.99, name: str = "TensorQuantizer") -> None:
         """Take the range from what the calibrator has seen.
 
         Args:
             method: how a histogram is turned into a range; None is the descriptor's calib_method.
             percentile: in (0, 100], for "percentile".
+            name: of the quantizer, for the warning.
 
         Raises:
             StateError: the calibrator has seen nothing, or the range has another shape than the one in use.
             InvalidValueError: a method the calibrator does not have.
+
+        Warns:
+            UserWarning: a range of 0, from data that was 0 throughout: everything will be quantized to 0.
         """
-        method = self.descriptor.calib_method if method is None else method
+        method = self.calib_method(method, percentile=percentile)
         if isinstance(self.calibrator, HistogramCalibrator):
-            self.amax = self.calibrator.compute_amax(method, percentile=percentile)
-        elif method == "max":
-            self.amax = self.calibrator.compute_amax()
+            amax = self.calibrator.compute_amax(method, percentile=percentile)
         else:
-            raise InvalidValueError(
-                f"TensorQuantizer.load_calib_amax({method!r}): this calibrator keeps the maximum only; "
-                "collect with QuantDescriptor(calib_method='histogram')"
+            amax = self.calibrator.compute_amax()
+        self.amax = amax
+        silent = int((amax <= TINY_AMAX).sum())
+        if silent:
+            which = "" if amax.numel() == 1 else f" in {silent} of {amax.numel()} channels"
+            warn_user(
+                f"{name} saw nothing but 0{which} and will quantize every value there to 0; calibrate with data of the kind "
+                "that it will see"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,6 +201,7 @@ class TensorQuantizer(nn.Module):
         self.observe(x)
         if not self.enabled:
             return x
+        check_floating("TensorQuantizer", x)
         d = self.descriptor
         if d.learn_amax:
             q, step = self.integers(x)

@@ -10,12 +10,22 @@ import math
 import torch
 from torch import Tensor
 
+from snnsim.checks import checked_float
 from snnsim.errors import InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.functional import integer_bounds, scaled_integers, wide
-from snnsim.quant.histogram import Histogram
+from snnsim.quant.histogram import NUM_BINS, Histogram
 
-__all__ = ["channel_rows", "entropy_amax", "mse_amax", "percentile_amax", "weight_amax"]
+__all__ = [
+    "channel_rows",
+    "check_entropy_bins",
+    "check_percentile",
+    "entropy_amax",
+    "entropy_bins",
+    "mse_amax",
+    "percentile_amax",
+    "weight_amax",
+]
 
 # Li & Liu 2016, "Ternary Weight Networks", arXiv 1605.04711, equation 6
 TWN_THRESHOLD = 0.7
@@ -24,6 +34,7 @@ WEIGHT_PERCENTILE = 99.99
 MSE_COARSE = tuple(-i / 2 for i in range(13))
 MSE_FINE = tuple(i / 8 for i in (-3, -2, -1, 1, 2, 3))
 ENTROPY_CANDIDATES = 64
+MOST_ENTROPY_BITS = 16
 
 
 def channel_rows(x: Tensor, axis: int | None) -> Tensor:
@@ -37,6 +48,14 @@ def channel_rows(x: Tensor, axis: int | None) -> Tensor:
     if not -x.ndim <= axis < x.ndim:
         raise InvalidValueError(f"axis={axis}: a tensor of shape {tuple(x.shape)} has no such axis; axis must be below {x.ndim}")
     return x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x[:, None]
+
+
+def check_percentile(where: str, percentile: object) -> None:
+    """Raise unless `percentile` is a number in (0, 100]."""
+    if not 0 < checked_float(where, "percentile", percentile) <= 100:
+        raise InvalidValueError(
+            f"{where}(percentile={percentile}): percentile must be in (0, 100]; 99.9 is usual, and 100 leaves out nothing"
+        )
 
 
 def percentile_amax(values: Tensor, counts: Tensor, percentile: float) -> Tensor:
@@ -53,8 +72,7 @@ def percentile_amax(values: Tensor, counts: Tensor, percentile: float) -> Tensor
     Raises:
         InvalidValueError: `percentile` outside (0, 100].
     """
-    if not 0 < percentile <= 100:
-        raise InvalidValueError(f"percentile={percentile}: must be above 0 and at most 100; 99.99 is usual, 100 is the maximum")
+    check_percentile("percentile_amax", percentile)
     below = counts.cumsum(1)
     needed = torch.ceil(below[:, -1:].double() * (percentile / 100)).long().clamp(min=1)
     return values.gather(1, torch.searchsorted(below, torch.minimum(needed, below[:, -1:]))).squeeze(1)
@@ -91,6 +109,30 @@ def mse_amax(values: Tensor, counts: Tensor | None, num_bits: int, unsigned: boo
     return best.squeeze(1)
 
 
+def entropy_bins(num_bits: int, unsigned: bool = False) -> int:
+    """The fewest bins, a power of two, that `entropy_amax` can choose a range from.
+
+    Raises:
+        InvalidValueError: more bits than a histogram can be made for.
+    """
+    if num_bits > MOST_ENTROPY_BITS:
+        raise InvalidValueError(
+            f"entropy with num_bits={num_bits}: num_bits must be <= {MOST_ENTROPY_BITS}, since every level needs bins of its own; "
+            "use calib_method='mse' or 'max'"
+        )
+    return 4 * (integer_bounds(num_bits, unsigned)[1] + 1)
+
+
+def check_entropy_bins(bins: int, num_bits: int, unsigned: bool = False) -> None:
+    """Raise where so many bins are too few for `entropy_amax`."""
+    needed = entropy_bins(num_bits, unsigned)
+    if bins < needed:
+        raise InvalidValueError(
+            f"entropy with num_bits={num_bits} has {needed // 4} levels for {bins} bins: a level needs at least 4 bins; "
+            f"use num_bins={needed} or more, or method='mse'"
+        )
+
+
 def entropy_amax(counts: Tensor, width: Tensor, num_bits: int, unsigned: bool = False) -> Tensor:
     """The range that loses the least information: smallest Kullback-Leibler divergence of the quantized histogram.
 
@@ -114,11 +156,7 @@ def entropy_amax(counts: Tensor, width: Tensor, num_bits: int, unsigned: bool = 
     Source: Migacz 2017, "8-bit inference with TensorRT", GTC San Jose.
     """
     levels, bins = integer_bounds(num_bits, unsigned)[1] + 1, counts.shape[1]
-    if bins < 4 * levels:
-        raise InvalidValueError(
-            f"entropy with num_bits={num_bits} has {levels} levels for {bins} bins: a level needs at least 4 bins; "
-            f"use num_bins={4 * levels} or more, or method='mse'"
-        )
+    check_entropy_bins(bins, num_bits, unsigned)
     density = counts.double()
     density[:, 0] = density[:, 1]
     best, least = torch.full_like(density[:, 0], bins), torch.full_like(density[:, 0], math.inf)
@@ -179,7 +217,7 @@ def weight_amax(weight: Tensor, descriptor: QuantDescriptor) -> Tensor:
     elif method == "percentile":
         amax = percentile_amax(rows.sort(1).values, torch.ones_like(rows, dtype=torch.int64), WEIGHT_PERCENTILE)
     else:
-        histogram = Histogram()
+        histogram = Histogram(max(NUM_BINS, entropy_bins(descriptor.num_bits)))
         histogram.collect(rows)
         amax = entropy_amax(histogram.counts[:, histogram.num_bins :], histogram.width, descriptor.num_bits)
         amax = torch.minimum(amax.to(rows.dtype), rows.amax(1))

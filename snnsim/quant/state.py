@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snnsim.checks import checked_bool, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.codebook import Codebook
 
@@ -54,14 +55,19 @@ def state_quant(
     Source: the state quantization published with snnTorch 1.0; its recorded levels are reproduced bit for bit.
     """
     _check_bits("state_quant", "num_bits", num_bits)
-    _check_positive("state_quant", "threshold", threshold)
+    checked_bool("state_quant", "uniform", uniform)
+    checked_bool("state_quant", "thr_centered", thr_centered)
+    if not checked_number("state_quant", "threshold", threshold) > 0:
+        raise InvalidValueError(f"state_quant(threshold={threshold}): must be a finite number > 0")
+    for name, limit in (("lower_limit", lower_limit), ("upper_limit", upper_limit)):
+        checked_number("state_quant", name, limit)
     low, high = -threshold * (1 + lower_limit), threshold * (1 + upper_limit)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InvalidValueError(
             f"state_quant(lower_limit={lower_limit}, upper_limit={upper_limit}): levels would run from {low:.4g} to "
             f"{high:.4g}; raise one of the limits"
         )
-    if multiplier is not None and not 0 < multiplier <= 1:
+    if multiplier is not None and not 0 < checked_number("state_quant", "multiplier", multiplier) <= 1:
         raise InvalidValueError(f"state_quant(multiplier={multiplier}): the ratio of neighbouring gaps lies in (0, 1]")
     num_levels = 2**num_bits
     if uniform:
@@ -127,7 +133,7 @@ def exponential(
     _check_bits("exponential", "bits", bits)
     if ratio is None:
         ratio = EXPONENTIAL_RATIOS.get(bits, 1 - 2.0 ** (1 - bits))
-    if not 0 < ratio <= 1:
+    if not 0 < checked_number("exponential", "ratio", ratio) <= 1:
         raise InvalidValueError(f"exponential(ratio={ratio}): the ratio of neighbouring gaps lies in (0, 1]")
     return _threshold_grid("exponential", bits, threshold, rest, low, high, ratio)
 
@@ -164,8 +170,9 @@ def _threshold_grid(
 ) -> Codebook:
     _check_bits(recipe, "bits", bits)
     for name, value in (("threshold", threshold), ("rest", rest), ("low", low), ("high", high)):
-        if value is not None and not math.isfinite(value):
-            raise InvalidValueError(f"{recipe}({name}={value}): must be a finite number")
+        # the ends have defaults of their own
+        if value is not None or name in ("threshold", "rest"):
+            checked_number(recipe, name, value)
     distance = threshold - rest
     if not distance > 0:
         raise InvalidValueError(f"{recipe}(threshold={threshold}, rest={rest}): the threshold must lie above rest")
@@ -249,8 +256,3 @@ def _check_bits(recipe: str, name: str, bits: int) -> None:
         raise InvalidValueError(
             f"{recipe}({name}={bits}): must be in 1..{MAX_BITS}; for a state that is not quantized use state_quant=None"
         )
-
-
-def _check_positive(recipe: str, name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidValueError(f"{recipe}({name}={value}): must be a finite number > 0")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnsim.errors import InvalidValueError
+from snnsim.checks import check_real, checked_float
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.functions import apply
 
 __all__ = ["ceil", "clamp", "floor", "round", "straight_through"]
@@ -47,22 +48,38 @@ def straight_through(value: Tensor, source: Tensor) -> Tensor:
     Returns:
         A tensor equal to `value`, bit for bit.
     """
+    check_real("straight_through", "value", value)
+    check_real("straight_through", "source", source)
+    if value.shape != source.shape:
+        raise ShapeError(
+            f"straight_through(value of shape {tuple(value.shape)}, source of shape {tuple(source.shape)}): value and source must "
+            "have one shape; expand one of them"
+        )
     return apply(_StraightThrough, value.detach(), source)
 
 
 def round(x: Tensor) -> Tensor:
     """Nearest integer, ties to even, with straight-through gradient."""
+    _check_numeric("round", x)
     return straight_through(torch.round(x), x)
 
 
 def ceil(x: Tensor) -> Tensor:
     """Smallest integer not below `x`, with straight-through gradient."""
+    _check_numeric("ceil", x)
     return straight_through(torch.ceil(x), x)
 
 
 def floor(x: Tensor) -> Tensor:
     """Largest integer not above `x`, with straight-through gradient."""
+    _check_numeric("floor", x)
     return straight_through(torch.floor(x), x)
+
+
+def _check_numeric(where: str, x: Tensor) -> None:
+    check_real(where, "x", x)
+    if x.dtype == torch.bool:
+        raise InvalidTypeError(f"{where}(x of dtype torch.bool): x must be numbers; convert it with x.float()")
 
 
 class _Clamp(torch.autograd.Function):
@@ -89,6 +106,9 @@ def clamp(x: Tensor, min_value: float, max_value: float) -> Tensor:
     Raises:
         InvalidValueError: min_value above max_value.
     """
+    check_real("clamp", "x", x)
+    for name, value in (("min_value", min_value), ("max_value", max_value)):
+        checked_float("clamp", name, value)
     if not min_value <= max_value:
         raise InvalidValueError(
             f"clamp(min_value={min_value}, max_value={max_value}): min_value must not exceed max_value; swap the two"

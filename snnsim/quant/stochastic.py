@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from snnsim.checks import check_generator
 from snnsim.quant.codebook import Codebook
 
 __all__ = ["StochasticCodebook"]
@@ -30,11 +31,12 @@ class StochasticCodebook(Codebook):
 
     def __init__(self, levels: Sequence[float] | Tensor, ste: str = "clip", generator: torch.Generator | None = None) -> None:
         super().__init__(levels, ste=ste)
+        check_generator("StochasticCodebook", "generator", generator)
         self.generator = generator
 
     def forward(self, h: Tensor) -> Tensor:
         """One of the two levels around each value, drawn; straight-through gradient."""
-        h = self._widened(h)
+        h = self._widened("h", h)
         levels, value = self.levels.to(h.dtype), h.detach()
         upper = torch.bucketize(value.contiguous(), levels, right=True).clamp(1, self.num_levels - 1)
         low, high = levels[upper - 1], levels[upper]

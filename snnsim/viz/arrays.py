@@ -6,24 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from snnsim.checks import checked_numbers
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["Numbers", "as_array", "as_levels", "as_share", "as_spikes", "as_text"]
+__all__ = ["Numbers", "as_array", "as_labels", "as_levels", "as_number", "as_share", "as_spikes", "as_text"]
 
 Numbers = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
 def as_array(name: str, values: Any) -> np.ndarray:
-    """Values as a float64 array; a tensor may be on any device and require a gradient."""
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.float64).numpy()
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidTypeError(f"{name}={values!r}: expected a tensor, an array or a sequence of numbers") from error
+    """Values as a float64 array; a tensor may be on any device and require a gradient. `name` is "function(argument)"."""
+    where, _, argument = name.partition("(")
+    return checked_numbers(where, argument.removesuffix(")"), values).cpu().numpy()
 
 
 def as_spikes(name: str, values: Any) -> np.ndarray:
@@ -52,6 +48,23 @@ def as_levels(name: str, values: Any) -> np.ndarray:
     if not (np.isfinite(levels).all() and (np.diff(levels) > 0).all()):
         raise InvalidValueError(f"{name} must be finite and strictly increasing; sort them and remove repeated ones")
     return levels
+
+
+def as_number(name: str, value: Any) -> float:
+    """One finite number, such as a threshold; of a tensor too."""
+    number = as_array(name, value)
+    if number.ndim or not np.isfinite(number):
+        raise InvalidValueError(f"{name}={number}: expected one finite number")
+    return float(number)
+
+
+def as_labels(name: str, labels: Any, count: int, what: str) -> list[str]:
+    """One str for each of so many things."""
+    if isinstance(labels, str) or not isinstance(labels, Sequence | np.ndarray):
+        raise InvalidTypeError(f"{name}={labels!r}: expected a list of str, one for each {what}")
+    if len(labels) != count or not all(isinstance(label, str) for label in labels):
+        raise InvalidValueError(f"{name}={labels!r}: expected {count} str, one for each {what}")
+    return [str(label) for label in labels]
 
 
 def as_share(name: str, value: Any) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.viz.arrays import as_array, as_share, as_text
-from snnsim.viz.figure import COLORS, FAINT, INK, MARKERS, axes_or_new
+from snnsim.viz.figure import COLORS, FAINT, INK, MARKERS, axes_or_new, check_text, whole_numbers
 
 __all__ = ["bits_accuracy", "pareto_front"]
 
@@ -84,6 +84,8 @@ def bits_accuracy(
         InvalidTypeError: not a mapping of mappings.
         InvalidValueError: nothing to draw, more than 7 recipes, a cost that is not above 0, or an accuracy outside [0, 1].
     """
+    check_text("bits_accuracy", "cost", cost)
+    check_text("bits_accuracy", "baseline_name", baseline_name)
     recipes = _recipes(results)
     points = [point for recipe in recipes.values() for point in recipe]
     front = pareto_front([point.cost for point in points], [point.mean for point in points])
@@ -106,7 +108,10 @@ def bits_accuracy(
     )
     for index, (name, recipe) in enumerate(recipes.items()):
         color, marker = COLORS[index], MARKERS[index]
+        later = [point for other in list(recipes.values())[index + 1 :] for point in other]
         for point in recipe:
+            # one that equal points of other recipes will cover is drawn larger, so that all are seen
+            covers = sum((point.cost, point.mean) == (other.cost, other.mean) for other in later)
             fill = color if point in best else "white"
             ax.errorbar(
                 point.cost,
@@ -115,14 +120,14 @@ def bits_accuracy(
                 color=color,
                 marker=marker,
                 mfc=fill,
-                ms=6,
+                ms=6 + 3.5 * covers,
                 lw=1.1,
                 capsize=2.5,
                 zorder=3,
             )
         ax.plot([], [], color=color, marker=marker, markersize=6, linestyle="none", label=name)
     ax.set_xlabel(cost)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_ylabel("accuracy (% of samples)")
     ax.yaxis.set_major_formatter(lambda share, place: as_text(100 * share))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
@@ -143,7 +148,7 @@ def _recipes(results: Any) -> dict[str, list[_Point]]:
         recipes[str(name)] = []
         for cost, accuracy in recipe.items():
             where = f"bits_accuracy(results[{name!r}][{cost!r}])"
-            if isinstance(cost, str) or not 0 < cost < np.inf:
+            if isinstance(cost, bool) or not isinstance(cost, Real) or not 0 < float(cost) < np.inf:
                 raise InvalidValueError(f"{where}: bits must be a number above 0; pass float states as baseline=")
             recipes[str(name)].append(_point(float(cost), where, accuracy))
     return recipes

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
-from snnsim.viz.arrays import as_array, as_levels
+from snnsim.viz.arrays import as_array, as_levels, as_number
 from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
 
 __all__ = ["codebook"]
@@ -36,6 +36,8 @@ def codebook(levels: Any, edges: Any = None, v_threshold: float | None = None, *
     """
     values = as_levels("codebook(levels)", levels)
     borders = _edges(levels, edges, values)
+    if v_threshold is not None:
+        v_threshold = as_number("codebook(v_threshold)", v_threshold)
     margin = 0.08 * (values[-1] - values[0]) or 0.5
     ends = [values[0] - margin, values[-1] + margin]
     ax = axes_or_new(ax, 4.6, 4.3)

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.viz.arrays import as_array
-from snnsim.viz.figure import COLORS, MARKERS, axes_or_new
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.viz.arrays import as_array, as_labels
+from snnsim.viz.figure import COLORS, MARKERS, axes_or_new, whole_numbers
 
 __all__ = ["learning_curve"]
 
 History = Mapping[str, Sequence[float]]
 
+# share of the height by which loss lies lower than accuracy
+_APART = 0.12
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 
 
@@ -45,9 +47,13 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
     ax = axes_or_new(ax, 6.2, 3.6)
     right = ax.twinx() if both else ax
     handles = []
+    coming = [("accuracy" in name, values) for run in runs.values() for name, values in run.items()]
     for index, (label, run) in enumerate(runs.items()):
         for name, values in run.items():
             target = right if "accuracy" in name else ax
+            # a curve that equal ones will cover is drawn wider, so that all are seen
+            side, _ = coming.pop(0)
+            covers = sum(side == other and np.array_equal(values, later, equal_nan=True) for other, later in coming)
             # one run is told apart by name, several by run
             look = index if len(runs) > 1 else names.index(name)
             handles += target.plot(
@@ -56,8 +62,8 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
                 color=COLORS[look % len(COLORS)],
                 marker=MARKERS[look % len(MARKERS)],
                 linestyle=_DASHES[names.index(name) % len(_DASHES)],
-                markersize=3.5,
-                linewidth=1.4,
+                markersize=3.5 + 2.5 * covers,
+                linewidth=1.4 + 1.6 * covers,
                 label=f"{label}: {_words(name)}" if label else _words(name),
             )
     for axes, quantity in ((ax, "loss"), (right, "accuracy")):
@@ -65,8 +71,17 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
             axes.set_ylabel("loss" if quantity == "loss" else "accuracy (% of samples)")
             if quantity == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    last = max(len(values) for run in runs.values() for values in run.values())
+    # of many epochs too there is none numbered 0
+    beside = min(0.05 * (last - 1), 0.9) or 0.5
+    ax.set_xlim(1 - beside, last + beside)
+    if both:
+        # two curves of one shape, or two single epochs, would lie on each other
+        for axes, below, above in ((ax, 0.0, _APART), (right, _APART, 0.0)):
+            low, high = axes.get_ylim()
+            axes.set_ylim(low - below * (high - low), high + above * (high - low))
     ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     right.spines["top"].set_visible(False)
     # a legend fills column by column: one run per column
     columns = 3 if len(runs) == 1 else min(3, len(runs))
@@ -80,14 +95,19 @@ def _runs(history: History | Sequence[History], labels: Sequence[str] | None) ->
         if labels is not None:
             raise InvalidValueError(f"learning_curve(labels={labels!r}): one history has no labels; pass a list of histories")
         return {"": _checked(history)}
+    if isinstance(history, str) or not isinstance(history, Sequence):
+        raise InvalidTypeError(f"learning_curve(history={history!r}): history must be a mapping, or a list of mappings")
     if len(history) == 0:
         raise InvalidValueError("learning_curve(history=[]): there is no run to draw")
-    if labels is None or len(labels) != len(history) or len(set(labels)) != len(labels):
+    names = [] if labels is None else as_labels("learning_curve(labels)", labels, len(history), "history")
+    if len(set(names)) != len(history):
         raise InvalidValueError(f"learning_curve(labels={labels!r}): {len(history)} histories need as many labels, all different")
-    return {label: _checked(run) for label, run in zip(labels, history, strict=True)}
+    return {label: _checked(run) for label, run in zip(names, history, strict=True)}
 
 
 def _checked(history: History) -> dict[str, np.ndarray]:
+    if not isinstance(history, Mapping):
+        raise InvalidTypeError(f"learning_curve(history with {history!r}): expected a mapping from name to one value per epoch")
     if not history:
         raise InvalidValueError("learning_curve(history={}): there is nothing to draw")
     curves = {name: as_array(f"learning_curve(history[{name!r}])", values) for name, values in history.items()}

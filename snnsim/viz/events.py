@@ -12,14 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from snnsim.checks import checked_number
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.files import write_whole
 from snnsim.viz.arrays import Numbers, as_array
-from snnsim.viz.figure import INK, axes_or_new
+from snnsim.viz.figure import INK, axes_or_new, checked_path, whole_numbers
 
 __all__ = ["event_frame", "event_movie"]
 
@@ -53,7 +52,7 @@ def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = 
     ax.imshow(_pixels(counts, _full_colour("event_frame", counts, full)), interpolation="nearest", origin="upper")
     ax.spines[["top", "right"]].set_visible(True)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axis.set_major_locator(whole_numbers(6))
     ax.set_xlabel("column (pixels)")
     ax.set_ylabel("row (pixels)")
     keys = [Patch(fc=color, ec=INK, lw=0.6, label=name) for color, name in zip(_COLORS, _NAMES, strict=True)]
@@ -86,7 +85,7 @@ def event_movie(
         InvalidValueError: a negative or infinite count, an argument out of range, or a path that does not end in .gif.
         OutputError: the file cannot be written there.
     """
-    path = Path(path)
+    path = checked_path("event_movie", path)
     if path.suffix.lower() != ".gif":
         raise InvalidValueError(f"event_movie(path={str(path)!r}): a movie is a GIF; let the name end in .gif")
     counts = _counts("event_movie(frames)", frames, "[T, 2, H, W]")

@@ -8,11 +8,13 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 
+from snnsim.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.files import write_whole
 
-__all__ = ["ACCENT", "COLORS", "FAINT", "INK", "MARKERS", "axes_or_new", "save"]
+__all__ = ["ACCENT", "COLORS", "FAINT", "INK", "MARKERS", "axes_or_new", "check_text", "checked_path", "save", "whole_numbers"]
 
 # told apart in black and white as well: black, mid grey and light grey
 INK = "#1b1b1b"
@@ -24,6 +26,9 @@ FAINT = "#c4c4c4"
 COLORS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
+# a page of ten inches has a square of 2**32 pixels then
+_MOST_DPI = 6553
+
 # what a file format writes about the day and the software, so that it can be left out
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -32,20 +37,39 @@ _METADATA: dict[str, dict[str, None]] = {
 }
 
 
-def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
+def axes_or_new(ax: Axes | None, width: float, height: float, name: str = "ax") -> Axes:
     """`ax` with its upper and right frame lines taken off; axes of a figure of their own when it is None.
 
     Args:
         ax: axes to draw into.
         width: width of a new figure, in inches.
         height: height of a new figure, in inches.
+        name: of the argument, for messages.
     """
     if ax is None:
         ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
     elif not isinstance(ax, Axes):
-        raise InvalidTypeError(f"ax={ax!r}: expected one matplotlib Axes; of an array of subplots pass one, such as ax=grid[0]")
+        raise InvalidTypeError(f"{name}={ax!r}: expected one matplotlib Axes; of an array of subplots pass one, such as ax=grid[0]")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def whole_numbers(most: int | None = None) -> MaxNLocator:
+    """Ticks at whole numbers only, also where but one of them is in view: epochs, time steps, neurons, pixels, bits."""
+    return MaxNLocator(nbins=most or "auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+
+
+def check_text(where: str, name: str, value: object) -> None:
+    """Raise unless `value` is a str."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a str, not {type(value).__name__}")
+
+
+def checked_path(where: str, path: object) -> Path:
+    """`path` as a Path, or an error if it is none."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InvalidTypeError(f"{where}(path={path!r}): path must be a str or a pathlib.Path, not {type(path).__name__}")
+    return Path(path)
 
 
 def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: int = 200) -> Path:
@@ -56,16 +80,20 @@ def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dp
     Args:
         picture: figure, or axes whose figure is meant.
         path: where to; the suffix picks the format: .png, .pdf or .svg.
-        dpi: pixels per inch of what is drawn as pixels.
+        dpi: pixels per inch of what is drawn as pixels, at least 1.
 
     Returns:
         The path written to.
 
     Raises:
+        InvalidTypeError: no picture, no path, or a resolution that is no int.
         InvalidValueError: a suffix that is not one of the three.
         OutputError: the file cannot be written there.
     """
-    path = Path(path)
+    if not isinstance(picture, Figure | SubFigure | Axes):
+        raise InvalidTypeError(f"save(picture={picture!r}): picture must be a matplotlib Figure or Axes")
+    check_int("save", "dpi", dpi, at_least=1, at_most=_MOST_DPI)
+    path = checked_path("save", path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in _METADATA:
         raise InvalidValueError(

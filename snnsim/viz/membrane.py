@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.viz.arrays import Numbers, as_array, as_levels, as_spikes, as_text
-from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
+from snnsim.viz.arrays import Numbers, as_array, as_labels, as_levels, as_number, as_spikes, as_text
+from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new, whole_numbers
 
 __all__ = ["membrane"]
 
@@ -28,6 +29,7 @@ def membrane(
     v_threshold: float | None = None,
     spikes: Numbers | None = None,
     *,
+    labels: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw membranes as steps, one neuron above the other, on the lines of their levels.
@@ -39,6 +41,7 @@ def membrane(
         levels: `[L]`, or a codebook; drawn as thin lines (as a grey band above 32 levels).
         v_threshold: drawn as a dashed line.
         spikes: of the same shape as `v`, 0 and 1; drawn as marks above the trace.
+        labels: name of each trace, the lowest first; by default "neuron" and its column of `v`, where there are several.
         ax: axes to draw into; a new figure when None.
 
     Returns:
@@ -46,7 +49,9 @@ def membrane(
 
     Raises:
         ShapeError: `v` is empty, not `[T]` or `[T, N]`, of too many neurons, or differs in shape from `spikes`.
-        InvalidValueError: infinite values in `v`, or nothing but NaN.
+        InvalidTypeError: an argument that holds no numbers, or labels that are no list.
+        InvalidValueError: infinite values in `v`, or nothing but NaN; a threshold that is not finite; labels that do not name the
+            traces.
     """
     trace = _trace(v)
     fired = None if spikes is None else as_spikes("membrane(spikes)", spikes)
@@ -56,13 +61,19 @@ def membrane(
             "time step and neuron of v, both [T, N]"
         )
     grid = np.empty(0) if levels is None else as_levels("membrane(levels)", levels)
-    marks = grid if v_threshold is None else np.append(grid, float(v_threshold))
+    if v_threshold is not None:
+        v_threshold = as_number("membrane(v_threshold)", v_threshold)
+    marks = grid if v_threshold is None else np.append(grid, v_threshold)
     low = min(np.nanmin(trace), *marks, np.inf)
     high = max(np.nanmax(trace), *marks, -np.inf)
     span = high - low or 1.0
     pitch = span * (1 + _HEADROOM) + 0.05 * span
 
     steps, neurons = trace.shape
+    if labels is not None:
+        names = as_labels("membrane(labels)", labels, neurons, "neuron of v")
+    else:
+        names = [f"neuron {neuron}" for neuron in range(neurons)] if neurons > 1 else []
     ax = axes_or_new(ax, 7.0, 2.4 + 1.1 * (neurons - 1))
     for neuron in range(neurons):
         base = neuron * pitch
@@ -76,9 +87,9 @@ def membrane(
     ax.set_xlim(-0.5, steps - 0.5)
     ax.set_ylim(low - 0.07 * span, (neurons - 1) * pitch + high + _HEADROOM * span)
     ax.set_xlabel("time (steps)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_ylabel("membrane potential\n(unit of the threshold)")
-    _label_bands(ax, neurons, pitch, _ticks(grid, v_threshold, low, high))
+    _label_bands(ax, neurons, names, pitch, _ticks(grid, v_threshold, low, high))
     _legend(ax, bool(grid.size), v_threshold is not None, fired is not None)
     return ax
 
@@ -112,7 +123,8 @@ def _level_lines(ax: Axes, levels: np.ndarray, steps: int) -> None:
 def _ticks(levels: np.ndarray, v_threshold: float | None, low: float, high: float) -> list[float]:
     """Values to number on a trace's axis: threshold, 0 and the ends, none so close that the numbers overlap."""
     if not levels.size and v_threshold is None:
-        return [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+        # a constant trace has no room for ticks but its own value
+        return [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high] or [low]
     wanted = [value for value in (v_threshold, 0.0, low, high) if value is not None and low <= value <= high]
     if 0 < levels.size <= 6:
         wanted += levels.tolist()
@@ -123,15 +135,12 @@ def _ticks(levels: np.ndarray, v_threshold: float | None, low: float, high: floa
     return sorted(chosen)
 
 
-def _label_bands(ax: Axes, neurons: int, pitch: float, ticks: list[float]) -> None:
+def _label_bands(ax: Axes, neurons: int, names: list[str], pitch: float, ticks: list[float]) -> None:
     places = [neuron * pitch + tick for neuron in range(neurons) for tick in ticks]
     ax.set_yticks(places, [as_text(tick) for tick in ticks] * neurons)
-    if neurons == 1:
-        return
     middle = (ticks[0] + ticks[-1]) / 2
-    for neuron in range(neurons):
-        place = neuron * pitch + middle
-        ax.text(1.01, place, f"neuron {neuron}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+    for neuron, name in enumerate(names):
+        ax.text(1.01, neuron * pitch + middle, name, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
 
 
 def _legend(ax: Axes, levels: bool, threshold: bool, spikes: bool) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.viz.arrays import Numbers, as_array, as_levels, as_text
+from snnsim.viz.arrays import Numbers, as_array, as_levels, as_number, as_text
 from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
 
 __all__ = ["occupancy"]
@@ -50,6 +50,8 @@ def occupancy(v: Numbers | Mapping[str, Numbers], levels: Any, v_threshold: floa
         InvalidValueError: a value that is no level, no layers, or levels for other layers.
     """
     layers = _layers(v, levels)
+    if v_threshold is not None:
+        v_threshold = as_number("occupancy(v_threshold)", v_threshold)
     named = isinstance(v, Mapping)
     ax = axes_or_new(ax, 6.4, 2.8 + 1.0 * (len(layers) - 1))
     for band, layer in enumerate(layers.values()):

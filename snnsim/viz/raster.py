@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.viz.arrays import Numbers, as_spikes
-from snnsim.viz.figure import FAINT, INK, axes_or_new
+from snnsim.viz.figure import FAINT, INK, axes_or_new, whole_numbers
 
 __all__ = ["raster"]
 
@@ -70,13 +69,13 @@ def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -
         base += neurons * row
     ax.set_xlim(-0.5, steps - 0.5)
     ax.set_xlabel("time (steps)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(whole_numbers())
     if named:
         _label_bands(ax, layers)
     else:
         ax.set_ylim(-0.5, base - 0.5)
         ax.set_ylabel("neuron (index)")
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        ax.yaxis.set_major_locator(whole_numbers())
     return ax
 
 

@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from snnsim.checks import check_iterable, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.surrogate import Surrogate, heaviside, library
 from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
@@ -39,7 +40,7 @@ def surrogate(function: Surrogate, *, span: float = 2.0, ax: Axes | None = None)
         InvalidValueError: `span` is not above 0.
     """
     ax = axes_or_new(ax, 4.4, 3.2)
-    _draw(function, span, ax)
+    _draw("surrogate(function", function, span, ax)
     ax.set_xlabel("distance to the threshold (unit of the threshold)")
     ax.set_ylabel(_QUANTITY)
     ax.legend(loc="upper left", frameon=False, fontsize=9)
@@ -64,18 +65,22 @@ def surrogate_gallery(
         InvalidTypeError: not a surrogate, or a class instead of an instance.
         InvalidValueError: nothing to draw, not one of `axes` for each, or `span` is not above 0.
     """
+    if functions is not None:
+        check_iterable("surrogate_gallery", "functions", functions)
+    if axes is not None:
+        check_iterable("surrogate_gallery", "axes", axes)
     functions = (
         [getattr(library, name)() for name in sorted(library.__all__, key=str.lower)] if functions is None else list(functions)
     )
     if not functions:
         raise InvalidValueError("surrogate_gallery(functions=[]): there is nothing to draw; leave it out for the whole library")
-    panels = _grid(len(functions)) if axes is None else [axes_or_new(ax, 0, 0) for ax in axes]
+    panels = _grid(len(functions)) if axes is None else [axes_or_new(ax, 0, 0, "axes[...]") for ax in axes]
     if len(panels) != len(functions):
         raise InvalidValueError(
             f"surrogate_gallery(axes): {len(panels)} axes for {len(functions)} functions; pass one for each, such as grid.flat"
         )
     for function, ax in zip(functions, panels, strict=True):
-        _draw(function, span, ax)
+        _draw("surrogate_gallery(functions[...]", function, span, ax)
         ax.set_ylim(*_RANGE)
         name, _, parameters = repr(function).removesuffix(")").partition("(")
         # on a line of their own, and short: the longest list must fit above its panel
@@ -103,11 +108,11 @@ def _grid(count: int) -> list[Axes]:
     return [axes_or_new(ax, 0, 0) for ax in grid[:count]]
 
 
-def _draw(function: Surrogate, span: float, ax: Axes) -> None:
+def _draw(where: str, function: Surrogate, span: float, ax: Axes) -> None:
     if not isinstance(function, Surrogate):
         hint = "; call the class" if isinstance(function, type) else ""
-        raise InvalidTypeError(f"surrogate(function={function!r}): expected a surrogate, such as ATan(){hint}")
-    if not span > 0:
+        raise InvalidTypeError(f"{where}={function!r}): expected a surrogate, such as ATan(){hint}")
+    if not checked_number("surrogate", "span", span) > 0:
         raise InvalidValueError(f"surrogate(span={span}): must be above 0, in the unit of the threshold")
     x = span * torch.arange(-_POINTS, _POINTS + 1, dtype=torch.float64) / _POINTS
     ax.plot(x, heaviside(x), color=FAINT, linewidth=3.0, label="spike", zorder=1)

@@ -33,6 +33,29 @@ def test_time_is_taken_away_and_the_rest_stays(decoder):
     assert decoder(torch.zeros(5, 2, 3, 4)).shape == (2, 3, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_half_spikes_are_decoded_as_those_of_float32(decoder, dtype):
+    # 400 steps: neither half type counts so far, nor holds every rate
+    spikes = (torch.rand(400, 64, 10, generator=torch.Generator().manual_seed(0)) < 0.01).float()
+    assert torch.equal(decoder(spikes.to(dtype)).float(), decoder(spikes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("decoder", [decode.rate, decode.first_spike])
+def test_bool_spikes_are_decoded_in_float32_whatever_the_default(decoder, dtype, default_dtype):
+    spikes = torch.rand(400, 64, 10, generator=torch.Generator().manual_seed(0)) < 0.01
+    wanted = decoder(spikes)
+    default_dtype(dtype)
+    assert torch.equal(decoder(spikes), wanted)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_decoders_want_real_numbers(decoder):
+    with pytest.raises(InvalidTypeError, match=rf"^{decoder.__name__}\(._seq of dtype torch.complex64\): ._seq must be real"):
+        decoder(torch.zeros(4, 1, 2, dtype=torch.complex64))
+
+
 def test_gradient_of_rate_is_shared_by_all_steps():
     spikes = SPIKES.clone().requires_grad_()
     decode.rate(spikes).sum().backward()
@@ -64,5 +87,5 @@ def test_decoders_want_time_and_batch(decoder):
 
 @pytest.mark.parametrize("value", [2.0, -1.0, math.nan])
 def test_first_spike_wants_spikes(value):
-    with pytest.raises(InvalidValueError, match=r"values of spikes must be within 0\.\.1"):
+    with pytest.raises(InvalidValueError, match=r"^first_spike\(s_seq with the value .*: values of s_seq must be within 0\.\.1"):
         decode.first_spike(torch.tensor([[value]]))

@@ -172,6 +172,14 @@ def test_delta_follows_a_jump_one_event_per_step():
     assert torch.equal(encode.delta(x_seq, 1.0).flatten(), torch.tensor([0.0, 1, 1, 1, 0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_delta_counts_the_events_of_a_half_signal_beyond_what_half_precision_holds(dtype):
+    # one step of 1 each, 600 up: from 256 on bfloat16 holds every second number only
+    x_seq = torch.arange(600.0).clamp(max=599).view(600, 1).to(dtype)
+    assert torch.equal(encode.delta(x_seq, 1.0), encode.delta(x_seq.float(), 1.0).to(dtype))
+    assert encode.delta(x_seq, 1.0).dtype == dtype
+
+
 def test_delta_keeps_shape_and_dtype():
     events = encode.delta(torch.zeros(4, 2, 3, dtype=torch.float64), 1)
     assert events.shape == (4, 2, 3)

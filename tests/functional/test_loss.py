@@ -37,6 +37,57 @@ def softmax_loss(right, wrong):
     return math.log(1 + math.exp(wrong - right))
 
 
+HALF = [torch.float16, torch.bfloat16]
+LOSSES = [
+    *((name, lambda s_seq, function=function: function(s_seq, torch.arange(4))) for name, function in CLASSIFIERS),
+    ("rate_mse", lambda s_seq: loss.rate_mse(s_seq, torch.full((4, 6), 0.5))),
+    ("temporal_mse", lambda s_seq: loss.temporal_mse(s_seq, torch.full((4, 6), 300.0))),
+    ("van_rossum", lambda s_seq: loss.van_rossum(s_seq, torch.zeros_like(s_seq), 50.0)),
+]
+
+
+def long_train():
+    # more steps than bfloat16 counts, and enough spikes for a sum of squares beyond float16
+    return (torch.rand(600, 4, 6, generator=torch.Generator().manual_seed(0)) < 0.7).float()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("name", "function"), LOSSES)
+def test_half_spikes_have_the_loss_of_float32(name, function, dtype):
+    wide, half = long_train().requires_grad_(), long_train().to(dtype).requires_grad_()
+    wanted, found = function(wide), function(half)
+    assert torch.equal(found, wanted)
+    wanted.backward()
+    found.backward()
+    assert torch.equal(half.grad, wide.grad.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("name", "function"), LOSSES)
+def test_autocast_and_a_default_of_half_precision_leave_a_loss_alone(name, function, dtype, default_dtype):
+    wanted = function(long_train())
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(function(long_train()), wanted)
+    spikes = long_train().bool()
+    wanted = function(spikes) if name != "van_rossum" else wanted
+    default_dtype(dtype)
+    assert torch.equal(function(spikes), wanted)
+
+
+@pytest.mark.parametrize("values", [torch.full((3, 1, 2), 300.0), torch.full((3, 1, 2), 60000.0)])
+def test_tet_of_large_half_potentials_does_not_overflow(values):
+    labels = torch.tensor([0])
+    assert torch.equal(loss.tet(values.half(), labels, target=0.0), loss.tet(values, labels, target=0.0))
+
+
+@pytest.mark.parametrize(("name", "function", "shape"), COMPARISONS)
+def test_losses_want_real_numbers(name, function, shape):
+    with pytest.raises(InvalidTypeError, match=rf"^{name}\(s_seq of dtype torch.complex64\): s_seq must be real; pass s_seq.real"):
+        function(SPIKES.to(torch.complex64), torch.zeros(shape))
+    with pytest.raises(InvalidTypeError, match=rf"^{name}\(target_\w+ of dtype torch.complex64\): target_\w+ must be real"):
+        function(SPIKES, torch.zeros(shape, dtype=torch.complex64))
+
+
 def test_rate_mse_compares_rates():
     close(loss.rate_mse(SPIKES, torch.eye(2)), (0.5**2 + 0.25**2 + 0.0 + 0.25**2) / 4)
 
@@ -138,7 +189,7 @@ def test_classification_losses_check_their_labels(name, function):
 
 @pytest.mark.parametrize(("name", "function"), CLASSIFIERS)
 def test_classification_losses_take_a_neuron_per_class(name, function):
-    with pytest.raises(ShapeError, match=rf"^{name}\(s_seq of shape \(4, 2\)\): s_seq must be \[T, B, C\], one neuron per class;"):
+    with pytest.raises(ShapeError, match=rf"^{name}\((._seq) of shape \(4, 2\)\): \1 must be \[T, B, C\], one neuron per class;"):
         function(SPIKES[..., 0], LABELS)
     assert function(SPIKES.float(), LABELS.to(torch.uint8)).dtype == torch.float32
 

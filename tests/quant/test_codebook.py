@@ -207,6 +207,30 @@ def test_edges_from_a_list_keep_the_precision_of_the_codebook():
     assert codebook.edges.tolist() == [1 / 3]
 
 
+def test_refuses_more_levels_than_16_bits_hold():
+    assert Codebook(torch.arange(65536.0)).num_levels == 65536
+    with pytest.raises(InvalidValueError, match=r"levels\): 65537 levels are more than 65536, those of 16 bits"):
+        Codebook(torch.arange(65537.0))
+
+
+@pytest.mark.parametrize("numbers", ["a", b"ab", None, ["0.0", "1.0"], [0.0, None], [0, 1j], torch.tensor([0, 1j]), {0.0: 1.0}])
+def test_refuses_levels_and_edges_that_are_no_numbers(numbers):
+    with pytest.raises(InvalidTypeError, match=r"^Codebook\(levels"):
+        Codebook(numbers)
+    if numbers is not None:
+        with pytest.raises(InvalidTypeError, match=r"^Codebook\(edges"):
+            Codebook([0.0, 1.0], numbers)
+
+
+def test_refuses_levels_beyond_every_float():
+    with pytest.raises(
+        InvalidValueError, match=r"^Codebook\(levels=.*\): levels holds a number beyond every float; scale them down"
+    ):
+        Codebook([0.0, 10**400])
+    with pytest.raises(InvalidValueError, match=r"finite in torch.float32, but level 1 is 1e\+300"):
+        Codebook([0.0, 1e300])
+
+
 @pytest.mark.parametrize(("edges", "message"), [([0.5], "need 2 edges"), ([0.0, 1.5], "edge 0"), ([0.5, 2.5], "edge 1")])
 def test_refuses_edges(edges, message):
     with pytest.raises(InvalidValueError, match=message):

@@ -222,6 +222,47 @@ def test_calibration_takes_a_way_to_run_a_batch_and_finds_quantizers_of_ones_own
     assert net[0].amax.item() == 5.0
 
 
+def refusing_data():
+    yield pytest.fail("data was run")
+
+
+@pytest.mark.parametrize("method", [None, "max", "percentile", "mse", "entropy"])
+def test_a_histogram_of_inputs_gives_a_range_by_the_method_named(method):
+    x = torch.rand(64, 4)
+    net = nn.Sequential(nn.Linear(4, 3))
+    quantize(net, inputs=QuantDescriptor(calib_method="histogram"))
+    calibrate_inputs(net, [x], **({} if method is None else {"method": method}))
+    expected = TensorQuantizer(QuantDescriptor(calib_method=method or "mse"))
+    expected.calibrator.collect(x)
+    expected.load_calib_amax()
+    assert torch.equal(net[0].input_quantizer.amax, expected.amax)
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "arguments"),
+    [
+        (QuantDescriptor(2, narrow_range=True, calib_method="twn"), {}),
+        (QuantDescriptor(12, calib_method="histogram"), {"method": "entropy"}),
+        (QuantDescriptor(calib_method="histogram"), {"method": "median"}),
+        (QuantDescriptor(calib_method="histogram"), {"percentile": 0.0}),
+        (QuantDescriptor(calib_method="percentile"), {"percentile": 101}),
+    ],
+)
+def test_a_method_that_gives_no_range_is_refused_before_data_are_run(descriptor, arguments):
+    net = nn.Sequential(nn.Linear(4, 3))
+    quantize(net, inputs=descriptor)
+    with pytest.raises(InvalidValueError, match=r"method|percentile|num_bins"):
+        calibrate_inputs(net, refusing_data(), **arguments)
+    assert net[0].input_quantizer.enabled
+
+
+def test_inputs_that_are_all_zero_are_warned_of_by_name():
+    net = nn.Sequential(nn.Linear(4, 3))
+    quantize(net, inputs=8)
+    with pytest.warns(UserWarning, match=r"^calibrate_inputs: 0\.input_quantizer saw nothing but 0"):
+        calibrate_inputs(net, [torch.zeros(8, 4)])
+
+
 def test_a_calibration_over_no_data_raises_and_restores_the_network():
     net = Net()
     quantize(net, inputs=8)

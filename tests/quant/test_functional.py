@@ -88,6 +88,20 @@ def test_bits_are_checked():
         k_bit_quantize(torch.zeros(1), 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_inputs_are_mapped_in_float32_and_rounded_once(dtype):
+    x = torch.rand(257, generator=torch.Generator().manual_seed(0)).to(dtype)
+    w, b = torch.tensor(1.37, dtype=dtype), torch.tensor(-0.21, dtype=dtype)
+    found, wanted = affine_k_bit_quantize(x, 7, w, b), affine_k_bit_quantize(x.float(), 7, w.float(), b.float())
+    assert torch.equal(found, wanted.to(dtype))
+    assert torch.equal(clamp_by_linear(x), clamp_by_linear(x.float()).to(dtype))
+
+
+def test_the_range_of_half_inputs_does_not_overflow():
+    x = torch.tensor([-60000.0, 0.0, 60000.0])
+    assert torch.equal(clamp_by_linear(x.half()), clamp_by_linear(x).half())
+
+
 def test_affine_k_bit_quantize_is_differentiable_in_all_its_tensors():
     x = torch.tensor([0.1, 0.6], requires_grad=True)
     w, b = torch.tensor(2.0, requires_grad=True), torch.tensor(-1.0, requires_grad=True)

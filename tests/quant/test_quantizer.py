@@ -88,6 +88,29 @@ def test_the_method_can_be_chosen_when_the_range_is_loaded():
         TensorQuantizer().load_calib_amax("mse")
 
 
+@pytest.mark.parametrize("method", ["max", "percentile", "mse", "entropy"])
+def test_data_that_are_all_zero_are_warned_of(method):
+    quantizer = TensorQuantizer(QuantDescriptor(calib_method=method))
+    quantizer.calibrator.collect(torch.zeros(8, 4))
+    with pytest.warns(UserWarning, match="^TensorQuantizer saw nothing but 0 and will quantize every value there to 0; calibrate"):
+        quantizer.load_calib_amax()
+
+
+def test_a_channel_that_is_all_zero_is_warned_of():
+    quantizer = TensorQuantizer(QuantDescriptor(axis=1))
+    quantizer.calibrator.collect(torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 1.0]]))
+    with pytest.warns(UserWarning, match="saw nothing but 0 in 1 of 3 channels"):
+        quantizer.load_calib_amax()
+
+
+@pytest.mark.parametrize(("num_bits", "unsigned"), [(8, False), (10, True), (12, False), (16, True)])
+def test_a_descriptor_with_entropy_has_bins_for_all_its_levels(num_bits, unsigned):
+    quantizer = TensorQuantizer(QuantDescriptor(num_bits, unsigned=unsigned, calib_method="entropy"))
+    quantizer.calibrator.collect(torch.rand(100, generator=torch.Generator().manual_seed(0)))
+    quantizer.load_calib_amax()
+    assert 0.5 < quantizer.amax <= 1
+
+
 def test_disabled_it_passes_the_input_through_and_still_calibrates():
     quantizer = TensorQuantizer(QuantDescriptor(2))
     quantizer.disable()

@@ -32,7 +32,7 @@ def test_percentile_is_the_smallest_value_that_covers_the_counts():
 
 @pytest.mark.parametrize("percentile", [0, -1, 100.1, math.nan])
 def test_percentile_out_of_range_is_refused(percentile):
-    with pytest.raises(InvalidValueError, match="must be above 0 and at most 100"):
+    with pytest.raises(InvalidValueError, match=r"must be in \(0, 100\]"):
         percentile_amax(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.int64), percentile)
 
 
@@ -67,6 +67,18 @@ def test_entropy_keeps_a_level_grid_whole_and_clips_a_long_tail():
     tail = torch.arange(1024)
     counts = (1e6 * torch.exp(-tail / 20.0)).long()[None] + 1
     assert entropy_amax(counts, width, 4).item() < 400
+
+
+@pytest.mark.parametrize("num_bits", [10, 11, 12, 16])
+def test_entropy_has_bins_for_weights_of_many_bits(num_bits):
+    w = torch.randn(300, generator=torch.Generator().manual_seed(0))
+    amax = weight_amax(w, QuantDescriptor(num_bits, calib_method="entropy"))
+    assert w.abs().max() / 4 < amax <= w.abs().max()
+
+
+def test_entropy_of_more_than_16_bits_is_refused():
+    with pytest.raises(InvalidValueError, match=r"num_bits must be <= 16, .*; use calib_method='mse' or 'max'"):
+        weight_amax(torch.ones(3), QuantDescriptor(17, calib_method="entropy"))
 
 
 def test_entropy_needs_bins_for_its_levels():

@@ -66,6 +66,24 @@ def test_classic_recipe_refuses(arguments, error, message):
         quant.state_quant(**arguments)
 
 
+@pytest.mark.parametrize("value", ["a", True, None, 1j, [1.0], torch.tensor([1.0])])
+@pytest.mark.parametrize(
+    ("recipe", "argument"),
+    [
+        *((quant.state_quant, name) for name in ("threshold", "lower_limit", "upper_limit")),
+        *((recipe, name) for recipe in (quant.uniform, quant.exponential) for name in ("threshold", "rest")),
+    ],
+)
+def test_recipes_refuse_what_is_no_number(recipe, argument, value):
+    with pytest.raises(InvalidTypeError, match=rf"^{recipe.__name__}\({argument}=.*\): {argument} must be a number"):
+        recipe(4, **{argument: value})
+
+
+def test_flags_of_the_classic_recipe_are_flags():
+    with pytest.raises(InvalidTypeError, match=r"^state_quant\(uniform='exponential'\): uniform must be True or False"):
+        quant.state_quant(4, uniform="exponential")
+
+
 @pytest.mark.parametrize("recipe", [quant.uniform, quant.exponential])
 @pytest.mark.parametrize(("bits", "error"), [(0, ValueError), (17, ValueError), (True, TypeError), (2.5, TypeError)])
 def test_recipes_refuse_bits(recipe, bits, error):

@@ -207,17 +207,26 @@ def test_a_scheduler_that_does_not_answer(tmp_path, address):
         run_sweep(PLAN, Store(tmp_path / "sweep"), backend="dask", address=address)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_scheduler_without_workers(tmp_path):
-    from distributed import LocalCluster
+@pytest.fixture
+def patient(monkeypatch):
+    pytest.importorskip("distributed")
+    # a scheduler and workers that are there are waited for, however slow the machine
+    monkeypatch.setattr(runs, "PATIENCE", 900)
 
+
+@pytest.mark.usefixtures("patient")
+def test_a_scheduler_without_workers(tmp_path, monkeypatch):
+    from distributed import Client, LocalCluster
+
+    wait = Client.wait_for_workers
+    monkeypatch.setattr(Client, "wait_for_workers", lambda client, n, timeout: wait(client, n, timeout=0.1))
     with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
         with pytest.raises(EngineError, match=f"the scheduler has no workers; start some with `dask worker {address}`"):
             run_sweep(PLAN, Store(tmp_path / "sweep"), backend="dask", address=address)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("patient")
 def test_a_cluster_that_is_lost(tmp_path):
     from distributed import CancelledError, LocalCluster
 
@@ -240,6 +249,7 @@ def test_without_dask_the_remedy_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 def test_a_cluster_of_two_workers_makes_the_same_runs(whole, tmp_path):
     LocalCluster = pytest.importorskip("distributed").LocalCluster
     store, said = Store(tmp_path / "sweep"), []

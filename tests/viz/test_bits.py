@@ -26,6 +26,13 @@ def test_front_keeps_what_nothing_beats():
     assert viz.pareto_front([2, 3, 4, 8], [0.90, 0.95, 0.94, 0.97]) == [0, 1, 3]
 
 
+def test_equal_points_of_several_recipes_are_all_seen():
+    ax = viz.bits_accuracy({"a": {4: 0.9, 2: 0.5}, "b": {4: 0.9, 2: 0.6}, "c": {4: 0.9}})
+    drawn = [line for line in ax.lines if len(line.get_xdata()) == 1 and line.get_marker() in ("o", "s", "^")]
+    assert [line.get_markersize() for line in drawn if line.get_ydata()[0] == 0.9] == [13, 9.5, 6]
+    assert {line.get_markersize() for line in drawn if line.get_ydata()[0] != 0.9} == {6}
+
+
 def test_front_is_in_order_of_cost():
     assert viz.pareto_front([8, 2], [0.9, 0.8]) == [1, 0]
 

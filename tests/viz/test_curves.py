@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +61,38 @@ def test_runs_differ_in_more_than_colour():
 def test_names_of_one_run_differ_in_more_than_colour():
     train, test = viz.learning_curve(HISTORY).lines
     assert train.get_linestyle() != test.get_linestyle()
+
+
+def centres(ax):
+    ax.figure.draw_without_rendering()
+    return [axes.transData.transform(line.get_xydata()) for axes in ax.figure.axes for line in axes.lines]
+
+
+@pytest.mark.parametrize("loss", [[2.3], [2.0, 1.0], [1.0, 1.0, 1.0], [3.0, 2.0, 1.5], [1.0, math.nan]])
+@pytest.mark.parametrize("slope", [0.15, 0.1, -0.1])
+def test_loss_and_accuracy_of_one_shape_are_both_seen(loss, slope):
+    accuracy = [0.5 + slope * value for value in loss]
+    one, other = centres(viz.learning_curve({"train_loss": loss, "test_accuracy": accuracy}))
+    seen = ~np.isnan(one).any(1)
+    assert (np.linalg.norm(one - other, axis=1)[seen] > 4).any()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 40])
+def test_ticks_are_at_whole_epochs_that_were_run(epochs):
+    ax = viz.learning_curve({"loss": [math.nan] * epochs})
+    low, high = ax.get_xlim()
+    ticks = [float(tick) for tick in ax.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick in range(1, epochs + 1) for tick in ticks)
+
+
+def test_runs_of_equal_curves_are_all_seen():
+    lines = viz.learning_curve([{"loss": [1.0, 0.5]}] * 3, ["a", "b", "c"]).lines
+    for under, over in itertools.pairwise(lines):
+        assert under.get_linewidth() > over.get_linewidth() + 1
+        assert under.get_markersize() > over.get_markersize() + 1
+    one, other = viz.learning_curve([{"loss": [1.0, 0.5]}, {"loss": [1.0, 0.25]}], ["a", "b"]).lines
+    assert one.get_linewidth() == other.get_linewidth() == 1.4
 
 
 def test_runs_may_differ_in_length():

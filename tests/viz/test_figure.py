@@ -87,6 +87,26 @@ def test_every_picture_draws_into_the_axes_given(draw):
         draw(Figure().subplots(2))
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: viz.learning_curve({"loss": [1.0]}),
+        lambda: viz.membrane([0.5]),
+        lambda: viz.raster([[1]]),
+        lambda: viz.raster({"layer": [[1]]}),
+        lambda: viz.event_frame(np.ones((2, 1, 1))),
+        lambda: viz.bits_accuracy({"uniform": {4: 0.9}}),
+    ],
+)
+def test_an_axis_of_one_whole_number_has_a_tick_there_and_no_other(draw):
+    ax = draw()
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, sorted(ax.get_ylim()))):
+        if axis.get_label_text().startswith(("epoch", "time", "neuron (", "column", "row", "bits")):
+            ticks = [float(tick) for tick in axis.get_ticklocs() if low <= tick <= high]
+            assert len(ticks) == 1
+            assert ticks == np.rint(ticks).tolist()
+
+
 def test_pyplot_is_never_imported(tmp_path):
     code = (
         "import sys; from snnsim import surrogate, viz; viz.raster([[0, 1]]); viz.membrane([0.5]); viz.codebook([0, 1], [0.5]);"

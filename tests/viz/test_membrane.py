@@ -8,7 +8,7 @@ import torch
 from matplotlib.patches import StepPatch
 
 from snnsim import viz
-from snnsim.errors import InvalidValueError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 LEVELS = [-1.0, 0.0, 0.5, 1.0]
 
@@ -38,6 +38,32 @@ def test_trace_steps_at_half_steps():
     assert ax.get_xlabel() == "time (steps)"
     assert ax.get_ylabel() == "membrane potential\n(unit of the threshold)"
     assert legend(ax) == ["membrane"]
+
+
+def names(ax) -> list[str]:
+    return [text.get_text() for text in sorted(ax.texts, key=lambda text: text.get_position()[1])]
+
+
+def test_traces_carry_the_names_given_or_their_columns():
+    v = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
+    given = ["neuron 9", "neuron 0", "neuron 1"]
+    assert names(viz.membrane(v[:, [9, 0, 1]], labels=given)) == given
+    assert names(viz.membrane(v[:, :3])) == ["neuron 0", "neuron 1", "neuron 2"]
+    assert names(viz.membrane(v[:, 7], labels=["neuron 7"])) == ["neuron 7"]
+    assert names(viz.membrane(v[:, 7])) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [("ab", InvalidTypeError), (["a"], InvalidValueError), (["a", 1], InvalidValueError), (3, InvalidTypeError)],
+)
+def test_labels_must_name_the_traces(labels, error):
+    with pytest.raises(error, match=r"^membrane\(labels\)=.*: expected .* str, one for each neuron of v"):
+        viz.membrane(torch.rand(4, 2), labels=labels)
+
+
+def test_several_constant_traces_have_an_axis():
+    assert [tick.get_text() for tick in viz.membrane(torch.full((5, 3), 0.5)).get_yticklabels()] == ["0.5"] * 3
 
 
 def test_levels_and_threshold_are_lines_under_the_trace():

@@ -71,7 +71,7 @@ def test_large_population_is_one_rasterized_collection():
             "raster.* holds 0.5: a spike is 0 or 1; draw potentials with membrane",
         ),
         (torch.tensor([[torch.nan]]), InvalidValueError, "holds nan: a spike is 0 or 1"),
-        ("spikes", InvalidTypeError, r"raster\(spikes\)='spikes': expected a tensor, an array or a sequence"),
+        ("spikes", InvalidTypeError, r"^raster\(spikes='spikes'\): spikes must hold numbers, in rows of one length"),
     ],
 )
 def test_bad_spikes_are_refused(spikes, error, message):
