@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 import torch
 from torch import Tensor
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.scalars import check_int as check_int
+from snnsim.scalars import checked_bool as checked_bool
+from snnsim.scalars import checked_number as checked_number
 
 
 def check_tensor(where: str, name: str, value: object) -> None:
     """Raise unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a tensor; wrap it in torch.as_tensor")
-
-
-def check_int(where: str, name: str, value: object, at_least: int) -> None:
-    """Raise unless `value` is an int, not a bool, and not too small."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be an int, not {type(value).__name__}; pass a whole number")
-    if value < at_least:
-        raise InvalidValueError(f"{where}({name}={value}): {name} must be >= {at_least}; pass a larger number")
 
 
 def check_sequence(where: str, name: str, x_seq: Tensor) -> None:
@@ -117,24 +109,3 @@ def check_values(where: str, name: str, x: Tensor, valid: Tensor, rule: str, rem
 def as_floating(x: Tensor) -> Tensor:
     """`x` itself if floating, else in the default dtype."""
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
-
-
-def checked_bool(where: str, name: str, value: object) -> bool:
-    """`value` as it is, or an error if it is not True or False."""
-    if not isinstance(value, bool):
-        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be True or False, not {type(value).__name__}")
-    return value
-
-
-def checked_number(where: str, name: str, value: object, above: float | None = None, at_least: float | None = None) -> float:
-    """`value` as a float, or an error that names `where` it was passed, its `name` and the rule that it breaks."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a number, not {type(value).__name__}; pass a float")
-    number = float(value)
-    if not math.isfinite(number):
-        raise InvalidValueError(f"{where}({name}={value!r}): {name} must be finite; pass an ordinary number")
-    if above is not None and not number > above:
-        raise InvalidValueError(f"{where}({name}={value!r}): {name} must be > {above:g}; pass a larger number")
-    if at_least is not None and not number >= at_least:
-        raise InvalidValueError(f"{where}({name}={value!r}): {name} must be >= {at_least:g}; pass a larger number")
-    return number

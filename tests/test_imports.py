@@ -14,7 +14,8 @@ LAYERS = {
     "errors": 0,
     "_version": 0,
     "warn": 1,
-    "checks": 1,
+    "scalars": 1,
+    "checks": 2,
     "files": 1,
     "debug": 1,
     "fixed_dtype": 1,
@@ -37,11 +38,13 @@ LAYERS = {
     "data": 9,
     "viz": 9,
     "testing": 9,
-    "training": 10,
-    "bench": 11,
-    "sweep": 11,
-    "cli": 12,
-    "__main__": 13,
+    "config": 9,
+    "checkpoints": 10,
+    "training": 11,
+    "bench": 12,
+    "sweep": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 
 
