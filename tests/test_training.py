@@ -277,6 +277,7 @@ def test_the_convolutional_network_runs(dataset, weight_bits):
     assert build_network(config)(torch.rand(2, 1, side, side)).shape == (4, 2, 10)
 
 
+@pytest.mark.usefixtures("without_data")
 def test_mnist_needs_a_folder():
     with pytest.raises(MissingDataError, match="--data DIR"):
         load_datasets(dataclasses.replace(SMALL, dataset="mnist"), None)

@@ -83,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if store.rows():
         runs = sweep.frame(store.rows())
-        write_whole(options.out / "results.csv", lambda file: runs.to_csv(file, index=False), "snnsim sweep")
+        text = runs.to_csv(index=False)
+        write_whole(options.out / "results.csv", lambda file: file.write(text.encode()), "--out")
         print(f"\nwrote {options.out / 'results.csv'}")
         report(runs, options)
     if failures:
@@ -106,7 +107,7 @@ def report(runs: pd.DataFrame, options: argparse.Namespace) -> None:
             f"({100 * best.against_float:+.2f}), {best.state_bytes:,} bytes of state and {best.weight_bytes:,} of weights."
         )
     page, picture = options.out / "summary.md", options.out / "bits_accuracy.png"
-    write_whole(page, lambda file: file.write(f"{text}\n\n{answer}\n".encode()), "snnsim sweep")
+    write_whole(page, lambda file: file.write(f"{text}\n\n{answer}\n".encode()), "--out")
     viz.save(sweep.draw(runs, options.lowest), picture)
     print(f"\n{text}\n\n{answer}\nwrote {page}, {picture}")
 

@@ -9,6 +9,8 @@ import torch
 from snnsim.__main__ import build_parser, main
 from snnsim.cli.demo import table
 
+pytestmark = pytest.mark.usefixtures("without_data")
+
 FAST = ["train", "--hidden", "8", "--time-steps", "3", "--epochs", "2", "--quiet"]
 
 
