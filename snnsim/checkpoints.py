@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import pickle
@@ -134,7 +135,8 @@ def check_model(saved: object, runner: nn.Module, from_data: bool, where: str) -
     fresh = runner.state_dict()
     if not isinstance(saved, Mapping) or not set(saved) <= set(fresh):
         raise CheckpointError(f"{where} holds the weights of another network; give the same options, or another --out")
-    changing = {name for name, _ in runner.named_parameters()}
+    learned = {name for name, _ in runner.named_parameters()}
+    changing = set(learned)
     for prefix, module in runner.named_modules():
         # statistics of a batch norm change with every batch
         if isinstance(module, nn.modules.batchnorm._BatchNorm) or (from_data and isinstance(module, Codebook)):
@@ -144,8 +146,8 @@ def check_model(saved: object, runner: nn.Module, from_data: bool, where: str) -
             raise CheckpointError(f"{where} holds the weights of another network; give the same options, or another --out")
         if name in changing:
             _check_tensor(value, fresh[name], f"weights {name}", where)
-            if name.endswith(("running_var", "num_batches_tracked")) and bool((value < 0).any()):
-                raise CheckpointError(f"{where} is damaged: {name} is negative; {REMEDY}")
+            if name not in learned and bool((fresh[name] > 0).all()) and not bool((value > 0).all()):
+                raise CheckpointError(f"{where} is damaged: {name} is not positive; {REMEDY}")
         else:
             check_same(value, fresh[name], f"constant {name}", where)
 
@@ -226,8 +228,7 @@ def _check_tensor(saved: Any, expected: Tensor, what: str, where: str) -> None:
 def generator_of(state: Any, what: str, where: str) -> torch.Generator:
     """A generator in a saved state."""
     generator = torch.Generator()
-    try:
-        generator.set_state(state)
-    except (TypeError, RuntimeError, AttributeError) as problem:
-        raise CheckpointError(f"{where} is damaged: its {what} is no state of a random generator; {REMEDY}") from problem
-    return generator
+    if _is_alike(state, generator.get_state()):
+        with contextlib.suppress(RuntimeError):
+            return generator.set_state(state)
+    raise CheckpointError(f"{where} is damaged: its {what} is no state of a random generator; {REMEDY}")

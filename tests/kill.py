@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-TRAIN = ("train", "--hidden", "8", "--time-steps", "2", "--epochs", "8", "--float-epochs", "3", "--codebook", "learned", "--quiet")
+TRAIN = ("train", "--hidden", "8", "--time-steps", "2", "--epochs", "8", "--float-epochs", "3", "--weight-bits", "4", "--quiet")
 SWEEP = (
     *("sweep", "--hidden", "8", "--time-steps", "2", "--epochs", "3", "--float-epochs", "1", "--seeds", "1"),
     *("--state-bits", "2", "3", "4", "float", "--weight-bits", "float", "4"),
