@@ -172,7 +172,7 @@ class Config:
             raise InvalidValueError(f"{where} holds no configuration but {type(values).__name__}")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(str(name) for name in values if name not in known):
-            raise InvalidValueError(f"{where} has options that this version does not know: {', '.join(unknown)}")
+            raise InvalidValueError(f"{where} has options that this version does not know, {', '.join(unknown)}")
         try:
             return cls(**values)
         except (InvalidValueError, InvalidTypeError) as problem:

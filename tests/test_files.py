@@ -118,9 +118,10 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, name, le
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path):
     with claimed(tmp_path / "a" / "b", "--out"):
-        with pytest.raises(
-            OutputError, match=r"^--out .*b: another run is writing there; wait for its end, or give another --out$"
-        ), claimed(tmp_path / "a" / "b", "--out"):
+        with (
+            pytest.raises(OutputError, match=r"^--out .*b: another run is writing there; wait for its end, or give another --out$"),
+            claimed(tmp_path / "a" / "b", "--out"),
+        ):
             pass
         with claimed(tmp_path / "a", "--out"):
             pass
@@ -133,9 +134,9 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named_by_its_option(tmp_path):
     (tmp_path / "file").touch()
     for inner in ("file", "file/inside", "n" * 300):
-        with pytest.raises(OutputError, match=r"^--out .*: cannot be written \(.*\); pick a folder that you may write to$"):
-            with claimed(tmp_path / inner, "--out"):
-                pass
+        message = r"^--out .*: cannot be written \(.*\); pick a folder that you may write to$"
+        with pytest.raises(OutputError, match=message), claimed(tmp_path / inner, "--out"):
+            pass
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -311,7 +311,8 @@ def test_a_checkpoint_that_lacks_a_part_within_is_refused():
             of_one_epoch()._restore(with_part(saved, path[:-1], lacking), run.config, "the checkpoint")
 
 
-def test_levels_that_do_not_ascend_are_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore:calibrate.states. layer:UserWarning")
+def test_levels_that_do_not_ascend_are_refused():
     options = {"codebook": "calibrated", "float_epochs": 1, "bits": 4}
     run = of_one_epoch(**options)
     for _ in range(2):

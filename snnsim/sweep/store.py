@@ -117,14 +117,13 @@ class Store:
         return self.path / "starts" / f"{config_hash(config)}.pt"
 
     def _row(self, path: Path) -> dict[str, Any]:
-        row = _read_json(path)
+        row, remedy = _read_json(path), "delete it and start the sweep again, which makes the run anew"
+        if not {"config", "accuracy"} <= set(row) or row.get("config_hash") != path.stem:
+            raise DataError(f"{path} is not a run of a sweep; {remedy}")
         try:
-            row = sound_row(row, str(path), ("config_hash", "accuracy"))
+            return sound_row(row, str(path), ("accuracy",))
         except DataError as problem:
-            raise DataError(f"{problem}; delete it and start the sweep again, which makes the run anew") from problem
-        if row["config_hash"] != path.stem:
-            raise DataError(f"{path} is not a run of a sweep; delete it and start the sweep again, which makes the run anew")
-        return row
+            raise DataError(f"{problem}; {remedy}") from problem
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

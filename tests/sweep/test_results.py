@@ -199,7 +199,7 @@ def test_the_folder_of_a_sweep_is_a_frame(tmp_path):
     [
         ({"config": None}, r"frame\(rows\): the one at 1 is not a run of a sweep, which has config, accuracy, firing_rate"),
         ({"config": {}, "accuracy": "high"}, "its accuracy is 'high'"),
-        ({"config": {"spin": 1}}, "has options that this version does not know: spin; use snnsim 0.1.0"),
+        ({"config": {"spin": 1}}, "has options that this version does not know, spin; use snnsim 0.1.0"),
         ({"config": {"hidden": -1}}, "holds no sound configuration"),
         ({"accuracy": 1.5}, "its accuracy is 1.5"),
         ({"accuracy": math.nan}, "its accuracy is nan"),

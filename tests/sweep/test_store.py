@@ -125,7 +125,7 @@ def test_a_sweep_holds_its_folder_and_removes_what_killed_ones_left(store):
 
 @pytest.mark.parametrize(
     ("base", "message"),
-    [({"spin": 1}, "options that this version does not know: spin"), ({"hidden": "8"}, "no sound configuration")],
+    [({"spin": 1}, "options that this version does not know, spin"), ({"hidden": "8"}, "no sound configuration")],
 )
 def test_a_head_with_a_wrong_configuration(store, base, message):
     (store.path / "sweep.json").write_text(json.dumps({"format": 1, "base": base}))
