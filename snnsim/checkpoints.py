@@ -22,7 +22,6 @@ from snnsim.quant import Codebook
 
 __all__ = [
     "CHECKPOINT_FORMAT",
-    "check_codebooks",
     "check_model",
     "check_optimizer",
     "check_same",
@@ -150,15 +149,6 @@ def check_model(saved: object, runner: nn.Module, from_data: bool, where: str) -
                 raise CheckpointError(f"{where} is damaged: {name} is not positive; {REMEDY}")
         else:
             check_same(value, fresh[name], f"constant {name}", where)
-
-
-def check_codebooks(runner: nn.Module, where: str) -> None:
-    """Raise unless the levels that a network was loaded with ascend, with one edge between each two."""
-    for name, module in runner.named_modules():
-        if isinstance(module, Codebook):
-            levels, edges = module.levels.detach(), module.edges.detach()
-            if not bool(((levels[:-1] < edges) & (edges <= levels[1:])).all()):
-                raise CheckpointError(f"{where} is damaged: the levels of {name} do not ascend; {REMEDY}")
 
 
 def check_optimizer(saved: object, expected: torch.optim.Optimizer, steps: int, where: str) -> None:

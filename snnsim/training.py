@@ -18,7 +18,6 @@ from snnsim import calibrate, data, neurons, quant
 from snnsim._version import __version__
 from snnsim.checkpoints import (
     CHECKPOINT_FORMAT,
-    check_codebooks,
     check_model,
     check_optimizer,
     check_same,
@@ -305,7 +304,6 @@ class Training:
             runner.load_state_dict(saved["model"])
         except (RuntimeError, SnnsimError) as problem:
             raise CheckpointError(f"{where} holds the weights of another network ({problem}); give another --out") from problem
-        check_codebooks(runner, where)
         optimizer, scheduler = self._new_descent(runner, theirs, quantized, steps)
         check_optimizer(saved["optimizer"], optimizer, steps, where)
         check_same(saved["scheduler"], scheduler.state_dict(), "the learning rate", where)

@@ -317,10 +317,11 @@ def test_levels_that_do_not_ascend_are_refused():
     run = of_one_epoch(**options)
     for _ in range(2):
         run.run_epoch()
-    saved = run.checkpoint()
-    saved["model"]["net.2.state_quant.levels"] = saved["model"]["net.2.state_quant.levels"].flip(0)
-    with pytest.raises(CheckpointError, match=r"the levels of net\.2\.state_quant do not ascend"):
-        of_one_epoch(**options)._restore(saved, run.config, "the checkpoint")
+    for part, message in (("levels", "levels must be strictly increasing"), ("edges", "it must lie above level 0")):
+        saved, name = run.checkpoint(), f"net.2.state_quant.{part}"
+        saved["model"][name] = saved["model"][name].flip(0)
+        with pytest.raises(CheckpointError, match=message):
+            of_one_epoch(**options)._restore(saved, run.config, "the checkpoint")
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
