@@ -3,13 +3,17 @@
 Daily use:
 
     from snnsim import neurons, quant, surrogate, MultiStep
+
+Parts are loaded on first use, so that the command line starts without torch.
 """
 
-from snnsim import calibrate, data, functional, layers, metrics, neurons, quant, surrogate
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
 from snnsim._version import __version__
 from snnsim.debug import debug
-from snnsim.record import Recorder
-from snnsim.runners import MultiStep, SingleStep, checkpoint, detach, reset, set_states, states
 
 __all__ = [
     "MultiStep",
@@ -31,3 +35,26 @@ __all__ = [
     "states",
     "surrogate",
 ]
+
+if TYPE_CHECKING:
+    from snnsim import calibrate, data, functional, layers, metrics, neurons, quant, surrogate
+    from snnsim.record import Recorder
+    from snnsim.runners import MultiStep, SingleStep, checkpoint, detach, reset, set_states, states
+else:
+    # where a name is defined; what has no entry is a part of the package itself
+    _HOMES = {
+        "Recorder": "record",
+        **dict.fromkeys(("MultiStep", "SingleStep", "checkpoint", "detach", "reset", "set_states", "states"), "runners"),
+    }
+
+    def __getattr__(name):
+        """A public name, or a part of the package, loaded when it is first asked for."""
+        home = f"{__name__}.{_HOMES.get(name, name)}"
+        if name not in _HOMES and (name.startswith("_") or importlib.util.find_spec(home) is None):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(home)
+        globals()[name] = getattr(module, name) if name in _HOMES else module
+        return globals()[name]
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.scalars import check_int as check_int
+from snnsim.scalars import checked_bool as checked_bool
+from snnsim.scalars import checked_float as checked_float
+from snnsim.scalars import checked_number as checked_number
+from snnsim.scalars import short
 
 
 def check_tensor(where: str, name: str, value: object) -> None:
@@ -24,45 +26,35 @@ def check_tensor(where: str, name: str, value: object) -> None:
 MOST = 2**31 - 1
 
 
-def check_int(where: str, name: str, value: object, at_least: int, at_most: int | None = None) -> None:
-    """Raise unless `value` is an int, not a bool, not too small and not too large."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be an int, not {type(value).__name__}; pass a whole number")
-    if value < at_least:
-        raise InvalidValueError(f"{where}({name}={value}): {name} must be >= {at_least}; pass a larger number")
-    if at_most is not None and value > at_most:
-        raise InvalidValueError(f"{where}({name}={_short(value)}): {name} must be <= {at_most}; pass a smaller number")
-
-
 def check_module(where: str, name: str, value: object) -> None:
     """Raise unless `value` is a module."""
     if not isinstance(value, nn.Module):
-        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a torch.nn.Module; pass the network")
+        raise InvalidTypeError(f"{where}({name}={short(value)}): {name} must be a torch.nn.Module; pass the network")
 
 
 def check_iterable(where: str, name: str, value: object) -> None:
     """Raise unless one can iterate over `value`."""
     if not isinstance(value, Iterable) or (isinstance(value, Tensor) and not value.ndim):
-        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a list or another iterable; wrap it in a list")
+        raise InvalidTypeError(f"{where}({name}={short(value)}): {name} must be a list or another iterable; wrap it in a list")
 
 
 def check_mapping(where: str, name: str, value: object) -> None:
     """Raise unless `value` is a mapping."""
     if not isinstance(value, Mapping):
-        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be a mapping; pass a dict")
+        raise InvalidTypeError(f"{where}({name}={short(value)}): {name} must be a mapping; pass a dict")
 
 
 def check_callable(where: str, name: str, value: object) -> None:
     """Raise unless `value` can be called."""
     if not callable(value):
-        raise InvalidTypeError(f"{where}({name}={_short(value)}): {name} must be callable; pass a function")
+        raise InvalidTypeError(f"{where}({name}={short(value)}): {name} must be callable; pass a function")
 
 
 def check_generator(where: str, name: str, value: object) -> None:
     """Raise unless `value` is a source of randomness, or None."""
     if value is not None and not isinstance(value, torch.Generator):
         raise InvalidTypeError(
-            f"{where}({name}={_short(value)}): {name} must be a torch.Generator or None; pass torch.Generator().manual_seed(...)"
+            f"{where}({name}={short(value)}): {name} must be a torch.Generator or None; pass torch.Generator().manual_seed(...)"
         )
 
 
@@ -181,25 +173,6 @@ def check_real(where: str, name: str, x: object) -> None:
         raise InvalidTypeError(f"{where}({name} of dtype {x.dtype}): {name} must be real; pass {name}.real or {name}.abs()")
 
 
-def checked_bool(where: str, name: str, value: object) -> bool:
-    """`value` as it is, or an error if it is not True or False."""
-    if not isinstance(value, bool):
-        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be True or False, not {type(value).__name__}")
-    return value
-
-
-def checked_float(where: str, name: str, value: object) -> float:
-    """`value` as a float, infinities and NaN included, or an error that names `where` it was passed and its `name`."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidTypeError(
-            f"{where}({name}={_short(value)}): {name} must be a number, not {type(value).__name__}; pass a float"
-        )
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise InvalidValueError(f"{where}({name}={_short(value)}): {name} is beyond every float; pass a smaller number") from error
-
-
 def checked_numbers(where: str, name: str, value: object) -> Tensor:
     """`value` as a float64 tensor without a gradient: a number, a tensor, an array, or sequences of one length of them."""
     if isinstance(value, Tensor):
@@ -216,7 +189,7 @@ def checked_numbers(where: str, name: str, value: object) -> Tensor:
             return torch.from_numpy(array.astype(np.float64))
     except OverflowError as error:
         raise InvalidValueError(
-            f"{where}({name}={_short(value)}): {name} holds a number beyond every float; scale them down"
+            f"{where}({name}={short(value)}): {name} holds a number beyond every float; scale them down"
         ) from error
     except (TypeError, ValueError) as error:
         raise _no_numbers(where, name, value) from error
@@ -227,23 +200,6 @@ def checked_numbers(where: str, name: str, value: object) -> Tensor:
 
 def _no_numbers(where: str, name: str, value: object) -> InvalidTypeError:
     return InvalidTypeError(
-        f"{where}({name}={_short(value)}): {name} must hold numbers, in rows of one length; pass a number, a tensor, an array or a "
+        f"{where}({name}={short(value)}): {name} must hold numbers, in rows of one length; pass a number, a tensor, an array or a "
         "sequence of numbers"
     )
-
-
-def _short(value: object) -> str:
-    """`value` as a message shows it: an int of 400 digits, or a list of a thousand, is cut."""
-    return reprlib.repr(value)
-
-
-def checked_number(where: str, name: str, value: object, above: float | None = None, at_least: float | None = None) -> float:
-    """`value` as a float, or an error that names `where` it was passed, its `name` and the rule that it breaks."""
-    number = checked_float(where, name, value)
-    if not math.isfinite(number):
-        raise InvalidValueError(f"{where}({name}={value!r}): {name} must be finite; pass an ordinary number")
-    if above is not None and not number > above:
-        raise InvalidValueError(f"{where}({name}={value!r}): {name} must be > {above:g}; pass a larger number")
-    if at_least is not None and not number >= at_least:
-        raise InvalidValueError(f"{where}({name}={value!r}): {name} must be >= {at_least:g}; pass a larger number")
-    return number

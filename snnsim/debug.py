@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from snnsim.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["check_finite", "debug", "is_debugging"]
 
@@ -35,7 +37,12 @@ def check_finite(where: str, x: Tensor) -> None:
         where: who received `x`, opens the message.
         x: tensor to look at, any shape.
     """
-    if not _debugging or torch.compiler.is_compiling():
+    if not _debugging:
+        return
+    # here and not above: this module is loaded with the package, which starts without torch
+    import torch
+
+    if torch.compiler.is_compiling():
         return
     missing = torch.nonzero(torch.isnan(x))
     if len(missing):

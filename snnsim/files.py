@@ -1,16 +1,30 @@
-"""Writing whole files: a reader sees the old content or the new, never half of it."""
+"""Writing whole files, and folders that one run at a time writes to."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import threading
-from collections.abc import Callable
+import re
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from snnsim.errors import OutputError
 
-__all__ = ["user_cache", "write_whole"]
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["claimed", "is_left_over", "remove_left_overs", "user_cache", "write_whole"]
+
+LOCK = ".lock"
+PARTIAL = ".partial"
+# the second form is that of earlier versions
+LEFT_OVER = re.compile(r"\.([0-9a-f]{16}|.+\.\d+-\d+)\.partial", re.DOTALL)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def user_cache() -> Path:
@@ -22,6 +36,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     """Let `write` fill a file that appears under its name only once it is complete; its folders are made.
 
     A writer that fails or is killed leaves the old file as it was; of two writers at once the last one wins, with a whole file.
+    A link stays one: the file that it points to is replaced.
 
     Args:
         path: where to.
@@ -33,21 +48,121 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     Raises:
         OutputError: the file cannot be written there.
     """
-    path = Path(path)
-    # beside the file: only within one file system is a rename atomic
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    target = Path(os.path.realpath(path))
+    # beside the file: only within one file system is a rename atomic; a name of its own, as a killed writer may have left one
+    partial = target.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            raise OSError("there is something there that is no file")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as file:
+            with partial.open("xb") as file:
                 write(file)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-            partial.replace(path)
+            partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"{caller}(path={str(path)!r}): cannot be written ({error.strerror or error}); pick a folder that you may write to"
         ) from error
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a file is what a killed writer leaves behind, or the lock of a folder: nothing that holds a result."""
+    return path.name == LOCK or LEFT_OVER.fullmatch(path.name) is not None
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what killed writers left; for who holds the folder."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        if LEFT_OVER.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Hold a folder for writing, made if it is not there, against every other run; unused, it is gone afterwards.
+
+    The lock is the operating system's and ends with the process, however it ends. What killed writers left there is removed.
+
+    Args:
+        folder: where results go.
+        name: of the option or argument that it was given as, for the message.
+
+    Raises:
+        OutputError: it cannot be written, or another run holds it.
+    """
+    folder, made = Path(folder), []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _open_locked(folder / LOCK)
+    except BlockingIOError as error:
+        raise OutputError(f"{name} {folder}: another run is writing there; wait for its end, or give another {name}") from error
+    except OSError as error:
+        _remove_empty(made)
+        raise OutputError(
+            f"{name} {folder}: cannot be written ({error.strerror or error}); pick a folder that you may write to"
+        ) from error
+    try:
+        remove_left_overs(folder)
+        yield
+    finally:
+        # before it is let go: who opened it meanwhile finds it gone and makes a new one
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+        os.close(lock)
+        _remove_empty(made)
+
+
+def _open_locked(path: Path) -> int:
+    """A file that only this descriptor of all processes holds.
+
+    Raises:
+        BlockingIOError: another one does.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except FileNotFoundError:
+            # removed by the holder before, between opening and locking
+            pass
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock a whole file; some network file systems have no locks, and are written without."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            _lock_region(handle)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def _lock_region(handle: int) -> None:
+    """Lock the first byte, where there is no `flock`: on Windows."""
+    import msvcrt
+
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+    except PermissionError as error:
+        raise BlockingIOError(error.errno, error.strerror) from error
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those, innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

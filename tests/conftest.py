@@ -29,6 +29,12 @@ def default_dtype():
     torch.set_default_dtype(before)
 
 
+@pytest.fixture
+def without_data(monkeypatch):
+    """No folder of data is named in the environment."""
+    monkeypatch.delenv("SNNSIM_DATA", raising=False)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with MNIST and other recordings; tests that need it are skipped where it is not set."""

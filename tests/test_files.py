@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
 from snnsim.errors import OutputError
-from snnsim.files import write_whole
+from snnsim.files import claimed, is_left_over, write_whole
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -69,3 +70,83 @@ def test_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot be written .*; pick a folder that you may write to"):
         write_whole(tmp_path / "file" / "inside", lambda file: None, "test")
+
+
+def test_a_link_stays_one_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "file")
+    for content in (b"first", b"second"):
+        write_whole(tmp_path / "link", lambda file, content=content: file.write(content), "test")
+        assert (tmp_path / "disk" / "file").read_bytes() == content
+    assert (tmp_path / "link").is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX")
+def test_devices_pipes_and_folders_are_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "pipe", tmp_path / "folder", "/dev/null"):
+        with pytest.raises(OutputError, match="there is something there that is no file"):
+            write_whole(path, lambda file: file.write(b"content"), "test")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+
+
+def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path):
+    write_whole(tmp_path / ("n" * 250), lambda file: file.write(b"content"), "test")
+    assert os.listdir(tmp_path) == ["n" * 250]
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        (".0123456789abcdef.partial", True),
+        (".checkpoint.pt.12-140.partial", True),
+        (".lock", True),
+        (".mine.partial", False),
+        ("checkpoint.pt", False),
+        ("0123456789abcdef.partial", False),
+    ],
+)
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, name, left):
+    (tmp_path / name).touch()
+    assert is_left_over(tmp_path / name) == left
+    with claimed(tmp_path, "--out"):
+        assert (tmp_path / name).exists() == (not left or name == ".lock")
+    assert (tmp_path / name).exists() != left
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    with claimed(tmp_path / "a" / "b", "--out"):
+        with (
+            pytest.raises(OutputError, match=r"^--out .*b: another run is writing there; wait for its end, or give another --out$"),
+            claimed(tmp_path / "a" / "b", "--out"),
+        ):
+            pass
+        with claimed(tmp_path / "a", "--out"):
+            pass
+    assert os.listdir(tmp_path) == []
+    with claimed(tmp_path / "a", "--out"):
+        (tmp_path / "a" / "result").touch()
+    assert os.listdir(tmp_path / "a") == ["result"]
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_its_option(tmp_path):
+    (tmp_path / "file").touch()
+    for inner in ("file", "file/inside", "n" * 300):
+        message = r"^--out .*: cannot be written \(.*\); pick a folder that you may write to$"
+        with pytest.raises(OutputError, match=message), claimed(tmp_path / inner, "--out"):
+            pass
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_file_systems_without_locks_are_written_without(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def without(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with claimed(tmp_path, "--out"):
+        (tmp_path / "result").touch()
+    assert os.listdir(tmp_path) == ["result"]

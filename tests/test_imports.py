@@ -1,6 +1,8 @@
 """Imports go downward only: the order of DESIGN, read from the source."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ LAYERS = {
     "errors": 0,
     "_version": 0,
     "warn": 1,
+    "scalars": 0.5,
     "checks": 1,
     "files": 1,
     "debug": 1,
@@ -37,11 +40,13 @@ LAYERS = {
     "data": 9,
     "viz": 9,
     "testing": 9,
-    "training": 10,
-    "bench": 11,
-    "sweep": 11,
-    "cli": 12,
-    "__main__": 13,
+    "config": 9,
+    "checkpoints": 10,
+    "training": 11,
+    "bench": 12,
+    "sweep": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 
 
@@ -65,16 +70,46 @@ def test_imports_go_downward(path):
         assert other == own or LAYERS[other] < LAYERS[own], f"{own} must not import {other}"
 
 
-def test_import_is_quiet_and_light():
-    import subprocess
-    import sys
-
-    code = "import sys, snnsim; print([m for m in ('matplotlib', 'numba', 'sklearn', 'triton') if m in sys.modules])"
+def run_python(code):
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
     assert done.stderr == ""
+    return done.stdout.strip()
+
+
+HEAVY = "print([m for m in ('torch', 'matplotlib', 'numba', 'sklearn', 'triton') if m in sys.modules])"
+
+
+def test_import_is_quiet_and_light():
+    assert run_python(f"import sys, snnsim; {HEAVY}") == "[]"
+    assert run_python(f"import sys; from snnsim import *; {HEAVY}") == "['torch']"
 
 
 @pytest.mark.parametrize("name", snnsim.__all__)
 def test_every_public_name_is_there(name):
     assert hasattr(snnsim, name)
+    assert name in dir(snnsim)
+
+
+@pytest.mark.parametrize("name", ["debug", "checkpoint"])
+def test_a_name_is_that_of_its_home_whatever_was_loaded_before(name):
+    # `debug` is a module and a function: the function it is
+    code = f"from snnsim import {name}; import snnsim.runners, snnsim.debug; print(callable({name}), snnsim.{name} is {name})"
+    assert run_python(code) == "True True"
+
+
+def test_parts_that_are_no_public_names_are_loaded_too():
+    assert run_python("import snnsim; print(snnsim.errors.SnnsimError.__name__, snnsim.deploy.__name__)") == (
+        "SnnsimError snnsim.deploy"
+    )
+
+
+@pytest.mark.parametrize("name", ["nope", "_nope", "__path_of_nothing__"])
+def test_what_is_not_there_is_an_attribute_error(name):
+    with pytest.raises(AttributeError, match=f"module 'snnsim' has no attribute '{name}'"):
+        getattr(snnsim, name)
+
+
+def test_tools_see_what_is_loaded_on_first_use():
+    tree = ast.parse(Path(snnsim.__file__).read_text())
+    seen = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(snnsim.__all__) <= seen

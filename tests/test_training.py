@@ -1,5 +1,11 @@
+import copy
 import dataclasses
+import functools
+import math
 import os
+import random
+import struct
+import zipfile
 
 import pytest
 import torch
@@ -220,6 +226,137 @@ def test_missing_and_damaged_checkpoints(tmp_path):
         load_checkpoint(path)
 
 
+def of_one_epoch(**options):
+    images = data.ImageDataset(torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), torch.arange(64) % 10)
+    return Training(Config(hidden=4, time_steps=2, epochs=3, batch_size=32, **options), images, images, progress=False)
+
+
+def parts_of(run):
+    return run.runner, run.optimizer, run.scheduler, run.history, run.order
+
+
+# what may stand in the place of any value; none of it is what a run leaves there
+HOSTILE = [
+    *(None, True, -1, 10**30, -1.5, float("nan"), float("inf"), "text", [], [1, 2], {}, {"a": 1}, ()),
+    *(torch.ones(2), torch.zeros(0), torch.tensor(float("nan")), torch.ones(3, dtype=torch.cfloat)),
+    *(torch.ones(2, 2).to_sparse(), torch.empty(1).expand(10**6), torch.zeros(5056, dtype=torch.uint8)),
+]
+
+
+def hostile_to(value):
+    """What may stand in the place of this value."""
+    yield from HOSTILE
+    if isinstance(value, torch.Tensor):
+        yield from (value.to(torch.cfloat) * 1j, value.to("meta"), value.tolist(), value.unsqueeze(0), value.reshape(-1)[:-1])
+        yield value.float() if value.dtype == torch.float64 else value.double()
+        if value.is_floating_point():
+            yield torch.full_like(value, float("inf"))
+
+
+def paths_in(value, before=()):
+    yield before
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inner:
+        yield from paths_in(part, (*before, name))
+
+
+def with_part(value, path, part):
+    if not path:
+        return part
+    changed = copy.copy(value)
+    changed[path[0]] = with_part(value[path[0]], path[1:], part)
+    return changed
+
+
+def equal(a, b):
+    alike = type(a) is type(b) and str(a) == str(b)
+    return alike and a.dtype == b.dtype and a.shape == b.shape if isinstance(a, torch.Tensor) else alike
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"codebook": "calibrated", "float_epochs": 1, "bits": 2, "weight_bits": 4}], ids=["plain", "calibrated"]
+)
+@pytest.mark.filterwarnings("ignore:calibrate.states. layer:UserWarning")
+def test_any_part_of_a_checkpoint_that_is_no_runs_is_refused_and_changes_nothing(options):
+    run = of_one_epoch(**options)
+    for _ in range(2):
+        run.run_epoch()
+    saved = copy.deepcopy(run.checkpoint())
+    fresh, draw = of_one_epoch(**options), random.Random(0)
+    before, drawn = parts_of(fresh), torch.get_rng_state()
+    expected = Training._restore
+    for path in paths_in(saved):
+        value = functools.reduce(lambda part, name: part[name], path, saved)
+        choices = [part for part in hostile_to(value) if not equal(part, value)]
+        # every part, and of what may stand there a few
+        for part in choices if len(path) < 2 else draw.sample(choices, 4):
+            if path == ("version",) and isinstance(part, str):
+                continue
+            with pytest.raises(CheckpointError):
+                expected(fresh, with_part(saved, path, part), fresh.config, "the checkpoint")
+            assert all(a is b for a, b in zip(parts_of(fresh), before, strict=True))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    expected(fresh, saved, fresh.config, "the checkpoint")
+    assert same(weights(fresh), weights(run))
+
+
+def test_a_checkpoint_that_lacks_a_part_within_is_refused():
+    run = of_one_epoch()
+    run.run_epoch()
+    saved = run.checkpoint()
+    for path in (("optimizer", "state", 0), ("optimizer", "state", 1, "step"), ("model", "net.1.weight"), ("scheduler", "T_max")):
+        part = functools.reduce(lambda part, name: part[name], path[:-1], saved)
+        lacking = {name: value for name, value in part.items() if name != path[-1]}
+        with pytest.raises(CheckpointError):
+            of_one_epoch()._restore(with_part(saved, path[:-1], lacking), run.config, "the checkpoint")
+
+
+@pytest.mark.filterwarnings("ignore:calibrate.states. layer:UserWarning")
+def test_levels_that_do_not_ascend_are_refused():
+    options = {"codebook": "calibrated", "float_epochs": 1, "bits": 4}
+    run = of_one_epoch(**options)
+    for _ in range(2):
+        run.run_epoch()
+    for part, message in (("levels", "levels must be strictly increasing"), ("edges", "it must lie above level 0")):
+        saved, name = run.checkpoint(), f"net.2.state_quant.{part}"
+        saved["model"][name] = saved["model"][name].flip(0)
+        with pytest.raises(CheckpointError, match=message):
+            of_one_epoch(**options)._restore(saved, run.config, "the checkpoint")
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    run = of_one_epoch()
+    run.run_epoch()
+    run.save(tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="was made with other data"):
+        Training(run.config, run.train_set.subset(range(20)), run.test_set, progress=False).resume(tmp_path / "checkpoint.pt")
+
+
+def test_compressed_content_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "checkpoint.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(CheckpointError, match=r"is damaged at 'archive/data\.pkl'"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("options", [{}, {"float_epochs": 1}], ids=["plain", "float"])
+def test_resumed_with_more_epochs_the_rate_follows_the_longer_cosine(options, tmp_path):
+    run = of_one_epoch(**options)
+    for _ in range(3):
+        run.run_epoch()
+    run.save(tmp_path / "checkpoint.pt")
+    longer = Training(dataclasses.replace(run.config, epochs=6), run.train_set, run.test_set, progress=False)
+    longer.resume(tmp_path / "checkpoint.pt")
+    done, share = (2, 0.5) if options else (3, 1)
+    expected = share * run.config.learning_rate * (1 + math.cos(math.pi * done / (done + 3))) / 2
+    assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+    for _ in range(3):
+        longer.run_epoch()
+    assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(CheckpointError, match="epochs is 3 there and 2 here"):
+        Training(dataclasses.replace(run.config, epochs=2), run.train_set, run.test_set).resume(tmp_path / "checkpoint.pt")
+
+
 class _Evil:
     def __reduce__(self):
         return os.mkdir, ("executed",)
@@ -255,6 +392,12 @@ def test_unwritable_output(tmp_path):
         ({"weight_bits": "ternary"}, InvalidTypeError, "weight_bits"),
         ({"float_epochs": 3}, InvalidValueError, "must be fewer than the epochs, which include them"),
         ({"float_epochs": -1}, InvalidValueError, "float_epochs"),
+        ({"hidden": 2**31}, InvalidValueError, r"below 2\*\*31"),
+        ({"bits": 17}, InvalidValueError, r"must be in 1\.\.16, or None for float32"),
+        ({"tau": "3"}, InvalidTypeError, "tau"),
+        ({"tau": float("nan")}, InvalidValueError, "tau"),
+        ({"hard_reset": 1}, InvalidTypeError, "hard_reset"),
+        ({"dataset": ["digits"]}, InvalidValueError, "must be one of"),
         ({"codebook": "calibrated"}, InvalidValueError, "set float_epochs to 1 or more"),
     ],
 )
@@ -277,9 +420,31 @@ def test_the_convolutional_network_runs(dataset, weight_bits):
     assert build_network(config)(torch.rand(2, 1, side, side)).shape == (4, 2, 10)
 
 
+@pytest.mark.usefixtures("without_data")
 def test_mnist_needs_a_folder():
     with pytest.raises(MissingDataError, match="--data DIR"):
         load_datasets(dataclasses.replace(SMALL, dataset="mnist"), None)
+
+
+def mnist_folder(folder):
+    """Four idx files of 20 images each."""
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20).to(torch.uint8) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">HBB{array.dim()}I", 0, 8, array.dim(), *array.shape)
+            (folder / f"{part}-{name}-ubyte").write_bytes(head + array.numpy().tobytes())
+
+
+@pytest.mark.parametrize("inner", ["", "MNIST", "mnist", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("named", ["argument", "environment"])
+def test_the_folder_of_mnist_may_be_one_above_and_named_in_the_environment(tmp_path, monkeypatch, inner, named):
+    mnist_folder(tmp_path / "data" / inner)
+    monkeypatch.setenv("SNNSIM_DATA", str(tmp_path / ("data" if named == "environment" else "elsewhere")))
+    train_set, test_set = load_datasets(
+        dataclasses.replace(SMALL, dataset="mnist"), tmp_path / "data" if named == "argument" else None
+    )
+    assert len(train_set) == len(test_set) == 20
 
 
 @pytest.mark.slow

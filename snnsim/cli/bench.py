@@ -6,7 +6,6 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from snnsim import viz
 from snnsim.bench.candidates import choose_names
@@ -18,7 +17,7 @@ from snnsim.bench.results import Results
 from snnsim.bench.training import STEP
 from snnsim.cli.demo import table
 from snnsim.cli.options import positive_int
-from snnsim.files import write_whole
+from snnsim.files import claimed, write_whole
 
 DESCRIPTION = """Time snnsim's engines, a plain loop, torch.compile, snnTorch and SpikingJelly in turns, in one run, against the
 memory that has to be moved; measure what they keep for backward and their peak memory; time whole training steps; and say which
@@ -26,11 +25,9 @@ targets are met. The engines must agree bit for bit first. A full run takes abou
 else. Peers take part where they are installed: pip install snntorch; pip install --no-deps spikingjelly"""
 
 
-def add_parser(commands: Any) -> None:
-    """Add this command to the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "bench", help="time the engines against the memory floor and other simulators", description=DESCRIPTION
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command to its parser."""
+    parser.description = DESCRIPTION
     parser.add_argument(
         "--quick", action="store_true", help="small shapes and few rounds: shows that everything runs, not how fast"
     )
@@ -48,7 +45,6 @@ def add_parser(commands: Any) -> None:
         metavar="JSON",
         help="measure nothing; write page and picture of these results, or of what the other options choose of them",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,11 +54,10 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     plan = plan_of(options)
     path = options.out / "benchmarks.json"
-    # an unwritable folder shows before the work
-    (Results.load(path) if path.is_file() else Results()).save(path)
-    results = run_plan(plan, lambda line: print(line, flush=True), lambda found: found.save(path))
-    results.save(path)
-    status = report(results, options)
+    with claimed(options.out, "--out"):
+        results = run_plan(plan, lambda line: print(line, flush=True), lambda found: found.save(path))
+        results.save(path)
+        status = report(results, options)
     print(f"results     {path}\n{time.perf_counter() - started:.0f} s")
     return status
 

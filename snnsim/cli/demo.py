@@ -6,38 +6,46 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
+from snnsim.cli.options import Defaults, positive_int, shows_progress
+from snnsim.config import Config
+from snnsim.files import claimed
 
-from snnsim.cli.options import positive_int
-from snnsim.cli.pictures import draw_curves, draw_membranes
-from snnsim.metrics import footprint
-from snnsim.training import Config, Training, describe_bits, load_datasets
+if TYPE_CHECKING:
+    from snnsim.training import Training
 
 WIDTHS: tuple[int | None, ...] = (None, 8, 4, 3, 2)
 DRAWN = 4
 
 
-def add_parser(commands: Any) -> None:
-    """Add this command to the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "demo",
-        help="train on digits with float, 8, 4, 3 and 2 bit states and compare",
-        description="Train a spiking network on handwritten digits (scikit-learn's, no download) with float, 8, 4, 3 and 2 bit "
-        "neuron states, and print accuracy, firing rate and bytes of state for each.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command to its parser."""
+    parser.formatter_class = Defaults
+    parser.description = (
+        "Train a spiking network on handwritten digits (scikit-learn's, no download) with float, 8, 4, 3 and 2 bit "
+        "neuron states, and print accuracy, firing rate and bytes of state for each."
     )
     parser.add_argument("--quick", action="store_true", help="a few epochs only: shows that everything runs, not how well")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="where checkpoint and pictures go")
     parser.add_argument("--seed", type=int, default=0, help="of weights and image order")
     parser.add_argument("--threads", type=positive_int, default=1, help="of torch; more do not help a network this small")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train at every width; returns the exit status."""
+    with claimed(options.out, "--out"):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    from snnsim.cli.pictures import draw_curves, draw_membranes
+    from snnsim.metrics import footprint
+    from snnsim.training import Training, describe_bits, load_datasets
+
     started = time.perf_counter()
     torch.set_num_threads(options.threads)
     trained: dict[int | None, Training] = {}
@@ -53,10 +61,8 @@ def run(options: argparse.Namespace) -> int:
             learning_rate=5e-3,
             seed=options.seed,
         )
-        training = Training(config, *load_datasets(config, None), progress=not options.quiet)
-        # shows an unwritable folder before the work, not after it
+        training = Training(config, *load_datasets(config, None), progress=shows_progress(options))
         checkpoint = options.out / f"digits-{describe_bits(bits)}.pt"
-        training.save(checkpoint)
         while training.epoch < config.epochs:
             record = training.run_epoch()
         training.save(checkpoint)

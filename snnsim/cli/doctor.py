@@ -7,7 +7,6 @@ import importlib.metadata
 import platform
 import statistics
 import time
-from typing import Any
 
 import torch
 
@@ -23,15 +22,10 @@ WORTH = 1.15
 PACKAGES = ("torch", "numpy", "numba", "triton", "matplotlib", "scikit-learn")
 
 
-def add_parser(commands: Any) -> None:
-    """Add this command to the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "doctor",
-        help="show versions, devices and engines",
-        description="Show versions, devices, and which engine runs and why.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command to its parser."""
+    parser.description = "Show versions, devices, and which engine runs and why."
     parser.add_argument("--warm-up", action="store_true", help="compile the CPU kernels now, so that the first run need not")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -45,15 +45,10 @@ REPORT, CERTIFICATE = "export.json", "certificate.json"
 BATCH = 100
 
 
-def add_parser(commands: Any) -> None:
-    """Add this command to the parser."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command to its parser."""
     energy = Energy()
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "export",
-        help="write a trained network as C, integers or a NIR graph",
-        description=DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of snnsim train")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; with --to nir the file")
     parser.add_argument("--to", choices=TARGETS, required=True, help="what to write")
@@ -80,7 +75,6 @@ def add_parser(commands: Any) -> None:
     ):
         parser.add_argument(f"--pj-{name}", type=float, default=vars(energy)[name], help=f"picojoules of {meaning}")
     parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of torch")
-    parser.set_defaults(run=run)
 
 
 def grid_bits(text: str) -> int | str:

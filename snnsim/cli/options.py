@@ -1,12 +1,29 @@
-"""Types of command-line arguments that several commands share."""
+"""Command-line arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
 
-from snnsim.quant.state import MAX_BITS
-from snnsim.training import MAX_WEIGHT_BITS
+from snnsim.config import Config, positive_int, state_bits, weight_bits, whole_number
+
+__all__ = [
+    "Defaults",
+    "add_config",
+    "given",
+    "option_of",
+    "percent",
+    "points",
+    "positive_int",
+    "shows_progress",
+    "state_bits",
+    "weight_bits",
+    "whole_number",
+]
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -19,34 +36,6 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
             listed = " ".join("float" if value is None else str(value) for value in action.default)
             return f"{action.help} (default: {listed})"
         return super()._get_help_string(action)
-
-
-def state_bits(text: str) -> int | None:
-    """Bits of a state; None for "float"."""
-    if text in ("float", "float32"):
-        return None
-    if text.isdecimal() and 1 <= int(text) <= MAX_BITS:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bits in 1..{MAX_BITS} nor 'float'")
-
-
-def weight_bits(text: str) -> int | None:
-    """Bits of a weight; None for "float"."""
-    named = {"float": None, "float32": None, "binary": 1, "ternary": 2}
-    if text in named:
-        return named[text]
-    if text.isdecimal() and 1 <= int(text) <= MAX_WEIGHT_BITS:
-        return int(text)
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is neither a number of bits in 1..{MAX_WEIGHT_BITS} nor 'binary' (1), 'ternary' (2) or 'float'"
-    )
-
-
-def whole_number(text: str) -> int:
-    """A whole number of at least 0."""
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
 
 
 def points(text: str) -> float:
@@ -71,8 +60,30 @@ def percent(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent in [0, 100)")
 
 
-def positive_int(text: str) -> int:
-    """A whole number of at least 1."""
-    if text.isdecimal() and int(text) >= 1:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+def option_of(name: str) -> str:
+    """How the field of a configuration is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def add_config(parser: argparse._ActionsContainer, without: Collection[str] = ()) -> None:
+    """Add an option for each field of a configuration; those that are not typed leave no trace."""
+    for field in fields(Config):
+        if field.name not in without:
+            typed = dict(field.metadata)
+            if "action" not in typed:
+                typed["help"] += f" (default: {'float' if field.default is None else field.default})"
+            parser.add_argument(option_of(field.name), default=argparse.SUPPRESS, **typed)
+
+
+def given(options: argparse.Namespace, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a configuration that were typed."""
+    return {
+        field.name: getattr(options, field.name)
+        for field in fields(Config)
+        if field.name not in without and hasattr(options, field.name)
+    }
+
+
+def shows_progress(options: argparse.Namespace) -> bool:
+    """Whether progress bars are wanted, and standard error is a screen rather than a log."""
+    return not options.quiet and sys.stderr is not None and sys.stderr.isatty()

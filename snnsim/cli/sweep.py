@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from snnsim import sweep, viz
-from snnsim.cli.options import Defaults, percent, points, positive_int, state_bits, weight_bits, whole_number
+from snnsim.cli.options import Defaults, add_config, given, percent, points, positive_int, state_bits, weight_bits
+from snnsim.config import CODEBOOKS, Config
 from snnsim.errors import InvalidValueError
 from snnsim.files import write_whole
-from snnsim.training import CODEBOOKS, DATASETS, NETWORKS, Config
+from snnsim.sweep.plan import AXES
 
 DESCRIPTION = """Train a grid of networks, by width of states and weights, codebook and seed, and say which is the smallest that is
 good enough. Finished runs are kept one by one in --out: start the command again to go on where it stopped, or with more seeds or
 widths to extend it. Writes results.csv (a line for each run), summary.md and bits_accuracy.png."""
 
 
-def add_parser(commands: Any) -> None:
-    """Add this command to the parser."""
-    defaults, plan = Config(), sweep.Plan()
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "sweep",
-        help="train a grid of bit widths and find the smallest network that is good enough",
-        description=DESCRIPTION,
-        formatter_class=Defaults,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command to its parser."""
+    plan = sweep.Plan()
+    parser.description, parser.formatter_class = DESCRIPTION, Defaults
     grid = parser.add_argument_group("grid")
     grid.add_argument(
         "--state-bits", type=state_bits, nargs="+", default=plan.state_bits, metavar="N|float", help="bits of a neuron state, 1..16"
@@ -44,22 +38,8 @@ def add_parser(commands: Any) -> None:
     grid.add_argument("--codebook", choices=tuple(CODEBOOKS), nargs="+", default=plan.codebooks, help="recipes of the levels")
     grid.add_argument("--seeds", type=positive_int, default=plan.seeds, help="how many")
     runs = parser.add_argument_group("every run")
-    runs.add_argument("--dataset", choices=DATASETS, default=defaults.dataset, help="digits needs no data; mnist needs --data")
-    runs.add_argument("--data", metavar="DIR", help="folder with the four MNIST idx files, as the workers see it")
-    runs.add_argument("--network", choices=NETWORKS, default=defaults.network, help="one hidden layer, or two convolutions")
-    runs.add_argument("--hidden", type=positive_int, default=defaults.hidden, help="neurons of the hidden layer")
-    runs.add_argument("--time-steps", type=positive_int, default=defaults.time_steps, help="how often an image is presented")
-    runs.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training set")
-    runs.add_argument(
-        "--float-epochs",
-        type=whole_number,
-        default=defaults.float_epochs,
-        help="how many of them come first with float states and weights; runs of one seed share them",
-    )
-    runs.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="images per step")
-    runs.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="of Adam at the start")
-    runs.add_argument("--tau", type=float, default=defaults.tau, help="time constant in time steps")
-    runs.add_argument("--hard-reset", action="store_true", help="reset to 0 after a spike instead of subtracting the threshold")
+    add_config(runs, without=AXES)
+    runs.add_argument("--data", metavar="DIR", help="folder with the four MNIST idx files, or one above it, as the workers see it")
     where = parser.add_argument_group("where and how")
     where.add_argument("--jobs", type=positive_int, default=1, help="runs at once on this machine")
     where.add_argument("--threads", type=positive_int, default=1, help="of torch in each run")
@@ -77,7 +57,6 @@ def add_parser(commands: Any) -> None:
     where.add_argument(
         "--lowest", type=percent, metavar="PERCENT", help="accuracy at which the picture ends; by default all points show"
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,8 +69,7 @@ def run(options: argparse.Namespace) -> int:
     store = sweep.Store(options.out)
     if options.rerun is not None:
         return rerun(store, options)
-    axes = {"bits", "weight_bits", "codebook", "seed"}
-    base = Config(**{field.name: getattr(options, field.name) for field in fields(Config) if field.name not in axes})
+    base = Config(**given(options, without=AXES))
     plan = sweep.Plan(base, tuple(options.state_bits), tuple(options.weight_bits), tuple(options.codebook), options.seeds)
     failures = sweep.run_sweep(
         plan,
@@ -105,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if store.rows():
         runs = sweep.frame(store.rows())
-        write_whole(options.out / "results.csv", lambda file: runs.to_csv(file, index=False), "snnsim sweep")
+        text = runs.to_csv(index=False)
+        write_whole(options.out / "results.csv", lambda file: file.write(text.encode()), "--out")
         print(f"\nwrote {options.out / 'results.csv'}")
         report(runs, options)
     if failures:
@@ -128,7 +107,7 @@ def report(runs: pd.DataFrame, options: argparse.Namespace) -> None:
             f"({100 * best.against_float:+.2f}), {best.state_bytes:,} bytes of state and {best.weight_bytes:,} of weights."
         )
     page, picture = options.out / "summary.md", options.out / "bits_accuracy.png"
-    write_whole(page, lambda file: file.write(f"{text}\n\n{answer}\n".encode()), "snnsim sweep")
+    write_whole(page, lambda file: file.write(f"{text}\n\n{answer}\n".encode()), "--out")
     viz.save(sweep.draw(runs, options.lowest), picture)
     print(f"\n{text}\n\n{answer}\nwrote {page}, {picture}")
 

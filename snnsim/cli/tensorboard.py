@@ -6,14 +6,12 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from snnsim import viz
 from snnsim.errors import RunError
-from snnsim.record import Recorder
-from snnsim.training import Training
+
+if TYPE_CHECKING:
+    from snnsim.training import Training
 
 # test items whose neurons are recorded
 SHOWN = 100
@@ -53,14 +51,18 @@ def writer_of(options: argparse.Namespace) -> Iterator[Any]:
         yield writer
 
 
-@torch.no_grad()
 def log_epoch(writer: Any, training: Training) -> None:
     """Log the last epoch: its record, and the neurons at the first items of the test set."""
+    import torch
+
+    from snnsim import viz
+    from snnsim.record import Recorder
+
     record = training.history[-1]
     for name in ("loss", "accuracy", "firing_rate"):
         writer.add_scalar(f"training/{name}", record[name], training.epoch)
     x, _ = training.test_set.take(torch.arange(min(SHOWN, len(training.test_set))))
     training.runner.eval()
-    with Recorder(training.runner.net) as recorder:
+    with torch.no_grad(), Recorder(training.runner.net) as recorder:
         training.runner(x)
     viz.log(writer, recorder, step=training.epoch)

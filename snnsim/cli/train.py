@@ -4,118 +4,67 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from snnsim.cli.options import positive_int, state_bits, weight_bits, whole_number
-from snnsim.cli.pictures import draw_curves, draw_membranes
+from snnsim.cli.options import Defaults, add_config, given, option_of, positive_int, shows_progress
 from snnsim.cli.tensorboard import add_tensorboard, log_epoch, writer_of
-from snnsim.errors import OutputError
-from snnsim.metrics import footprint
-from snnsim.training import CODEBOOKS, DATASETS, NETWORKS, Config, Training, describe_bits, load_datasets
+from snnsim.config import Config
+from snnsim.errors import CheckpointError, InvalidValueError, OutputError
+from snnsim.files import claimed, write_whole
+
+if TYPE_CHECKING:
+    from snnsim.training import Training
 
 DESCRIPTION = """Train a spiking classifier with quantized neuron states and write a checkpoint, the learning curve and a raster.
 The checkpoint is written after every epoch; --resume continues an interrupted run to the same weights."""
 
 
-def add_parser(commands: Any) -> None:
-    """Add this command to the parser."""
-    defaults = Config()
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "train",
-        help="train a network on digits, MNIST or event recordings",
-        description=DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--dataset",
-        choices=DATASETS,
-        default=defaults.dataset,
-        help="digits ships with scikit-learn, and so does digits-dvs, its digits before an event camera; mnist needs --data",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command to its parser."""
+    parser.description, parser.formatter_class = DESCRIPTION, Defaults
+    add_config(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="folder with the four MNIST idx files, gzipped or not; for digits-dvs, where its recordings are kept",
+        help="folder with the four MNIST idx files, gzipped or not, or one above it; SNNSIM_DATA where it is not given; "
+        "for digits-dvs, where its recordings are kept",
     )
-    parser.add_argument(
-        "--bits",
-        type=state_bits,
-        default=defaults.bits,
-        metavar="N|float",
-        help="bits of a neuron state, 1..16, or float",
-    )
-    parser.add_argument("--codebook", choices=tuple(CODEBOOKS), default=defaults.codebook, help="recipe of the levels")
-    parser.add_argument(
-        "--weight-bits",
-        type=weight_bits,
-        default="float",
-        metavar="N|float",
-        help="bits of a weight, 1..8 (1 is binary, 2 ternary), or float",
-    )
-    parser.add_argument("--network", choices=NETWORKS, default=defaults.network, help="one hidden layer, or two convolutions")
-    parser.add_argument("--hidden", type=positive_int, default=defaults.hidden, help="neurons of the hidden layer")
-    parser.add_argument(
-        "--time-steps",
-        type=positive_int,
-        default=defaults.time_steps,
-        help="how often an image is presented, or frames of a recording",
-    )
-    parser.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training set")
-    parser.add_argument(
-        "--float-epochs",
-        type=whole_number,
-        default=defaults.float_epochs,
-        help="how many of them come first with float states and weights",
-    )
-    parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, help="images per step")
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=defaults.learning_rate,
-        help="of Adam at the start, decays along a cosine",
-    )
-    parser.add_argument("--tau", type=float, default=defaults.tau, help="time constant in time steps")
-    parser.add_argument("--hard-reset", action="store_true", help="reset to 0 after a spike instead of subtracting the threshold")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of weights and image order")
     parser.add_argument("--out", type=Path, default=Path("runs/train"), metavar="DIR", help="where checkpoint and pictures go")
-    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the checkpoint in --out, with its options; --epochs may be more",
+    )
     parser.add_argument("--overwrite", action="store_true", help="discard the checkpoint in --out")
-    parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--threads", type=positive_int, help="of torch; as many as torch takes unless given")
     add_tensorboard(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(run=run)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar; there is none either where errors go to a file")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train as asked; returns the exit status."""
-    config = Config(
-        dataset=options.dataset,
-        bits=options.bits,
-        codebook=options.codebook,
-        weight_bits=options.weight_bits,
-        network=options.network,
-        hidden=options.hidden,
-        time_steps=options.time_steps,
-        epochs=options.epochs,
-        float_epochs=options.float_epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        tau=options.tau,
-        hard_reset=options.hard_reset,
-        seed=options.seed,
-    )
-    torch.set_num_threads(options.threads)
-    training = Training(config, *load_datasets(config, options.data), progress=not options.quiet)
+    # before torch is loaded, and long before there is something to write
+    with claimed(options.out, "--out"):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    from snnsim.training import Training, load_datasets
+
     checkpoint = options.out / "checkpoint.pt"
+    config = resumed(checkpoint, options) if options.resume else Config(**given(options))
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if checkpoint.exists() and not (options.resume or options.overwrite):
+        raise OutputError(f"{checkpoint} exists; continue it with --resume, discard it with --overwrite, or give another --out")
+    training = Training(config, *load_datasets(config, options.data), progress=shows_progress(options))
     if options.resume:
         training.resume(checkpoint)
     else:
-        if checkpoint.exists() and not options.overwrite:
-            raise OutputError(f"{checkpoint} exists; continue it with --resume, discard it with --overwrite, or give another --out")
-        # an unwritable folder shows now, not after the first epoch
         training.save(checkpoint)
     with writer_of(options) as writer:
         while training.epoch < config.epochs:
@@ -132,8 +81,43 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def resumed(checkpoint: Path, options: argparse.Namespace) -> Config:
+    """The configuration of a checkpoint, with more epochs where they were asked for.
+
+    Raises:
+        CheckpointError: options that it was not made with.
+    """
+    from snnsim.checkpoints import load_checkpoint
+
+    theirs = Config.read(load_checkpoint(checkpoint)["config"], str(checkpoint))
+    asked = given(options)
+    if asked.get("epochs", theirs.epochs) < theirs.epochs:
+        raise InvalidValueError(
+            f"--epochs {asked['epochs']}: {checkpoint} was begun with {theirs.epochs}, which its learning rate goes by; "
+            "give as many or more"
+        )
+    wrong = [
+        f"{option_of(name)} {_typed(value)} (there {_typed(getattr(theirs, name))})"
+        for name, value in asked.items()
+        if name != "epochs" and value != getattr(theirs, name)
+    ]
+    if wrong:
+        raise CheckpointError(f"--resume: {checkpoint} is of a run without {', '.join(wrong)}; leave out, or give another --out")
+    return replace(theirs, **asked)
+
+
+def _typed(value: object) -> str:
+    return "float" if value is None else str(value)
+
+
 def report(training: Training, out: Path) -> None:
     """Print what the run came to, and write its pictures and a JSON summary."""
+    import torch
+
+    from snnsim.cli.pictures import draw_curves, draw_membranes
+    from snnsim.metrics import footprint
+    from snnsim.training import describe_bits
+
     images, _ = training.test_set.take(torch.tensor([0]))
     size = footprint(training.runner, images)
     last = training.history[-1]
@@ -144,5 +128,6 @@ def report(training: Training, out: Path) -> None:
     curves = draw_curves({describe_bits(training.config.bits): training.history}, out / "learning_curve.png")
     membranes = draw_membranes(training, out / "membranes.png")
     summary = out / "summary.json"
-    summary.write_text(json.dumps({"history": training.history, "state_bytes": size.state_bytes}, indent=2) + "\n")
+    text = json.dumps({"history": training.history, "state_bytes": size.state_bytes}, indent=2) + "\n"
+    write_whole(summary, lambda file: file.write(text.encode()), "--out")
     print("wrote", ", ".join(str(path) for path in (out / "checkpoint.pt", curves, membranes, summary)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from snnsim.checks import checked_numbers
+from snnsim.errors import InvalidValueError
 
 __all__ = ["Driven", "Scale"]
 
@@ -44,7 +45,10 @@ class Driven(nn.Module):
     def __init__(self, node: nn.Module, gain: float | Tensor = 1.0, bias: float | Tensor = 0.0) -> None:
         super().__init__()
         for name, given in (("gain", gain), ("bias", bias)):
-            self.register_buffer(name, checked_numbers("Driven", name, given).float().clone())
+            value = checked_numbers("Driven", name, given).float().clone()
+            if not bool(value.isfinite().all()):
+                raise InvalidValueError(f"Driven({name}={given!r}): {name} must be finite in float32; pass ordinary numbers")
+            self.register_buffer(name, value)
         self.node = node
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ import warnings
 from dataclasses import dataclass, field, replace
 
 from snnsim.checks import check_int
+from snnsim.config import CODEBOOKS, Config
 from snnsim.errors import InvalidValueError
-from snnsim.training import CODEBOOKS, Config, build_network
+from snnsim.training import build_network
 
 __all__ = ["AXES", "Plan", "config_hash"]
 

@@ -13,26 +13,37 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snnsim import viz
+from snnsim.config import Config
 from snnsim.errors import DataError, InvalidValueError, MissingDataError
-from snnsim.training import Config
+from snnsim.scalars import MAX_STATE_BITS
+from snnsim.sweep.rows import sound_row
 
 __all__ = ["config_of", "draw", "frame", "grid", "read_csv", "smallest", "summary", "table"]
 
 FLOAT = "float"
 GROUP = ["codebook", "state_bits", "weight_bits"]
+NUMBERS = ["seed", "accuracy", "firing_rate", "state_bytes", "weight_bytes", "bytes"]
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One line per run, one column per variable.
 
+    Args:
+        rows: of finished runs, as a `Store` has them.
+
     Columns: the fields of `training.Config` (`bits` as `state_bits`; "float" where states or weights are), accuracy as a share
     in [0, 1], loss, firing_rate, state_bytes, weight_bytes, bytes, the first warning, versions, threads, digest of the data.
+
+    Raises:
+        InvalidValueError: no rows.
+        DataError: a row that lacks its configuration or a result, or one that cannot be.
     """
     if not rows:
         raise InvalidValueError("frame(rows=[]): no run is finished; let the sweep run first")
     lines = []
-    for row in rows:
-        config = dict(row["config"])
+    for index, one in enumerate(rows):
+        row = sound_row(one, f"frame(rows): the one at {index}", ("accuracy", "firing_rate", "state_bytes", "weight_bytes"))
+        config = row["config"]
         bits = config.pop("bits")
         config["state_bits"] = FLOAT if bits is None else str(bits)
         config["weight_bits"] = FLOAT if config["weight_bits"] is None else str(config["weight_bits"])
@@ -60,26 +71,40 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         raise MissingDataError(f"no file {path}; name the results.csv that a sweep wrote") from problem
     except (ValueError, OSError) as problem:
         raise DataError(f"{path} is no table of runs ({problem}); name the results.csv that a sweep wrote") from problem
-    needed = [*GROUP, "seed", "accuracy", "firing_rate", "state_bytes", "weight_bytes", "bytes", "dataset", "network"]
+    needed = [*GROUP, *NUMBERS, "dataset", "network"]
     if lacking := [name for name in needed if name not in runs]:
         raise DataError(f"{path} is no table of runs, it lacks {', '.join(lacking)}; name the results.csv that a sweep wrote")
+    for name in NUMBERS:
+        if not (pd.api.types.is_numeric_dtype(runs[name]) and (runs[name].abs() < math.inf).all()):
+            raise DataError(f"{path} is no table of runs, its {name} are not all numbers; name the results.csv that a sweep wrote")
+    for name in ("state_bits", "weight_bits"):
+        if wrong := [bits for bits in runs[name] if bits != FLOAT and not (bits.isdecimal() and 1 <= int(bits) <= MAX_STATE_BITS)]:
+            raise DataError(f"{path} is no table of runs, {wrong[0]!r} are no {name}; name the results.csv that a sweep wrote")
     return runs
 
 
 def config_of(row: Mapping[str, Any]) -> Config:
-    """The configuration of a line of `frame`, or of the CSV file that it was written to."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        value = row["state_bits" if field.name == "bits" else field.name]
-        kind: Any = type(field.default)
-        if field.name in ("bits", "weight_bits"):
-            values[field.name] = None if value == FLOAT else int(value)
-        elif field.name == "codebook":
-            values[field.name] = "uniform" if value == FLOAT else value
-        else:
-            # numpy's numbers, as pandas gives them, back to Python's
-            values[field.name] = kind(value)
-    return Config(**values)
+    """The configuration of a line of `frame`, or of the CSV file that it was written to.
+
+    Raises:
+        DataError: the line has none, or one that cannot be.
+    """
+    names = {field.name: "state_bits" if field.name == "bits" else field.name for field in dataclasses.fields(Config)}
+    # numpy's numbers, as pandas gives them, back to Python's
+    values = {
+        name: getattr(row[column], "item", lambda value=row[column]: value)() for name, column in names.items() if column in row
+    }
+    if lacking := sorted(set(names) - set(values)):
+        raise DataError(f"config_of(row): it lacks {', '.join(lacking)}; pass a line of a sweep's results.csv")
+    for name in ("bits", "weight_bits"):
+        text = str(values[name])
+        values[name] = None if text == FLOAT else int(text) if text.isdecimal() else text
+    if values["codebook"] == FLOAT:
+        values["codebook"] = "uniform"
+    try:
+        return Config.read(values, "config_of(row)")
+    except InvalidValueError as problem:
+        raise DataError(f"{problem}; pass a line of a sweep's results.csv") from problem
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:

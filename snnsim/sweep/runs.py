@@ -10,8 +10,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
 import joblib
@@ -20,13 +20,14 @@ import torch
 
 from snnsim._version import __version__
 from snnsim.checks import check_int
+from snnsim.config import Config
 from snnsim.data import batches
 from snnsim.data.images import InMemory
 from snnsim.errors import EngineError, InvalidValueError, SnnsimError
 from snnsim.metrics import footprint
 from snnsim.sweep.plan import Plan, config_hash
 from snnsim.sweep.store import Store
-from snnsim.training import Config, Training, load_datasets
+from snnsim.training import Training, load_datasets
 
 __all__ = ["BACKENDS", "run_sweep", "train_row"]
 
@@ -66,7 +67,7 @@ def run_sweep(
     Raises:
         InvalidValueError: an unknown back-end, an address without a cluster, or a plan that no run is left of.
         EngineError: the back-end is not installed, its cluster does not answer, or a worker died.
-        CheckpointError, OutputError: the store belongs to another sweep, or cannot be written.
+        CheckpointError, OutputError: the store belongs to another sweep, cannot be written, or is being written to by another one.
         MissingDataError: the data is not there.
     """
     check_int("run_sweep", "jobs", jobs, at_least=1)
@@ -85,14 +86,27 @@ def run_sweep(
     configs = [config for config in configs if (config.codebook, config.bits) not in refused]
     if not configs:
         raise InvalidValueError("run_sweep(plan): its neurons work on none of the codebooks; see what was left out")
-    # shows missing data, and a folder that is not ours, before any work
-    load_data(plan.base, data_dir)
-    store.begin(plan.base)
+    with store.claimed():
+        # shows missing data, and a folder that is not ours, before any work
+        load_data(plan.base, data_dir)
+        store.begin(plan.base)
+        return _make_missing(configs, store, data_dir, threads, tell, partial(_workers, backend, address, jobs))
+
+
+def _make_missing(
+    configs: list[Config],
+    store: Store,
+    data_dir: str | None,
+    threads: int,
+    tell: Callable[[str], None],
+    workers: Callable[[], AbstractContextManager[Callable[[Iterable[Any]], Iterable[Any]]]],
+) -> list[str]:
+    """Make the runs that a store lacks; returns what went wrong."""
     missing = [config for config in configs if not store.has(config)]
     tell(f"{len(configs)} runs, {len(configs) - len(missing)} of them finished before")
     failures: list[str] = []
     done = 0
-    with _workers(backend, address, jobs) as parallel:
+    with workers() as parallel:
         starts = {config.start(): None for config in missing if config.float_epochs}
         anew = [start for start in starts if store.start(start) is None]
         for start, checkpoint in parallel(joblib.delayed(train_start)(start, data_dir, threads) for start in anew):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from snnsim._version import __version__
-from snnsim.errors import CheckpointError, DataError, MissingDataError, OutputError
-from snnsim.files import write_whole
+from snnsim.checkpoints import load_checkpoint, save_checkpoint
+from snnsim.config import Config
+from snnsim.errors import CheckpointError, DataError, InvalidValueError, MissingDataError, OutputError
+from snnsim.files import claimed, is_left_over, remove_left_overs, write_whole
 from snnsim.sweep.plan import AXES, config_hash
-from snnsim.training import Config, load_checkpoint
+from snnsim.sweep.rows import sound_row
 
 __all__ = ["Store"]
 
@@ -40,28 +42,40 @@ class Store:
         """
         head = self.path / HEAD
         if not head.exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and not all(is_left_over(path) for path in self.path.iterdir()):
                 raise OutputError(f"{self.path} is not empty and holds no sweep; give --out a new folder")
             content = {"format": FORMAT, "version": __version__, "base": dataclasses.asdict(base)}
             _write_json(head, content)
             return
-        theirs = {**dataclasses.asdict(Config()), **self.base()}
+        theirs = self.base()
         differ = [
-            f"{name} is {theirs[name]!r} there and {value!r} here"
+            f"{name} is {getattr(theirs, name)!r} there and {value!r} here"
             for name, value in dataclasses.asdict(base).items()
-            if name not in AXES and theirs[name] != value
+            if name not in AXES and getattr(theirs, name) != value
         ]
         if differ:
             raise CheckpointError(
                 f"{self.path} is the sweep of another configuration: {'; '.join(differ)}; give the same options, or another --out"
             )
 
-    def base(self) -> dict[str, Any]:
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the folder against every other sweep; what killed ones left half written is removed.
+
+        Raises:
+            OutputError: it cannot be written, or another sweep is at work there.
+        """
+        with claimed(self.path, "--out"):
+            for part in ("runs", "starts"):
+                remove_left_overs(self.path / part)
+            yield
+
+    def base(self) -> Config:
         """What the runs share, as the folder has it.
 
         Raises:
             MissingDataError: no sweep there.
-            CheckpointError: a head of another format.
+            CheckpointError: a head of another format, or a damaged one.
         """
         head = self.path / HEAD
         if not head.is_file():
@@ -69,7 +83,10 @@ class Store:
         content = _read_json(head)
         if content.get("format") != FORMAT or not isinstance(content.get("base"), dict):
             raise CheckpointError(f"{head} has format {content.get('format')!r}, this version reads {FORMAT}; give another --out")
-        return content["base"]
+        try:
+            return Config.read(content["base"], str(head))
+        except InvalidValueError as problem:
+            raise CheckpointError(f"{problem}; use the snnsim that wrote it, or give another --out") from problem
 
     def rows(self) -> list[dict[str, Any]]:
         """Every finished run."""
@@ -91,7 +108,7 @@ class Store:
 
     def add_start(self, config: Config, checkpoint: dict[str, Any]) -> None:
         """Keep a float start."""
-        write_whole(self._start_path(config), lambda file: torch.save(checkpoint, file), "Store.add_start", durable=True)
+        save_checkpoint(checkpoint, self._start_path(config), "Store.add_start")
 
     def _run_path(self, config: Config) -> Path:
         return self.path / "runs" / f"{config_hash(config)}.json"
@@ -100,17 +117,13 @@ class Store:
         return self.path / "starts" / f"{config_hash(config)}.pt"
 
     def _row(self, path: Path) -> dict[str, Any]:
-        row = _read_json(path)
-        if not {"config", "config_hash", "accuracy"} <= set(row) or row["config_hash"] != path.stem:
-            raise DataError(f"{path} is not a run of a sweep; delete it and start the sweep again, which makes the run anew")
-        # options that came later were as their defaults are
-        known = dataclasses.asdict(Config())
-        if unknown := sorted(set(row["config"]) - set(known)):
-            raise DataError(
-                f"{path} has options that this version does not know, {', '.join(unknown)}; use snnsim {row.get('snnsim')}"
-            )
-        config = {**known, **row["config"]}
-        return {**row, "config": config}
+        row, remedy = _read_json(path), "delete it and start the sweep again, which makes the run anew"
+        if not {"config", "accuracy"} <= set(row) or row.get("config_hash") != path.stem:
+            raise DataError(f"{path} is not a run of a sweep; {remedy}")
+        try:
+            return sound_row(row, str(path), ("accuracy",))
+        except DataError as problem:
+            raise DataError(f"{problem}; {remedy}") from problem
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

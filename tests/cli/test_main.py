@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
 
 from snnsim.__main__ import build_parser, main
 from snnsim.cli.demo import table
+
+pytestmark = pytest.mark.usefixtures("without_data")
 
 FAST = ["train", "--hidden", "8", "--time-steps", "3", "--epochs", "2", "--quiet"]
 
@@ -46,6 +49,40 @@ def test_resume_ends_where_an_uninterrupted_run_does(tmp_path, capsys, monkeypat
     a, b = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, broken))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
     assert a["history"] == b["history"]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The folder of a run that came to its end, with options of its own."""
+    out = tmp_path_factory.mktemp("begun") / "out"
+    assert main([*FAST, "--bits", "3", "--weight-bits", "4", "--tau", "2.5", "--out", str(out)]) == 0
+    return out
+
+
+def test_resume_alone_takes_every_option_from_the_checkpoint(begun, capsys):
+    before = (begun / "checkpoint.pt").read_bytes()
+    assert main(["train", "--resume", "--quiet", "--out", str(begun)]) == 0
+    assert "3-bit states: test accuracy" in capsys.readouterr().out
+    assert (begun / "checkpoint.pt").read_bytes() == before
+
+
+def test_resume_goes_on_to_more_epochs(begun, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(begun, out)
+    assert main(["train", "--resume", "--epochs", "3", "--quiet", "--out", str(out)]) == 0
+    assert "epoch 3/3" in capsys.readouterr().out
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["config"]["epochs"] == 3
+    assert main(["train", "--resume", "--epochs", "2", "--quiet", "--out", str(out)]) == 2
+    assert "--epochs 2: " in capsys.readouterr().err
+
+
+def test_resume_refuses_other_options_by_name(begun, capsys):
+    arguments = ["--bits", "float", "--weight-bits", "4", "--time-steps", "7", "--hard-reset"]
+    assert main(["train", "--resume", *arguments, "--quiet", "--out", str(begun)]) == 2
+    assert (
+        "is of a run without --bits float (there 3), --time-steps 7 (there 3), --hard-reset True (there False); leave out, or"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

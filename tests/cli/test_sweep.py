@@ -8,6 +8,8 @@ import pytest
 from snnsim import sweep
 from snnsim.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("without_data")
+
 COMMON = ["--hidden", "8", "--time-steps", "3", "--epochs", "2", "--seeds", "1"]
 GRID = ["--state-bits", "2", "float", "--weight-bits", "4", "float", "--codebook", "uniform", "learned"]
 FILES = {"sweep.json", "runs", "results.csv", "summary.md", "bits_accuracy.png"}

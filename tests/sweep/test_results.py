@@ -192,3 +192,60 @@ def test_the_folder_of_a_sweep_is_a_frame(tmp_path):
     for entry in ROWS:
         store.add(entry)
     assert frame(store.rows()).to_dict("records") == frame(ROWS).to_dict("records")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": None}, r"frame\(rows\): the one at 1 is not a run of a sweep, which has config, accuracy, firing_rate"),
+        ({"config": {}, "accuracy": "high"}, "its accuracy is 'high'"),
+        ({"config": {"spin": 1}}, "has options that this version does not know, spin; use snnsim 0.1.0"),
+        ({"config": {"hidden": -1}}, "holds no sound configuration"),
+        ({"accuracy": 1.5}, "its accuracy is 1.5"),
+        ({"accuracy": math.nan}, "its accuracy is nan"),
+        ({"firing_rate": True}, "its firing_rate is True"),
+        ({"loss": -1.0}, "its loss is -1.0"),
+        ({"state_bytes": 2.5}, "its state_bytes is 2.5"),
+        ({"weight_bytes": None}, "its weight_bytes is None"),
+    ],
+)
+def test_rows_that_no_run_leaves_are_refused_with_a_reason(changes, message):
+    with pytest.raises(DataError, match=message):
+        frame([ROWS[0], {**ROWS[1], **changes}])
+    for wrong in ({"accuracy": 0.9, "loss": 0.1}, 3, None, "text", []):
+        with pytest.raises(DataError, match="is not a run of a sweep"):
+            frame([wrong])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("accuracy", "high", "its accuracy are not all numbers"),
+        ("state_bits", "wide", "'wide' are no state_bits"),
+        ("seed", "inf", "its seed"),
+    ],
+)
+def test_a_table_with_a_wrong_value_is_refused(tmp_path, column, value, message):
+    runs = frame(ROWS).astype({column: object})
+    runs.loc[0, column] = value
+    runs.to_csv(tmp_path / "results.csv", index=False)
+    with pytest.raises(DataError, match=message):
+        read_csv(tmp_path / "results.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": 2.5}, "must be an int"),
+        ({"hard_reset": "False"}, "hard_reset"),
+        ({"state_bits": "wide"}, "bits"),
+        ({"dataset": "cifar"}, "dataset"),
+    ],
+)
+def test_a_line_with_a_wrong_option_is_refused(changes, message):
+    line = frame(ROWS).iloc[0].to_dict()
+    with pytest.raises(DataError, match=message):
+        config_of({**line, **changes})
+    del line["tau"]
+    with pytest.raises(DataError, match="it lacks tau"):
+        config_of(line)

@@ -10,6 +10,8 @@ from snnsim.errors import CheckpointError, EngineError, InvalidTypeError, Invali
 from snnsim.sweep import Plan, Store, run_sweep, runs, train_row
 from snnsim.training import Config, Training, load_datasets
 
+pytestmark = pytest.mark.usefixtures("without_data")
+
 TINY = Config(hidden=8, time_steps=3, epochs=2, batch_size=64, learning_rate=5e-3)
 PLAN = Plan(TINY, (2, None), (4, None), ("uniform",), seeds=1)
 STARTED = Plan(dataclasses.replace(TINY, float_epochs=1), (2, 3), (None,), ("learned", "calibrated"), seeds=1)

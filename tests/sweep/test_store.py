@@ -104,3 +104,30 @@ def test_of_two_configurations_with_one_hash_only_one_is_there(store):
     kept["config"]["hidden"] = 16
     run_file(store).write_text(json.dumps(kept))
     assert not store.has(CONFIG)
+
+
+def test_a_sweep_that_was_killed_at_its_first_file_is_begun_again(tmp_path):
+    for name in (".sweep.json.1-1.partial", ".0123456789abcdef.partial", ".lock"):
+        (tmp_path / name).touch()
+    Store(tmp_path).begin(CONFIG)
+    assert (tmp_path / "sweep.json").is_file()
+
+
+def test_a_sweep_holds_its_folder_and_removes_what_killed_ones_left(store):
+    left = store.path / "runs" / ".0123456789abcdef.partial"
+    left.touch()
+    with store.claimed():
+        assert not left.exists()
+        with pytest.raises(OutputError, match="another run is writing there"), Store(store.path).claimed():
+            pass
+    assert store.rows() == [row()]
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [({"spin": 1}, "options that this version does not know, spin"), ({"hidden": "8"}, "no sound configuration")],
+)
+def test_a_head_with_a_wrong_configuration(store, base, message):
+    (store.path / "sweep.json").write_text(json.dumps({"format": 1, "base": base}))
+    with pytest.raises(CheckpointError, match=message):
+        store.begin(CONFIG)
