@@ -181,7 +181,7 @@ class _Tracer(fx.Tracer):
     """Looks into the user's own modules and nn.Sequential, and takes layers and neurons whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own_layer = m.__module__.startswith("snnsim.layers.")
+        own_layer = m.__module__.startswith(("snnsim.layers.", "snnsim.deploy.sum_pool"))
         whole = isinstance(m, Temporal | QuantizedWeight | Scale)
         return own_layer or whole or super().is_leaf_module(m, module_qualified_name)
 
