@@ -28,7 +28,7 @@ class Assembly:
         index: of the part being lowered.
         sums, layers: of each product, by its signal: bounds of its sums for every output channel, and the layer.
         off_grid: of a product on no grid, by its signal: the fractional bits it would need.
-        added_bits: of each product, by its signal: fractional bits that the step of its input adds to those of its own grid.
+        added_bits: of each signal: fractional bits that steps of inputs and divisions have added to those of a layer's grid.
     """
 
     def __init__(self, graph: Graph, input: Signal) -> None:
@@ -40,12 +40,13 @@ class Assembly:
         self.sums: dict[int, tuple[Integers, Integers]] = {}
         self.layers: dict[int, Any] = {}
         self.off_grid: dict[int, int] = {}
-        self.added_bits: dict[int, int] = {}
+        self.added_bits = [0]
 
-    def append(self, operation: Operation) -> int:
+    def append(self, operation: Operation, added_bits: int = 0) -> int:
         """Add an operation; returns its signal."""
         self.operations.append(operation)
         self.signals.append(operation.output)
+        self.added_bits.append(added_bits)
         return len(self.operations)
 
     def stage(self, part: Part, source: int, edges: Tensor, leak: Tensor, frac_bits: int, shift: int, divided: int) -> Stage:
@@ -54,7 +55,7 @@ class Assembly:
         if origin not in self.sums:
             layer = self.operations[origin - 1].name if origin else "input"
             window = self.signals[source].magnitude * unit + float(leak.abs().max())
-            return Stage(part.name, layer, frac_bits, window, 0, None)
+            return Stage(part.name, layer, frac_bits, window, 0, None, self.added_bits[source] + divided)
         product = self.product_at(origin)
         window = self.reach_of(origin) * unit + float(leak.abs().max())
         if isinstance(self.layers[origin], QuantizedWeight) and self.is_alone():

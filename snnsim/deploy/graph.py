@@ -177,8 +177,18 @@ def refusal(part: Part, reason: str) -> InvalidValueError:
     return InvalidValueError(f"{part.name!r}{kind} cannot be lowered exactly: {reason}" if part.name else f"the network: {reason}")
 
 
+class _Proxy(fx.Proxy):
+    """A stand-in for a tensor that tells `x += y` from `x = x + y`."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Looks into the user's own modules and nn.Sequential, and takes layers and neurons whole."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own_layer = m.__module__.startswith(("snnsim.layers.", "snnsim.deploy.sum_pool"))

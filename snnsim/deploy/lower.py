@@ -154,7 +154,8 @@ class _Builder(Assembly):
             return self._pool(part, module, sources[0])
         if isinstance(module, DelayLayer):
             self.check_value(sources[0], part, "a delay")
-            return self.append(Delay(part.name, tuple(sources), self.signals[sources[0]], module.delay_steps))
+            delay = Delay(part.name, tuple(sources), self.signals[sources[0]], module.delay_steps)
+            return self.append(delay, self.added_bits[sources[0]])
         if isinstance(module, SynapticNode):
             current = replace(part, name=f"{part.name}.current", module=module.current)
             return self._membrane(part, module, self._membrane(current, module.current, sources[0]))
@@ -172,8 +173,9 @@ class _Builder(Assembly):
         shifts = tuple(frac_bits - signal.frac_bits for signal in signals)
         low = sum(signal.low << shift for signal, shift in zip(signals, shifts, strict=True))
         high = sum(signal.high << shift for signal, shift in zip(signals, shifts, strict=True))
-        check_magnitude(part, max(-low, high), frac_bits, "the sum")
-        return self.append(Add(part.name, tuple(sources), Signal(signals[0].shape, low, high, frac_bits), shifts))
+        added = max(self.added_bits[source] for source, shift in zip(sources, shifts, strict=True) if not shift)
+        check_magnitude(part, max(-low, high), frac_bits, "the sum", added)
+        return self.append(Add(part.name, tuple(sources), Signal(signals[0].shape, low, high, frac_bits), shifts), added)
 
     def _shape(self, part: Part) -> tuple[int, ...]:
         return output_shape(part, lambda index: self.signals[self.returned[index]].shape)
@@ -182,7 +184,7 @@ class _Builder(Assembly):
         signal, shape = self.signals[source], self._shape(part)
         if shape == signal.shape:
             return source
-        return self.append(Reshape(part.name, (source,), replace(signal, shape=shape)))
+        return self.append(Reshape(part.name, (source,), replace(signal, shape=shape)), self.added_bits[source])
 
     def _scale(self, part: Part, module: Scale, source: int) -> int:
         if bool((module.factor == 1).all()) and module.factor.numel() == 1:
@@ -216,8 +218,7 @@ class _Builder(Assembly):
         groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         out = Signal(shape, *bounds, frac_bits)
         product = Product(part.name, (source,), out, signal.planes, weight, multiplier, offset, None, window, groups)
-        signal_id = self.append(product)
-        self.added_bits[signal_id] = signal.frac_bits + self._input_bits(layer)
+        signal_id = self.append(product, signal.frac_bits + self._input_bits(layer))
         self.sums[signal_id], self.layers[signal_id] = (low, high), layer
         if too_many:
             self.off_grid[signal_id] = needed
@@ -269,12 +270,14 @@ class _Builder(Assembly):
             raise refusal(part, "return_indices=True is not supported; leave it out")
         if maximum and window.padding != (0, 0) and signal.low < 0:
             raise refusal(part, "pads values that may be negative; pool after the neuron, or without padding")
-        low, high, frac_bits = signal.low, signal.high, signal.frac_bits
+        low, high, divided = signal.low, signal.high, 0
         if not maximum:
             low, high = low * window.count, high * window.count
-            frac_bits += self._pool_bits(part, module, window)
-        check_magnitude(part, max(-low, high), frac_bits, "the sum of the pool")
-        return self.append(Pool(part.name, (source,), Signal(shape, low, high, frac_bits), signal.planes, window, maximum))
+            divided = self._pool_bits(part, module, window)
+        frac_bits, added = signal.frac_bits + divided, self.added_bits[source] + divided
+        check_magnitude(part, max(-low, high), frac_bits, "the sum of the pool", added)
+        out = Signal(shape, low, high, frac_bits)
+        return self.append(Pool(part.name, (source,), out, signal.planes, window, maximum), added)
 
     def _pool_bits(self, part: Part, module: Any, window: Window) -> int:
         """Binary digits by which an average pool divides its sum."""

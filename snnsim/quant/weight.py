@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant import ste
 from snnsim.quant.descriptor import QUANT_DESC_8BIT_LINEAR_WEIGHT_PER_ROW, QuantDescriptor
-from snnsim.quant.functional import scaled_integers, step_quantize, wide
+from snnsim.quant.functional import TINY_AMAX, scaled_integers, step_quantize, wide
 from snnsim.quant.quantizer import TensorQuantizer, effective_amax, learning_rate_matched
 from snnsim.quant.ranges import channel_rows, weight_amax
 
@@ -149,7 +149,8 @@ class QuantizedWeight(nn.Module):
         # what one integer stands for, in the unit of the float weight
         unit = self._along_channels(self._unit(own, step))
         if descriptor.is_binary:
-            return self._with_sign(_signs(weight, unit, straight=held is None)), step
+            live = self._along_channels(self._per_channel(amax.detach()) > TINY_AMAX)
+            return self._with_sign(_signs(weight, unit, live, straight=held is None)), step
         if held is not None:
             return self._with_sign(scaled_integers(weight, 1.0 / unit, low, high)), step
         w_int = scaled_integers(weight.detach(), 1.0 / unit, low, high)
@@ -412,9 +413,12 @@ class QuantizedWeight(nn.Module):
         return text + (", frozen" if self.weight_int is not None else "")
 
 
-def _signs(weight: Tensor, step: Tensor, straight: bool) -> Tensor:
-    """-1 and +1 (for 0 too), with the gradient of weight / step: everywhere, or inside [-1, 1] and also to the step."""
-    sign = torch.where(weight.detach() >= 0, 1.0, -1.0).to(weight.dtype)
+def _signs(weight: Tensor, step: Tensor, live: Tensor, straight: bool) -> Tensor:
+    """-1 and +1 (for 0 too), with the gradient of weight / step: everywhere, or inside [-1, 1] and also to the step.
+
+    0 where a channel has no range.
+    """
+    sign = (torch.where(weight.detach() >= 0, 1.0, -1.0) * live).to(weight.dtype)
     scaled = weight / step
     return ste.straight_through(sign, scaled if straight else ste.clamp(scaled, -1.0, 1.0))
 

@@ -136,3 +136,35 @@ def test_a_neuron_that_is_never_called_is_not_missed():
 
     net = awake(Spare())
     assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
+
+
+@pytest.mark.parametrize("form", ["pair", "list", "numpy", "bool", "int64", "float64", "bfloat16", "read-only"])
+def test_batches_of_every_form_are_verified(form):
+    net, integer, x = example("dense")
+    array = x.numpy()
+    array.flags.writeable = form != "read-only"
+    batch = {
+        "pair": (x, torch.zeros(3)),
+        "list": [x, torch.zeros(3)],
+        "numpy": array,
+        "read-only": array,
+        "bool": x.bool(),
+        "int64": x.long(),
+        "float64": x.double(),
+        "bfloat16": x.bfloat16(),
+    }[form]
+    certificate = verify(net, integer, [batch])
+    assert certificate.exact
+    assert certificate.data == verify(net, integer, [x]).data
+
+
+@pytest.mark.parametrize("batch", ["x", {"x": 1}, (), np.array(["a"]), torch.zeros(5, 2, 20, dtype=torch.complex64), None])
+def test_batches_of_other_things_are_refused(batch):
+    net, integer, _ = example("dense")
+    with pytest.raises(InvalidTypeError, match=r"verify\(batches\): a batch must be a tensor of numbers or begin with one"):
+        verify(net, integer, [batch])
+
+
+def test_an_empty_batch_among_others_is_verified():
+    net, integer, x = example("dense")
+    assert verify(net, integer, [x, x[:, :0]]).exact
