@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -106,11 +107,11 @@ def test_text_instead_of_json(saved):
 
 def test_what_is_no_folder_of_files_is_refused(saved, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MissingDataError, match="network.json is not there"):
+    with pytest.raises(MissingDataError, match=r"network[.]json is not there"):
         IntegerNetwork.load(tmp_path / "file")
     (saved / "network.json").unlink()
     (saved / "network.json").mkdir()
-    with pytest.raises(DataError, match="network.json is no regular file"):
+    with pytest.raises(DataError, match=r"network[.]json is no regular file"):
         IntegerNetwork.load(saved)
 
 
@@ -118,11 +119,11 @@ def test_what_is_no_folder_of_files_is_refused(saved, tmp_path):
 def test_a_pipe_or_a_device_is_not_waited_for(saved):
     (saved / "network.json").unlink()
     os.mkfifo(saved / "network.json")
-    with pytest.raises(DataError, match="network.json is no regular file"):
+    with pytest.raises(DataError, match=r"network[.]json is no regular file"):
         IntegerNetwork.load(saved)
     (saved / "network.json").unlink()
     (saved / "network.json").symlink_to("/dev/zero")
-    with pytest.raises(DataError, match="network.json is no regular file"):
+    with pytest.raises(DataError, match=r"network[.]json is no regular file"):
         IntegerNetwork.load(saved)
 
 
@@ -136,7 +137,7 @@ def test_json_that_describes_nothing_is_refused(text, saved):
 def test_a_file_larger_than_any_network_is_not_read(saved):
     with (saved / "network.json").open("ab") as file:
         file.truncate(2**30)
-    with pytest.raises(DataError, match="network.json has 1073741824 bytes, more than any network"):
+    with pytest.raises(DataError, match=r"network[.]json has 1073741824 bytes, more than any network"):
         IntegerNetwork.load(saved)
 
 
@@ -165,11 +166,9 @@ def test_a_network_with_any_value_changed_is_refused_or_runs(saved):
         folder = saved.with_name("changed")
         shutil.copytree(saved, folder)
         rewrite(folder, change)
-        try:
+        # no other error comes out
+        with contextlib.suppress(SnnsimError):
             integer = IntegerNetwork.load(folder)
-        except SnnsimError as refusal:
-            assert str(refusal)
-        else:
             integer(np.zeros((2, *integer.input.shape) if integer.time_steps else (2, 2, *integer.input.shape)))
         shutil.rmtree(folder)
 

@@ -433,6 +433,6 @@ def test_a_remedy_counts_what_the_input_adds():
         nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), QuantLinear(8, 5), neurons.LIFNode(4.0, state_quant=quant.uniform(4))), 9.0
     )
     with pytest.raises(InvalidValueError, match=r"fractional bits \(6 of them for the step of its input\)") as refusal:
-        to_grid(net, 16, input_shape=(2, 8, 8))
+        to_grid(net, 18, input_shape=(2, 8, 8))
     grid_bits = int(str(refusal.value).split("grid_bits=")[1].split(")")[0])
     to_grid(net, grid_bits, input_shape=(2, 8, 8))

@@ -380,7 +380,7 @@ def test_spikes_of_every_dtype_run(dtype):
 
 def test_layouts_that_numpy_does_not_know_are_refused():
     _, integer, x = example("dense")
-    with pytest.raises(InvalidTypeError, match="x has the layout torch.sparse_coo; give it as x.to_dense"):
+    with pytest.raises(InvalidTypeError, match=r"x has the layout torch\.sparse_coo; give it as x\.to_dense"):
         integer(x.to_sparse())
 
 

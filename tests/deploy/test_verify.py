@@ -141,7 +141,7 @@ def test_a_neuron_that_is_never_called_is_not_missed():
 @pytest.mark.parametrize("form", ["pair", "list", "numpy", "bool", "int64", "float64", "bfloat16", "read-only"])
 def test_batches_of_every_form_are_verified(form):
     net, integer, x = example("dense")
-    array = x.numpy()
+    array = x.numpy().copy()
     array.flags.writeable = form != "read-only"
     batch = {
         "pair": (x, torch.zeros(3)),
