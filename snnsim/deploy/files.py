@@ -70,6 +70,8 @@ def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integer
         "time_steps": network.time_steps,
         "output": network.output,
         "operations": operations,
+        # a file of a network without a rule is what it was before there were rules
+        **({} if network.decision is None else {"decision": network.decision}),
     }
     # as JSON gives it back: lists for tuples
     return json.loads(json.dumps(manifest)), tensors
@@ -126,6 +128,7 @@ def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "output": _plain(manifest["output"], int),
             "time_steps": _plain(manifest["time_steps"], int, type(None)),
             "input_scale": _plain(manifest["input_scale"], float, type(None)),
+            "decision": _plain(manifest.get("decision"), str, type(None)),
         }
     except SnnsimError:
         raise

@@ -19,6 +19,7 @@ from snnsim.deploy.constants import checked_codebook, input_bits, layer_window, 
 from snnsim.deploy.dyadic import FLOAT32_EXACT, frac_bits_of, on_grid
 from snnsim.deploy.exactness import Report, Stage, accumulator_bounds
 from snnsim.deploy.graph import Graph, Part, leading_features, network_of, read, refusal
+from snnsim.deploy.interface import checked_decision
 from snnsim.deploy.network import IntegerNetwork
 from snnsim.deploy.operations import (
     Add,
@@ -54,7 +55,12 @@ SEARCHED_FRAC_BITS, LARGEST_SEARCHED = 40, 2.0**52
 MAX_BISECTED_LEVELS = 16
 
 
-def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_range: tuple[int, int] = (0, 1)) -> IntegerNetwork:
+def lower(
+    net: nn.Module,
+    input_shape: tuple[int, ...] | None = None,
+    input_range: tuple[int, int] = (0, 1),
+    decision: str | None = None,
+) -> IntegerNetwork:
     """Turn a quantized network into integers with the same spikes and the same codes, at every layer and time step.
 
     The network, or a runner around it, is read in eval mode and left as it is. Layers are linear and convolution layers with
@@ -70,6 +76,7 @@ def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_rang
         input_shape: of one sample at one time step; may be left out where a linear layer comes first.
         input_range: smallest and largest integer of the input, as (0, 255) for 8-bit pixels. A first layer with `input_quant`
             brings its own.
+        decision: how the outputs become a class, see `IntegerNetwork`.
 
     Returns:
         The integer network.
@@ -77,7 +84,10 @@ def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_rang
     Raises:
         InvalidValueError: something that cannot be lowered exactly; names the layer, the reason and what to change.
     """
-    return build(net, input_shape, input_range, bisects=True)[0]
+    checked_decision("lower", decision)
+    integer = build(net, input_shape, input_range, bisects=True)[0]
+    integer.decision = decision
+    return integer
 
 
 def build(

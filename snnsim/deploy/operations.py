@@ -63,6 +63,11 @@ class Signal:
         return self.low >= 0 and self.high <= 1
 
     @property
+    def given_as(self) -> str:
+        """The type in which a caller hands them over: "uint8" where it holds them, else "int32"."""
+        return "uint8" if self.low >= 0 and self.high <= 255 else "int32"
+
+    @property
     def planes(self) -> tuple[int, int, int]:
         """The shape as channels, height and width; a plain vector is all channels."""
         if len(self.shape) == 1:

@@ -30,6 +30,8 @@ from snnsim.errors import InvalidValueError
 __all__ = ["check_operation", "check_signal"]
 
 MAX_SHIFT = 31
+# engines count in 32 bits what they hold, whatever it is
+INDICES = 2**31
 
 
 def check_operation(operation: Operation, inputs: list[Signal]) -> None:
@@ -45,6 +47,7 @@ def check_operation(operation: Operation, inputs: list[Signal]) -> None:
 def check_signal(name: str, signal: Signal) -> None:
     """Refuse bounds beyond 32 bits, and shapes that are not channels, height and width."""
     _require(name, 1 <= len(signal.shape) <= 3 and all(size > 0 for size in signal.shape), "a shape has 1 to 3 axes, all positive")
+    _require(name, signal.size < INDICES, "a signal has fewer than 2**31 integers")
     _require(name, -INT32_MAX <= signal.low <= 0 <= signal.high <= INT32_MAX, "bounds hold 0 and fit 32 bits")
     _require(name, 0 <= signal.frac_bits <= MAX_SHIFT, "a binary point lies within 32 bits")
 
@@ -63,6 +66,7 @@ def _(operation: Product, inputs: list[Signal]) -> None:
     _require(
         name, weight.ndim == 4 and weight.dtype in (np.int8, np.int16, np.int32), "weights are integers [O, I / groups, kh, kw]"
     )
+    _require(name, weight.size < INDICES, "it has fewer than 2**31 weights")
     outputs = weight.shape[0]
     _require(name, groups > 0 and outputs % groups == 0 and weight.shape[1] * groups == channels, "groups divide its channels")
     _require(name, weight.shape[2:] == operation.window.kernel, "its weights have the size of its kernel")
@@ -117,6 +121,7 @@ def _(operation: Reshape, inputs: list[Signal]) -> None:
 def _(operation: Delay, inputs: list[Signal]) -> None:
     (source,) = inputs
     _require(operation.name, operation.output.shape == source.shape and operation.steps >= 0, "it keeps the shape, and delays")
+    _require(operation.name, operation.steps * source.size < INDICES, "fewer than 2**31 integers wait in it")
     _require_bounds(operation.name, operation.output, source.low, source.high)
 
 
@@ -185,6 +190,8 @@ def _check_neuron(operation: Neuron, source: Signal) -> None:
 def _check_window(name: str, window: Window, height: int, width: int) -> None:
     _require(name, all(size > 0 for size in (*window.kernel, *window.stride, *window.dilation)), "a window's sizes are positive")
     _require(name, all(padding >= 0 for padding in window.padding), "padding is not negative")
+    reach = (*window.kernel, *window.stride, *window.dilation, height + 2 * window.padding[0], width + 2 * window.padding[1])
+    _require(name, all(size < INDICES for size in reach), "a window and what it sees are smaller than 2**31 places")
     _require(name, min(window.output_size(height, width)) > 0, "its kernel fits its input")
 
 
