@@ -185,15 +185,12 @@ def _writes_over(operation: Operation, source: Values, values: Values) -> bool:
 
 def _never_looks_back(operation: Pool) -> bool:
     """Whether every output sees nothing that lies before its own number."""
-    window, (_, height, width) = operation.window, operation.planes
-    rows, columns = window.output_size(height, width)
-    # how far the first row and the first column that are seen lie behind; the number of a place is the sum of both
-    lead = 0
-    for k, (places, line, own) in enumerate(((rows, width, columns), (columns, 1, 1))):
-        start = np.arange(places) * window.stride[k] - window.padding[k]
-        first = np.where(start < 0, start % window.dilation[k], start)
-        lead += int((first * line - np.arange(places) * own).min())
-    return lead >= 0 and operation.output.size <= math.prod(operation.planes)
+    _, height, width = operation.planes
+    rows, columns = operation.window.firsts(height, width)
+    # the number of a place is the sum of what its row and its column give
+    down = (rows * width - np.arange(len(rows)) * len(columns)).min()
+    right = (columns - np.arange(len(columns))).min()
+    return bool(down + right >= 0) and operation.output.size <= math.prod(operation.planes)
 
 
 def geometry(operation: Pool | Product) -> dict[str, Any]:

@@ -277,11 +277,15 @@ class _Builder(Assembly):
             raise refusal(part, "return_indices=True is not supported; leave it out")
         if maximum and window.padding != (0, 0) and signal.low < 0:
             raise refusal(part, "pads values that may be negative; pool after the neuron, or without padding")
+        channels, height, width = signal.planes
+        if maximum and any(
+            (first == size).any() for first, size in zip(window.firsts(height, width), (height, width), strict=True)
+        ):
+            raise refusal(part, "has places that see nothing but padding, whose maximum is -inf; use less padding or dilation")
         low, high, frac_bits = signal.low, signal.high, signal.frac_bits
         if not maximum:
             low, high = low * window.count, high * window.count
             frac_bits += self._pool_bits(part, module, window)
-        channels, height, width = signal.planes
         shape = (channels, *window.output_size(height, width)[2 - spatial :])
         check_magnitude(part, max(-low, high), frac_bits, "the sum of the pool")
         return self.append(Pool(part.name, (source,), Signal(shape, low, high, frac_bits), signal.planes, window, maximum))
