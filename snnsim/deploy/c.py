@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import partial, singledispatchmethod
-from pathlib import Path
+from functools import singledispatchmethod
 from string import Template
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,8 +30,8 @@ from snnsim.deploy.operations import (
 )
 from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
 from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
-from snnsim.errors import InvalidValueError, OutputError
-from snnsim.files import write_whole
+from snnsim.errors import InvalidValueError
+from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -69,17 +68,9 @@ def write_c(network: IntegerNetwork, folder: str | os.PathLike[str], name: str) 
     Raises:
         OutputError: the folder exists already, or cannot be written.
     """
-    path = Path(folder)
-    if path.exists():
-        raise OutputError(f"IntegerNetwork.to_c({str(folder)!r}): it exists already and is left alone; name a new folder")
     source = generate(network, name)
-    for file, text in source.files.items():
-        write_whole(path / file, partial(_write_text, text), "IntegerNetwork.to_c")
+    write_folder(folder, {file: text.encode("ascii") for file, text in source.files.items()}, "IntegerNetwork.to_c")
     return source
-
-
-def _write_text(text: str, file: BinaryIO) -> None:
-    file.write(text.encode("ascii"))
 
 
 def generate(network: IntegerNetwork, name: str = "snn") -> CSource:

@@ -27,8 +27,8 @@ from snnsim.deploy.operations import (
 )
 from snnsim.deploy.preset_operations import Preset, PresetLayer, PresetNeuron
 from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
-from snnsim.errors import DataError, MissingDataError, OutputError, SnnsimError
-from snnsim.files import write_whole
+from snnsim.errors import DataError, MissingDataError, SnnsimError
+from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -85,18 +85,14 @@ def save_network(network: IntegerNetwork, folder: str | os.PathLike[str]) -> Non
     """
     from safetensors.numpy import save
 
-    path = Path(folder)
-    if path.exists():
-        raise OutputError(f"IntegerNetwork.save({str(folder)!r}): it exists already and is left alone; name a new folder")
     manifest, tensors = describe(network)
     content = save(tensors)
     manifest |= {
         "snnsim_version": __version__,
         "sha256": {TENSORS: hashlib.sha256(content).hexdigest(), "network": _hash(manifest)},
     }
-    write_whole(path / TENSORS, lambda file: file.write(content), "IntegerNetwork.save")
     text = json.dumps(manifest, indent=2) + "\n"
-    write_whole(path / MANIFEST, lambda file: file.write(text.encode()), "IntegerNetwork.save")
+    write_folder(folder, {TENSORS: content, MANIFEST: text.encode()}, "IntegerNetwork.save")
 
 
 def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_c_and_integers_are_compared_and_certified(checkpoint, tmp_path, capsys)
     ):
         out = tmp_path / kind
         assert export("--to", kind, checkpoint, out) == 0
-        assert {path.name for path in out.iterdir()} == files | {"certificate.json", "export.json"}
+        assert {path.name for path in out.iterdir()} == files | {"network.pt", "certificate.json", "export.json"}
         text = capsys.readouterr().out
         # before and after, and why they may differ
         assert len(re.findall(r"test accuracy \d+\.\d\d% as (?:trained|exported)", text)) == 2
@@ -84,9 +84,10 @@ def test_an_earlier_export_is_replaced_only_when_asked(checkpoint, tmp_path, cap
     (out / "snn.o").write_text("built")
     assert export("--to", "c", checkpoint, out) == 2
     assert f"{out} exists; replace it with --overwrite, or name another OUT" in capsys.readouterr().err
-    assert (out / "snn.o").is_file()
-    assert export("--to", "c", checkpoint, out, "--overwrite") == 0
-    assert not (out / "snn.o").exists()
+    # of another kind: what the earlier one wrote goes, and nothing else
+    assert export("--to", "integer", checkpoint, out, "--overwrite") == 0
+    written = {"network.json", "tensors.safetensors", "network.pt", "certificate.json", "export.json"}
+    assert {path.name for path in out.iterdir()} == written | {"snn.o"}
     # neither a folder for a file, nor what is no export at all
     before = checkpoint.read_bytes()
     for kind, target in (("nir", out), ("c", tmp_path), ("nir", checkpoint)):
