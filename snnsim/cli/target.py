@@ -67,7 +67,7 @@ class Target:
             OutputError: it cannot be made, or a file in it cannot be written.
         """
         try:
-            above = self.folder if self.folder.is_dir() else self.folder.parent
+            above = self.folder if self.single or self.folder.is_dir() else self.folder.parent
             above.mkdir(parents=True, exist_ok=True)
             stage = above / f".snnsim-{secrets.token_hex(8)}.partial"
             stage.mkdir()
