@@ -72,7 +72,7 @@ def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], calle
         raise OutputError(f"{caller}({str(path)!r}): it exists already and is left alone; name a new folder")
     folder = Path(os.path.abspath(path))
     # two processes may have one number, in containers of their own
-    partial = folder.with_name(f".snnsim-{secrets.token_hex(8)}.partial")
+    partial = folder.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         partial.mkdir(parents=True)
         try:

@@ -20,7 +20,7 @@ __all__ = ["REPORT", "Target"]
 
 # what an export is known by; it names every file that was written, with its SHA-256
 REPORT = "export.json"
-PARTIAL = r"\.snnsim-[0-9a-f]+\.partial"
+PARTIAL = r"\.[0-9a-f]{16}\.partial"
 
 
 class Target:
@@ -69,7 +69,7 @@ class Target:
         try:
             above = self.folder if self.single or self.folder.is_dir() else self.folder.parent
             above.mkdir(parents=True, exist_ok=True)
-            stage = above / f".snnsim-{secrets.token_hex(8)}.partial"
+            stage = above / f".{secrets.token_hex(8)}.partial"
             stage.mkdir()
             try:
                 yield stage

@@ -132,7 +132,7 @@ def test_a_place_that_cannot_be_written(out, tmp_path):
 
 def leftovers(folder):
     """What killed runs leave, from before and now."""
-    for name in (f".out.{os.getpid()}.partial", ".snnsim-0123456789abcdef.partial"):
+    for name in (f".out.{os.getpid()}.partial", ".0123456789abcdef.partial"):
         (folder / name).mkdir()
         (folder / name / "one").write_text("half")
 
@@ -141,7 +141,7 @@ def test_leftovers_of_killed_runs_are_in_nobodys_way(tmp_path):
     leftovers(tmp_path)
     export(tmp_path / "out", {"one": "1"})
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / ".snnsim-0123456789abcdef.partial").mkdir()
+    (tmp_path / "empty" / ".0123456789abcdef.partial").mkdir()
     export(tmp_path / "empty", {"one": "1"})
     assert (tmp_path / "empty" / "one").read_text() == "1"
 
