@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from snnsim.checks import check_int, checked_number
 from snnsim.deploy.c import CSource, write_c
 from snnsim.deploy.engine import run
 from snnsim.deploy.interface import checked_decision
@@ -75,6 +76,15 @@ class IntegerNetwork:
             signals.append(operation.output)
         if not 0 <= output < len(signals):
             raise InvalidValueError(f"IntegerNetwork(output={output}): must be one of its {len(signals)} signals")
+        names = [operation.name for operation in operations if isinstance(operation, Neuron)]
+        if len(names) != len(set(names)):
+            raise InvalidValueError(
+                f"IntegerNetwork(operations): two neurons of one name, of {sorted(names)}; name each of its own"
+            )
+        if time_steps is not None:
+            check_int("IntegerNetwork", "time_steps", time_steps, at_least=1)
+        if input_scale is not None:
+            input_scale = checked_number("IntegerNetwork", "input_scale", input_scale, above=0)
         self.input = input
         self.operations = tuple(operations)
         self.output = output
@@ -169,7 +179,7 @@ class IntegerNetwork:
             InvalidTypeError: values that are no real numbers.
             InvalidValueError: without an input scale, values that are not whole or not within the input's bounds; NaN.
         """
-        values = x.numpy(force=True) if isinstance(x, Tensor) else np.asarray(x)
+        values = _values(x) if isinstance(x, Tensor) else np.asarray(x)
         if values.dtype.kind not in "buif":
             raise InvalidTypeError(f"IntegerNetwork: x must hold real numbers, got {values.dtype}")
         low, high = self.input.low, self.input.high
@@ -312,6 +322,14 @@ class IntegerNetwork:
     def _as_tensor(self, out: Integers) -> Tensor:
         narrow = np.uint8 if self.signals[self.output].is_binary else np.int32
         return torch.from_numpy(out.astype(narrow, copy=False))
+
+
+def _values(x: Tensor) -> Integers:
+    """The numbers of a tensor; numpy knows no bfloat16."""
+    if x.layout is not torch.strided:
+        raise InvalidTypeError(f"IntegerNetwork: x has the layout {x.layout}; give it as x.to_dense()")
+    narrow = x.is_floating_point() and x.dtype not in (torch.float32, torch.float64)
+    return (x.float() if narrow else x).numpy(force=True)
 
 
 def _is_inside(values: Integers, low: int, high: int) -> bool:

@@ -193,7 +193,7 @@ class Product(Operation):
         x = inputs[0].reshape(batch, groups, channels // groups, height, width)
         weight = self.weight.astype(np.int64).reshape(groups, -1, *self.weight.shape[1:])
         a = sum(np.einsum("bgihw,goi->bgohw", seen, weight[..., ky, kx]) for ky, kx, seen in self.window.views(x))
-        a = np.asarray(a).reshape(batch, len(self.weight), -1)
+        a = np.asarray(a).reshape(batch, len(self.weight), self.output.size // len(self.weight))
         if self.limits is not None:
             a = a.clip(*self.limits[:, :, None])
         driven = self.multiplier[:, None].astype(np.int64) * a + self.offset[:, None]
@@ -214,9 +214,10 @@ class Pool(Operation):
     maximum: bool
 
     def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
-        seen = np.stack([part for _, _, part in self.window.views(inputs[0].reshape(-1, *self.planes))])
+        batch = len(inputs[0])
+        seen = np.stack([part for _, _, part in self.window.views(inputs[0].reshape(batch, *self.planes))])
         pooled = seen.max(0) if self.maximum else seen.sum(0)
-        return pooled.reshape(-1, *self.output.shape), state
+        return pooled.reshape(batch, *self.output.shape), state
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +235,7 @@ class Reshape(Operation):
     """The same integers in another shape."""
 
     def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
-        return inputs[0].reshape(-1, *self.output.shape), state
+        return inputs[0].reshape(len(inputs[0]), *self.output.shape), state
 
 
 @dataclass(frozen=True, eq=False)

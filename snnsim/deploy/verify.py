@@ -110,7 +110,7 @@ class Certificate:
 
 
 def verify(
-    net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Tensor], c_folder: str | os.PathLike[str] | None = None
+    net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Any], c_folder: str | os.PathLike[str] | None = None
 ) -> Certificate:
     """Run a network and its integers on the same inputs and compare every spike, every code and every output.
 
@@ -120,7 +120,8 @@ def verify(
     Args:
         net: the network that was lowered, or a runner around it; run in eval mode, its modes and states are restored.
         integer_net: what `lower` made of it.
-        batches: inputs, each a sequence `[T, B, *n]`, or `[B, *n]` where the runner presents a static input.
+        batches: inputs, each a sequence `[T, B, *n]`, or `[B, *n]` where the runner presents a static input; tensors or arrays of
+            any dtype, or tuples such as (inputs, labels) that begin with them.
         c_folder: what `to_c` wrote, to compare that very C; None generates it anew.
 
     Returns:
@@ -151,7 +152,7 @@ def verify(
 
 
 def _certified(
-    network: nn.Module, other: nn.Module, time_steps: int | None, batches: Iterable[Tensor], compare: Comparison, fingerprint: str
+    network: nn.Module, other: nn.Module, time_steps: int | None, batches: Iterable[Any], compare: Comparison, fingerprint: str
 ) -> Certificate:
     """The certificate of a comparison, batch by batch in eval mode, up to the first difference."""
     runner = MultiStep(network, time_steps=time_steps)
@@ -160,7 +161,8 @@ def _certified(
     try:
         network.eval()
         other.eval()
-        for batch in batches:
+        for given in batches:
+            batch = _inputs(given, network)
             data.update(_bytes(batch))
             found, counted = compare(runner, batch)
             counts += counted
@@ -190,7 +192,22 @@ def _certified(
     )
 
 
-def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Tensor]) -> Certificate:
+def _inputs(batch: Any, network: nn.Module) -> Tensor:
+    """The inputs of a batch, the first of several things, in the network's dtype."""
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "buif":
+        # a copy: torch warns of memory that must not be written
+        inputs = torch.from_numpy(inputs.copy())
+    if not isinstance(inputs, Tensor) or inputs.is_complex():
+        kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InvalidTypeError(
+            f"verify(batches): a batch must be a tensor of numbers or begin with one, got {kind}; give x or (x, y)"
+        )
+    dtypes = [parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()]
+    return inputs.to(dtypes[0] if dtypes else torch.float32)
+
+
+def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Any]) -> Certificate:
     """Run a network and one read back from a file on the same inputs, and compare every spike, every code and every output.
 
     Args:

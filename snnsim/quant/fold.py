@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidValueError
-from snnsim.hooks import has_hooks
 from snnsim.quant.convert import ConversionReport, LayerNote
 from snnsim.quant.weight import QuantizedWeight
 
@@ -119,7 +118,7 @@ def _obstacle(layer: nn.Module | None, norm: nn.Module | None, uses: Counter[int
         return "the layer's bias is computed, not a parameter"
     if any(uses[id(shared)] > 1 for shared in (layer, norm, *parameters.values())):
         return "the layer, its weight or the normalization is used in several places"
-    if any(has_hooks(module) for module in (layer, norm)):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, norm)):
         return "the layer or the normalization has forward hooks, which would see other values"
     return None
 

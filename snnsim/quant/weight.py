@@ -279,10 +279,34 @@ class QuantizedWeight(nn.Module):
         mean = (channel_rows(wide(self.weight.detach()).abs(), axis) * kept).sum(1) / kept.sum(1).clamp(min=1)
         return mean.squeeze(0) if axis is None else mean
 
+    def scale(self, step: Tensor, input_step: Tensor) -> Tensor:
+        """The one factor of sums of integers times integers: the product of their steps, on the grid where there is one."""
+        if self.grid_bits is None:
+            return step * input_step
+        unit = self.input_unit()
+        return self._snapped(step * unit) * (input_step / unit)
+
+    def input_unit(self) -> Tensor:
+        """The step of the input without its power of two, 1 to 2; 1 where it is not known."""
+        quantizer = self.input_quantizer
+        one = wide(self.weight).new_ones(())
+        if quantizer is None or not quantizer.enabled or quantizer.amax is None:
+            return one
+        return 2 * torch.frexp(quantizer.integers(one[None])[1].detach().reshape(()))[0]
+
     def _on_grid(self, step: Tensor) -> Tensor:
+        """A step whose product with that of the input is on the grid."""
         if self.grid_bits is None:
             return step
-        snapped = step_quantize(step, 2.0**-self.grid_bits)
+        if self.input_quantizer is None:
+            return self._snapped(step)
+        unit = self.input_unit()
+        return self._snapped(step * unit) / unit
+
+    def _snapped(self, scale: Tensor) -> Tensor:
+        if self.grid_bits is None:
+            return scale
+        snapped = step_quantize(scale, 2.0**-self.grid_bits)
         return ste.straight_through(snapped.detach().clamp(min=2.0**-self.grid_bits), snapped)
 
     def _along_channels(self, step: Tensor) -> Tensor:
@@ -327,8 +351,8 @@ class QuantizedWeight(nn.Module):
             step: of the weights, as `integer_weight` gives it.
             input_step: of the integers that stand for the input; None for an input as it is.
         """
-        factor = self._along_outputs(self._output_step(step))
-        out = sums * (factor if input_step is None else factor * input_step)
+        step = self._output_step(step)
+        out = sums * self._along_outputs(step if input_step is None else self.scale(step, input_step))
         bias = self.quantized_bias()
         if bias is not None:
             out = out + self._along_outputs(bias)
@@ -345,6 +369,10 @@ class QuantizedWeight(nn.Module):
 
     def _product(self, x: Tensor, w_int: Tensor, *args: Any) -> Tensor:
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a weight that torch's pruning computed may be inside a graph, which can be neither copied nor pickled
+        return {name: value.detach() if isinstance(value, Tensor) else value for name, value in self.__dict__.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

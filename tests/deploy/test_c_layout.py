@@ -109,30 +109,22 @@ def test_a_pool_that_never_looks_back_lies_over_what_it_reads(window, over):
     assert (layout.values[2].first == layout.values[1].first) == over
 
 
-LARGE = 2**16
+ONE, LARGE = Signal((1, 1, 1), 0, 1), Signal((1, 2**14, 2**14), 0, 1)
 
 
 @pytest.mark.parametrize(
-    ("make", "rule"),
+    ("source", "make", "rule"),
     [
-        (lambda: IntegerNetwork(Signal((1, LARGE, LARGE), 0, 1), [], 0), "a signal has fewer than"),
-        (lambda: IntegerNetwork(source := Signal((1, 2**14, 2**14), 0, 1), [product(source, 8)], 1), "a signal has fewer than"),
-        (lambda: IntegerNetwork(source := Signal((1, 2**14, 2**14), 0, 1), [Delay("late", (0,), source, 8)], 1), "wait in it"),
-        (
-            lambda: IntegerNetwork(source := Signal((1, 1, 1), 0, 1), [product(source, 1, Window(stride=(2**31, 1)))], 1),
-            "a window and what it sees are smaller",
-        ),
-        (
-            lambda: IntegerNetwork(
-                source := Signal((1, 1, 1), 0, 1), [product(source, 1, Window(stride=(2**30, 1), padding=(2**30, 0)))], 1
-            ),
-            "a window and what it sees are smaller",
-        ),
+        (Signal((1, 2**16, 2**16), 0, 1), None, "one sample has at most"),
+        (LARGE, lambda: product(LARGE, 8), "one sample has at most"),
+        (LARGE, lambda: Delay("late", (0,), LARGE, 8), "its state has at most"),
+        (ONE, lambda: product(ONE, 1, Window(stride=(2**31, 1))), "a window's sizes fit 32 bits"),
+        (ONE, lambda: product(ONE, 1, Window(stride=(2**30, 1), padding=(2**30, 0))), "with its border, its input has at most"),
     ],
 )
-def test_sizes_beyond_the_reach_of_an_index(make, rule):
+def test_sizes_beyond_the_reach_of_an_index(source, make, rule):
     with pytest.raises(InvalidValueError, match=rule):
-        make()
+        IntegerNetwork(source, [make()] if make else [], 0)
 
 
 def test_largest_sizes_are_laid_out():
