@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from snnsim.errors import OutputError
 
-__all__ = ["user_cache", "write_whole"]
+__all__ = ["user_cache", "write_folder", "write_whole"]
 
 
 def user_cache() -> Path:
@@ -50,4 +52,36 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     except OSError as error:
         raise OutputError(
             f"{caller}(path={str(path)!r}): cannot be written ({error.strerror or error}); pick a folder that you may write to"
+        ) from error
+
+
+def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], caller: str) -> None:
+    """Write a new folder that appears under its name only once it is complete; the folders above it are made.
+
+    A writer that is killed leaves nothing under that name, and nothing that is in the way of the next one.
+
+    Args:
+        path: where to.
+        files: content by name.
+        caller: what was given `path`, for the message.
+
+    Raises:
+        OutputError: the folder exists already, or cannot be written.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{caller}({str(path)!r}): it exists already and is left alone; name a new folder")
+    folder = Path(os.path.abspath(path))
+    # two processes may have one number, in containers of their own
+    partial = folder.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        try:
+            for name, content in files.items():
+                (partial / name).write_bytes(content)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"{caller}({str(path)!r}): cannot be written ({error.strerror or error}); pick a folder that you may write to"
         ) from error

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import threading
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +27,8 @@ from snnsim.deploy.operations import (
 )
 from snnsim.deploy.preset_operations import Preset, PresetLayer, PresetNeuron
 from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
-from snnsim.errors import DataError, MissingDataError, OutputError, SnnsimError
-from snnsim.files import write_whole
+from snnsim.errors import DataError, MissingDataError, SnnsimError
+from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -75,6 +73,8 @@ def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integer
         "time_steps": network.time_steps,
         "output": network.output,
         "operations": operations,
+        # a file of a network without a rule is what it was before there were rules
+        **({} if network.decision is None else {"decision": network.decision}),
     }
     # as JSON gives it back: lists for tuples
     return json.loads(json.dumps(manifest)), tensors
@@ -88,9 +88,6 @@ def save_network(network: IntegerNetwork, folder: str | os.PathLike[str]) -> Non
     """
     from safetensors.numpy import save
 
-    path = Path(folder)
-    if path.exists() or path.is_symlink():
-        raise OutputError(f"IntegerNetwork.save({str(folder)!r}): it exists already and is left alone; name a new folder")
     manifest, tensors = describe(network)
     content = save(tensors)
     manifest |= {
@@ -98,19 +95,7 @@ def save_network(network: IntegerNetwork, folder: str | os.PathLike[str]) -> Non
         "sha256": {TENSORS: hashlib.sha256(content).hexdigest(), "network": _hash(manifest)},
     }
     text = json.dumps(manifest, indent=2) + "\n"
-    # beside the folder, which appears whole or not at all
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        write_whole(partial / TENSORS, lambda file: file.write(content), "IntegerNetwork.save")
-        write_whole(partial / MANIFEST, lambda file: file.write(text.encode()), "IntegerNetwork.save")
-        try:
-            partial.rename(path)
-        except OSError as problem:
-            raise OutputError(
-                f"IntegerNetwork.save({str(folder)!r}): cannot be written ({problem}); name a new folder"
-            ) from problem
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    write_folder(folder, {TENSORS: content, MANIFEST: text.encode()}, "IntegerNetwork.save")
 
 
 def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -135,6 +120,7 @@ def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "output": _plain(manifest["output"], int),
             "time_steps": _plain(manifest["time_steps"], int, type(None)),
             "input_scale": _plain(manifest["input_scale"], float, type(None)),
+            "decision": _plain(manifest.get("decision"), str, type(None)),
         }
     except SnnsimError:
         raise

@@ -27,6 +27,7 @@ from snnsim.deploy.constants import (
 from snnsim.deploy.dyadic import FLOAT32_EXACT, frac_bits_of, on_grid
 from snnsim.deploy.exactness import Report, Stage, accumulator_bounds
 from snnsim.deploy.graph import Graph, Part, at_rest, check_methods, network_of, read, refusal
+from snnsim.deploy.interface import checked_decision
 from snnsim.deploy.network import IntegerNetwork
 from snnsim.deploy.operations import (
     Add,
@@ -57,7 +58,12 @@ SEARCHED_FRAC_BITS, LARGEST_SEARCHED = 40, 2.0**52
 MAX_BISECTED_LEVELS = 16
 
 
-def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_range: tuple[int, int] = (0, 1)) -> IntegerNetwork:
+def lower(
+    net: nn.Module,
+    input_shape: tuple[int, ...] | None = None,
+    input_range: tuple[int, int] = (0, 1),
+    decision: str | None = None,
+) -> IntegerNetwork:
     """Turn a quantized network into integers with the same spikes and the same codes, at every layer and time step.
 
     The network, or a runner around it, is read in eval mode and left as it is. Layers are linear and convolution layers with
@@ -75,6 +81,7 @@ def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_rang
         input_shape: of one sample at one time step; may be left out where a linear layer comes first.
         input_range: smallest and largest integer of the input, as (0, 255) for 8-bit pixels. A first layer with `input_quant`
             brings its own.
+        decision: how the outputs become a class, see `IntegerNetwork`.
 
     Returns:
         The integer network.
@@ -82,11 +89,14 @@ def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_rang
     Raises:
         InvalidValueError: something that cannot be lowered exactly; names the layer, the reason and what to change.
     """
+    checked_decision("lower", decision)
     network, time_steps = network_of(net)
     # the caller's network stays as it is
     graph = read(at_rest(network))
     check_methods(graph)
-    return build(graph, input_shape, input_range, time_steps, bisects=True)[0]
+    integer = build(graph, input_shape, input_range, time_steps, bisects=True)[0]
+    integer.decision = decision
+    return integer
 
 
 def build(
@@ -270,6 +280,9 @@ class _Builder(Assembly):
             raise refusal(part, "return_indices=True is not supported; leave it out")
         if maximum and window.padding != (0, 0) and signal.low < 0:
             raise refusal(part, "pads values that may be negative; pool after the neuron, or without padding")
+        sizes = signal.planes[1:]
+        if maximum and any((first == size).any() for first, size in zip(window.firsts(*sizes), sizes, strict=True)):
+            raise refusal(part, "has places that see nothing but padding, whose maximum is -inf; use less padding or dilation")
         low, high, divided = signal.low, signal.high, 0
         if not maximum:
             low, high = low * window.count, high * window.count

@@ -17,8 +17,8 @@ from torch import Tensor
 from snnsim.checks import check_int, checked_number
 from snnsim.deploy.c import CSource, write_c
 from snnsim.deploy.engine import run
+from snnsim.deploy.interface import checked_decision
 from snnsim.deploy.operations import Integers, Neuron, Operation, Signal
-from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
 from snnsim.deploy.program import Program
 from snnsim.deploy.soundness import check_operation, check_signal
 from snnsim.deploy.state import Packed, StateLayout
@@ -54,6 +54,8 @@ class IntegerNetwork:
         time_steps: how often a static input is presented; None takes sequences.
         input_scale: a real input is multiplied by this, rounded (halves to even) and clamped to the bounds of `input`; None
             takes integers as they are.
+        decision: how outputs become a class: "rate", the largest sum over time, or "membrane", the largest value over time, of
+            equals the first; None where they stand for no classes.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class IntegerNetwork:
         output: int,
         time_steps: int | None = None,
         input_scale: float | None = None,
+        decision: str | None = None,
     ) -> None:
         check_signal("input", input)
         signals = [input]
@@ -87,6 +90,7 @@ class IntegerNetwork:
         self.output = output
         self.time_steps = time_steps
         self.input_scale = input_scale
+        self.decision = checked_decision("IntegerNetwork", decision)
         self._state: Packed | None = None
 
     def __repr__(self) -> str:
@@ -156,13 +160,6 @@ class IntegerNetwork:
             OutputError: the folder exists already, or cannot be written.
             InvalidValueError: a name that is no C identifier in lower case; neurons of a chip, which have no C.
         """
-        for operation in self.operations:
-            if isinstance(operation, PresetNeuron | PresetLayer):
-                kind = type(operation.neuron).__name__
-                raise InvalidValueError(
-                    f"IntegerNetwork.to_c: {operation.name!r} is a layer of {kind}, and C is generated for lowered networks; run "
-                    "this one as it is, its chip has tools of its own"
-                )
         return write_c(self, folder, name)
 
     def fingerprint(self) -> str:
@@ -188,10 +185,9 @@ class IntegerNetwork:
         low, high = self.input.low, self.input.high
         if self.input_scale is not None:
             values = np.rint(np.clip(values.astype(np.float32) * np.float32(self.input_scale), low, high))
-        narrow = np.uint8 if low >= 0 and high <= 255 else np.int32
         # out of range first: converting such a value is undefined
         inside = _is_inside(values, low, high)
-        integers = values.astype(narrow, copy=False) if inside else None
+        integers = values.astype(self.input.given_as, copy=False) if inside else None
         if integers is None or (values.dtype.kind == "f" and (integers != values).any()):
             wrong = values[~((values >= low) & (values <= high) & (values == np.floor(values)))]
             raise InvalidValueError(
@@ -248,7 +244,9 @@ class IntegerNetwork:
         self._state = None if packed is None else self.layout.checked(packed).copy()
 
     def classify(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
-        """Class of each sample `[B]`: where the spikes, or the potentials, summed over time are largest; the first of equals.
+        """Class of each sample `[B]` by the decision rule: where the outputs summed over time are largest, the first of equals.
+
+        With "membrane" their largest value over time takes the place of the sum.
 
         Raises:
             ShapeError: the output of one sample is not a vector.
@@ -257,7 +255,8 @@ class IntegerNetwork:
             raise ShapeError(
                 f"classify: the output of one sample has shape {self.signals[self.output].shape} and must be [classes]"
             )
-        return self(x_seq).long().sum(0).argmax(1)
+        outputs = self(x_seq).long()
+        return (outputs.amax(0) if self.decision == "membrane" else outputs.sum(0)).argmax(1)
 
     def trace(self, x_seq: Tensor | npt.ArrayLike) -> tuple[Tensor, dict[str, NeuronTrace]]:
         """Run a sequence from rest by the definition, and keep what every neuron did.

@@ -200,6 +200,7 @@ def _checked_planes(operation: Product | Pool, source: Signal) -> tuple[int, int
 def _check_window(name: str, window: Window, height: int, width: int) -> None:
     _require(name, all(size > 0 for size in (*window.kernel, *window.stride, *window.dilation)), "a window's sizes are positive")
     _require(name, all(padding >= 0 for padding in window.padding), "padding is not negative")
+    _require(name, max(*window.kernel, *window.stride, *window.dilation) <= INT32_MAX, "a window's sizes fit 32 bits")
     _require(name, min(window.output_size(height, width)) > 0, "its kernel fits its input")
 
 

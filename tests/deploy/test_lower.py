@@ -262,6 +262,7 @@ IMAGE_REFUSED = {
     "even same": (QuantConv2d(1, 2, 2, padding="same"), r"padding='same' with an even kernel"),
     "kernel too large": (QuantConv2d(1, 2, 9), r"kernel is larger than its input of shape \(1, 6, 6\)"),
     "channels": (QuantConv2d(3, 2, 1), r"takes 3 channels in 3 axes, and one sample has shape \(1, 6, 6\)"),
+    "blind": (nn.MaxPool2d(2, padding=1, dilation=7), r"has places that see nothing but padding, whose maximum is -inf"),
     "axes": (nn.MaxPool1d(2), r"pools over 1 axes, and one sample has shape \(1, 6, 6\)"),
 }
 
