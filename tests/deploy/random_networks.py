@@ -489,7 +489,8 @@ def check(seed, compiler=None):
         equal("streamed", torch.stack([integer.step(now) for now in x]), found)
     equal("traced", integer.trace(x)[0], found)
     equal("no samples", integer.trace(x[:0] if case.time_steps else x[:, :0])[0], found[:, :0])
-    if not verify(case.runner(), integer, [x]).exact:
+    # compiles C of its own where it can, which takes longer than all else
+    if (compiler is not None or seed % 4 == 0) and not verify(case.runner(), integer, [x]).exact:
         raise Fault("verify finds a difference")
     with tempfile.TemporaryDirectory() as folder:
         integer.save(Path(folder) / "saved")
