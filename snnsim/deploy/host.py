@@ -52,7 +52,7 @@ class HostProgram:
         sizes = [4 * output.size, *(layer.output.size for layer in layers)]
         if len(answer) != batch * steps * sum(sizes):
             raise RunError(f"{self.path.name} wrote {len(answer)} bytes instead of {batch * steps * sum(sizes)}")
-        rows = np.frombuffer(answer, np.uint8).reshape(batch, steps, -1).swapaxes(0, 1)
+        rows = np.frombuffer(answer, np.uint8).reshape(batch, steps, sum(sizes)).swapaxes(0, 1)
         first, *rest = np.split(rows, np.cumsum(sizes)[:-1], axis=2)
         outputs = np.ascontiguousarray(first).view(np.int32).reshape(steps, batch, *output.shape)
         codes = {layer.name: part.reshape(steps, batch, *layer.output.shape) for layer, part in zip(layers, rest, strict=True)}
