@@ -101,6 +101,10 @@ class Reshaping(nn.Module):
         self.node = node
         self.index = index
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Only its shape is known outside of the forward that it stands in."""
+        raise InvalidValueError(f"the change of shape {self.node.name!r} is no module; write nn.Flatten() or x.flatten(1)")
+
     def reshaped(self, shape_of: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
         """The shape that it gives, with the batch axis in front, from those of the tensors before it."""
         return tuple(_evaluated(self.node, {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()}).shape)
