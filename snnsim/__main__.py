@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SnnsimError, OSError) as problem:
         say(f"{name}: {problem}")
         status = MISTAKE
-    except (MemoryError, RuntimeError) as problem:
+    except (MemoryError, RuntimeError, TypeError) as problem:
         if not is_out_of_memory(problem):
             raise
         say(f"{name}: there is not enough memory ({str(problem)[:200]}); ask for smaller sizes or fewer jobs")

@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["claimed", "is_left_over", "remove_left_overs", "user_cache", "write_whole"]
+__all__ = ["claimed", "is_left_over", "remove_left_overs", "user_cache", "write_folder", "write_whole"]
 
 LOCK = ".lock"
 PARTIAL = ".partial"
@@ -166,3 +167,35 @@ def _remove_empty(folders: list[Path]) -> None:
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
+
+
+def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], caller: str) -> None:
+    """Write a new folder that appears under its name only once it is complete; the folders above it are made.
+
+    A writer that is killed leaves nothing under that name, and nothing that is in the way of the next one.
+
+    Args:
+        path: where to.
+        files: content by name.
+        caller: what was given `path`, for the message.
+
+    Raises:
+        OutputError: the folder exists already, or cannot be written.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{caller}({str(path)!r}): it exists already and is left alone; name a new folder")
+    folder = Path(os.path.abspath(path))
+    # two processes may have one number, in containers of their own
+    partial = folder.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        try:
+            for name, content in files.items():
+                (partial / name).write_bytes(content)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"{caller}({str(path)!r}): cannot be written ({error.strerror or error}); pick a folder that you may write to"
+        ) from error

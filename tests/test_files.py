@@ -6,7 +6,7 @@ import os
 import pytest
 
 from snnsim.errors import OutputError
-from snnsim.files import claimed, is_left_over, write_whole
+from snnsim.files import claimed, is_left_over, write_folder, write_whole
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -150,3 +150,30 @@ def test_file_systems_without_locks_are_written_without(tmp_path, monkeypatch):
     with claimed(tmp_path, "--out"):
         (tmp_path / "result").touch()
     assert os.listdir(tmp_path) == ["result"]
+
+
+def test_a_folder_appears_whole(tmp_path):
+    write_folder(tmp_path / "a" / "b", {"one": b"1", "two": b"2"}, "test")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a" / "b").iterdir()} == {"one": b"1", "two": b"2"}
+    assert os.listdir(tmp_path / "a") == ["b"]
+
+
+def test_a_folder_that_cannot_be_filled_leaves_nothing(tmp_path):
+    with pytest.raises(OutputError, match=r"test\(.*\): cannot be written"):
+        write_folder(tmp_path / "a", {"one": b"1", "no/such": b"2"}, "test")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link"])
+def test_a_folder_replaces_nothing(kind, tmp_path):
+    path = tmp_path / "a"
+    (tmp_path / "other").mkdir()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "file":
+        path.touch()
+    else:
+        path.symlink_to(tmp_path / ("other" if kind == "link" else "none"))
+    with pytest.raises(OutputError, match="it exists already and is left alone; name a new folder"):
+        write_folder(path, {"one": b"1"}, "test")
+    assert sorted(os.listdir(tmp_path)) == ["a", "other"]

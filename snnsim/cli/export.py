@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.cli.options import positive_int
+from snnsim.cli.target import Target
 from snnsim.data import batches
 from snnsim.deploy import Certificate, IntegerNetwork, from_nir, lower, to_grid, to_nir, verify
 from snnsim.deploy.c import generate
+from snnsim.deploy.c_names import check_name
 from snnsim.deploy.cost import Energy, Operations, count_operations
 from snnsim.deploy.exactness import Report
+from snnsim.deploy.interface import interface_of
 from snnsim.deploy.verify import verify_copy
-from snnsim.errors import CheckpointError, InvalidValueError, OutputError, SnnsimError
-from snnsim.files import write_whole
+from snnsim.errors import CheckpointError, InvalidValueError, SnnsimError
 from snnsim.metrics import footprint
 from snnsim.quant.convert import quantize
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.fold import fold_batch_norm
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.quant.weight import QuantizedWeight
+from snnsim.record import Recorder
+from snnsim.runners import MultiStep
 from snnsim.training import Config, Training, describe_bits, load_checkpoint, load_datasets
 
 DESCRIPTION = """Export a checkpoint of `snnsim train`: c makes a folder of C99, integer a folder that IntegerNetwork.load
@@ -40,9 +42,11 @@ DEFAULT_WEIGHT_BITS = 8
 # tried from the finest on
 GRID_BITS = range(16, 3, -1)
 PIXEL_BITS = 8
-# what an export leaves in its folder, and by which one is known
-REPORT, CERTIFICATE = "export.json", "certificate.json"
+# what an export leaves beside the result: what was compared, as PyTorch and as a certificate
+NETWORK, CERTIFICATE = "network.pt", "certificate.json"
 BATCH = 100
+# how `snnsim train` reads its networks
+DECISION = "rate"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +100,8 @@ class Prepared:
         integer: what it was lowered to; None for a NIR graph.
         report: of its exactness; None where nothing was snapped.
         accuracy: on the test set by stage, 0 to 1.
+        changes: what makes it another network than the checkpoint's, in words.
+        difference: what those changes change, see `differences`; None without changes.
     """
 
     training: Training
@@ -104,6 +110,8 @@ class Prepared:
     integer: IntegerNetwork | None
     report: Report | None
     accuracy: dict[str, float]
+    changes: list[str] = field(default_factory=list)
+    difference: dict[str, Any] | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -120,13 +128,17 @@ def run(options: argparse.Namespace) -> int:
     """Export as asked; returns the exit status."""
     torch.set_num_threads(options.threads)
     energy = Energy(options.pj_add, options.pj_multiply, options.pj_update, options.pj_read)
-    _check_target(options.out, single=options.to == "nir", overwrite=options.overwrite)
-    training = load_training(options.checkpoint, options.data)
-    print(f"{options.checkpoint}: {training.config.dataset}, {describe_bits(training.config.bits)} states, epoch {training.epoch}")
-    prepared = prepare(training, options)
-    operations = _count(prepared, options.samples)
-    numbers = describe(prepared, operations, energy)
-    certificate = write(prepared, options, numbers)
+    if options.to == "c":
+        check_name(options.name)
+    target = Target(options.out, single=options.to == "nir", overwrite=options.overwrite)
+    with target.stage() as stage:
+        training = load_training(options.checkpoint, options.data)
+        config = training.config
+        print(f"{options.checkpoint}: {config.dataset}, {describe_bits(config.bits)} states, epoch {training.epoch}")
+        prepared = prepare(training, options)
+        operations = _count(prepared, options.samples)
+        numbers = describe(prepared, operations, energy)
+        certificate = write(prepared, options, numbers, target, stage)
     if certificate is not None and not certificate.exact:
         raise SnnsimError(f"{options.out} was not written, as it would not compute what the checkpoint does: {certificate}")
     return 0
@@ -151,30 +163,59 @@ def load_training(path: Path, data: str | None) -> Training:
 
 def prepare(training: Training, options: argparse.Namespace) -> Prepared:
     """Quantize and lower a trained network as asked, and test it before and after."""
-    network = training.runner.net
+    network, trained = training.runner.net, copy.deepcopy(training.runner)
     accuracy = {"checkpoint": training.evaluate()[0]}
     print(f"test accuracy {accuracy['checkpoint']:.2%} as trained")
-    changed = _quantize_weights(network, options)
+    changes = _quantize_weights(network, options)
     shape, bounds, resolution = _survey(training)
-    prepared = Prepared(training, shape, bounds, None, None, accuracy)
+    prepared = Prepared(training, shape, bounds, None, None, accuracy, changes)
     if options.to != "nir":
         if resolution is not None:
             _quantize_input(network, resolution)
-            changed.append(f"inputs are the integers x * {2**resolution}, at most {2**PIXEL_BITS - 1}")
+            changes.append(f"inputs are the integers x * {2**resolution}, at most {2**PIXEL_BITS - 1}")
         if options.grid_bits != "none":
             prepared.report = _snap(prepared, options.grid_bits)
-            changed.append(f"scales, edges and leaks snapped to multiples of 2^-{_grid_of(network)}")
-        prepared.integer = lower(training.runner, shape, bounds)
-    if changed:
+            changes.append(f"scales, edges and leaks snapped to multiples of 2^-{_grid_of(network)}")
+        prepared.integer = lower(training.runner, shape, bounds, decision=DECISION)
+    if changes:
         accuracy["exported"] = training.evaluate()[0]
-        print("the network was changed, and its accuracy may with it: " + "; ".join(changed))
+        print("the network was changed, and its accuracy may with it: " + "; ".join(changes))
         print(f"test accuracy {accuracy['exported']:.2%} as exported")
+        prepared.difference = differences(trained, training.runner, prepared.inputs(options.samples))
+        print(_in_words(prepared.difference))
     return prepared
+
+
+@torch.no_grad()
+def differences(trained: MultiStep, exported: MultiStep, inputs: Iterable[Tensor]) -> dict[str, Any]:
+    """How two networks with the same neurons differ: predictions of samples, and spikes of each layer, `[differ, all]`."""
+    predictions, spikes = [0, 0], dict[str, list[int]]()
+    for x in inputs:
+        runs = []
+        for runner in (trained.eval(), exported.eval()):
+            with Recorder(runner.net) as recorder:
+                runs.append((runner(x).sum(0).argmax(1), recorder.traces()))
+        (expected, before), (found, after) = runs
+        predictions = [predictions[0] + int((expected != found).sum()), predictions[1] + len(found)]
+        for name, trace in after.items():
+            differ, total = spikes.get(name, [0, 0])
+            spikes[name] = [differ + int((before[name].spikes != trace.spikes).sum()), total + trace.spikes.numel()]
+    return {"predictions": predictions, "spikes": spikes}
+
+
+def _in_words(difference: dict[str, Any]) -> str:
+    (differ, samples), spikes = difference["predictions"], difference["spikes"]
+    layers = ", ".join(f"{name} {count:,} of {total:,}" for name, (count, total) in spikes.items())
+    return f"differs from the checkpoint in {differ} of {samples} predictions of the test set, and in spikes: {layers}"
 
 
 def describe(prepared: Prepared, operations: Operations, energy: Energy) -> dict[str, Any]:
     """Print what the network costs; returns the numbers."""
-    numbers: dict[str, Any] = {"accuracy": prepared.accuracy}
+    interface = {"time_steps": prepared.training.runner.time_steps, "decision": DECISION}
+    if prepared.integer is not None:
+        interface = interface_of(prepared.integer)
+    numbers: dict[str, Any] = {"accuracy": prepared.accuracy, **interface}
+    numbers |= {"changes": prepared.changes, "difference": prepared.difference}
     if prepared.report is not None:
         print("\nexact where the live window stays within its limit:")
         print(prepared.report)
@@ -206,40 +247,41 @@ def describe(prepared: Prepared, operations: Operations, energy: Energy) -> dict
     return numbers | {"operations": asdict(operations), "energy_pj": picojoules, "assumed_pj": asdict(energy)}
 
 
-def write(prepared: Prepared, options: argparse.Namespace, numbers: dict[str, Any]) -> Certificate | None:
-    """Write into a place of its own, compare, and move it to OUT only if it is exact."""
-    out: Path = options.out
-    partial = _partial(out)
-    certificate = None
-    try:
-        if prepared.integer is None:
-            graph = partial / out.name
-            partial.mkdir()
-            to_nir(prepared.network, graph, input_shape=prepared.input_shape)
-        elif options.to == "c":
-            prepared.integer.to_c(partial, options.name)
-        else:
-            prepared.integer.save(partial)
-        if not options.no_verify:
-            certificate = _compare(prepared, options, partial)
-            print(f"compared on the test set: {certificate}")
-            if not certificate.exact:
-                return certificate
-            certificate.save(partial / CERTIFICATE)
-        text = json.dumps({"checkpoint": str(options.checkpoint), "to": options.to, **numbers}, indent=2) + "\n"
-        write_whole(partial / REPORT, lambda file: file.write(text.encode()), "export")
-        print("wrote", ", ".join(str(path) for path in _move(partial, out, options.to == "nir")))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def write(
+    prepared: Prepared, options: argparse.Namespace, numbers: dict[str, Any], target: Target, stage: Path
+) -> Certificate | None:
+    """Write into the stage, compare, and move it to OUT only if it is exact."""
+    made, certificate = stage / "made", None
+    if prepared.integer is None:
+        made.mkdir()
+        to_nir(prepared.network, made / target.out.name, input_shape=prepared.input_shape)
+    elif options.to == "c":
+        prepared.integer.to_c(made, options.name)
+    else:
+        prepared.integer.save(made)
+    if not options.no_verify:
+        certificate = _compare(prepared, options, made)
+        print(f"compared on the test set: {certificate}")
+        print(f"generated C: {certificate.c}")
+        if not certificate.exact:
+            return certificate
+        certificate.save(made / target.name_of(CERTIFICATE))
+    if prepared.integer is not None:
+        torch.save(prepared.training.runner, made / NETWORK)
+    report = {"checkpoint": str(options.checkpoint), "to": options.to, **numbers}
+    print("wrote", ", ".join(str(path) for path in target.replace(made, report)))
     return certificate
 
 
-def _compare(prepared: Prepared, options: argparse.Namespace, partial: Path) -> Certificate:
+def _compare(prepared: Prepared, options: argparse.Namespace, made: Path) -> Certificate:
     runner, inputs = prepared.training.runner, prepared.inputs(options.samples)
-    if options.to == "nir":
-        return verify_copy(runner, from_nir(partial / options.out.name), inputs)
     # what was written is what is compared
-    return verify(runner, IntegerNetwork.load(partial) if options.to == "integer" else _integer(prepared), inputs)
+    if options.to == "nir":
+        (graph,) = made.iterdir()
+        return verify_copy(runner, from_nir(graph), inputs)
+    if options.to == "integer":
+        return verify(runner, IntegerNetwork.load(made), inputs)
+    return verify(runner, _integer(prepared), inputs, made)
 
 
 def _integer(prepared: Prepared) -> IntegerNetwork:
@@ -249,6 +291,10 @@ def _integer(prepared: Prepared) -> IntegerNetwork:
 
 
 def _quantize_weights(network: nn.Module, options: argparse.Namespace) -> list[str]:
+    changed = []
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        fold_batch_norm(network)
+        changed.append("batch normalization folded into the layers before it")
     layers = [module for module in network.modules() if isinstance(module, QuantizedWeight)]
     bits = options.weight_bits
     if layers:
@@ -256,11 +302,7 @@ def _quantize_weights(network: nn.Module, options: argparse.Namespace) -> list[s
             raise InvalidValueError(
                 f"--weight-bits {bits}: the checkpoint was trained with weights of {layers[0].weight_bits} bits; leave it out"
             )
-        return []
-    changed = []
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
-        fold_batch_norm(network)
-        changed.append("batch normalization folded into the layers before it")
+        return changed
     if bits is not None or options.to != "nir":
         quantize(network, weights=bits or DEFAULT_WEIGHT_BITS)
         changed.append(f"weights quantized to {bits or DEFAULT_WEIGHT_BITS} bits after training")
@@ -322,46 +364,3 @@ def _batches(training: Training, samples: int) -> Iterator[tuple[Tensor, Tensor]
         left -= len(y)
         if left <= 0:
             return
-
-
-def _partial(out: Path) -> Path:
-    return out.with_name(f".{out.name}.{os.getpid()}.partial")
-
-
-def _beside(out: Path, name: str) -> Path:
-    """Where a file that belongs to a single exported file lies."""
-    return out.with_name(f"{out.name}.{name}")
-
-
-def _check_target(out: Path, single: bool, overwrite: bool) -> None:
-    """Refuse a place that cannot be written, before the work."""
-    if out.exists() or out.is_symlink():
-        if not overwrite:
-            raise OutputError(f"{out} exists; replace it with --overwrite, or name another OUT")
-        mark = _beside(out, REPORT) if single else out / REPORT
-        if out.is_symlink() or out.is_dir() == single or not mark.is_file():
-            raise OutputError(
-                f"{out} is no earlier export of this kind, as there is no {mark}, and is left alone; remove it yourself"
-            )
-    partial = _partial(out)
-    try:
-        partial.mkdir(parents=True)
-        partial.rmdir()
-    except OSError as problem:
-        raise OutputError(f"{out} cannot be written ({problem.strerror}); pick a folder that you may write to") from problem
-
-
-def _move(partial: Path, out: Path, single: bool) -> list[Path]:
-    """Put a finished export in its place; returns what lies there now."""
-    if not single:
-        if out.is_dir():
-            shutil.rmtree(out)
-        partial.replace(out)
-        return [out]
-    moved = []
-    for path in (partial / out.name, partial / CERTIFICATE, partial / REPORT):
-        if path.is_file():
-            target = out if path.name == out.name else _beside(out, path.name)
-            path.replace(target)
-            moved.append(target)
-    return moved

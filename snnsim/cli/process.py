@@ -12,6 +12,10 @@ from types import FrameType
 __all__ = ["INTERRUPTED", "MISTAKE", "NO_READER", "is_out_of_memory", "leave_quietly", "own_process", "say"]
 
 MISTAKE = 2
+NO_MEMORY = (
+    *("allocate memory", "not enough memory", "out of memory"),
+    *("Storage size calculation overflowed", "Overflow when unpacking"),
+)
 # what a shell reports of a process that SIGINT or SIGPIPE ended
 INTERRUPTED, NO_READER = 130, 141
 
@@ -52,4 +56,4 @@ def say(text: str) -> None:
 
 def is_out_of_memory(problem: BaseException) -> bool:
     """Whether memory was refused; torch says so by the words of its message alone."""
-    return isinstance(problem, MemoryError) or "allocate memory" in str(problem) or "out of memory" in str(problem)
+    return isinstance(problem, MemoryError) or any(sign in str(problem) for sign in NO_MEMORY)

@@ -28,6 +28,7 @@ class Assembly:
         index: of the part being lowered.
         sums, layers: of each product, by its signal: bounds of its sums for every output channel, and the layer.
         off_grid: of a product on no grid, by its signal: the fractional bits it would need.
+        added_bits: of each signal: fractional bits that steps of inputs and divisions have added to those of a layer's grid.
     """
 
     def __init__(self, graph: Graph, input: Signal) -> None:
@@ -39,20 +40,22 @@ class Assembly:
         self.sums: dict[int, tuple[Integers, Integers]] = {}
         self.layers: dict[int, Any] = {}
         self.off_grid: dict[int, int] = {}
+        self.added_bits = [0]
 
-    def append(self, operation: Operation) -> int:
+    def append(self, operation: Operation, added_bits: int = 0) -> int:
         """Add an operation; returns its signal."""
         self.operations.append(operation)
         self.signals.append(operation.output)
+        self.added_bits.append(added_bits)
         return len(self.operations)
 
-    def stage(self, part: Part, source: int, edges: Tensor, leak: Tensor, frac_bits: int, shift: int) -> Stage:
-        """How exact a neuron is with the layer in front of it."""
+    def stage(self, part: Part, source: int, edges: Tensor, leak: Tensor, frac_bits: int, shift: int, divided: int) -> Stage:
+        """How exact a neuron is with the layer in front of it, whose output it divides by `2**divided`."""
         origin, unit = self.origin_of(source), 2.0 ** (shift - frac_bits)
         if origin not in self.sums:
             layer = self.operations[origin - 1].name if origin else "input"
             window = self.signals[source].magnitude * unit + float(leak.abs().max())
-            return Stage(part.name, layer, frac_bits, window, 0, None)
+            return Stage(part.name, layer, frac_bits, window, 0, None, self.added_bits[source] + divided)
         product = self.product_at(origin)
         window = self.reach_of(origin) * unit + float(leak.abs().max())
         if isinstance(self.layers[origin], QuantizedWeight) and self.is_alone():
@@ -60,7 +63,8 @@ class Assembly:
             constants = float(product.multiplier.max() + np.abs(product.offset).max()) * unit
             window = min(window, float(edges.abs().max() + leak.abs().max()) + constants)
         multiplier = int(product.multiplier.min()) << shift, int(product.multiplier.max()) << shift
-        return Stage(part.name, product.name, frac_bits, window, self.largest_sum(origin), multiplier)
+        added = self.added_bits[origin] + divided
+        return Stage(part.name, product.name, frac_bits, window, self.largest_sum(origin), multiplier, added)
 
     def limit(self, source: int, shift: int, edges: Integers, leak: Integers) -> None:
         """Clamp the sums of a product where the neuron behind it could leave 32 bits."""
@@ -133,14 +137,16 @@ class Assembly:
             raise refusal(
                 part, f"{what} needs {self.off_grid[origin]} fractional bits; call snnsim.deploy.to_grid(net) and fine-tune it"
             )
-        check_magnitude(part, max(self.reach_of(origin), int(product.multiplier.max())), product.output.frac_bits, what)
+        magnitude = max(self.reach_of(origin), int(product.multiplier.max()))
+        check_magnitude(part, magnitude, product.output.frac_bits, what, self.added_bits[origin])
 
 
-def check_magnitude(part: Part, magnitude: int, frac_bits: int, what: str) -> None:
+def check_magnitude(part: Part, magnitude: int, frac_bits: int, what: str, added_bits: int = 0) -> None:
     """Refuse values of up to `magnitude * 2**-frac_bits` that float32 does not hold exactly."""
     if magnitude > FLOAT32_EXACT:
         excess = math.ceil(math.log2(magnitude / FLOAT32_EXACT))
-        fewer = f"; call snnsim.deploy.to_grid(net, grid_bits={frac_bits - excess}) and fine-tune it" if frac_bits >= excess else ""
+        grid_bits = frac_bits - added_bits - excess
+        fewer = f"; call snnsim.deploy.to_grid(net, grid_bits={grid_bits}) and fine-tune it" if grid_bits >= 0 else ""
         raise refusal(
             part,
             f"{what} needs {frac_bits} fractional bits and reaches {magnitude * 2.0**-frac_bits:.4g}, "

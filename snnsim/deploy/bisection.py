@@ -6,7 +6,6 @@ and dividing by one are monotone in floating point too. So the smallest sum that
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -29,18 +28,18 @@ def oracle(layer: QuantizedWeight, node: Membrane, codebook: Codebook, input_uni
     """The forward of a layer and the neuron behind it, from given sums of weights times inputs on.
 
     Args:
-        layer: in eval mode; its product is replaced by the sums, everything after it is the layer's own.
+        layer: in eval mode; what it makes of its sums is its own.
         node, codebook: the neuron.
         input_unit: what 1 of the integer input stands for.
         axes: of one sample in front of the neuron.
     """
-    stand_in = copy.copy(layer)
-    blank = torch.zeros(1, layer.weight.shape[1], *[1] * layer.spatial_dims)
+    with torch.no_grad():
+        step, quantizer = layer.integer_weight()[1], layer.input_quantizer
+        input_step = None if quantizer is None or not quantizer.enabled else quantizer.integers(torch.zeros(1))[1]
 
     def codes(sums: Tensor, state: int) -> Tensor:
-        a = (sums.double() * input_unit).float().reshape(*sums.shape, *[1] * layer.spatial_dims)
-        stand_in._product = lambda x, w_int, *args: a  # type: ignore[method-assign]
-        u = stand_in(blank).reshape(*sums.shape, *[1] * (axes - 1))
+        a = (sums.double() * input_unit).to(layer.weight.dtype).reshape(*sums.shape, *[1] * layer.spatial_dims)
+        u = layer.from_sums(a, step, input_step).reshape(*sums.shape, *[1] * (axes - 1))
         u = u.to(node.state_dtype(u, codebook))
         v = codebook.levels[state].to(u.dtype).reshape([1] * u.dim())
         return codebook.encode(node.charge(u, v)).reshape(sums.shape)

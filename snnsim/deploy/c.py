@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import partial, singledispatchmethod
-from pathlib import Path
+from functools import singledispatchmethod
 from string import Template
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from snnsim._version import __version__
-from snnsim.deploy.c_layout import c_type, even_spacing, geometry, is_dense, is_packed, memory_plan, padded_size
+from snnsim.deploy.c_layout import AREAS, CONVOLUTION, PACKED, even_spacing, geometry, layout_of, width_of
+from snnsim.deploy.c_names import check_name
 from snnsim.deploy.c_templates import HEADER, HELPERS, LAYERS, MAIN, MAKEFILE, SOURCE
+from snnsim.deploy.interface import DECISIONS, input_in_words, layout_in_words, time_in_words
 from snnsim.deploy.operations import (
     Add,
     Delay,
@@ -28,8 +29,9 @@ from snnsim.deploy.operations import (
     TableNeuron,
 )
 from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
-from snnsim.errors import InvalidValueError, OutputError
-from snnsim.files import write_whole
+from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
+from snnsim.errors import InvalidValueError
+from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -38,14 +40,8 @@ __all__ = ["CSource", "generate", "write_c"]
 
 NUMBERS_PER_LINE = 16
 C_TYPES = {"b": "int8_t", "B": "uint8_t", "h": "int16_t", "H": "uint16_t", "i": "int32_t", "I": "uint32_t"}
-# of C99 and of C++, which no struct can be named
-KEYWORDS = (
-    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const consteval constexpr "
-    "constinit continue default delete do double else enum explicit export extern false float for friend goto if import inline int "
-    "long module mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register requires "
-    "restrict return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned "
-    "using virtual void volatile wchar_t while xor xor_eq"
-)
+# bits of all codes, at whose places a counter of 32 bits arrives
+COUNTED = 2**32
 # listed at a time: 2 bytes of stack each; a multiple of 4, and 16-bit lanes hold 257 weights
 EVENTS = 128
 
@@ -72,17 +68,9 @@ def write_c(network: IntegerNetwork, folder: str | os.PathLike[str], name: str) 
     Raises:
         OutputError: the folder exists already, or cannot be written.
     """
-    path = Path(folder)
-    if path.exists():
-        raise OutputError(f"IntegerNetwork.to_c({str(folder)!r}): it exists already and is left alone; name a new folder")
     source = generate(network, name)
-    for file, text in source.files.items():
-        write_whole(path / file, partial(_write_text, text), "IntegerNetwork.to_c")
+    write_folder(folder, {file: text.encode("ascii") for file, text in source.files.items()}, "IntegerNetwork.to_c")
     return source
-
-
-def _write_text(text: str, file: BinaryIO) -> None:
-    file.write(text.encode("ascii"))
 
 
 def generate(network: IntegerNetwork, name: str = "snn") -> CSource:
@@ -93,13 +81,28 @@ def generate(network: IntegerNetwork, name: str = "snn") -> CSource:
         name: of the files, the struct and the functions; a C identifier in lower case.
 
     Raises:
-        InvalidValueError: a name that C could not use, or that the source uses itself.
+        InvalidValueError: a name that C could not use, or that the source uses itself; a network that C could not compute.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "main":
-        raise InvalidValueError(f"to_c(name={name!r}): must be a C identifier of lower-case letters, digits and _; such as 'snn'")
-    if name in KEYWORDS.split() or name.endswith("_t"):
-        raise InvalidValueError(f"to_c(name={name!r}): is a word of C or C++, or a type's; take another, such as 'snn'")
+    check_name(name)
+    reason = why_not(network)
+    if reason is not None:
+        raise InvalidValueError(f"IntegerNetwork.to_c: {reason}")
     return _Generator(network, name).source()
+
+
+def why_not(network: IntegerNetwork) -> str | None:
+    """Why a network has no C; None where it has."""
+    for operation in network.operations:
+        if isinstance(operation, PresetNeuron | PresetLayer):
+            kind = type(operation.neuron).__name__
+            return (
+                f"{operation.name!r} is a layer of {kind}, and C is generated for lowered networks; run this one as it is, its "
+                "chip has tools of its own"
+            )
+    bits = sum(operation.output.size * packed_bits(operation) for operation in network.operations if isinstance(operation, Neuron))
+    if bits > COUNTED:
+        return f"its states take {bits} bits, and C counts up to 2^32; use fewer neurons or fewer bits"
+    return None
 
 
 class _Generator:
@@ -112,13 +115,12 @@ class _Generator:
         self.steps: list[str] = []
         self.reset: list[str] = []
         self.helpers: dict[str, str] = {}
-        self.fields: list[str] = []
+        # of the struct: type, name and length of each array
+        self.fields: list[tuple[str, str, int]] = []
         self.code: list[str] = []
-        self.weight_bytes = self.table_bytes = self.state_bytes = 0
+        self.weight_bytes = self.table_bytes = 0
         self.neurons = 0
-        self.places, self.work_words = memory_plan(network)
-        # sums that a neuron scales when it reads them, by the signal
-        self.unscaled: dict[int, Product] = {}
+        self.layout = layout_of(network)
 
     def source(self) -> CSource:
         """The files."""
@@ -129,17 +131,23 @@ class _Generator:
 
     def _assemble(self) -> CSource:
         network, name = self.network, self.name
-        output = network.signals[network.output]
-        if self.work_words:
-            self.fields.append(f"    uint32_t work[{self.work_words}];\n")
-        if not self.fields:
-            self.fields.append("    uint8_t unused;\n")
-        result = self._pointer(network.output)
+        output, result = network.signals[network.output], self.layout.values[network.output]
+        given_as = f"{output.given_as}_t"
+        cast = "" if result.kind == given_as else f"({given_as})"
         self.steps.insert(0, "    uint32_t n;\n")
-        self.steps.append(f"    for (n = 0; n < {output.size}u; n++) {{\n        output[n] = ({result})[n];\n    }}\n")
-        if not self.work_words and not self.code:
+        self.steps.append(
+            f"    for (n = 0; n < {output.size}u; n++) {{\n        output[n] = {cast}({result.pointer()})[n];\n    }}\n"
+        )
+        if not self.fields and not self.layout.bytes:
             self.steps.append("    (void)net;\n")
-        spiking = output.low >= 0 and output.high <= 1
+        for area, size in self.layout.areas.items():
+            if size:
+                self.fields.append((AREAS[area], area, size // width_of(AREAS[area])))
+        # the widest first, so that the compiler leaves no gaps
+        fields = sorted(self.fields or [("uint8_t", "unused", 1)], key=lambda field: -width_of(field[0]))
+        widest = width_of(fields[0][0])
+        rule = "" if network.decision is None else f"; {DECISIONS[network.decision]}"
+        spiking = output.is_binary
         values = {
             "name": name,
             "NAME": name.upper(),
@@ -148,12 +156,16 @@ class _Generator:
             "low": network.input.low,
             "high": network.input.high,
             "inputs": network.input.size,
+            "layout": layout_in_words(network),
+            "encoding": input_in_words(network),
+            "time": time_in_words(network),
+            "time_steps": "" if network.time_steps is None else f"#define {name.upper()}_TIME_STEPS {network.time_steps}u\n",
             "outputs": output.size,
             "neurons": self.neurons,
-            "meaning": "spikes of one sample and time step" if spiking else f"values, in units of 2^-{output.frac_bits}",
-            "in_type": c_type(network.input),
-            "out_type": c_type(output),
-            "fields": "".join(self.fields),
+            "meaning": ("spikes of one sample and time step" if spiking else f"values, in units of 2^-{output.frac_bits}") + rule,
+            "in_type": self.layout.values[0].kind,
+            "out_type": given_as,
+            "fields": "".join(f"    {kind} {field}[{count}];\n" for kind, field, count in fields),
             "tables": "".join(self.tables),
             "helpers": "\n".join(self.helpers.values()),
             "layers": "\n".join(self.layers),
@@ -170,8 +182,7 @@ class _Generator:
             "main.c": Template(MAIN).substitute(values),
             "Makefile": Template(MAKEFILE).substitute(values),
         }
-        # the work area is aligned to words
-        ram = -(-self.state_bytes // 4) * 4 + 4 * self.work_words
+        ram = -(-sum(width_of(kind) * count for kind, _, count in fields) // widest) * widest
         return CSource(files, self.weight_bytes, self.table_bytes, ram)
 
     def _reset_body(self) -> str:
@@ -226,21 +237,14 @@ class _Generator:
         else:
             self.table_bytes += flat.nbytes
 
-    def _pointer(self, signal: int) -> str:
-        """Expression for where a signal is."""
-        # also the input in another shape
-        if signal not in self.places:
-            return "input"
-        place, kind = self.places[signal], c_type(self.network.signals[signal])
-        return f"({kind} *)(net->work + {place})"
-
-    def _reading(self, signal: int) -> str:
-        if signal not in self.places:
-            return "input"
-        return f"(const {c_type(self.network.signals[signal])} *)(net->work + {self.places[signal]})"
-
-    def _call(self, i: int, *arguments: str) -> None:
-        self.steps.append(f"    layer_{i}({', '.join(arguments)});\n")
+    def _layer(self, i: int, template: str, values: dict[str, Any], *state: str) -> None:
+        """The function of operation i, and its call: it reads its inputs as `x`, or `x0` and so on, and writes `y`."""
+        inputs = [self.layout.values[source] for source in self.network.operations[i].inputs]
+        output = self.layout.values[i + 1]
+        types = {"in_type": inputs[0].kind, "out_type": output.kind, "cast": output.cast}
+        self.layers.append(Template(LAYERS[template]).substitute(values, i=i, **types))
+        arguments = [*(source.pointer("const ") for source in inputs), output.pointer()]
+        self.steps.append(f"    layer_{i}({', '.join([*state, *arguments])});\n")
 
     @singledispatchmethod
     def _operation(self, operation: Operation, i: int) -> None:
@@ -252,51 +256,43 @@ class _Generator:
 
     @_operation.register
     def _(self, operation: Product, i: int) -> None:
-        source = self.network.signals[operation.inputs[0]]
-        outputs = len(operation.weight)
-        shape = geometry(operation)
+        form, shape, outputs = self.layout.forms[i + 1], geometry(operation), len(operation.weight)
         values = shape | {
-            "i": i,
-            "in_type": c_type(source),
-            "inputs": source.size,
+            "inputs": self.layout.values[operation.inputs[0]].size,
             "scale": self._scale(operation, i, shape["places"]),
             "group_in": operation.weight.shape[1],
             "group_out": outputs // operation.groups,
             "outputs": outputs,
-            "padded": padded_size(operation),
+            "size": operation.output.size,
+            "room": self.layout.values[i + 1].room,
         }
-        dense = operation.weight[:, :, 0, 0]
-        if is_packed(operation, source):
+        if form == PACKED:
+            dense = operation.weight[:, :, 0, 0]
             nibbles = fits_nibbles(dense)
             self._table(f"weights_{i}", packed_nibbles(dense) if nibbles else packed_bytes(dense), weights=True)
             self._helper("events", "nibbles" if nibbles else "bytes")
-            kind, values["kernel"] = "packed", "sum_nibbles" if nibbles else "sum_bytes"
+            values["kernel"] = "sum_nibbles" if nibbles else "sum_bytes"
         else:
-            kind = "dense" if is_dense(operation) else "convolution"
             self._table(f"weights_{i}", operation.weight.transpose(1, 2, 3, 0), weights=True)
             values["weight_type"] = C_TYPES[operation.weight.dtype.char]
-        self.layers.append(Template(LAYERS[kind]).substitute(values))
-        self._call(i, self._reading(operation.inputs[0]), self._pointer(i + 1))
+        self._layer(i, form, values)
 
     def _scale(self, operation: Product, i: int, places: int) -> str:
         """Lines that turn sums into driven currents, in place."""
-        if places == 1 and self._goes_to_neurons_alone(i + 1):
-            self.unscaled[i + 1] = operation
-            return "    (void)o;\n" if is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
-        value = self._driven(operation, i, "*y", "o")
-        if value == "*y":
-            # the loop variable of a packed layer would be unused
-            return "    (void)o;\n" if is_packed(operation, self.network.signals[operation.inputs[0]]) else ""
-        lines = [f"*y = {value};", "y++;"]
+        form, values = self.layout.forms[i + 1], self.layout.values[i + 1]
+        # the loop variable of a packed layer would be unused
+        nothing = "    (void)o;\n" if form == PACKED else ""
+        if i + 1 in self.layout.unscaled:
+            return nothing
+        driven = self._driven(operation, i, values.at("*y"), "o")
+        if driven == values.at("*y"):
+            return nothing
+        lines = [f"*y = {f'{values.cast}({driven})' if values.cast else driven};", "y++;"]
         if places > 1:
             lines = [f"for (column = 0; column < {places}; column++) {{", *(f"    {line}" for line in lines), "}"]
         # the loop variable of a convolution is signed
-        end = f"{len(operation.weight)}{'u' * is_dense(operation)}"
+        end = f"{len(operation.weight)}{'u' * (form != CONVOLUTION)}"
         return "".join([f"    for (o = 0; o < {end}; o++) {{\n", *(f"        {line}\n" for line in lines), "    }\n"])
-
-    def _goes_to_neurons_alone(self, signal: int) -> bool:
-        readers = [operation for operation in self.network.operations if signal in operation.inputs]
-        return signal != self.network.output and len(readers) == 1 and isinstance(readers[0], Neuron)
 
     def _driven(self, operation: Product, i: int, value: str, channel: str) -> str:
         """Expression for the driven current from a sum."""
@@ -315,49 +311,32 @@ class _Generator:
 
     @_operation.register
     def _(self, operation: Pool, i: int) -> None:
-        source = self.network.signals[operation.inputs[0]]
         padded = operation.window.padding != (0, 0)
-        maximum = "seen = value > seen ? value : seen;"
-        values = geometry(operation) | {
-            "i": i,
-            "in_type": c_type(source),
-            "out_type": c_type(operation.output),
-            # zeros beyond the border take part in a padded maximum
-            "start": source.low if operation.maximum and not padded else 0,
-            "take": maximum if operation.maximum else "seen += value;",
-        }
-        self.layers.append(Template(LAYERS["pool"]).substitute(values))
-        self._call(i, self._reading(operation.inputs[0]), self._pointer(i + 1))
+        # zeros beyond the border take part in a padded maximum
+        start = self.network.signals[operation.inputs[0]].low if operation.maximum and not padded else 0
+        take = "seen = value > seen ? value : seen;" if operation.maximum else "seen += value;"
+        self._layer(i, "pool", geometry(operation) | {"start": start, "take": take})
 
     @_operation.register
     def _(self, operation: Add, i: int) -> None:
         terms, parameters = [], []
         for k, (source, shift) in enumerate(zip(operation.inputs, operation.shifts, strict=True)):
-            kind = c_type(self.network.signals[source])
-            parameters.append(f"const {kind} *x{k}")
-            terms.append(f"(int32_t)x{k}[n]" + (f" * {1 << shift}" if shift else ""))
-        values = {
-            "i": i,
-            "parameters": ", ".join(parameters),
-            "out_type": c_type(operation.output),
-            "size": operation.output.size,
-            "sum": " + ".join(terms),
-        }
-        self.layers.append(Template(LAYERS["add"]).substitute(values))
-        self._call(i, *(self._reading(source) for source in operation.inputs), self._pointer(i + 1))
+            values = self.layout.values[source]
+            parameters.append(f"const {values.kind} *x{k}")
+            terms.append(values.at(f"x{k}[n]") + (f" * {1 << shift}" if shift else ""))
+        self._layer(i, "add", {"parameters": ", ".join(parameters), "size": operation.output.size, "sum": " + ".join(terms)})
 
     @_operation.register
     def _(self, operation: Delay, i: int) -> None:
-        kind, size = c_type(operation.output), operation.output.size
-        waiting = size * operation.steps
         if not operation.steps:
             return
-        self.fields.append(f"    {kind} delayed_{i}[{waiting}];\n")
-        self.state_bytes += waiting * (4 if kind == "int32_t" else 1)
-        self.reset.append(f"    for (n = 0; n < {waiting}u; n++) {{\n        net->delayed_{i}[n] = 0;\n    }}\n")
-        values = {"i": i, "type": kind, "size": size, "waiting": waiting - size}
-        self.layers.append(Template(LAYERS["delay"]).substitute(values))
-        self._call(i, f"net->delayed_{i}", self._reading(operation.inputs[0]), self._pointer(i + 1))
+        kind, size = self.layout.values[i + 1].kind, operation.output.size
+        waiting = size * (operation.steps - 1)
+        self.fields.append((kind, f"delayed_{i}", size + waiting))
+        self.reset.append(f"    for (n = 0; n < {size + waiting}u; n++) {{\n        net->delayed_{i}[n] = 0;\n    }}\n")
+        # a loop of nothing is warned of
+        move = f"    for (n = 0; n < {waiting}u; n++) {{\n        line[n] = line[n + {size}u];\n    }}\n" if waiting else ""
+        self._layer(i, "delay", {"size": size, "waiting": waiting, "move": move}, f"net->delayed_{i}")
 
     @_operation.register
     def _(self, operation: GridNeuron, i: int) -> None:
@@ -379,18 +358,20 @@ class _Generator:
 
     def _reading_of_neuron(self, operation: Neuron) -> str:
         """Expression for what neuron n is driven by."""
-        product = self.unscaled.get(operation.inputs[0])
-        return "x[n]" if product is None else self._driven(product, operation.inputs[0] - 1, "x[n]", "n")
+        source = operation.inputs[0]
+        value, product = self.layout.values[source].at("x[n]"), self.network.operations[source - 1]
+        if source in self.layout.unscaled and isinstance(product, Product):
+            return self._driven(product, source - 1, value, "n")
+        return value
 
     def _neuron(self, operation: Neuron, i: int, charged: str) -> None:
         """A layer of neurons; `charged` is the expression for the code before the reset of neuron n with the state `code`."""
         size, channels = operation.output.size, len(operation.reset)
-        bits = next(width for width in (1, 2, 4, 8) if width >= operation.bits)
+        bits = packed_bits(operation)
         per_word = 32 // bits
         words, rest = -(-size // per_word), size % per_word
         self._helper("code")
-        self.fields.append(f"    uint32_t codes_{i}[{words}];\n")
-        self.state_bytes += 4 * words
+        self.fields.append(("uint32_t", f"codes_{i}", words))
         start = sum(operation.start << shift for shift in range(0, 32, bits))
         self.reset.append(f"    for (n = 0; n < {words}u; n++) {{\n        net->codes_{i}[n] = 0x{start:08X}u;\n    }}\n")
         here = f"code_at(net->codes_{i}, n, {bits}u)"
@@ -398,9 +379,6 @@ class _Generator:
         self.neurons += size
         self._table(f"reset_{i}", operation.reset)
         values = {
-            "i": i,
-            "in_type": c_type(self.network.signals[operation.inputs[0]]),
-            "out_type": c_type(operation.output),
             "size": size,
             "bits": bits,
             "mask": (1 << bits) - 1,
@@ -412,19 +390,23 @@ class _Generator:
             "emitted": self._emitted(operation, i),
             **_channel_counters(channels, operation.inner),
         }
-        self.layers.append(Template(LAYERS["neuron"]).substitute(values))
-        self._call(i, f"net->codes_{i}", self._reading(operation.inputs[0]), self._pointer(i + 1))
+        self._layer(i, "neuron", values, f"net->codes_{i}")
 
     def _emitted(self, operation: Neuron, i: int) -> str:
         """Expression for what a neuron with the charged code q hands on."""
         if operation.levels is not None:
             self._table(f"levels_{i}", operation.levels)
-            return f"{'(uint8_t)' if c_type(operation.output) == 'uint8_t' else ''}levels_{i}[q]"
+            return f"{self.layout.values[i + 1].cast}levels_{i}[q]"
         if len(operation.reset) > 1:
             self._table(f"fire_{i}", operation.fire)
             return f"(uint8_t)((int32_t)q >= fire_{i}[channel])"
         # the sign of a difference of two codes is cheaper than a comparison
         return f"(uint8_t)((q - {operation.fire[0]}u) >> 31 ^ 1u)"
+
+
+def packed_bits(operation: Neuron) -> int:
+    """Bits of a code in the struct, of which a word holds a whole number."""
+    return next(width for width in (1, 2, 4, 8) if width >= operation.bits)
 
 
 def _channel_counters(channels: int, inner: int) -> dict[str, str]:

@@ -23,7 +23,9 @@ HEADER = """\
 extern "C" {
 #endif
 
-/* values of one sample and time step, $low to $high each */
+/* $time */
+$time_steps/* values of one sample and time step, $low to $high each: $encoding;
+ * laid out as $layout */
 #define ${NAME}_INPUTS ${inputs}u
 /* $meaning */
 #define ${NAME}_OUTPUTS ${outputs}u
@@ -307,7 +309,7 @@ static void sum_nibbles(const uint32_t *weights, uint32_t outputs, const uint8_t
 LAYERS = {
     # weights [I, O]
     "dense": """\
-static void layer_$i(const $in_type *x, int32_t *y)
+static void layer_$i(const $in_type *x, $out_type *y)
 {
     uint32_t n, o;
     for (o = 0; o < ${outputs}u; o++) {
@@ -317,27 +319,27 @@ static void layer_$i(const $in_type *x, int32_t *y)
         const int32_t value = x[n];
         if (value != 0) {
             for (o = 0; o < ${outputs}u; o++) {
-                y[o] += value * weights_$i[n * ${outputs}u + o];
+                y[o] = $cast(y[o] + value * weights_$i[n * ${outputs}u + o]);
             }
         }
     }
 $scale}
 """,
     "packed": """\
-static void layer_$i(const uint8_t *x, int32_t *y)
+static void layer_$i(const $in_type *x, $out_type *y)
 {
     uint32_t o;
-    $kernel(weights_$i, ${padded}u, x, ${inputs}u, y);
+    $kernel(weights_$i, ${room}u, x, ${inputs}u, y);
 $scale}
 """,
     # weights [I / groups, ky, kx, O]; sums [O, places]. What an input at (row, column) reaches through the tap (ky, kx) is at the
     # quotient of row + padding - ky * dilation by the stride, if nothing remains; both are counted along, as some processors
     # cannot divide
     "convolution": """\
-static void layer_$i(const $in_type *x, int32_t *y)
+static void layer_$i(const $in_type *x, $out_type *y)
 {
     int32_t channel, row, column, ky, kx, o, first = 0, in_group = 0;
-    for (o = 0; o < $outputs * $places; o++) {
+    for (o = 0; o < $size; o++) {
         y[o] = 0;
     }
     for (channel = 0; channel < $channels; channel++) {
@@ -352,9 +354,9 @@ static void layer_$i(const $in_type *x, int32_t *y)
                     for (kx = 0; down_rest == 0 && down >= 0 && down < $out_height && kx < $kernel_x; kx++) {
                         if (right_rest == 0 && right >= 0 && right < $out_width) {
                             const $weight_type *tap = weights_$i + ((in_group * $kernel_y + ky) * $kernel_x + kx) * $outputs;
-                            int32_t *sum = y + down * $out_width + right;
+                            $out_type *sum = y + down * $out_width + right;
                             for (o = first; o < first + $group_out; o++) {
-                                sum[o * $places] += value * tap[o];
+                                sum[o * $places] = $cast(sum[o * $places] + value * tap[o]);
                             }
                         }
                         right -= $dilation_x / $stride_x;
@@ -406,7 +408,7 @@ static void layer_$i(const $in_type *x, $out_type *y)
                         }
                     }
                 }
-                y[(channel * $out_height + row) * $out_width + column] = ($out_type)seen;
+                y[(channel * $out_height + row) * $out_width + column] = ${cast}seen;
             }
         }
     }
@@ -417,22 +419,19 @@ static void layer_$i($parameters, $out_type *y)
 {
     uint32_t n;
     for (n = 0; n < ${size}u; n++) {
-        y[n] = ($out_type)($sum);
+        y[n] = $cast($sum);
     }
 }
 """,
     "delay": """\
-static void layer_$i($type *line, const $type *x, $type *y)
+static void layer_$i($out_type *line, const $in_type *x, $out_type *y)
 {
     uint32_t n;
     for (n = 0; n < ${size}u; n++) {
         y[n] = line[n];
     }
-    for (n = 0; n < ${waiting}u; n++) {
-        line[n] = line[n + ${size}u];
-    }
-    for (n = 0; n < ${size}u; n++) {
-        line[n + ${waiting}u] = x[n];
+$move    for (n = 0; n < ${size}u; n++) {
+        line[n + ${waiting}u] = ${cast}x[n];
     }
 }
 """,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,29 @@ from snnsim.neurons.readout import Readout
 from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
 
-__all__ = ["checked_codebook", "input_bits", "layer_window", "narrowest", "power_of_two_weights", "window_of"]
+__all__ = [
+    "check_finite",
+    "checked_codebook",
+    "input_bits",
+    "layer_window",
+    "narrowest",
+    "pool_divisor",
+    "pool_window",
+    "power_of_two_weights",
+    "window_of",
+]
 
+ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
 MAX_LEVELS = 256
 # of weights as whole numbers
 WEIGHT_TYPES = (np.int8, np.int16, np.int32)
+
+
+def check_finite(part: Part, layer: Any) -> None:
+    """Refuse a layer with constants that are no numbers."""
+    for name, tensor in (*layer.named_parameters(), *layer.named_buffers(), ("weight", layer.weight)):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise refusal(part, f"its {name} has NaN or infinite values; find the step of training where they arise")
 
 
 def checked_codebook(part: Part, node: Membrane) -> Codebook:
@@ -40,7 +59,7 @@ def checked_codebook(part: Part, node: Membrane) -> Codebook:
         raise refusal(part, "it is neither a spiking neuron (BaseNode) nor a Readout")
     for name in ("forward", "forward_sequence", "step", "charge", "quantize"):
         known = {getattr(kind, name, None) for kind in (BaseNode, Readout, SynapticNode, Membrane)}
-        if getattr(type(node), name, None) not in known:
+        if getattr(type(node), name, None) not in known or name in vars(node):
             raise refusal(part, f"it has a {name} of its own, which a table of its leak, fire and reset does not show")
     coupling = node.coupling()
     if coupling is not None:
@@ -102,7 +121,30 @@ def window_of(module: Any, spatial: int) -> Window:
     return Window(kernel, _pair(module.stride, spatial, 1), padding, dilation)
 
 
+def pool_window(part: Part, module: Any, shape: tuple[int, ...]) -> Window:
+    """Of a pool on samples of this shape."""
+    spatial = len(shape) - 1
+    if not isinstance(module, ADAPTIVE):
+        return window_of(module, spatial)
+    asked = module.output_size
+    sizes = tuple(asked) if isinstance(asked, Iterable) else (asked,) * spatial
+    if any(whole % (size or whole) for size, whole in zip(sizes, shape[1:], strict=True)):
+        raise refusal(part, f"its output size {asked} does not divide its input's, {shape[1:]}; its windows differ in size")
+    kernel = ((1, *(whole // (size or whole) for size, whole in zip(sizes, shape[1:], strict=True))))[-2:]
+    return Window((kernel[0], kernel[1]), (kernel[0], kernel[1]))
+
+
+def pool_divisor(part: Part, module: Any, window: Window) -> int:
+    """What an average pool divides its sums by."""
+    override = getattr(module, "divisor_override", None)
+    if override is None and window.padding != (0, 0) and not module.count_include_pad:
+        raise refusal(part, "count_include_pad=False divides by different numbers at the border; leave it True")
+    return window.count if override is None else int(override)
+
+
 def _pair(value: Any, spatial: int, other: int) -> tuple[int, int]:
     """(vertical, horizontal), `other` for the axis that a one-dimensional module does not have."""
-    values = tuple(value) if isinstance(value, tuple) else (value,) * spatial
+    values = tuple(value) if isinstance(value, Iterable) else (value,)
+    # torch takes one number for all axes, in a list too
+    values = values * spatial if len(values) == 1 else values
     return (other, int(values[0])) if spatial == 1 else (int(values[0]), int(values[1]))

@@ -20,6 +20,8 @@ __all__ = ["Report", "Stage", "accumulator_bounds", "live_limits"]
 
 # beyond this many fractional bits nothing of use fits below the exact range
 MAX_FRAC_BITS = 24
+# larger ones are refused wherever they are met, and what is computed with them must not leave 64 bits
+LARGEST_SUM = 2**60
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Stage:
         window: largest value at which a rounding could matter, in the unit of the threshold.
         accumulator: largest sum of weights times inputs.
         multiplier: smallest and largest scale in units of `2**-frac_bits`; None where the input is no single layer.
+        added_bits: how many of the fractional bits the steps of the input and divisions add to those of the layer's grid.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Stage:
     window: float
     accumulator: int
     multiplier: tuple[int, int] | None
+    added_bits: int = 0
 
     @property
     def limit(self) -> float:
@@ -72,14 +76,16 @@ class Stage:
             )
         if self.window > self.limit:
             most = self.largest_frac_bits
+            grid_bits = min(16, most - self.added_bits)
             remedy = (
-                f"call snnsim.deploy.to_grid(net, grid_bits={min(16, most)}) and fine-tune it"
-                if most >= 0
+                f"call snnsim.deploy.to_grid(net, grid_bits={grid_bits}) and fine-tune it"
+                if grid_bits >= 0
                 else "use smaller scales or fewer levels"
             )
+            added = f" ({self.added_bits} of them for the step of its input)" if self.added_bits else ""
             return (
-                f"scale, bias, edges and leak need {self.frac_bits} fractional bits, and with a live window of {self.window:.4g} "
-                f"float32 is exact for at most {most}; {remedy}"
+                f"scale, bias, edges and leak need {self.frac_bits} fractional bits{added}, and with a live window of "
+                f"{self.window:.4g} float32 is exact for at most {most}; {remedy}"
             )
         return None
 
@@ -101,10 +107,16 @@ class Report:
 
 
 def accumulator_bounds(weight: Integers, low: int, high: int) -> tuple[Integers, Integers]:
-    """Smallest and largest sum of weights times inputs of each output channel, for inputs in [low, high] that may be 0."""
+    """Smallest and largest sum of weights times inputs of each output channel, for inputs in [low, high] that may be 0.
+
+    Sums beyond 2^60 are given as that.
+    """
     flat = weight.astype(np.int64).reshape(len(weight), -1)
-    positive, negative = flat.clip(min=0).sum(1), flat.clip(max=0).sum(1)
-    return positive * low + negative * high, positive * high + negative * low
+    # Python's whole numbers have no end
+    positive, negative = flat.clip(min=0).sum(1).astype(object), flat.clip(max=0).sum(1).astype(object)
+    bounds = positive * low + negative * high, positive * high + negative * low
+    least, most = (np.clip(bound, -LARGEST_SUM, LARGEST_SUM).astype(np.int64) for bound in bounds)
+    return least, most
 
 
 def live_limits(
@@ -119,4 +131,5 @@ def live_limits(
         return None
     top = -((leak.min() + offset - edges[-1]) // multiplier)
     bottom = (edges[0] - 1 - leak.max() - offset) // multiplier
-    return np.stack([np.maximum(bottom, low), np.minimum(top, high)]).astype(np.int32)
+    # a channel may be saturated by every sum that it can have
+    return np.stack([bottom.clip(low, high), top.clip(low, high)]).astype(np.int32)

@@ -27,8 +27,8 @@ from snnsim.deploy.operations import (
 )
 from snnsim.deploy.preset_operations import Preset, PresetLayer, PresetNeuron
 from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
-from snnsim.errors import DataError, MissingDataError, OutputError, SnnsimError
-from snnsim.files import write_whole
+from snnsim.errors import DataError, MissingDataError, SnnsimError
+from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -42,7 +42,10 @@ KINDS: dict[str, type[Operation]] = {
     kind.__name__: kind for kind in (Add, Delay, GridNeuron, Pool, PresetLayer, PresetNeuron, Product, Reshape, TableNeuron)
 }
 PRESETS: dict[str, type[Preset]] = {preset.__name__: preset for preset in (LoihiLIF, XyloLIF, SpeckIF)}
-# fields that are arrays; everything else is plain JSON
+# a network of thousands of operations is described in less; weights are loaded whole
+LARGEST = {MANIFEST: 2**26, TENSORS: 2**33}
+# fields that are arrays, some of which may be missing; everything else is plain JSON
+OPTIONAL = {"limits", "levels"}
 ARRAYS = {"weight", "multiplier", "offset", "limits", "edges", "leak", "reset", "fire", "levels", "thresholds"}
 
 
@@ -70,6 +73,8 @@ def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integer
         "time_steps": network.time_steps,
         "output": network.output,
         "operations": operations,
+        # a file of a network without a rule is what it was before there were rules
+        **({} if network.decision is None else {"decision": network.decision}),
     }
     # as JSON gives it back: lists for tuples
     return json.loads(json.dumps(manifest)), tensors
@@ -83,18 +88,14 @@ def save_network(network: IntegerNetwork, folder: str | os.PathLike[str]) -> Non
     """
     from safetensors.numpy import save
 
-    path = Path(folder)
-    if path.exists():
-        raise OutputError(f"IntegerNetwork.save({str(folder)!r}): it exists already and is left alone; name a new folder")
     manifest, tensors = describe(network)
     content = save(tensors)
     manifest |= {
         "snnsim_version": __version__,
         "sha256": {TENSORS: hashlib.sha256(content).hexdigest(), "network": _hash(manifest)},
     }
-    write_whole(path / TENSORS, lambda file: file.write(content), "IntegerNetwork.save")
     text = json.dumps(manifest, indent=2) + "\n"
-    write_whole(path / MANIFEST, lambda file: file.write(text.encode()), "IntegerNetwork.save")
+    write_folder(folder, {TENSORS: content, MANIFEST: text.encode()}, "IntegerNetwork.save")
 
 
 def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -107,14 +108,7 @@ def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    path = Path(folder)
-    try:
-        text, content = (path / MANIFEST).read_bytes(), (path / TENSORS).read_bytes()
-    except FileNotFoundError as problem:
-        raise MissingDataError(
-            f"IntegerNetwork.load({str(folder)!r}): {Path(problem.filename).name} is not there; name a folder that "
-            "IntegerNetwork.save wrote"
-        ) from problem
+    text, content = (_content(Path(folder), name) for name in (MANIFEST, TENSORS))
     try:
         manifest = json.loads(text)
         _check_manifest(manifest, content)
@@ -126,13 +120,32 @@ def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "output": _plain(manifest["output"], int),
             "time_steps": _plain(manifest["time_steps"], int, type(None)),
             "input_scale": _plain(manifest["input_scale"], float, type(None)),
+            "decision": _plain(manifest.get("decision"), str, type(None)),
         }
     except SnnsimError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SafetensorError) as problem:
         raise DataError(
             f"IntegerNetwork.load({str(folder)!r}): damaged or not an integer network ({problem}); save the network again"
         ) from problem
+
+
+def _content(folder: Path, name: str) -> bytes:
+    """The bytes of one file: a regular one, of a size that can be."""
+    who, path = f"IntegerNetwork.load({str(folder)!r})", folder / name
+    try:
+        if not path.is_file():
+            # a pipe or a device would never end
+            if path.exists():
+                raise DataError(f"{who}: {name} is no regular file; name a folder that IntegerNetwork.save wrote")
+            raise MissingDataError(f"{who}: {name} is not there; name a folder that IntegerNetwork.save wrote")
+        if path.stat().st_size > LARGEST[name]:
+            raise DataError(f"{who}: {name} has {path.stat().st_size} bytes, more than any network; save the network again")
+        return path.read_bytes()
+    except OSError as problem:
+        if isinstance(problem, SnnsimError):
+            raise
+        raise DataError(f"{who}: {name} cannot be read ({problem.strerror or problem}); make it readable") from problem
 
 
 def _check_manifest(manifest: dict[str, Any], content: bytes) -> None:
@@ -162,7 +175,7 @@ def _operation(entry: dict[str, Any], tensors: dict[str, Integers]) -> Operation
 
 def _field(name: str, value: Any, tensors: dict[str, Integers]) -> Any:
     if name in ARRAYS:
-        return None if value is None else tensors[value]
+        return None if value is None and name in OPTIONAL else tensors[value]
     if name == "output":
         return _signal(value)
     if name == "window":

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import fx, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
+from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.feedback import Feedback
 from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.layers import Dropout
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.weight import QuantizedWeight
-from snnsim.runners import MultiStep, SingleStep
+from snnsim.runners import MultiStep, SingleStep, reset
 from snnsim.temporal import Temporal
 
-__all__ = ["Graph", "Part", "leading_features", "network_of", "read", "refusal"]
+__all__ = [
+    "Graph",
+    "Part",
+    "Reshaping",
+    "at_rest",
+    "check_methods",
+    "leading_features",
+    "network_of",
+    "own_method",
+    "read",
+    "refusal",
+]
 
-ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-FLATTENINGS = {torch.flatten, "flatten"}
+IN_PLACE_ADDITIONS = (operator.iadd, "add_")
+ADDITIONS = (operator.add, torch.add, "add", *IN_PLACE_ADDITIONS)
+# functions and methods that keep the order of the numbers
+RESHAPINGS = ("contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view")
+RESHAPING_FUNCTIONS = (torch.flatten, torch.reshape, torch.squeeze, torch.unflatten, torch.unsqueeze)
+# what sizes are computed with
+SIZE_FUNCTIONS = (getattr, operator.getitem, operator.mul, operator.floordiv, operator.add, operator.sub, operator.neg)
+MEANS = (torch.mean, "mean")
+POOLS: dict[Any, type[nn.Module]] = {
+    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
+    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.avg_pool1d: nn.AvgPool1d,
+    F.avg_pool2d: nn.AvgPool2d,
+    F.max_pool1d: nn.MaxPool1d,
+    F.max_pool2d: nn.MaxPool2d,
+}
+# modules that return, in eval mode, the tensor that they are given, or a view of it
+PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Dropout, nn.Flatten, nn.Unflatten)
+EXACT_DTYPES = (torch.float32, torch.float64)
+# methods of a user's own that change nothing that a layer computes, or that are called in lowering as they are
+HARMLESS = {"extra_repr", "reset_parameters", "integer_weight", "quantized_bias", "train", "eval"}
+# what a user's forward may raise when it is called with stand-ins for tensors
+UNREADABLE = (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -48,27 +88,84 @@ class Graph:
         return [i for i, part in enumerate(self.parts) if index in part.inputs]
 
 
+class Reshaping(nn.Module):
+    """A function within a forward that gives the numbers of a tensor another shape, such as `x.view(x.size(0), -1)`.
+
+    Args:
+        node: of the trace.
+        index: position in the graph of every tensor that its shape is computed from.
+    """
+
+    def __init__(self, node: fx.Node, index: dict[fx.Node, int]) -> None:
+        super().__init__()
+        self.node = node
+        self.index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Only its shape is known outside of the forward that it stands in."""
+        raise InvalidValueError(f"the change of shape {self.node.name!r} is no module; write nn.Flatten() or x.flatten(1)")
+
+    def reshaped(self, shape_of: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
+        """The shape that it gives, with the batch axis in front, from those of the tensors before it."""
+        return tuple(_evaluated(self.node, {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()}).shape)
+
+
+def _evaluated(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
+    if node in known:
+        return known[node]
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _evaluated(source, known))
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
 def network_of(net: object) -> tuple[nn.Module, int | None]:
     """The network inside a runner, and how often that presents a static input (None: it takes sequences).
 
     Raises:
         InvalidTypeError: not a module.
+        InvalidValueError: a runner that does more than run the network.
     """
     if isinstance(net, MultiStep | SingleStep):
+        hooked = net._forward_hooks or net._forward_pre_hooks
+        reason = "forward hooks" if hooked else "a forward of its own" if own_method(net) else None
+        if reason:
+            raise InvalidValueError(
+                f"the runner around the network has {reason}, which a lowered network would not have; pass the network alone"
+            )
         return net.net, net.time_steps
     if isinstance(net, nn.Module):
         return net, None
     raise InvalidTypeError(f"net must be an nn.Module, got {type(net).__name__}; pass the trained network, or a runner around it")
 
 
+def at_rest(net: nn.Module) -> nn.Module:
+    """A copy of a network in eval mode, on the CPU and without state.
+
+    Raises:
+        InvalidValueError: hooks, half precision, a module that stays in training mode.
+    """
+    _check_as_written(net)
+    copied = copy.deepcopy(net).cpu().eval()
+    for name, module in copied.named_modules():
+        part = Part(name, module, ())
+        if module.training:
+            raise refusal(part, "it stays in training mode when the network goes to eval mode; let eval() reach it")
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point() and tensor.dtype not in EXACT_DTYPES:
+                raise refusal(part, f"it is in {tensor.dtype}, which rounds what integers do not; convert it with net.float()")
+    reset(copied)
+    return copied
+
+
 def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
-    """Inputs of the linear layer that comes first, behind flattenings and modules of the kinds `skipped`.
+    """Inputs of the linear layer that comes first, behind reshapings and modules of the kinds `skipped`.
 
     Raises:
         InvalidValueError: another layer comes first.
     """
     index = 0
-    while isinstance(graph.parts[index].module, (type(None), nn.Flatten, *skipped)) and graph.readers(index):
+    while isinstance(graph.parts[index].module, (type(None), nn.Flatten, Reshaping, *skipped)) and graph.readers(index):
         index = graph.readers(index)[0]
     first = graph.parts[index].module
     if not isinstance(first, nn.Linear):
@@ -81,69 +178,190 @@ def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
 def refusal(part: Part, reason: str) -> InvalidValueError:
     """The error that names a part and says why it cannot be lowered."""
     kind = "" if part.module is None else f" ({type(part.module).__name__})"
-    return InvalidValueError(f"{part.name!r}{kind} cannot be lowered exactly: {reason}")
+    return InvalidValueError(f"{part.name!r}{kind} cannot be lowered exactly: {reason}" if part.name else f"the network: {reason}")
+
+
+class _Proxy(fx.Proxy):
+    """A stand-in for a tensor that tells `x += y` from `x = x + y`."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
 
 class _Tracer(fx.Tracer):
     """Looks into the user's own modules and nn.Sequential, and takes layers and neurons whole."""
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own_layer = m.__module__.startswith("snnsim.layers.")
-        return own_layer or isinstance(m, Temporal | QuantizedWeight) or super().is_leaf_module(m, module_qualified_name)
+        own_layer = m.__module__.startswith(("snnsim.layers.", "snnsim.deploy.sum_pool"))
+        whole = isinstance(m, Temporal | QuantizedWeight | Scale)
+        return own_layer or whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def read(net: nn.Module) -> Graph:
     """Read a network of one input and one output.
 
     Raises:
-        InvalidValueError: feedback, control flow that depends on data, or an operation other than a module, a sum and a flatten.
+        InvalidValueError: feedback, control flow that depends on data, hooks, or an operation other than a module, a sum, a pool
+            and a change of shape.
     """
     if isinstance(net, Temporal | QuantizedWeight) or not any(True for _ in net.children()):
         raise InvalidValueError(f"the network is a single {type(net).__name__}; put it into an nn.Sequential")
-    for name, module in net.named_modules():
-        if isinstance(module, Feedback):
-            raise InvalidValueError(
-                f"the network has feedback through {name!r}, and is read in one direction only; take the loop out"
-            )
+    _check_as_written(net)
     try:
         trace = _Tracer().trace(net)
-    except (fx.proxy.TraceError, TypeError) as problem:
+    except UNREADABLE as problem:
         raise InvalidValueError(
             f"the network's forward cannot be read ({problem}); let it call modules and add their results, without branches on data"
         ) from problem
     parts: list[Part] = []
     index: dict[fx.Node, int] = {}
+    in_place: list[int] = []
     output = -1
     for node in trace.nodes:
-        inputs = tuple(index[source] for source in node.all_input_nodes)
-        if node.op == "output":
-            if not isinstance(node.args[0], fx.Node):
-                raise InvalidValueError("the network returns several tensors; let its forward return the last layer's alone")
-            output = inputs[0]
+        if _is_size(node, index):
             continue
-        index[node] = len(parts)
-        parts.append(_part(net, node, inputs))
+        if node.op == "output":
+            if not isinstance(node.args[0], fx.Node) or node.args[0] not in index:
+                raise InvalidValueError("the network returns several tensors; let its forward return the last layer's alone")
+            output = index[node.args[0]]
+            continue
+        found = _parts(net, node, index, len(parts))
+        if node.target in IN_PLACE_ADDITIONS:
+            in_place.append(len(parts))
+        parts += found
+        index[node] = len(parts) - 1
     _check_used_once(parts)
+    _check_in_place(parts, in_place, output)
     if sum(part.module is None and not part.inputs for part in parts) != 1:
         raise InvalidValueError("the network takes several inputs; an integer network takes one")
     return Graph(tuple(parts), output)
 
 
-def _part(net: nn.Module, node: fx.Node, inputs: tuple[int, ...]) -> Part:
+def _check_as_written(net: nn.Module) -> None:
+    """Refuse what a trace does not show."""
+    every: Any = nn.modules.module
+    if every._global_forward_hooks or every._global_forward_pre_hooks:
+        raise InvalidValueError(
+            "the network runs under global forward hooks, which may change anything; remove them before lowering"
+        )
+    if "forward" in vars(net) or type(net).__call__ is not nn.Module.__call__:
+        raise InvalidValueError("the network has a forward or __call__ put in place of its class's; define forward in the class")
+    for name, module in net.named_modules():
+        part = Part(name, module, ())
+        if isinstance(module, Feedback):
+            raise InvalidValueError(
+                f"the network has feedback through {name!r}, and is read in one direction only; take the loop out"
+            )
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise refusal(
+                part,
+                "it has forward hooks, which may change what it takes or returns; remove them first, those of torch's pruning with "
+                "torch.nn.utils.prune.remove(layer, 'weight')",
+            )
+
+
+def _is_size(node: fx.Node, index: dict[fx.Node, int]) -> bool:
+    """Whether a node of a trace is a shape, or a number computed from shapes."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    if node.op != "call_function" or node.target not in SIZE_FUNCTIONS:
+        return False
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    return all(source not in index for source in node.all_input_nodes)
+
+
+def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: int) -> list[Part]:
+    """What a node of a trace is: one part, or two behind each other, the first at a position of the graph."""
+    tensors = [source for source in node.all_input_nodes if source in index]
+    inputs = tuple(index[source] for source in tensors)
     if node.op == "placeholder":
-        return Part(node.name, None, ())
+        return [Part(node.name, None, ())]
     if node.op == "call_module":
-        return Part(str(node.target), net.get_submodule(str(node.target)), inputs)
-    if node.target in ADDITIONS and not node.kwargs and all(isinstance(value, fx.Node) for value in node.args):
-        # a tensor added to itself is one input of the trace and two of the sum
-        sources = [node.args[0], node.args[1]]
-        return Part(node.name, None, tuple(inputs[node.all_input_nodes.index(s)] for s in sources if isinstance(s, fx.Node)))
-    if node.target in FLATTENINGS:
-        return Part(node.name, nn.Flatten(*_flatten_axes(node)), inputs)
+        module = net.get_submodule(str(node.target))
+        part = Part(str(node.target), module, inputs)
+        if len(node.args) + len(node.kwargs) != 1 or len(inputs) != 1:
+            raise refusal(part, "it is called with more than a tensor; call it with its input alone")
+        return [part]
+    is_method = node.op == "call_method"
+    if node.op == "call_function" or is_method:
+        summands = [index[value] for value in node.args if isinstance(value, fx.Node) and value in index]
+        if node.target in ADDITIONS and not node.kwargs and len(node.args) == len(summands) == 2:
+            return [Part(node.name, None, tuple(summands))]
+        # one tensor, which comes first
+        if len(tensors) == len(summands) == 1 and node.args[0] is tensors[0]:
+            flatten = _flatten(node)
+            if flatten is not None:
+                return [Part(node.name, flatten, inputs)]
+            if node.target in (RESHAPINGS if is_method else RESHAPING_FUNCTIONS):
+                return [Part(node.name, Reshaping(node, dict(index)), inputs)]
+            if node.target in MEANS and _mean(node) is not None:
+                without_axes = Part(node.name, Reshaping(node, dict(index)), (position,))
+                return [Part(node.name, _mean(node), inputs), without_axes]
+            if node.target in POOLS and len(node.all_input_nodes) == 1:
+                return [Part(node.name, POOLS[node.target](*node.args[1:], **node.kwargs), inputs)]
     raise InvalidValueError(
-        f"{node.name!r} ({_spelled(node.target)}) cannot be lowered: an integer network is made of modules, sums of two tensors "
-        "and flatten; replace it by one of those"
+        f"{node.name!r} ({_spelled(node.target)}) cannot be lowered: an integer network is made of modules, sums of two tensors, "
+        "pools and changes of shape; replace it by one of those"
     )
+
+
+def _flatten(node: fx.Node) -> nn.Flatten | None:
+    """The module that a change of shape is, where it flattens: `flatten` itself, and `x.view(x.size(0), -1)`."""
+    names = ("start_dim", "end_dim") if node.target in (torch.flatten, "flatten") else ("shape",)
+    given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+    if len(names) == 2 and all(isinstance(value, int) for value in given.values()) and set(given) <= set(names):
+        return nn.Flatten(given.get("start_dim", 0), given.get("end_dim", -1))  # type: ignore[arg-type]
+    sizes: Any = node.args[1:] if len(node.args) == 3 else given.get("shape")
+    if node.target in ("view", "reshape", torch.reshape) and isinstance(sizes, tuple | list) and len(sizes) == 2:
+        return nn.Flatten() if _is_batch(sizes[0]) and sizes[1] == -1 else None
+    return None
+
+
+def _is_batch(size: Any) -> bool:
+    """Whether a value of a trace is the size of the first axis."""
+    if not isinstance(size, fx.Node) or size.target not in ("size", operator.getitem):
+        return False
+    source: Any = size.args[0]
+    of_shape = size.target == "size" or source.target == "size" or source.args[1:] == ("shape",)
+    return of_shape and size.args[1:] == (0,) and (size.target == "size" or len(source.args) == 1 + (source.target is getattr))
+
+
+def _mean(node: fx.Node) -> nn.Module | None:
+    """The pool over whole planes or rows that a mean is, or None where it is another."""
+    names = ("dim", "keepdim")
+    given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+    dims: Any = given.get("dim")
+    axes = {dims} if isinstance(dims, int) else set(dims) if isinstance(dims, tuple | list) else set()
+    if set(given) - set(names):
+        return None
+    if axes in ({2}, {-1}):
+        return nn.AdaptiveAvgPool1d(1)
+    return nn.AdaptiveAvgPool2d(1) if axes in ({2, 3}, {-1, -2}, {2, -1}, {3, -2}) else None
+
+
+def check_methods(graph: Graph) -> None:
+    """Refuse a module with a method of the user's own in place of a known one, which its integers would not have."""
+    for part in graph.parts:
+        # of a neuron its equations are looked at, whoever wrote them
+        own = None if part.module is None or isinstance(part.module, Membrane) else own_method(part.module)
+        if own is not None:
+            raise refusal(part, f"it has a {own} of its own, which its integers would not have; use the layer as it is")
+
+
+def own_method(module: nn.Module) -> str | None:
+    """A method that the user has put in place of one of torch's or of this package, in a subclass or on the object."""
+    kinds = type(module).__mro__
+    known = next(kind for kind in kinds if kind.__module__.partition(".")[0] in ("torch", "snnsim"))
+    for names in (vars(module), *(vars(kind) for kind in takewhile(lambda kind: kind is not known, kinds))):
+        for name in names:
+            special = name.startswith("__") and name != "__call__"
+            if not special and name not in HARMLESS and inspect.isroutine(getattr(known, name, None)):
+                return name
+    return None
 
 
 def _check_used_once(parts: list[Part]) -> None:
@@ -155,10 +373,22 @@ def _check_used_once(parts: list[Part]) -> None:
             seen.add(id(part.module))
 
 
-def _flatten_axes(node: fx.Node) -> tuple[Any, Any]:
-    names = ("start_dim", "end_dim")
-    given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-    return given.get("start_dim", 0), given.get("end_dim", -1)
+def _check_in_place(parts: list[Part], in_place: list[int], output: int) -> None:
+    """Refuse a sum in place to a tensor that something reads as it was before."""
+    # the tensor that each part returns, by the first part that returned it
+    tensor: list[int] = []
+    for i, part in enumerate(parts):
+        passes_on = i in in_place or isinstance(part.module, Reshaping) or type(part.module) in PASSING
+        tensor.append(tensor[part.inputs[0]] if passes_on else i)
+    reads = [*((i, source) for i, part in enumerate(parts) for source in part.inputs), (len(parts), output)]
+    for changed in in_place:
+        target = tensor[changed]
+        if parts[target].module is None and not parts[target].inputs:
+            raise refusal(
+                parts[changed], "it adds to the network's input in place, which changes the caller's tensor; write x = x + y"
+            )
+        if any(reader > changed > source and tensor[source] == target for reader, source in reads):
+            raise refusal(parts[changed], "it adds in place to a tensor that is read again later; write x = x + y")
 
 
 def _spelled(target: Any) -> str:

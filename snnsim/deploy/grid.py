@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
+from snnsim.calibrate.conversion import BalancedIFNode
 from snnsim.checks import check_int
+from snnsim.deploy.constants import check_finite
 from snnsim.deploy.dyadic import frac_bits_of, rounded
 from snnsim.deploy.exactness import MAX_FRAC_BITS, Report
-from snnsim.deploy.graph import Graph, network_of, read
-from snnsim.deploy.lower import IDENTITIES, build
+from snnsim.deploy.factors import move_factors
+from snnsim.deploy.graph import Graph, Part, at_rest, network_of, read
+from snnsim.deploy.lower import build
+from snnsim.deploy.shapes import LINEAR_LAYERS
 from snnsim.errors import InvalidValueError
 from snnsim.neurons import IFNode, LIFNode, LIReadout, Membrane, ParametricLIFNode, Readout, SynapticNode
 from snnsim.neurons.synaptic import SynapticCurrent
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.fold import fold_batch_norm
 from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.ranges import channel_rows
 from snnsim.quant.ste import straight_through
 from snnsim.quant.weight import QuantizedWeight
 
 __all__ = [
+    "GridBalancedIFNode",
     "GridIFNode",
     "GridLIFNode",
     "GridLIReadout",
@@ -55,6 +60,10 @@ class GridIFNode(OnGrid, IFNode):
     """IFNode on a grid."""
 
 
+class GridBalancedIFNode(OnGrid, BalancedIFNode):
+    """BalancedIFNode on a grid."""
+
+
 class GridLIFNode(OnGrid, LIFNode):
     """LIFNode on a grid."""
 
@@ -76,6 +85,7 @@ class GridSynapticCurrent(OnGrid, SynapticCurrent):
 
 
 GRID_CLASSES: dict[type[Membrane], type[OnGrid]] = {
+    BalancedIFNode: GridBalancedIFNode,
     IFNode: GridIFNode,
     LIFNode: GridLIFNode,
     ParametricLIFNode: GridParametricLIFNode,
@@ -94,11 +104,12 @@ def to_grid(
 ) -> Report:
     """Put a network with quantized weights and states on the grid of multiples of `2**-grid_bits`, in place.
 
-    Batch normalization is folded; a division of the input by a tau that is no power of two moves into the scale of the layer
-    before it (a learned tau then acts on the leak alone); scales and biases are snapped, the weights being quantized with the
-    snapped scale; then edges, leaks, and the levels of readouts. Every module stays the object it was and trains on, with
-    straight-through gradients: fine-tune a few epochs with a new optimizer. A learned codebook is fixed as it is. Nothing is
-    changed when anything is refused.
+    Batch normalization is folded; what no binary grid holds moves into a factor of a layer next to it, whose weights stay as they
+    are: the division of a neuron's input by a tau that is no power of two (a learned tau then acts on the leak alone), the
+    division of an average pool (which sums from then on), and the constants of a converted network. Scales and biases are snapped,
+    the weights being quantized with the snapped scale; then edges, leaks, and the levels of readouts. Every module stays the
+    object it was and trains on, with straight-through gradients: fine-tune a few epochs with a new optimizer. A learned codebook
+    is fixed as it is. Nothing is changed when anything is refused.
 
     Args:
         net: a network after `snnsim.quant.quantize`, or a runner around it.
@@ -116,28 +127,50 @@ def to_grid(
     if grid_bits > MAX_FRAC_BITS:
         raise InvalidValueError(f"to_grid(grid_bits={grid_bits}): must be at most {MAX_FRAC_BITS}, what float32 holds; 16 is usual")
     # on a copy first, so that a refusal leaves the network as it was
-    trial = copy.deepcopy(network)
-    _snap(trial, grid_bits)
-    report = build(trial, input_shape, input_range, bisects=False)[1]
-    _snap(network, grid_bits)
+    trial = at_rest(network)
+    _snap(trial, grid_bits, input_shape)
+    report = build(read(trial), input_shape, input_range, bisects=False)[1]
+    modes = {module: module.training for module in network.modules()}
+    try:
+        # a parametrization may compute another weight in every step of training
+        _snap(network.eval(), grid_bits, input_shape)
+    finally:
+        for module, training in modes.items():
+            module.training = training
     return report
 
 
-def _snap(net: nn.Module, grid_bits: int) -> None:
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
-        fold_batch_norm(net)
-    modules = dict(net.named_modules())
-    _move_divisions(read(net))
-    for name, module in modules.items():
+def _snap(net: nn.Module, grid_bits: int, input_shape: tuple[int, ...] | None) -> None:
+    graph = read(net)
+    norms = _norms_behind_layers(graph)
+    if norms:
+        fold_batch_norm(net, norms)
+        graph = read(net)
+    move_factors(graph, input_shape)
+    for name, module in net.named_modules():
         if isinstance(module, QuantizedWeight):
             _snap_layer(name, module, grid_bits)
         elif isinstance(module, Membrane):
             _snap_node(name, module, grid_bits)
 
 
+def _norms_behind_layers(graph: Graph) -> list[tuple[str, str]]:
+    """Names of every layer whose output a batch normalization alone reads, and of that."""
+    pairs = []
+    for part in graph.parts:
+        if isinstance(part.module, nn.modules.batchnorm._BatchNorm):
+            (source,) = part.inputs
+            layer = graph.parts[source]
+            calls = [p for p in graph.parts if p.module in (layer.module, part.module)]
+            if isinstance(layer.module, LINEAR_LAYERS) and len(calls) == 2 and graph.readers(source) == [graph.parts.index(part)]:
+                pairs.append((layer.name, part.name))
+    return pairs
+
+
 def _snap_layer(name: str, layer: QuantizedWeight, grid_bits: int) -> None:
+    check_finite(Part(name, layer, ()), layer)
     layer.grid_bits = None
-    step = layer.integer_weight()[1].detach()
+    w_int, step = (tensor.detach() for tensor in layer.integer_weight())
     if layer.weight_int is not None:
         needed = frac_bits_of(step)
         if needed > grid_bits:
@@ -145,7 +178,10 @@ def _snap_layer(name: str, layer: QuantizedWeight, grid_bits: int) -> None:
                 f"to_grid: the scale of layer {name!r} is frozen and needs {needed} fractional bits; snapping it to "
                 f"{grid_bits} would change what its weights stand for; call to_grid before freeze"
             )
-    smallest = float(step.min())
+    # what multiplies sums of 0 may be anything
+    live = channel_rows(w_int, layer.channel_axis).any(1)
+    scale = step * layer.input_unit()
+    smallest = float(scale.expand(len(live))[live].min()) if bool(live.any()) else 1.0
     if smallest * 2.0**grid_bits < 0.5:
         needed = math.ceil(-math.log2(smallest))
         remedy = f"use grid_bits={needed} or more" if needed <= MAX_FRAC_BITS else "rescale its weights"
@@ -195,53 +231,3 @@ def _snapped(name: str, codebook: Codebook, grid_bits: int, levels: bool) -> Cod
             f"to_grid(grid_bits={grid_bits}): the levels of the neuron {name!r} lie too close for this grid; {remedy} fewer levels"
         )
     return Codebook(values, edges=edges, ste=codebook.ste)
-
-
-def _move_divisions(graph: Graph) -> None:
-    """Move divisions of a neuron's input that are not exact into the layers before it."""
-    for index, part in enumerate(graph.parts):
-        node = part.module.current if isinstance(part.module, SynapticNode) else part.module
-        if not isinstance(node, Membrane) or not node.divides_input():
-            continue
-        divisor = node.input_divisor()
-        if divisor is None or (divisor.numel() == 1 and float(torch.frexp(divisor.detach())[0]) == 0.5):
-            continue
-        if type(node).input_divisor not in (LIFNode.input_divisor, ParametricLIFNode.input_divisor):
-            raise InvalidValueError(
-                f"to_grid: the neuron {part.name!r} divides its input by {divisor}; scale the layer before it instead"
-            )
-        _divide_sources(graph, index, divisor.detach(), part.name)
-        node.decay_input = False
-
-
-def _divide_sources(graph: Graph, index: int, divisor: Tensor, neuron: str) -> None:
-    for source in graph.parts[index].inputs:
-        part = graph.parts[source]
-        if isinstance(part.module, QuantizedWeight) and len(graph.readers(source)) == 1 and _divide(part.module, divisor):
-            continue
-        linear = isinstance(part.module, (nn.AvgPool1d, nn.AvgPool2d, nn.Flatten, *IDENTITIES)) or (
-            part.module is None and part.inputs
-        )
-        if not linear or len(graph.readers(source)) > 1:
-            raise InvalidValueError(
-                f"to_grid: the neuron {neuron!r} divides its input by tau, which is no power of two, and the division cannot move "
-                f"into {part.name!r} before it; use decay_input=False, or a tau of 2, 4, ..."
-            )
-        _divide_sources(graph, source, divisor, neuron)
-
-
-@torch.no_grad()
-def _divide(layer: QuantizedWeight, divisor: Tensor) -> bool:
-    """Divide what a layer computes, one number for all or one per output channel; False where it cannot."""
-    quantizer, flat = layer.weight_quantizer, divisor.reshape(-1).to(layer.weight)
-    per_channel = flat.numel() > 1
-    if layer.weight_int is not None or (per_channel and flat.numel() != layer.weight.shape[0]):
-        return False
-    if per_channel and quantizer.descriptor.axis is None:
-        return False
-    layer.weight /= flat.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    if layer.bias is not None:
-        layer.bias /= flat
-    if quantizer.amax is not None:
-        quantizer.amax = quantizer.amax / flat.to(quantizer.amax)
-    return True

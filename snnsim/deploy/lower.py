@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,14 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import check_int
+from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.assembly import Assembly, check_magnitude
 from snnsim.deploy.automaton import automaton
 from snnsim.deploy.bisection import bisect, oracle
-from snnsim.deploy.constants import checked_codebook, input_bits, layer_window, narrowest, power_of_two_weights, window_of
+from snnsim.deploy.constants import (
+    check_finite,
+    checked_codebook,
+    input_bits,
+    layer_window,
+    narrowest,
+    pool_divisor,
+    pool_window,
+    power_of_two_weights,
+)
 from snnsim.deploy.dyadic import FLOAT32_EXACT, frac_bits_of, on_grid
 from snnsim.deploy.exactness import Report, Stage, accumulator_bounds
-from snnsim.deploy.graph import Graph, Part, leading_features, network_of, read, refusal
+from snnsim.deploy.graph import Graph, Part, at_rest, check_methods, network_of, read, refusal
+from snnsim.deploy.interface import checked_decision
 from snnsim.deploy.network import IntegerNetwork
 from snnsim.deploy.operations import (
     Add,
@@ -32,34 +41,36 @@ from snnsim.deploy.operations import (
     TableNeuron,
     Window,
 )
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.deploy.shapes import AVERAGES, IDENTITIES, LINEAR_LAYERS, MAXIMA, RESHAPES, input_shape_of, output_shape, whole_numbers
+from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay as DelayLayer
-from snnsim.layers import Dropout
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.weight import QuantizedWeight
-from snnsim.runners import reset
 
 __all__ = ["build", "lower"]
 
-LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d)
-# in eval mode
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Dropout)
 # more than any float32 network that could be exact; keeps the search for an answer within 64 bits
 SEARCHED_FRAC_BITS, LARGEST_SEARCHED = 40, 2.0**52
 # a table of thresholds has L * (L - 1) entries per output channel
 MAX_BISECTED_LEVELS = 16
 
 
-def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_range: tuple[int, int] = (0, 1)) -> IntegerNetwork:
+def lower(
+    net: nn.Module,
+    input_shape: tuple[int, ...] | None = None,
+    input_range: tuple[int, int] = (0, 1),
+    decision: str | None = None,
+) -> IntegerNetwork:
     """Turn a quantized network into integers with the same spikes and the same codes, at every layer and time step.
 
     The network, or a runner around it, is read in eval mode and left as it is. Layers are linear and convolution layers with
-    quantized weights (or with weights that are multiples of a power of two), flatten, sum, average and maximum pools, sums of
-    two, delays, and IF, LIF, ParametricLIF, Synaptic and readout neurons (and the user's own) on a codebook of up to 8 bits.
+    quantized weights (or with weights that are multiples of a power of two), changes of shape, sum, average and maximum pools
+    (over whole planes too), sums of two, delays, and IF, LIF, ParametricLIF, Synaptic and readout neurons (and the user's own) on
+    a codebook of up to 8 bits. What a trace of the forward does not show is refused: hooks, methods of one's own in place of a
+    layer's, half precision.
 
     A layer whose constants are on a binary grid (see `to_grid`) becomes one multiplication and one addition per output, for any
     codebook. One that is not, in front of neurons of at most 16 levels, becomes a table of thresholds, found by bisection with the
@@ -70,6 +81,7 @@ def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_rang
         input_shape: of one sample at one time step; may be left out where a linear layer comes first.
         input_range: smallest and largest integer of the input, as (0, 255) for 8-bit pixels. A first layer with `input_quant`
             brings its own.
+        decision: how the outputs become a class, see `IntegerNetwork`.
 
     Returns:
         The integer network.
@@ -77,18 +89,25 @@ def lower(net: nn.Module, input_shape: tuple[int, ...] | None = None, input_rang
     Raises:
         InvalidValueError: something that cannot be lowered exactly; names the layer, the reason and what to change.
     """
-    return build(net, input_shape, input_range, bisects=True)[0]
+    checked_decision("lower", decision)
+    network, time_steps = network_of(net)
+    # the caller's network stays as it is
+    graph = read(at_rest(network))
+    check_methods(graph)
+    integer = build(graph, input_shape, input_range, time_steps, bisects=True)[0]
+    integer.decision = decision
+    return integer
 
 
 def build(
-    net: nn.Module, input_shape: tuple[int, ...] | None, input_range: tuple[int, int], bisects: bool
+    graph: Graph,
+    input_shape: tuple[int, ...] | None,
+    input_range: tuple[int, int],
+    time_steps: int | None = None,
+    *,
+    bisects: bool,
 ) -> tuple[IntegerNetwork, Report]:
     """The integer network, and how exact each stage on a grid is; what is on none is refused, or bisected where asked."""
-    network, time_steps = network_of(net)
-    # the caller's network stays as it is
-    network = copy.deepcopy(network).cpu().eval()
-    reset(network)
-    graph = read(network)
     builder = _Builder(graph, _input_signal(graph, input_shape, input_range), bisects)
     output = builder.run()
     integer = IntegerNetwork(builder.signals[0], builder.operations, output, time_steps, builder.input_scale)
@@ -96,19 +115,11 @@ def build(
 
 
 def _input_signal(graph: Graph, shape: tuple[int, ...] | None, bounds: tuple[int, int]) -> Signal:
-    low, high = bounds
-    for value in bounds:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidTypeError(
-                f"input_range={bounds!r}: must be two ints, the smallest and the largest input; (0, 255) for pixels"
-            )
+    form = "two ints, the smallest and the largest input; (0, 255) for pixels"
+    low, high = whole_numbers("input_range", bounds, (2,), form)
     if not (low <= 0 <= high and low < high and max(-low, high) < FLOAT32_EXACT):
         raise InvalidValueError(f"input_range={bounds!r}: must go from at most 0 to at least 0, within 24 bits; (0, 1) for spikes")
-    if shape is None:
-        shape = (leading_features(graph, IDENTITIES),)
-    for size in shape:
-        check_int("input_shape", "size", size, at_least=1)
-    return Signal(tuple(shape), low, high)
+    return Signal(input_shape_of(graph, shape), low, high)
 
 
 class _Builder(Assembly):
@@ -145,13 +156,16 @@ class _Builder(Assembly):
             return sources[0]
         if isinstance(module, LINEAR_LAYERS):
             return self._product(part, module, sources[0])
-        if isinstance(module, nn.Flatten):
-            return self._flatten(part, module, sources[0])
-        if isinstance(module, POOLS):
+        if isinstance(module, RESHAPES):
+            return self._reshape(part, sources[0])
+        if isinstance(module, Scale):
+            return self._scale(part, module, sources[0])
+        if isinstance(module, AVERAGES + MAXIMA):
             return self._pool(part, module, sources[0])
         if isinstance(module, DelayLayer):
             self.check_value(sources[0], part, "a delay")
-            return self.append(Delay(part.name, tuple(sources), self.signals[sources[0]], module.delay_steps))
+            delay = Delay(part.name, tuple(sources), self.signals[sources[0]], module.delay_steps)
+            return self.append(delay, self.added_bits[sources[0]])
         if isinstance(module, SynapticNode):
             current = replace(part, name=f"{part.name}.current", module=module.current)
             return self._membrane(part, module, self._membrane(current, module.current, sources[0]))
@@ -169,35 +183,37 @@ class _Builder(Assembly):
         shifts = tuple(frac_bits - signal.frac_bits for signal in signals)
         low = sum(signal.low << shift for signal, shift in zip(signals, shifts, strict=True))
         high = sum(signal.high << shift for signal, shift in zip(signals, shifts, strict=True))
-        check_magnitude(part, max(-low, high), frac_bits, "the sum")
-        return self.append(Add(part.name, tuple(sources), Signal(signals[0].shape, low, high, frac_bits), shifts))
+        added = max(self.added_bits[source] for source, shift in zip(sources, shifts, strict=True) if not shift)
+        check_magnitude(part, max(-low, high), frac_bits, "the sum", added)
+        return self.append(Add(part.name, tuple(sources), Signal(signals[0].shape, low, high, frac_bits), shifts), added)
 
-    def _flatten(self, part: Part, module: nn.Flatten, source: int) -> int:
-        signal, start = self.signals[source], module.start_dim
-        axes = len(signal.shape) + 1
-        first, last = start % axes, module.end_dim % axes
-        if first == 0:
-            raise refusal(part, f"flattens the batch axis (start_dim={start}); use start_dim=1")
-        shape = list(signal.shape)
-        shape[first - 1 : last] = [math.prod(shape[first - 1 : last])]
-        if shape == list(signal.shape):
+    def _shape(self, part: Part) -> tuple[int, ...]:
+        return output_shape(part, lambda index: self.signals[self.returned[index]].shape)
+
+    def _reshape(self, part: Part, source: int) -> int:
+        signal, shape = self.signals[source], self._shape(part)
+        if shape == signal.shape:
             return source
-        return self.append(Reshape(part.name, (source,), replace(signal, shape=tuple(shape))))
+        return self.append(Reshape(part.name, (source,), replace(signal, shape=shape)), self.added_bits[source])
+
+    def _scale(self, part: Part, module: Scale, source: int) -> int:
+        if bool((module.factor == 1).all()) and module.factor.numel() == 1:
+            return source
+        raise refusal(
+            part,
+            "it multiplies by a constant; call snnsim.deploy.to_grid(net), which moves one number for all channels into the scales "
+            "of the layers behind it",
+        )
 
     def _product(self, part: Part, layer: Any, source: int) -> int:
-        signal = self.signals[source]
-        window = layer_window(part, layer)
-        planes = signal.planes if len(signal.shape) <= 3 else (0, 0, 0)
-        wanted = {nn.Linear: 1, nn.Conv1d: 2, nn.Conv2d: 3}[next(kind for kind in LINEAR_LAYERS if isinstance(layer, kind))]
-        channels = layer.in_features if wanted == 1 else layer.in_channels
-        if len(signal.shape) != wanted or planes[0] != channels:
-            raise refusal(part, f"takes {channels} channels in {wanted} axes, and one sample has shape {signal.shape}")
+        signal, shape, window = self.signals[source], self._shape(part), layer_window(part, layer)
         self.check_value(source, part, "a layer")
+        check_finite(part, layer)
         weight, scale, bias = self._constants(part, layer, source)
         # the input may have been given a binary point by an average pool, or bounds by input_quant
         signal = self.signals[source]
         weight = weight.reshape(len(weight), -1, *window.kernel)
-        scale = scale * 2.0**-signal.frac_bits
+        scale = _of_live_channels(weight, scale) * 2.0**-signal.frac_bits
         bias = torch.zeros(len(weight)) if bias is None else bias
         frac_bits = needed = frac_bits_of(scale, bias)
         largest = float(torch.cat([scale.reshape(-1).abs(), bias.abs()]).max())
@@ -207,15 +223,12 @@ class _Builder(Assembly):
         low, high = accumulator_bounds(weight, signal.low, signal.high)
         multiplier = on_grid(scale.expand(len(weight)), frac_bits)
         offset = on_grid(bias, frac_bits)
-        shape = (len(weight), *window.output_size(*planes[1:])[3 - wanted :]) if wanted > 1 else (len(weight),)
-        if 0 in shape or any(size < 0 for size in shape):
-            raise refusal(part, f"its kernel is larger than its input of shape {signal.shape}")
         exact = multiplier.astype(np.float64)
         bounds = min(0, int((exact * low + offset).min())), max(0, int((exact * high + offset).max()))
-        groups = 1 if wanted == 1 else layer.groups
+        groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         out = Signal(shape, *bounds, frac_bits)
-        product = Product(part.name, (source,), out, planes, weight, multiplier, offset, None, window, groups)
-        signal_id = self.append(product)
+        product = Product(part.name, (source,), out, signal.planes, weight, multiplier, offset, None, window, groups)
+        signal_id = self.append(product, signal.frac_bits + self._input_bits(layer))
         self.sums[signal_id], self.layers[signal_id] = (low, high), layer
         if too_many:
             self.off_grid[signal_id] = needed
@@ -232,9 +245,15 @@ class _Builder(Assembly):
             w_int, step = layer.integer_weight()
             bias = layer.quantized_bias()
             if layer.input_quantizer is not None and layer.input_quantizer.enabled:
-                step = step * self._take_input_quantizer(part, layer.input_quantizer, source)
+                step = layer.scale(step, self._take_input_quantizer(part, layer.input_quantizer, source))
         weight = w_int.double().numpy()
         return narrowest(part, weight), step.detach(), None if bias is None else bias.detach()
+
+    def _input_bits(self, layer: Any) -> int:
+        """Fractional bits of the power of two in the step of a layer's input."""
+        if self.input_scale is None or getattr(layer, "input_quantizer", None) is None:
+            return 0
+        return max(0, math.ceil(math.log2(self.input_scale)))
 
     def _take_input_quantizer(self, part: Part, quantizer: Any, source: int) -> Tensor:
         """Let the network's input be the integers of this quantizer; returns their step."""
@@ -254,40 +273,35 @@ class _Builder(Assembly):
         return step.reshape(())
 
     def _pool(self, part: Part, module: Any, source: int) -> int:
-        signal = self.signals[source]
-        spatial = 1 if isinstance(module, nn.AvgPool1d | nn.MaxPool1d) else 2
-        if len(signal.shape) != spatial + 1:
-            raise refusal(part, f"pools over {spatial} axes, and one sample has shape {signal.shape}")
-        if module.ceil_mode:
-            raise refusal(part, "ceil_mode=True is not supported; pad the input instead")
+        signal, shape = self.signals[source], self._shape(part)
         self.check_value(source, part, "a pool")
-        maximum = isinstance(module, nn.MaxPool1d | nn.MaxPool2d)
-        window = window_of(module, spatial)
+        maximum, window = isinstance(module, MAXIMA), pool_window(part, module, signal.shape)
         if maximum and module.return_indices:
             raise refusal(part, "return_indices=True is not supported; leave it out")
         if maximum and window.padding != (0, 0) and signal.low < 0:
             raise refusal(part, "pads values that may be negative; pool after the neuron, or without padding")
-        low, high, frac_bits = signal.low, signal.high, signal.frac_bits
+        sizes = signal.planes[1:]
+        if maximum and any((first == size).any() for first, size in zip(window.firsts(*sizes), sizes, strict=True)):
+            raise refusal(part, "has places that see nothing but padding, whose maximum is -inf; use less padding or dilation")
+        low, high, divided = signal.low, signal.high, 0
         if not maximum:
             low, high = low * window.count, high * window.count
-            frac_bits += self._pool_bits(part, module, window)
-        channels, height, width = signal.planes
-        shape = (channels, *window.output_size(height, width)[2 - spatial :])
-        check_magnitude(part, max(-low, high), frac_bits, "the sum of the pool")
-        return self.append(Pool(part.name, (source,), Signal(shape, low, high, frac_bits), signal.planes, window, maximum))
+            divided = self._pool_bits(part, module, window)
+        frac_bits, added = signal.frac_bits + divided, self.added_bits[source] + divided
+        check_magnitude(part, max(-low, high), frac_bits, "the sum of the pool", added)
+        out = Signal(shape, low, high, frac_bits)
+        return self.append(Pool(part.name, (source,), out, signal.planes, window, maximum), added)
 
     def _pool_bits(self, part: Part, module: Any, window: Window) -> int:
         """Binary digits by which an average pool divides its sum."""
-        divisor = getattr(module, "divisor_override", None) or window.count
-        if window.padding != (0, 0) and not module.count_include_pad and not getattr(module, "divisor_override", None):
-            raise refusal(part, "count_include_pad=False divides by different numbers at the border; leave it True")
+        divisor = pool_divisor(part, module, window)
         if divisor & (divisor - 1):
             raise refusal(
                 part,
-                f"divides by {divisor}, which no binary grid holds exactly; sum instead, with divisor_override=1, and let the next "
-                "layer's scale absorb the division",
+                f"divides by {divisor}, which no binary grid holds exactly; sum instead, with divisor_override=1, or call "
+                "snnsim.deploy.to_grid(net), which moves the division into the scale of a layer next to it",
             )
-        return int(divisor).bit_length() - 1
+        return divisor.bit_length() - 1
 
     def _membrane(self, part: Part, node: Membrane, source: int) -> int:
         """A neuron on its grid, or through thresholds where it is on none."""
@@ -322,9 +336,10 @@ class _Builder(Assembly):
             )
         signal, codebook = self.signals[source], checked_codebook(part, node)
         table = automaton(node, codebook, signal.shape)
-        frac_bits = max(signal.frac_bits + input_bits(part, node), frac_bits_of(table.edges, table.leak))
-        shift = frac_bits - signal.frac_bits - input_bits(part, node)
-        stage = self.stage(part, source, table.edges, table.leak, frac_bits, shift)
+        divided = input_bits(part, node)
+        frac_bits = max(signal.frac_bits + divided, frac_bits_of(table.edges, table.leak))
+        shift = frac_bits - signal.frac_bits - divided
+        stage = self.stage(part, source, table.edges, table.leak, frac_bits, shift, divided)
         if stage.problem is not None:
             raise refusal(part, f"{stage.problem} (layer {stage.layer!r})")
         self.stages.append(stage)
@@ -380,6 +395,13 @@ class _Builder(Assembly):
                 thresholds=bisect(codes, codebook.num_levels, low, high),
             )
         )
+
+
+def _of_live_channels(weight: Integers, scale: Tensor) -> Tensor:
+    """Scales `[O]`, the smallest of the others where a channel's weights are all 0: sums of 0 are 0 with every scale."""
+    live = torch.from_numpy(weight.reshape(len(weight), -1).any(1))
+    scale = scale.expand(len(weight))
+    return torch.where(live, scale, scale[live].min()) if bool(live.any()) else torch.ones_like(scale)
 
 
 def _why_not(module: nn.Module) -> str:

@@ -10,20 +10,19 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from snnsim.deploy.c import CSource
+from snnsim.deploy.c import CSource, generate
 from snnsim.deploy.mcu_templates import LINKER_SCRIPT, PROGRAM
 from snnsim.deploy.operations import Integers
 from snnsim.errors import InvalidValueError, RunError
-from snnsim.files import write_whole
+from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -118,15 +117,11 @@ def write_board(network: IntegerNetwork, folder: str | os.PathLike[str], board: 
         InvalidValueError: another board.
     """
     properties = _board(board)
-    source = network.to_c(folder, NAME)
+    source = generate(network, NAME)
     values = {"name": NAME, "NAME": NAME.upper(), "board": board, "flash": properties.flash, "ram": properties.ram}
-    for file, text in {"board.c": PROGRAM, "board.ld": LINKER_SCRIPT}.items():
-        write_whole(Path(folder) / file, partial(_write_text, Template(text).substitute(values)), "write_board")
+    texts = source.files | {"board.c": Template(PROGRAM).substitute(values), "board.ld": Template(LINKER_SCRIPT).substitute(values)}
+    write_folder(folder, {file: text.encode("ascii") for file, text in texts.items()}, "write_board")
     return source
-
-
-def _write_text(text: str, file: BinaryIO) -> None:
-    file.write(text.encode("ascii"))
 
 
 def _board(name: str) -> Board:

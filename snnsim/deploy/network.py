@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from snnsim.checks import check_int, checked_number
 from snnsim.deploy.c import CSource, write_c
 from snnsim.deploy.engine import run
+from snnsim.deploy.interface import checked_decision
 from snnsim.deploy.operations import Integers, Neuron, Operation, Signal
-from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
 from snnsim.deploy.program import Program
 from snnsim.deploy.soundness import check_operation, check_signal
 from snnsim.deploy.state import Packed, StateLayout
@@ -53,6 +54,8 @@ class IntegerNetwork:
         time_steps: how often a static input is presented; None takes sequences.
         input_scale: a real input is multiplied by this, rounded (halves to even) and clamped to the bounds of `input`; None
             takes integers as they are.
+        decision: how outputs become a class: "rate", the largest sum over time, or "membrane", the largest value over time, of
+            equals the first; None where they stand for no classes.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class IntegerNetwork:
         output: int,
         time_steps: int | None = None,
         input_scale: float | None = None,
+        decision: str | None = None,
     ) -> None:
         check_signal("input", input)
         signals = [input]
@@ -72,11 +76,21 @@ class IntegerNetwork:
             signals.append(operation.output)
         if not 0 <= output < len(signals):
             raise InvalidValueError(f"IntegerNetwork(output={output}): must be one of its {len(signals)} signals")
+        names = [operation.name for operation in operations if isinstance(operation, Neuron)]
+        if len(names) != len(set(names)):
+            raise InvalidValueError(
+                f"IntegerNetwork(operations): two neurons of one name, of {sorted(names)}; name each of its own"
+            )
+        if time_steps is not None:
+            check_int("IntegerNetwork", "time_steps", time_steps, at_least=1)
+        if input_scale is not None:
+            input_scale = checked_number("IntegerNetwork", "input_scale", input_scale, above=0)
         self.input = input
         self.operations = tuple(operations)
         self.output = output
         self.time_steps = time_steps
         self.input_scale = input_scale
+        self.decision = checked_decision("IntegerNetwork", decision)
         self._state: Packed | None = None
 
     def __repr__(self) -> str:
@@ -146,13 +160,6 @@ class IntegerNetwork:
             OutputError: the folder exists already, or cannot be written.
             InvalidValueError: a name that is no C identifier in lower case; neurons of a chip, which have no C.
         """
-        for operation in self.operations:
-            if isinstance(operation, PresetNeuron | PresetLayer):
-                kind = type(operation.neuron).__name__
-                raise InvalidValueError(
-                    f"IntegerNetwork.to_c: {operation.name!r} is a layer of {kind}, and C is generated for lowered networks; run "
-                    "this one as it is, its chip has tools of its own"
-                )
         return write_c(self, folder, name)
 
     def fingerprint(self) -> str:
@@ -172,16 +179,15 @@ class IntegerNetwork:
             InvalidTypeError: values that are no real numbers.
             InvalidValueError: without an input scale, values that are not whole or not within the input's bounds; NaN.
         """
-        values = x.numpy(force=True) if isinstance(x, Tensor) else np.asarray(x)
+        values = _values(x) if isinstance(x, Tensor) else np.asarray(x)
         if values.dtype.kind not in "buif":
             raise InvalidTypeError(f"IntegerNetwork: x must hold real numbers, got {values.dtype}")
         low, high = self.input.low, self.input.high
         if self.input_scale is not None:
             values = np.rint(np.clip(values.astype(np.float32) * np.float32(self.input_scale), low, high))
-        narrow = np.uint8 if low >= 0 and high <= 255 else np.int32
         # out of range first: converting such a value is undefined
         inside = _is_inside(values, low, high)
-        integers = values.astype(narrow, copy=False) if inside else None
+        integers = values.astype(self.input.given_as, copy=False) if inside else None
         if integers is None or (values.dtype.kind == "f" and (integers != values).any()):
             wrong = values[~((values >= low) & (values <= high) & (values == np.floor(values)))]
             raise InvalidValueError(
@@ -238,7 +244,9 @@ class IntegerNetwork:
         self._state = None if packed is None else self.layout.checked(packed).copy()
 
     def classify(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
-        """Class of each sample `[B]`: where the spikes, or the potentials, summed over time are largest; the first of equals.
+        """Class of each sample `[B]` by the decision rule: where the outputs summed over time are largest, the first of equals.
+
+        With "membrane" their largest value over time takes the place of the sum.
 
         Raises:
             ShapeError: the output of one sample is not a vector.
@@ -247,7 +255,8 @@ class IntegerNetwork:
             raise ShapeError(
                 f"classify: the output of one sample has shape {self.signals[self.output].shape} and must be [classes]"
             )
-        return self(x_seq).long().sum(0).argmax(1)
+        outputs = self(x_seq).long()
+        return (outputs.amax(0) if self.decision == "membrane" else outputs.sum(0)).argmax(1)
 
     def trace(self, x_seq: Tensor | npt.ArrayLike) -> tuple[Tensor, dict[str, NeuronTrace]]:
         """Run a sequence from rest by the definition, and keep what every neuron did.
@@ -313,6 +322,14 @@ class IntegerNetwork:
     def _as_tensor(self, out: Integers) -> Tensor:
         narrow = np.uint8 if self.signals[self.output].is_binary else np.int32
         return torch.from_numpy(out.astype(narrow, copy=False))
+
+
+def _values(x: Tensor) -> Integers:
+    """The numbers of a tensor; numpy knows no bfloat16."""
+    if x.layout is not torch.strided:
+        raise InvalidTypeError(f"IntegerNetwork: x has the layout {x.layout}; give it as x.to_dense()")
+    narrow = x.is_floating_point() and x.dtype not in (torch.float32, torch.float64)
+    return (x.float() if narrow else x).numpy(force=True)
 
 
 def _is_inside(values: Integers, low: int, high: int) -> bool:

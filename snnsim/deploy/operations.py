@@ -63,6 +63,11 @@ class Signal:
         return self.low >= 0 and self.high <= 1
 
     @property
+    def given_as(self) -> str:
+        """The type in which a caller hands them over: "uint8" where it holds them, else "int32"."""
+        return "uint8" if self.low >= 0 and self.high <= 255 else "int32"
+
+    @property
     def planes(self) -> tuple[int, int, int]:
         """The shape as channels, height and width; a plain vector is all channels."""
         if len(self.shape) == 1:
@@ -97,6 +102,16 @@ class Window:
     def places(self, height: int, width: int) -> int:
         """How many places of the output there are."""
         return math.prod(self.output_size(height, width))
+
+    def firsts(self, height: int, width: int) -> list[Integers]:
+        """For either axis, the first place within the border that each place of the output sees; the size where it sees none."""
+        found = []
+        for k, (size, places) in enumerate(zip((height, width), self.output_size(height, width), strict=True)):
+            start, step = np.arange(places) * self.stride[k] - self.padding[k], self.dilation[k]
+            first = np.where(start < 0, start % step, start)
+            is_seen = (first < size) & (first - start < self.kernel[k] * step)
+            found.append(np.where(is_seen, first, size))
+        return found
 
     def views(self, planes: Integers) -> list[tuple[int, int, Integers]]:
         """For every place of the kernel (y, x), what it sees: `[..., H, W] -> [..., Hout, Wout]`, zeros beyond the border."""
@@ -178,7 +193,7 @@ class Product(Operation):
         x = inputs[0].reshape(batch, groups, channels // groups, height, width)
         weight = self.weight.astype(np.int64).reshape(groups, -1, *self.weight.shape[1:])
         a = sum(np.einsum("bgihw,goi->bgohw", seen, weight[..., ky, kx]) for ky, kx, seen in self.window.views(x))
-        a = np.asarray(a).reshape(batch, len(self.weight), -1)
+        a = np.asarray(a).reshape(batch, len(self.weight), self.output.size // len(self.weight))
         if self.limits is not None:
             a = a.clip(*self.limits[:, :, None])
         driven = self.multiplier[:, None].astype(np.int64) * a + self.offset[:, None]
@@ -199,9 +214,10 @@ class Pool(Operation):
     maximum: bool
 
     def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
-        seen = np.stack([part for _, _, part in self.window.views(inputs[0].reshape(-1, *self.planes))])
+        batch = len(inputs[0])
+        seen = np.stack([part for _, _, part in self.window.views(inputs[0].reshape(batch, *self.planes))])
         pooled = seen.max(0) if self.maximum else seen.sum(0)
-        return pooled.reshape(-1, *self.output.shape), state
+        return pooled.reshape(batch, *self.output.shape), state
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +235,7 @@ class Reshape(Operation):
     """The same integers in another shape."""
 
     def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
-        return inputs[0].reshape(-1, *self.output.shape), state
+        return inputs[0].reshape(len(inputs[0]), *self.output.shape), state
 
 
 @dataclass(frozen=True, eq=False)

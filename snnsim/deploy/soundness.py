@@ -39,12 +39,17 @@ def check_operation(operation: Operation, inputs: list[Signal]) -> None:
         InvalidValueError: with the name of the operation and the rule it breaks.
     """
     check_signal(operation.name, operation.output)
+    _require(operation.name, isinstance(operation, Add) or len(inputs) == 1, "it has one input")
+    count = math.prod(operation.state_shape)
+    _require(operation.name, count <= INT32_MAX, "its state has at most 2^31 - 1 numbers")
     _check(operation, inputs)
 
 
 def check_signal(name: str, signal: Signal) -> None:
     """Refuse bounds beyond 32 bits, and shapes that are not channels, height and width."""
     _require(name, 1 <= len(signal.shape) <= 3 and all(size > 0 for size in signal.shape), "a shape has 1 to 3 axes, all positive")
+    # engines and generated C count in 32 bits
+    _require(name, signal.size <= INT32_MAX, "one sample has at most 2^31 - 1 integers")
     _require(name, -INT32_MAX <= signal.low <= 0 <= signal.high <= INT32_MAX, "bounds hold 0 and fit 32 bits")
     _require(name, 0 <= signal.frac_bits <= MAX_SHIFT, "a binary point lies within 32 bits")
 
@@ -57,12 +62,12 @@ def _check(operation: Operation, inputs: list[Signal]) -> None:
 @_check.register
 def _(operation: Product, inputs: list[Signal]) -> None:
     name, out, (source,) = operation.name, operation.output, inputs
-    channels, height, width = operation.planes
     weight, groups = operation.weight, operation.groups
-    _require(name, math.prod(operation.planes) == source.size, "its planes hold as many integers as its input")
+    channels, height, width = _checked_planes(operation, source)
     _require(
         name, weight.ndim == 4 and weight.dtype in (np.int8, np.int16, np.int32), "weights are integers [O, I / groups, kh, kw]"
     )
+    _require(name, 0 < weight.size <= INT32_MAX, "it has 1 to 2^31 - 1 weights")
     outputs = weight.shape[0]
     _require(name, groups > 0 and outputs % groups == 0 and weight.shape[1] * groups == channels, "groups divide its channels")
     _require(name, weight.shape[2:] == operation.window.kernel, "its weights have the size of its kernel")
@@ -86,8 +91,7 @@ def _(operation: Product, inputs: list[Signal]) -> None:
 @_check.register
 def _(operation: Pool, inputs: list[Signal]) -> None:
     name, out, (source,) = operation.name, operation.output, inputs
-    channels, height, width = operation.planes
-    _require(name, math.prod(operation.planes) == source.size, "its planes hold as many integers as its input")
+    channels, height, width = _checked_planes(operation, source)
     _check_window(name, operation.window, height, width)
     _require(name, out.size == channels * operation.window.places(height, width), "it returns what its window sees")
     padded = operation.window.padding != (0, 0)
@@ -168,7 +172,8 @@ def _(operation: PresetLayer, inputs: list[Signal]) -> None:
 def _check_neuron(operation: Neuron, source: Signal) -> None:
     name, out, reset, fire = operation.name, operation.output, operation.reset, operation.fire
     _require(name, out.shape == source.shape, "it keeps the shape of its input")
-    _require(name, reset.ndim == 2 and 2 <= reset.shape[1] <= 256 and fire.shape == reset.shape[:1], "its tables are [C, L]")
+    _require(name, reset.ndim == 2 and len(reset) > 0 and 2 <= reset.shape[1] <= 256, "its tables are [C, L]")
+    _require(name, fire.shape == reset.shape[:1], "its tables are [C, L]")
     _require(name, reset.dtype == np.uint8 and fire.dtype == np.int32, "its tables are int32, and codes uint8")
     channels, levels = reset.shape
     _require(name, operation.inner > 0 and out.size % (operation.inner * channels) == 0, "its channels divide its neurons")
@@ -182,9 +187,20 @@ def _check_neuron(operation: Neuron, source: Signal) -> None:
         _require_bounds(name, out, int(potentials.min()), int(potentials.max()))
 
 
+def _checked_planes(operation: Product | Pool, source: Signal) -> tuple[int, int, int]:
+    planes = operation.planes
+    _require(operation.name, len(planes) == 3 and min(planes) > 0, "its planes are channels, height and width")
+    _require(operation.name, math.prod(planes) == source.size, "its planes hold as many integers as its input")
+    down, across = operation.window.padding
+    padded = planes[0] * (planes[1] + 2 * down) * (planes[2] + 2 * across)
+    _require(operation.name, padded <= INT32_MAX, "with its border, its input has at most 2^31 - 1 integers")
+    return planes
+
+
 def _check_window(name: str, window: Window, height: int, width: int) -> None:
     _require(name, all(size > 0 for size in (*window.kernel, *window.stride, *window.dilation)), "a window's sizes are positive")
     _require(name, all(padding >= 0 for padding in window.padding), "padding is not negative")
+    _require(name, max(*window.kernel, *window.stride, *window.dilation) <= INT32_MAX, "a window's sizes fit 32 bits")
     _require(name, min(window.output_size(height, width)) > 0, "its kernel fits its input")
 
 

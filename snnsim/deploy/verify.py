@@ -7,7 +7,9 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 
 from snnsim._version import __version__
 from snnsim.deploy.graph import network_of, read
+from snnsim.deploy.host import HostProgram, compiled, compiler_version, why_no_program
+from snnsim.deploy.interface import interface_of
 from snnsim.deploy.network import IntegerNetwork, NeuronTrace
+from snnsim.deploy.operations import Integers
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.files import write_whole
 from snnsim.neurons.base import BaseNode
@@ -45,6 +50,7 @@ class Difference:
         time_step, sample, neuron: where; the neuron by its index in one sample.
         expected: outputs and codes before and after the reset of that neuron in the network, the last steps up to this one.
         found: the same in the integer network.
+        engine: of the integer network that differs: "definition", "compiled" or "C".
     """
 
     layer: str
@@ -53,9 +59,11 @@ class Difference:
     neuron: tuple[int, ...]
     expected: dict[str, list[float]]
     found: dict[str, list[float]]
+    engine: str = "definition"
 
     def __str__(self) -> str:
-        lines = [f"first difference: {self.layer}, time step {self.time_step}, sample {self.sample}, neuron {self.neuron}"]
+        place = f"{self.layer}, time step {self.time_step}, sample {self.sample}, neuron {self.neuron}"
+        lines = [f"first difference: {place}" + (" of the C" if self.engine == "C" else "")]
         for name in self.expected:
             lines.append(f"  {name}: {self.expected[name]} expected, {self.found[name]} found")
         return "\n".join(lines)
@@ -70,6 +78,8 @@ class Certificate:
         samples, outputs, codes: how many were compared.
         network, integers, data: SHA-256 of the network's state, of the integer network, and of the inputs.
         versions: of snnsim, torch, numpy and Python.
+        c: how the generated C was compared too, or why it was not.
+        interface: of the integer network: time steps, scale, range and layout of the input, decision rule.
     """
 
     difference: Difference | None
@@ -81,6 +91,8 @@ class Certificate:
     data: str
     versions: dict[str, str]
     format: int = CERTIFICATE_FORMAT
+    c: str = "not compared"
+    interface: dict[str, Any] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -97,21 +109,27 @@ class Certificate:
         write_whole(path, lambda file: file.write(text.encode()), "Certificate.save")
 
 
-def verify(net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Tensor]) -> Certificate:
+def verify(
+    net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Any], c_folder: str | os.PathLike[str] | None = None
+) -> Certificate:
     """Run a network and its integers on the same inputs and compare every spike, every code and every output.
 
-    Stops after the first batch with a difference.
+    The integers are run by their definition, by the compiled engine and, where there is a C compiler, as generated C. Stops after
+    the first batch with a difference.
 
     Args:
         net: the network that was lowered, or a runner around it; run in eval mode, its modes and states are restored.
         integer_net: what `lower` made of it.
-        batches: inputs, each a sequence `[T, B, *n]`, or `[B, *n]` where the runner presents a static input.
+        batches: inputs, each a sequence `[T, B, *n]`, or `[B, *n]` where the runner presents a static input; tensors or arrays of
+            any dtype, or tuples such as (inputs, labels) that begin with them.
+        c_folder: what `to_c` wrote, to compare that very C; None generates it anew.
 
     Returns:
-        The certificate; look at `exact`.
+        The certificate; look at `exact`, and at `c` for what became of the C.
 
     Raises:
         InvalidValueError: no batches, or an integer network of other neurons.
+        RunError: C that does not compile, or a program of it that stops early.
     """
     network, time_steps = network_of(net)
     if not isinstance(integer_net, IntegerNetwork):
@@ -122,14 +140,19 @@ def verify(net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Tensor
         )
     _check_same_neurons(network, integer_net)
 
-    def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
-        return _compare(runner, integer_net, batch)
+    reason = why_no_program(integer_net)
+    with nullcontext() if reason else compiled(integer_net, None if c_folder is None else Path(c_folder)) as program:
 
-    return _certified(network, network, time_steps, batches, compare, integer_net.fingerprint())
+        def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
+            return _compare(runner, integer_net, program, batch)
+
+        certificate = _certified(network, network, time_steps, batches, compare, integer_net.fingerprint())
+    how = f"not compared: {reason}" if reason else f"compared, compiled by {compiler_version()}"
+    return replace(certificate, c=how, interface=interface_of(integer_net))
 
 
 def _certified(
-    network: nn.Module, other: nn.Module, time_steps: int | None, batches: Iterable[Tensor], compare: Comparison, fingerprint: str
+    network: nn.Module, other: nn.Module, time_steps: int | None, batches: Iterable[Any], compare: Comparison, fingerprint: str
 ) -> Certificate:
     """The certificate of a comparison, batch by batch in eval mode, up to the first difference."""
     runner = MultiStep(network, time_steps=time_steps)
@@ -138,7 +161,8 @@ def _certified(
     try:
         network.eval()
         other.eval()
-        for batch in batches:
+        for given in batches:
+            batch = _inputs(given, network)
             data.update(_bytes(batch))
             found, counted = compare(runner, batch)
             counts += counted
@@ -168,7 +192,22 @@ def _certified(
     )
 
 
-def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Tensor]) -> Certificate:
+def _inputs(batch: Any, network: nn.Module) -> Tensor:
+    """The inputs of a batch, the first of several things, in the network's dtype."""
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "buif":
+        # a copy: torch warns of memory that must not be written
+        inputs = torch.from_numpy(inputs.copy())
+    if not isinstance(inputs, Tensor) or inputs.is_complex():
+        kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InvalidTypeError(
+            f"verify(batches): a batch must be a tensor of numbers or begin with one, got {kind}; give x or (x, y)"
+        )
+    dtypes = [parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()]
+    return inputs.to(dtypes[0] if dtypes else torch.float32)
+
+
+def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Any]) -> Certificate:
     """Run a network and one read back from a file on the same inputs, and compare every spike, every code and every output.
 
     Args:
@@ -214,7 +253,9 @@ def _values_of(trace: Trace) -> dict[str, History]:
     }
 
 
-def _compare(runner: MultiStep, integer_net: IntegerNetwork, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
+def _compare(
+    runner: MultiStep, integer_net: IntegerNetwork, program: HostProgram | None, batch: Tensor
+) -> tuple[Difference | None, tuple[int, int, int]]:
     """The first difference within one batch, and how many samples, outputs and codes were compared."""
     with torch.no_grad(), Recorder(runner.net) as recorder:
         expected_out = runner(batch)
@@ -223,15 +264,21 @@ def _compare(runner: MultiStep, integer_net: IntegerNetwork, batch: Tensor) -> t
     # what runs in daily use is compared too, not only the definition that keeps traces
     fast = integer_net(batch)
     counts = (out.shape[1], out.numel(), 0)
+    results, codes = {"definition": out.numpy(), "compiled": fast.numpy()}, dict[str, Integers]()
+    if program is not None:
+        results["C"], codes = program.run(integer_net._sequence(batch))
     differences = []
     for name, trace in found.items():
         theirs, ours = _codes_of(_codebook(runner.net, name), expected[name]), _codes_of_integers(integer_net, name, trace)
         counts = (counts[0], counts[1] + ours["output"].size, counts[2] + 2 * ours["codes"].size)
         differences.append(_first(name, theirs, ours))
+        if name in codes:
+            differences.append(_first(name, {"codes": theirs["codes"]}, {"codes": codes[name]}, "C"))
     signal = integer_net.signals[integer_net.output]
     scaled = expected_out.detach().cpu().double().numpy()
-    for result in (out, fast):
-        differences.append(_first("output", {"output": scaled}, {"output": np.ldexp(result.double().numpy(), -signal.frac_bits)}))
+    for engine, result in results.items():
+        values = np.ldexp(result.astype(np.float64), -signal.frac_bits)
+        differences.append(_first("output", {"output": scaled}, {"output": values}, engine))
     return _earliest(differences), counts
 
 
@@ -260,7 +307,7 @@ def _codes_of_integers(integer_net: IntegerNetwork, name: str, trace: NeuronTrac
     return {"output": np.ldexp(trace.output.astype(np.float64), -frac_bits), "charged": trace.charged, "codes": trace.codes}
 
 
-def _first(layer: str, expected: dict[str, History], found: dict[str, History]) -> Difference | None:
+def _first(layer: str, expected: dict[str, History], found: dict[str, History], engine: str = "definition") -> Difference | None:
     """The earliest difference between two histories `[T, B, *n]` of one layer."""
     wrong = np.logical_or.reduce([expected[name] != found[name] for name in expected])
     if not wrong.any():
@@ -274,6 +321,7 @@ def _first(layer: str, expected: dict[str, History], found: dict[str, History]) 
         tuple(neuron),
         {name: values[place].tolist() for name, values in expected.items()},
         {name: values[place].tolist() for name, values in found.items()},
+        engine,
     )
 
 

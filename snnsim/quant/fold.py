@@ -35,8 +35,9 @@ def fold_batch_norm(net: nn.Module, pairs: Iterable[tuple[str, str]] | None = No
         factor = gamma / sqrt(running_var + eps)
         weight = weight * factor,   bias = (bias - running_mean) * factor + beta        per output channel
 
-    The result computes what the network computed in eval mode. Fold before quantizing: the factors then enter the
-    scales. A linear layer is taken to feed its normalization `[B, C]`.
+    The result computes what the network computed in eval mode. A layer whose weights are quantized already keeps its
+    integers (of a channel with a negative factor, with the other sign): there the factor joins the step. A linear layer
+    is taken to feed its normalization `[B, C]`.
 
     Args:
         net: the network.
@@ -101,17 +102,24 @@ def _obstacle(layer: nn.Module | None, norm: nn.Module | None, uses: Counter[int
     norm_dims = next((dims for kind, dims in NORM_DIMS.items() if isinstance(norm, kind)), None)
     if dims is None or norm_dims is None or dims not in norm_dims:
         return f"{type(layer).__name__} and {type(norm).__name__} are no layer and normalization of the same dimensions"
-    parameters = dict(layer.named_parameters(recurse=False))
-    if "weight" not in parameters:
-        return "the layer's weight is computed, not a parameter"
     if not isinstance(norm.running_mean, Tensor):
         return "it keeps no running statistics"
     if norm.running_mean.numel() != getattr(layer, "out_features", getattr(layer, "out_channels", None)):
         return "its number of channels is not the layer's"
+    parameters = dict(layer.named_parameters(recurse=False))
+    if isinstance(layer, QuantizedWeight):
+        # the weight stays as it is, whoever else has it
+        parameters.pop("weight", None)
+        if layer.channel_axis and int(getattr(layer, "groups", 1)) > 1:
+            return "the channels of its groups share their steps; fold before quantize"
+    elif "weight" not in parameters:
+        return "the layer's weight is computed, not a parameter"
+    if layer.bias is not None and "bias" not in parameters:
+        return "the layer's bias is computed, not a parameter"
     if any(uses[id(shared)] > 1 for shared in (layer, norm, *parameters.values())):
         return "the layer, its weight or the normalization is used in several places"
-    if isinstance(layer, QuantizedWeight) and (layer.weight_int is not None or layer.weight_quantizer.amax is not None):
-        return "the layer's quantized range is fixed; fold before quantize"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, norm)):
+        return "the layer or the normalization has forward hooks, which would see other values"
     return None
 
 
@@ -121,15 +129,22 @@ def _fold(layer: Any, norm: Any) -> None:
     # float64, so that the folded values are rounded once
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     factor = torch.rsqrt(variance + norm.eps)
-    shift = torch.zeros_like(factor) if bias is None else bias.double()
+    held = layer.quantized_bias() if isinstance(layer, QuantizedWeight) else bias
+    shift = torch.zeros_like(factor) if held is None else held.double()
     if norm.affine:
         factor = factor * norm.weight.double()
     shift = (shift - mean) * factor
     if norm.affine:
         shift = shift + norm.bias.double()
-    weight.copy_(_per_channel(layer, weight.double(), factor))
+    if isinstance(layer, QuantizedWeight):
+        if layer.output_factor is not None:
+            # the layer multiplies its bias by this
+            shift = shift / layer.output_factor.double()
+        layer.scale_sums(factor)
+    else:
+        weight.copy_(_per_channel(layer, weight.double(), factor))
     if bias is None:
-        layer.bias = nn.Parameter(shift.to(weight.dtype))
+        layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=any(p.requires_grad for p in layer.parameters()))
     else:
         bias.copy_(shift)
 

@@ -1,14 +1,18 @@
 """`snnsim export`, as a user types it."""
 
+import copy
 import json
 import re
 
 import nir
 import pytest
 import torch
+from torch import nn
 
+from snnsim import MultiStep, neurons
 from snnsim.__main__ import main
-from snnsim.deploy import IntegerNetwork, from_nir
+from snnsim.cli.export import differences
+from snnsim.deploy import IntegerNetwork, from_nir, verify
 from snnsim.training import Config, build_network, load_checkpoint
 
 
@@ -30,15 +34,24 @@ def test_c_and_integers_are_compared_and_certified(checkpoint, tmp_path, capsys)
     ):
         out = tmp_path / kind
         assert export("--to", kind, checkpoint, out) == 0
-        assert {path.name for path in out.iterdir()} == files | {"certificate.json", "export.json"}
+        assert {path.name for path in out.iterdir()} == files | {"network.pt", "certificate.json", "export.json"}
         text = capsys.readouterr().out
         # before and after, and why they may differ
         assert len(re.findall(r"test accuracy \d+\.\d\d% as (?:trained|exported)", text)) == 2
         assert "its accuracy may with it: weights quantized to 8 bits after training; inputs are the integers x * 16" in text
         assert re.search(r"^2 +1 +20 ", text, re.MULTILINE)
         assert "compared on the test set: exact: 30 samples" in text
-        assert json.loads((out / "certificate.json").read_text())["exact"] is True
+        certificate = json.loads((out / "certificate.json").read_text())
+        assert certificate["exact"] is True
+        assert f"generated C: {certificate['c']}" in text
         numbers = json.loads((out / "export.json").read_text())
+        assert (numbers["time_steps"], numbers["input_scale"], numbers["decision"]) == (3, 16, "rate")
+        assert numbers["layout"] == "[channel][row][column] = [1][8][8], the last index fastest"
+        assert numbers["changes"][0] == "weights quantized to 8 bits after training"
+        differ, samples = numbers["difference"]["predictions"]
+        assert samples == 30
+        assert f"differs from the checkpoint in {differ} of 30 predictions of the test set, and in spikes: 2 " in text
+        assert {name: total for name, (_, total) in numbers["difference"]["spikes"].items()} == {"2": 720, "4": 900}
         weights, tables, ram = (numbers[f"{part}_bytes"] for part in ("weight", "table", "ram"))
         # rows of 10 weights are filled up to whole words
         assert 8 * 64 + 8 * 10 <= weights <= 8 * 64 + 8 * 16
@@ -47,6 +60,49 @@ def test_c_and_integers_are_compared_and_certified(checkpoint, tmp_path, capsys)
     network = IntegerNetwork.load(tmp_path / "integer")
     assert network.time_steps == 3
     assert network.input.shape == (1, 8, 8)
+
+
+def test_the_network_that_was_compared_is_kept(checkpoint, tmp_path):
+    assert export("--to", "integer", checkpoint, tmp_path / "i") == 0
+    runner = torch.load(tmp_path / "i" / "network.pt", weights_only=False)
+    images = torch.randint(0, 17, (5, 1, 8, 8)) / 16
+    assert verify(runner, IntegerNetwork.load(tmp_path / "i"), [images]).exact
+
+
+def test_differences_are_counted():
+    trained = MultiStep(nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False), neurons.IFNode()), time_steps=4)
+    trained.net[1].weight.data = torch.tensor([[0.5, 0.0, 0.0, 0.0], [0.25, 0.0, 0.0, 0.0]])
+    exported = copy.deepcopy(trained)
+    exported.net[1].weight.data[1, 0] = 1.0
+    found = differences(trained, exported, [torch.eye(4).reshape(4, 1, 2, 2)] * 2)
+    # in one of 4 samples the second neuron fires at every step, and not at the last alone
+    assert found == {"predictions": [2, 8], "spikes": {"2": [6, 64]}}
+
+
+def test_a_network_with_batch_norm_and_few_bits(tmp_path):
+    train = ["--dataset", "digits-dvs", "--weight-bits", "4", "--epochs", "1", "--time-steps", "2", "--hidden", "4", "--quiet"]
+    assert main(["train", *train, "--out", str(tmp_path / "dvs")]) == 0
+    assert export("--to", "c", tmp_path / "dvs" / "checkpoint.pt", tmp_path / "c") == 0
+    numbers = json.loads((tmp_path / "c" / "export.json").read_text())
+    assert numbers["changes"][0] == "batch normalization folded into the layers before it"
+
+
+def test_a_checkpoint_in_the_folder_stays(checkpoint, tmp_path):
+    out = tmp_path / "i"
+    assert export("--to", "integer", checkpoint, out) == 0
+    copied = out / "checkpoint.pt"
+    copied.write_bytes(checkpoint.read_bytes())
+    assert export("--to", "integer", copied, out, "--overwrite") == 0
+    assert copied.is_file()
+
+
+def test_a_network_too_large_for_memory(checkpoint, tmp_path, capsys):
+    saved = torch.load(checkpoint, weights_only=True)
+    for hidden in (10**12, 10**18, 10**30):
+        torch.save({**saved, "config": {**saved["config"], "hidden": hidden}}, tmp_path / "large.pt")
+        assert export("--to", "c", tmp_path / "large.pt", tmp_path / "c") == 2
+        assert capsys.readouterr().err.startswith("snnsim export: there is not enough memory (")
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_graph_comes_back_as_the_checkpoint(checkpoint, tmp_path, capsys):
@@ -84,9 +140,10 @@ def test_an_earlier_export_is_replaced_only_when_asked(checkpoint, tmp_path, cap
     (out / "snn.o").write_text("built")
     assert export("--to", "c", checkpoint, out) == 2
     assert f"{out} exists; replace it with --overwrite, or name another OUT" in capsys.readouterr().err
-    assert (out / "snn.o").is_file()
-    assert export("--to", "c", checkpoint, out, "--overwrite") == 0
-    assert not (out / "snn.o").exists()
+    # of another kind: what the earlier one wrote goes, and nothing else
+    assert export("--to", "integer", checkpoint, out, "--overwrite") == 0
+    written = {"network.json", "tensors.safetensors", "network.pt", "certificate.json", "export.json"}
+    assert {path.name for path in out.iterdir()} == written | {"snn.o"}
     # neither a folder for a file, nor what is no export at all
     before = checkpoint.read_bytes()
     for kind, target in (("nir", out), ("c", tmp_path), ("nir", checkpoint)):

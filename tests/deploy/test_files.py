@@ -1,4 +1,7 @@
+import contextlib
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import torch
 from deploy.networks import NETWORKS, example
 
 from snnsim.deploy import IntegerNetwork
-from snnsim.errors import DataError, InvalidValueError, MissingDataError, OutputError
+from snnsim.errors import DataError, InvalidValueError, MissingDataError, OutputError, SnnsimError
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
@@ -100,3 +103,81 @@ def test_text_instead_of_json(saved):
     (saved / "network.json").write_text("not json")
     with pytest.raises(DataError, match="damaged or not an integer network"):
         IntegerNetwork.load(saved)
+
+
+def test_what_is_no_folder_of_files_is_refused(saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MissingDataError, match=r"network[.]json is not there"):
+        IntegerNetwork.load(tmp_path / "file")
+    (saved / "network.json").unlink()
+    (saved / "network.json").mkdir()
+    with pytest.raises(DataError, match=r"network[.]json is no regular file"):
+        IntegerNetwork.load(saved)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_or_a_device_is_not_waited_for(saved):
+    (saved / "network.json").unlink()
+    os.mkfifo(saved / "network.json")
+    with pytest.raises(DataError, match=r"network[.]json is no regular file"):
+        IntegerNetwork.load(saved)
+    (saved / "network.json").unlink()
+    (saved / "network.json").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"network[.]json is no regular file"):
+        IntegerNetwork.load(saved)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, "null", "1e999", "\\ud800", "9" * 10_000])
+def test_json_that_describes_nothing_is_refused(text, saved):
+    (saved / "network.json").write_text(text)
+    with pytest.raises(DataError, match="damaged or not an integer network"):
+        IntegerNetwork.load(saved)
+
+
+def test_a_file_larger_than_any_network_is_not_read(saved):
+    with (saved / "network.json").open("ab") as file:
+        file.truncate(2**30)
+    with pytest.raises(DataError, match=r"network[.]json has 1073741824 bytes, more than any network"):
+        IntegerNetwork.load(saved)
+
+
+def numbers(value, path=()):
+    """Where a JSON value holds numbers, names and nothing."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(inner, (*path, key))
+    else:
+        yield path
+
+
+def test_a_network_with_any_value_changed_is_refused_or_runs(saved):
+    manifest = json.loads((saved / "network.json").read_text())
+    manifest.pop("sha256")
+    random = np.random.default_rng(0)
+    others = (0, -1, 1, 2**31, 2**40, 10**30, -(2**63), None, True, 0.5, float("nan"), "x", "../../x", [], {}, [1, 2])
+    for path in numbers(manifest):
+        other = others[random.integers(len(others))]
+
+        def change(changed, path=path, other=other):
+            for key in path[:-1]:
+                changed = changed[key]
+            changed[path[-1]] = other
+
+        folder = saved.with_name("changed")
+        shutil.copytree(saved, folder)
+        rewrite(folder, change)
+        # no other error comes out
+        with contextlib.suppress(SnnsimError):
+            integer = IntegerNetwork.load(folder)
+            integer(np.zeros((2, *integer.input.shape) if integer.time_steps else (2, 2, *integer.input.shape)))
+        shutil.rmtree(folder)
+
+
+def test_nothing_is_left_of_a_network_that_cannot_be_saved(tmp_path):
+    _, integer, _ = example("dense")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="exists already"):
+        integer.save(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    integer.save(tmp_path / "saved")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "saved"]

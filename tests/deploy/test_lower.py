@@ -1,6 +1,8 @@
 import copy
+import math
 
 import configurations
+import numpy as np
 import pytest
 import torch
 from deploy.networks import NETWORKS, Residual, awake, dense, example, lowered, spikes
@@ -260,6 +262,7 @@ IMAGE_REFUSED = {
     "even same": (QuantConv2d(1, 2, 2, padding="same"), r"padding='same' with an even kernel"),
     "kernel too large": (QuantConv2d(1, 2, 9), r"kernel is larger than its input of shape \(1, 6, 6\)"),
     "channels": (QuantConv2d(3, 2, 1), r"takes 3 channels in 3 axes, and one sample has shape \(1, 6, 6\)"),
+    "blind": (nn.MaxPool2d(2, padding=1, dilation=7), r"has places that see nothing but padding, whose maximum is -inf"),
     "axes": (nn.MaxPool1d(2), r"pools over 1 axes, and one sample has shape \(1, 6, 6\)"),
 }
 
@@ -355,3 +358,82 @@ def test_input_shape_is_asked_for_where_no_linear_layer_comes_first():
 def test_a_network_is_a_module():
     with pytest.raises(InvalidTypeError, match=r"net must be an nn.Module, got int"):
         lower(3)
+
+
+def test_pools_take_lists():
+    net = awake(nn.Sequential(nn.MaxPool2d([2, 2]), nn.AvgPool2d([2, 4]), nn.Flatten(), QuantLinear(2, 5), if_node()))
+    assert verify(net, lowered(net, (2, 4, 8)), [spikes(10, 4, 2, 4, 8)]).exact
+
+
+def test_a_dead_channel_beside_one_of_large_sums():
+    layer = QuantLinear(400, 3)
+    with torch.no_grad():
+        layer.weight[0] *= 20
+        layer.weight[1] = -layer.weight[1].abs() * 0.05
+        layer.bias[1] = -6.0
+    net = nn.Sequential(layer, if_node())
+    integer = lowered(net, grid_bits=18, input_range=(0, 255))
+    assert verify(net, integer, [torch.randint(0, 256, (5, 3, 400)).float()]).exact
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("channels", [[3], range(10)])
+def test_channels_of_zeros(bits, channels):
+    net = awake(nn.Sequential(QuantLinear(20, 10, weight_quant=QuantDescriptor(bits, axis=0)), if_node()))
+    with torch.no_grad():
+        for channel in channels:
+            net[0].weight[channel] = 0
+    assert verify(net, lowered(net), [spikes(10, 4, 20)]).exact
+
+
+@pytest.mark.parametrize("make", [nn.Linear, QuantLinear])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_constants_that_are_no_numbers_are_named(make, value, name):
+    net = nn.Sequential(make(4, 3), if_node())
+    with torch.no_grad():
+        getattr(net[0], name)[0] = value
+    for function in (lower, to_grid):
+        with pytest.raises(InvalidValueError, match=rf"'0' \(\w*Linear\).*its {name} has NaN or infinite values"):
+            function(net)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2,), "input_shape=2: must be a tuple of 1 to 3 ints"),
+        (("20",), "input_shape='20': must be a tuple"),
+        (((1, 2, 3, 4),), "input_shape=.*must be a tuple of 1 to 3 ints"),
+        (((2.0,),), "input_shape=.*must be a tuple"),
+        (((2,), None), "input_range=None: must be two ints"),
+        (((2,), (0,)), "input_range=.*must be two ints"),
+        (((2,), (0, 1, 2)), "input_range=.*must be two ints"),
+        (((2,), (False, True)), "input_range=.*must be two ints"),
+    ],
+)
+def test_shape_and_range_of_the_wrong_form_are_refused(arguments, message):
+    net = one(QuantLinear(2, 3), if_node())
+    with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
+        lower(net, *arguments)
+
+
+def test_shape_and_range_from_numpy_are_taken():
+    net = awake(nn.Sequential(QuantLinear(20, 10), if_node()))
+    integer = lowered(net)
+    assert lower(net, [np.int64(20)], (np.int64(0), np.int32(1))).fingerprint() == integer.fingerprint()
+
+
+def test_a_computed_weight_on_no_grid_becomes_thresholds():
+    net = awake(nn.Sequential(QuantLinear(20, 12), neurons.LIFNode(3.0, state_quant=quant.uniform(4)))).eval()
+    nn.utils.parametrizations.spectral_norm(net[0])
+    assert verify(net, lower(net), [spikes(10, 4, 20)]).exact
+
+
+def test_a_remedy_counts_what_the_input_adds():
+    net = awake(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), QuantLinear(8, 5), neurons.LIFNode(4.0, state_quant=quant.uniform(4))), 9.0
+    )
+    with pytest.raises(InvalidValueError, match=r"fractional bits \(6 of them for the step of its input\)") as refusal:
+        to_grid(net, 18, input_shape=(2, 8, 8))
+    grid_bits = int(str(refusal.value).split("grid_bits=")[1].split(")")[0])
+    to_grid(net, grid_bits, input_shape=(2, 8, 8))

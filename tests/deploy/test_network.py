@@ -1,5 +1,7 @@
 import copy
+import dataclasses
 import gc
+import math
 import os
 import pickle
 import subprocess
@@ -14,7 +16,8 @@ from torch import nn
 from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import IntegerNetwork
 from snnsim.deploy.engine import is_compiled, run, run_by_definition
-from snnsim.deploy.operations import GridNeuron, Pool, Product, Signal, Window
+from snnsim.deploy.exactness import accumulator_bounds
+from snnsim.deploy.operations import Delay, GridNeuron, Pool, Product, Signal, Window
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant.layers import QuantConv2d, QuantLinear
 
@@ -342,3 +345,78 @@ def test_operations_read_what_is_before_them():
         IntegerNetwork(*changed(integer, Product, inputs=(2,)))
     with pytest.raises(InvalidValueError, match=r"IntegerNetwork\(output=9\): must be one of its 5 signals"):
         IntegerNetwork(integer.input, integer.operations, 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time_steps": 0}, "time_steps must be >= 1"),
+        ({"time_steps": -3}, "time_steps must be >= 1"),
+        ({"time_steps": 2.0}, "time_steps must be an int"),
+        ({"input_scale": math.inf}, "input_scale must be finite"),
+        ({"input_scale": math.nan}, "input_scale must be finite"),
+        ({"input_scale": 0.0}, "input_scale must be > 0"),
+        ({"input_scale": -1.0}, "input_scale must be > 0"),
+    ],
+)
+def test_a_network_of_no_steps_or_no_scale_is_refused(options, message):
+    _, integer, _ = example("dense")
+    with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
+        IntegerNetwork(integer.input, integer.operations, integer.output, **options)
+
+
+def test_neurons_have_names_of_their_own():
+    _, integer, _ = example("dense")
+    operations = [dataclasses.replace(op, name="same") if op.name in integer.neurons else op for op in integer.operations]
+    with pytest.raises(InvalidValueError, match="two neurons of one name"):
+        IntegerNetwork(integer.input, operations, integer.output)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.bool, torch.uint8, torch.int64])
+def test_spikes_of_every_dtype_run(dtype):
+    _, integer, x = example("dense")
+    assert torch.equal(integer(x.to(dtype)), integer(x))
+
+
+def test_layouts_that_numpy_does_not_know_are_refused():
+    _, integer, x = example("dense")
+    with pytest.raises(InvalidTypeError, match=r"x has the layout torch\.sparse_coo; give it as x\.to_dense"):
+        integer(x.to_sparse())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_empty_batch_is_traced(name):
+    _, integer, x = example(name)
+    out, traces = integer.trace(x[:0] if name == "static" else x[:, :0])
+    assert torch.equal(out, integer(x)[:, :0])
+    assert all(trace.codes.shape[1] == 0 for trace in traces.values())
+
+
+def test_sums_beyond_64_bits_are_refused_and_do_not_wrap_around():
+    weight = np.full((1, 2, 1, 1), 2**31 - 1, np.int32)
+    low, high = accumulator_bounds(weight, -(2**31) + 1, 2**31 - 1)
+    assert low[0] == -(2**60)
+    assert high[0] == 2**60
+    signal = Signal((2,), -(2**31) + 1, 2**31 - 1)
+    one, zero = np.ones(1, np.int32), np.zeros(1, np.int32)
+    product = Product("p", (0,), Signal((1,), -1, 1), (2, 1, 1), weight, one, zero, None)
+    with pytest.raises(InvalidValueError, match="'p' breaks a rule: sums fit 32 bits"):
+        IntegerNetwork(signal, [product], 1)
+
+
+TOO_LARGE = {
+    "signal": (Signal((2**16, 2**16), 0, 1), [], "one sample has at most"),
+    "delay": (Signal((4,), 0, 1), [Delay("d", (0,), Signal((4,), 0, 1), 2**30)], "its state has at most"),
+    "border": (
+        Signal((1, 4, 4), 0, 1),
+        [Pool("p", (0,), Signal((1, 1, 1), 0, 2**16), (1, 4, 4), Window((2**16, 2**16), (1, 1), (2**15, 2**15)), maximum=True)],
+        "with its border, its input has at most",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_32_bits_cannot_count_is_refused(name):
+    signal, operations, message = TOO_LARGE[name]
+    with pytest.raises(InvalidValueError, match=message):
+        IntegerNetwork(signal, operations, len(operations))

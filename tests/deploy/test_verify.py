@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import IntegerNetwork, verify
+from snnsim.deploy.interface import interface_of
 from snnsim.deploy.operations import GridNeuron
 from snnsim.deploy.verify import verify_copy
 from snnsim.errors import InvalidTypeError, InvalidValueError
@@ -61,6 +63,37 @@ def test_the_certificate_file(tmp_path):
     assert content["integers"] == integer.fingerprint()
     assert set(content["versions"]) == {"snnsim", "torch", "numpy", "python"}
     assert content["format"] == 1
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_c_is_compared_too(tmp_path):
+    net, integer, x = example("dense", batch=40)
+    certificate = verify(net, integer, [x])
+    assert certificate.exact
+    assert certificate.c.startswith("compared, compiled by ")
+    assert certificate.interface == interface_of(integer)
+    integer.to_c(tmp_path / "right")
+    assert verify(net, integer, [x], tmp_path / "right") == certificate
+    # another network's
+    tampered(integer).to_c(tmp_path / "wrong")
+    difference = verify(net, integer, [x], tmp_path / "wrong").difference
+    assert (difference.engine, difference.layer) == ("C", "4")
+    assert str(difference).startswith("first difference: 4, time step")
+    assert "of the C\n  codes: [" in str(difference)
+    source = tmp_path / "wrong" / "snn.c"
+    source.write_text((tmp_path / "right" / "snn.c").read_text().replace("output[n] = ", "output[n] = 1u ^ "))
+    difference = verify(net, integer, [x], tmp_path / "wrong").difference
+    assert (difference.engine, difference.layer) == ("C", "output")
+
+
+def test_a_certificate_says_that_there_was_no_compiler(tmp_path, monkeypatch):
+    net, integer, x = example("dense")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    certificate = verify(net, integer, [x])
+    assert certificate.exact
+    assert certificate.c == "not compared: there is no C compiler, cc, on the path"
+    certificate.save(tmp_path / "certificate.json")
+    assert json.loads((tmp_path / "certificate.json").read_text())["c"] == certificate.c
 
 
 def test_hashes_follow_weights_and_data():
@@ -136,3 +169,35 @@ def test_a_neuron_that_is_never_called_is_not_missed():
 
     net = awake(Spare())
     assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
+
+
+@pytest.mark.parametrize("form", ["pair", "list", "numpy", "bool", "int64", "float64", "bfloat16", "read-only"])
+def test_batches_of_every_form_are_verified(form):
+    net, integer, x = example("dense")
+    array = x.numpy().copy()
+    array.flags.writeable = form != "read-only"
+    batch = {
+        "pair": (x, torch.zeros(3)),
+        "list": [x, torch.zeros(3)],
+        "numpy": array,
+        "read-only": array,
+        "bool": x.bool(),
+        "int64": x.long(),
+        "float64": x.double(),
+        "bfloat16": x.bfloat16(),
+    }[form]
+    certificate = verify(net, integer, [batch])
+    assert certificate.exact
+    assert certificate.data == verify(net, integer, [x]).data
+
+
+@pytest.mark.parametrize("batch", ["x", {"x": 1}, (), np.array(["a"]), torch.zeros(5, 2, 20, dtype=torch.complex64), None])
+def test_batches_of_other_things_are_refused(batch):
+    net, integer, _ = example("dense")
+    with pytest.raises(InvalidTypeError, match=r"verify\(batches\): a batch must be a tensor of numbers or begin with one"):
+        verify(net, integer, [batch])
+
+
+def test_an_empty_batch_among_others_is_verified():
+    net, integer, x = example("dense")
+    assert verify(net, integer, [x, x[:, :0]]).exact

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -93,9 +95,65 @@ def test_what_cannot_be_folded_is_left_and_reported():
     assert left_note(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm1d(3))) == dimensions
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
     assert left_note(nn.Sequential(normed, nn.BatchNorm1d(3))) == "the layer's weight is computed, not a parameter"
-    quantized = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    quantize(quantized, weights=4)
-    assert left_note(quantized) == "the layer's quantized range is fixed; fold before quantize"
+    grouped = nn.Sequential(nn.ConvTranspose1d(4, 4, 1, groups=2), nn.BatchNorm1d(4))
+    quantize(grouped, weights=4)
+    assert left_note(grouped) == "the channels of its groups share their steps; fold before quantize"
+    watched = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    watched[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert left_note(watched) == "the layer or the normalization has forward hooks, which would see other values"
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["linear", "no bias", "conv1d", "conv2d", "conv3d", "transposed1d"])
+def test_integers_of_quantized_layers_stay(name, bits):
+    make, norm, shape = LAYERS[name]
+    net = nn.Sequential(make(), settled(norm(6)))
+    quantize(net, weights=bits)
+    net.eval()
+    x, before, (w_int, step) = torch.randn(shape), copy.deepcopy(net), net[0].integer_weight()
+    negative = net[1].weight < 0
+    assert negative.any()
+    fold_batch_norm(net)
+    found, folded = net[0].integer_weight()
+    axis = net[0].channel_axis
+    signs = torch.where(negative, -1.0, 1.0).reshape([-1 if i == axis else 1 for i in range(found.ndim)])
+    assert torch.equal(found, w_int * signs)
+    factor = before[1].weight.abs() * torch.rsqrt(before[1].running_var + before[1].eps)
+    torch.testing.assert_close(folded, step * factor)
+    torch.testing.assert_close(net(x), before(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_frozen_layer_keeps_its_integers_too():
+    net = nn.Sequential(nn.Linear(4, 6, bias=False), settled(nn.BatchNorm1d(6))).eval()
+    quantize(net, weights=8)
+    freeze(net)
+    x = torch.randn(5, 4)
+    before = net(x)
+    fold_batch_norm(net)
+    torch.testing.assert_close(net(x), before)
+    assert not net[0].bias.requires_grad
+
+
+def test_tied_and_computed_weights_of_quantized_layers_are_left_alone():
+    net = nn.Sequential(nn.Linear(3, 3), settled(nn.BatchNorm1d(3)), nn.Linear(3, 3), settled(nn.BatchNorm1d(3))).eval()
+    net[2].weight = net[0].weight
+    quantize(net, weights=4)
+    nn.utils.parametrizations.spectral_norm(net[0])
+    x, weight = torch.randn(5, 3), net[0].parametrizations.weight.original.clone()
+    before = net(x)
+    fold_batch_norm(net)
+    torch.testing.assert_close(net(x), before)
+    assert torch.equal(net[0].parametrizations.weight.original, weight)
+
+
+def test_a_channel_whose_factor_is_zero_gives_the_offset_of_the_norm():
+    net = nn.Sequential(nn.Linear(4, 3), settled(nn.BatchNorm1d(3))).eval()
+    quantize(net, weights=4)
+    nn.init.zeros_(net[1].weight)
+    x = torch.randn(5, 4)
+    before = net(x)
+    fold_batch_norm(net)
+    assert torch.equal(net(x), before)
 
 
 @pytest.mark.parametrize(

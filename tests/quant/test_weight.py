@@ -300,3 +300,107 @@ def test_weights_that_are_not_numbers_are_refused_where_the_range_follows_them()
         layer.weight[0, 0] = torch.nan
     with pytest.raises(InvalidValueError, match="weight has NaN or infinite values"):
         layer(spikes(1, 300))
+
+
+FACTORS = {
+    "one": torch.tensor(0.3),
+    "per channel": torch.linspace(0.2, 3.0, 20),
+    "of both signs": torch.linspace(-1.0, 1.0, 20),
+    "with a zero": torch.tensor([0.0, *[0.5] * 19]),
+}
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("name", WEIGHT_FORMATS)
+def test_factors_multiply_what_a_layer_computes_and_leave_weight_and_integers(name, factor):
+    layer, s, factor = linear(name), spikes(4, 300), FACTORS[factor]
+    before, weight, w_int = layer(s), layer.weight.clone(), layer.integer_weight()[0]
+    layer.scale_output(factor)
+    torch.testing.assert_close(layer(s), before * factor)
+    layer.scale_sums(factor)
+    torch.testing.assert_close(layer(s), (before - layer.bias) * factor**2 + layer.bias * factor)
+    assert torch.equal(layer.weight, weight)
+    # the product of the factors is not negative
+    assert torch.equal(layer.integer_weight()[0], w_int * torch.sign(factor**2).reshape(-1, *[1] * factor.dim()))
+    torch.testing.assert_close(s @ layer.quantized_weight().T + layer.quantized_bias(), layer(s))
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_factors_are_saved_copied_shown_and_trained_with(factor, frozen):
+    layer, s = linear("3 bits learned"), spikes(4, 300)
+    if frozen:
+        layer.freeze()
+    layer.scale_output(FACTORS[factor])
+    layer.scale_sums(torch.tensor(-2.0))
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    loaded = linear("3 bits learned")
+    # of another form, and replaced
+    loaded.scale_output(torch.ones(20))
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    for other in (loaded, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(s), layer(s))
+    assert "output_factor=" in repr(layer)
+    assert "step_factor=-2" in repr(layer)
+    if not frozen:
+        layer(s).square().sum().backward()
+        assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in layer.parameters())
+
+
+def test_on_a_grid_step_and_bias_with_factors_are_multiples():
+    layer = linear("default", grid_bits=10)
+    layer.scale_output(torch.linspace(-3.0, 3.0, 20))
+    for values in (layer.integer_weight()[1], layer.quantized_bias()):
+        assert torch.equal(values * 2**10, (values * 2**10).round())
+
+
+def test_factors_act_without_quantization_too():
+    layer, x = linear("default"), torch.rand(4, 300)
+    layer.weight_quantizer.disable()
+    before = layer(x)
+    layer.scale_output(torch.linspace(1.0, 3.0, 20))
+    torch.testing.assert_close(layer(x), before * torch.linspace(1.0, 3.0, 20))
+
+
+def test_the_largest_negative_integer_changes_its_sign():
+    layer = QuantLinear(2, 1, bias=False, weight_quant=QuantDescriptor(8, amax=1.0))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-5.0, 0.5]]))
+    for frozen in (False, True):
+        other = copy.deepcopy(layer)
+        if frozen:
+            other.freeze()
+        other.scale_sums(torch.tensor(-1.0))
+        assert torch.equal(other.integer_weight()[0], -layer.integer_weight()[0])
+        other.freeze()
+        assert torch.equal(other(torch.eye(2)), -layer(torch.eye(2)))
+
+
+def test_a_file_without_factors_keeps_them_and_an_older_one_brings_its_own_weights():
+    layer = linear("default")
+    state = layer.state_dict()
+    layer.scale_output(torch.tensor(0.5))
+    layer.load_state_dict(state)
+    assert layer.output_factor == 0.5
+    # as written before there were factors, which were multiplied into the weights
+    state._metadata[""]["version"] = 1
+    layer.load_state_dict(state)
+    assert layer.output_factor is None
+
+
+@pytest.mark.parametrize("factor", [torch.ones(3), torch.ones(20, 1), torch.tensor(float("nan"))])
+def test_factors_that_fit_no_layer_are_refused(factor):
+    with pytest.raises(InvalidValueError if factor.numel() == 1 else ShapeError, match=r"QuantLinear: .*factor"):
+        linear("default").scale_output(factor)
+
+
+def test_grouped_transposed_convolutions_take_one_factor():
+    layer = QuantConvTranspose2d(4, 6, 3, groups=2)
+    x = torch.rand(1, 4, 3, 3)
+    before = layer(x)
+    layer.scale_output(torch.tensor(0.25))
+    assert torch.equal(layer(x), before * 0.25)
+    with pytest.raises(InvalidValueError, match="use groups=1"):
+        layer.scale_sums(torch.ones(6))
