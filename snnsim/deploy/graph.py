@@ -344,12 +344,12 @@ def _mean(node: fx.Node) -> nn.Module | None:
 
 
 def check_methods(graph: Graph) -> None:
-    """Refuse a module with a method of the user's own in place of a known one, which its integers would not have."""
+    """Refuse a module with a method of the user's own in place of a known one, which would not be followed."""
     for part in graph.parts:
         # of a neuron its equations are looked at, whoever wrote them
         own = None if part.module is None or isinstance(part.module, Membrane) else own_method(part.module)
         if own is not None:
-            raise refusal(part, f"it has a {own} of its own, which its integers would not have; use the layer as it is")
+            raise refusal(part, f"it has a {own} of its own, which would not be followed; use the layer as it is")
 
 
 def own_method(module: nn.Module) -> str | None:

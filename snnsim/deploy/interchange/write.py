@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snnsim._version import __version__
 from snnsim.checks import check_int, checked_number
-from snnsim.deploy.graph import Graph, Part, leading_features, network_of, read
+from snnsim.deploy.graph import Graph, Part, check_methods, leading_features, network_of, read
 from snnsim.deploy.interchange.fields import checked
 from snnsim.deploy.interchange.network import Sum, leaves
 from snnsim.deploy.interchange.nodes import node_of
@@ -72,7 +72,9 @@ def to_nir(
         raise OutputError(f"to_nir(path={str(path)!r}): it exists already and is left alone; name a new file")
     network = copy.deepcopy(network_of(net)[0]).cpu().eval()
     reset(network)
-    graph = _Writer(read(network), dt).write(input_shape)
+    parts = read(network)
+    check_methods(parts)
+    graph = _Writer(parts, dt).write(input_shape)
     if path is not None:
         buffer = io.BytesIO()
         nir.write(buffer, graph)

@@ -125,3 +125,17 @@ def test_dropout_and_identity_leave_no_node():
     )
     assert list(graph.nodes) == ["input", "1", "3", "output"]
     assert graph.edges == [("input", "1"), ("1", "3"), ("3", "output")]
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_layer_with_a_forward_of_its_own_is_refused():
+    with pytest.raises(InvalidValueError, match=r"cannot be lowered"):
+        to_nir(nn.Sequential(Scaled(3, 2), neurons.IFNode()))
+    layer = nn.Linear(3, 2)
+    layer.forward = lambda x: 2 * nn.Linear.forward(layer, x)
+    with pytest.raises(InvalidValueError, match=r"'0' \(Linear\) .*it has a forward of its own, which would not be followed"):
+        to_nir(nn.Sequential(layer, neurons.IFNode()))
