@@ -17,6 +17,16 @@ def check_tensor(where: str, name: str, value: object) -> None:
         raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a tensor; wrap it in torch.as_tensor")
 
 
+def dense(where: str, name: str, x: Tensor) -> Tensor:
+    """`x` with a place in memory for every value, where it has another layout, such as one of torch's sparse ones."""
+    if x.is_nested:
+        raise InvalidTypeError(
+            f"{where}: {name} must be one tensor, got a nested one; pad its parts to one length, as with "
+            "torch.nn.utils.rnn.pad_sequence"
+        )
+    return x if x.layout is torch.strided else x.to_dense()
+
+
 def check_int(where: str, name: str, value: object, at_least: int) -> None:
     """Raise unless `value` is an int, not a bool, and not too small."""
     if isinstance(value, bool) or not isinstance(value, int):
