@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
-__all__ = ["evaluating", "restoring"]
+__all__ = ["evaluating", "hooked", "restoring"]
 
 
 @contextmanager
@@ -39,4 +40,21 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     with restoring(restore):
         for network in networks:
             network.eval()
+        yield
+
+
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Callable[..., Any]], *, before: bool = False) -> Iterator[None]:
+    """Have each module call its hook after every forward, or before it."""
+
+    def remove() -> None:
+        # by the hook: an interrupt may come before its handle is kept
+        for module, hook in hooks.items():
+            registered = module._forward_pre_hooks if before else module._forward_hooks
+            for key in [key for key, other in registered.items() if other is hook]:
+                del registered[key]
+
+    with restoring(remove):
+        for module, hook in hooks.items():
+            (module.register_forward_pre_hook if before else module.register_forward_hook)(hook)
         yield

@@ -30,9 +30,7 @@ class Run:
         for module in net.modules():
             if isinstance(module, Temporal):
                 run._before.append((module, _attributes(module), module._state))
-            own = module.__dict__.get("forward")
-            if isinstance(own, StandIn):
-                run._forwards.append((module, own))
+            run._forwards.append((module, module.__dict__.get("forward")))
         return run
 
     def enter(
@@ -92,7 +90,9 @@ class StandIn:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.forward: Callable[..., Any] = module.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must implement a call")
 
 
 class Batched(StandIn):
@@ -108,13 +108,17 @@ class Batched(StandIn):
         if isinstance(x, Tensor) and x.dim() == self.axes:
             raise ShapeError(
                 f"{self.name!r} (nn.{type(self.module).__name__}) was given shape {tuple(x.shape)}, which it takes for one sample "
-                f"without a batch axis, so that samples and time steps would be mixed; give it {self.axes + 1} axes, the batch first"
+                f"without a batch axis, so samples and time steps would be mixed; give it {self.axes + 1} axes, the batch first"
             )
-        return self.forward(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
 
 
 class Stepped(StandIn):
     """A forward of the user's own in a Temporal module: it says what one step is, and is called for one step after the other."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.forward: Callable[..., Any] = module.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module
@@ -122,7 +126,7 @@ class Stepped(StandIn):
         if not isinstance(module, Temporal) or module._time_steps is None:
             return self.forward(*args, **kwargs)
         steps, carries, graph = module._time_steps, module._carries_state, module._keeps_graph
-        inputs = [module._unfold(x) if isinstance(x, Tensor) else x for x in (*args, *kwargs.values())]
+        inputs = [module._unfold(x) if isinstance(x, Tensor) and x.dim() else x for x in (*args, *kwargs.values())]
         parts = [part for part in module.modules() if isinstance(part, Temporal)]
         for part in parts:
             part._check_unused()
@@ -136,7 +140,7 @@ class Stepped(StandIn):
             for t in range(steps):
                 for part in parts:
                     part._calls = 0
-                step = [x[t] if isinstance(x, Tensor) else x for x in inputs]
+                step = [x[t] if isinstance(x, Tensor) and x.dim() else x for x in inputs]
                 outputs.append(self.forward(*step[: len(args)], **dict(zip(kwargs, step[len(args) :], strict=True))))
             if not carries:
                 before.restore_states()
@@ -162,13 +166,13 @@ def each(function: Callable[[list[Tensor]], Tensor], outputs: Sequence[Any], who
         InvalidTypeError: an output that is none of these, or another one than the first.
     """
     first = outputs[0]
+    if all(isinstance(output, Tensor) for output in outputs):
+        return function(list(outputs))
     if any(type(output) is not type(first) for output in outputs):
         raise InvalidTypeError(
             f"{who}: the network must return the same at every time step, got "
             f"{', '.join(sorted({type(output).__name__ for output in outputs}))}"
         )
-    if isinstance(first, Tensor):
-        return function(list(outputs))
     if isinstance(first, dict):
         if any(output.keys() != first.keys() for output in outputs):
             raise InvalidTypeError(f"{who}: the network must return the same at every time step, got dicts of different keys")

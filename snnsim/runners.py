@@ -43,6 +43,7 @@ class _Runner(nn.Module):
         if not isinstance(net, nn.Module):
             raise InvalidTypeError(f"{who}(net): must be an nn.Module, got {type(net).__name__}")
         self.net = net
+        self._batched: dict[str, Batched] = {}
         self.time_steps = time_steps
         self.carry_state = carry_state
         if not self._look()[0]:
@@ -87,8 +88,8 @@ class _Runner(nn.Module):
             elif isinstance(module, AXES) and not name.startswith(above):
                 self._check_axes(name, module)
                 axes = _axes_of_one_sample(module, rows)
-                if axes is not None:
-                    stand_ins.append(Batched(module, name, axes))
+                if axes is not None and "forward" not in module.__dict__:
+                    stand_ins.append(self._as_batched(name, module, axes))
         return found, stand_ins
 
     def _check_axes(self, name: str, module: nn.Module) -> None:
@@ -102,6 +103,18 @@ class _Runner(nn.Module):
         if isinstance(module, SOFTMAXES) and module.dim is None:
             raise RunError(f"{what} without dim, which for 3 axes is the batch; give it the axis, as in dim=-1")
 
+    def _as_batched(self, name: str, module: nn.Module, axes: int) -> Batched:
+        """The stand-in of a module, the same in every run, or what torch.compile made of the network would be made anew."""
+        if torch.compiler.is_compiling():
+            return Batched(module, name, axes)
+        known = self._batched.get(name)
+        if known is None or known.module is not module:
+            known = self._batched[name] = Batched(module, name, axes)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_batched": {}}
+
     def _check_sequences(self, sequences: tuple[Tensor, ...]) -> tuple[int, tuple[Tensor, ...]]:
         """The number of time steps, the same in all inputs, and the inputs, dense."""
         who = type(self).__name__
@@ -109,6 +122,11 @@ class _Runner(nn.Module):
             raise InvalidTypeError(f"{who}: needs an input, x_seq [T, B, *n]")
         if self.carry_state:
             self._check_carry()
+        if torch.jit.is_tracing():
+            raise RunError(
+                f"{who}: torch.jit.trace cannot see what neurons compute, and would keep this run's results as constants; use "
+                "torch.export.export"
+            )
         strided = True
         for x in sequences:
             if not isinstance(x, Tensor):
@@ -149,8 +167,8 @@ class _Runner(nn.Module):
             )
         if torch._C._current_graph_task_id() != -1 and not self._is_restored:
             raise RunError(
-                f"{who} was called within a backward pass, as torch.utils.checkpoint does to recompute; the state is that of a later "
-                "run by then, so the gradient would be wrong; use snnsim.checkpoint(runner, x_seq), which keeps the state"
+                f"{who} was called within a backward pass, as torch.utils.checkpoint does to recompute, from the state of a later "
+                "run, which gives a wrong gradient; use snnsim.checkpoint(runner, x_seq), which keeps the state"
             )
 
 
@@ -173,15 +191,18 @@ class MultiStep(_Runner):
     SingleStep, and cannot be seen from outside. Every run starts from rest unless `carry_state`.
 
     In eval mode the result is SingleStep's, bit for bit where layers are exact; float matrix products depend on the batch size in
-    their last bits. In training mode batch norm sees all time steps as one batch.
+    their last bits. In training mode batch norm sees all time steps as one batch; so does, in both modes, a quantizer of inputs
+    that was not calibrated and takes its range from each input.
+
+    A Temporal module with a `forward` of its own instead of a `forward_sequence` is called for one step after the other.
 
     A tensor whose first axis is not time can only partly be detected: `[B, T, *n]` runs, and means something else.
 
     Args: see _Runner. With `time_steps` and an nn.Sequential, the leading children without state or randomness run once.
 
     Raises:
-        RunError: a nested runner, an nn.RNN/LSTM/GRU, a neuron used twice.
-        ShapeError: no time axis, no time step, or a layer that moved the batch axis.
+        RunError: a nested runner, an nn.RNN/LSTM/GRU, attention with batch_first=False, a neuron used twice.
+        ShapeError: no time axis, no time step, a layer that moved the batch axis, or one that was given none.
     """
 
     def _check_axes(self, name: str, module: nn.Module) -> None:
@@ -304,9 +325,9 @@ def set_states(net: nn.Module, states: Mapping[str, Mapping[str, Tensor]]) -> No
         missing, unknown = sorted(set(modules) - set(states)), sorted(set(states) - set(modules))
         raise StateError(f"set_states: these states are of another network: missing {missing}, unknown {unknown}")
     for name, module in modules.items():
-        module.check_state(dict(states[name]))
+        module.check_state(states[name])
     for name, module in modules.items():
-        module.load_state(dict(states[name]))
+        module.load_state(states[name])
 
 
 def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,13 +115,18 @@ class Temporal(nn.Module):
         """The held state by name; empty at rest. Not part of `state_dict`."""
         return dict(self._state)
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned; empty for rest."""
         self.check_state(state)
         self._state = dict(state)
 
-    def check_state(self, state: dict[str, Tensor]) -> None:
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state that this module could not have held."""
+        if not isinstance(state, Mapping):
+            raise InvalidTypeError(
+                f"load_state: the state of {type(self).__name__} must be what state() returned, tensors by name, got "
+                f"{type(state).__name__}"
+            )
         for name, tensor in state.items():
             if not isinstance(tensor, Tensor):
                 raise InvalidTypeError(f"load_state: {name!r} must be a tensor, got {type(tensor).__name__}")

@@ -19,6 +19,7 @@ from snnsim.quant.codebook import Codebook
 from snnsim.quant.histogram import Histogram
 from snnsim.quant.ranges import percentile_amax
 from snnsim.quiet import quiet
+from snnsim.restore import hooked
 from snnsim.runners import MultiStep
 from snnsim.warn import warn_user
 
@@ -157,16 +158,12 @@ class _Activity:
 def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> dict[str, _Activity]:
     """What every ReLU puts out, by name."""
     activities = {name: _Activity(per_channel) for name in _rectifiers(whole)}
-    handles = [whole.get_submodule(name).register_forward_hook(seen.collect) for name, seen in activities.items()]
+    hooks = {whole.get_submodule(name): seen.collect for name, seen in activities.items()}
     groups = 0
-    try:
-        with quiet(whole):
-            for x in regroup("calibrate.convert", batches, 0):
-                groups += 1
-                whole(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with quiet(whole), hooked(hooks):
+        for x in regroup("calibrate.convert", batches, 0):
+            groups += 1
+            whole(x)
     if not groups:
         raise StateError("calibrate.convert(batches): there is no sample in them; give at least one batch")
     for name, activity in activities.items():
