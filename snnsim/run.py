@@ -165,9 +165,10 @@ def each(function: Callable[[list[Tensor]], Tensor], outputs: Sequence[Any], who
     Raises:
         InvalidTypeError: an output that is none of these, or another one than the first.
     """
+    tensors = [output for output in outputs if isinstance(output, Tensor)]
+    if len(tensors) == len(outputs):
+        return function(tensors)
     first = outputs[0]
-    if all(isinstance(output, Tensor) for output in outputs):
-        return function(list(outputs))
     if any(type(output) is not type(first) for output in outputs):
         raise InvalidTypeError(
             f"{who}: the network must return the same at every time step, got "

@@ -44,6 +44,8 @@ class _Runner(nn.Module):
             raise InvalidTypeError(f"{who}(net): must be an nn.Module, got {type(net).__name__}")
         self.net = net
         self._batched: dict[str, Batched] = {}
+        # what is looked at for every module in every call: once for each type
+        self._kinds: dict[type[nn.Module], str] = {}
         self.time_steps = time_steps
         self.carry_state = carry_state
         if not self._look()[0]:
@@ -68,32 +70,38 @@ class _Runner(nn.Module):
         found: list[Temporal] = []
         stand_ins: list[StandIn] = []
         above = "."
+        kinds = self._kinds
         for name, module in self.net.named_modules():
-            if isinstance(module, Temporal):
+            kind = kinds.get(type(module))
+            if kind is None:
+                kind = kinds[type(module)] = _kind(type(module))
+            if kind == "plain":
+                continue
+            if kind == "temporal":
                 found.append(module)
                 if not name.startswith(above):
                     above = f"{name}." if name else ""
                 if has_own_forward(module):
                     stand_ins.append(Stepped(module))
-            elif isinstance(module, _Runner):
+            elif kind == "runner":
                 raise RunError(
                     f"{type(self).__name__}: the network holds a runner at {name!r}; runners do not nest, use only the outer one"
                 )
-            elif hasattr(type(module), "forward_sequence"):
-                raise RunError(
-                    f"{type(self).__name__}: {name!r} ({type(module).__name__}) has a forward_sequence and does not derive from "
-                    "snnsim.layers.Temporal, so it would not be called; derive it from there"
-                )
             # a Temporal module sees time, and knows what it hands on
-            elif isinstance(module, AXES) and not name.startswith(above):
-                self._check_axes(name, module)
+            elif not name.startswith(above):
+                self._check_module(name, module)
                 axes = _axes_of_one_sample(module, rows)
                 if axes is not None and "forward" not in module.__dict__:
                     stand_ins.append(self._as_batched(name, module, axes))
         return found, stand_ins
 
-    def _check_axes(self, name: str, module: nn.Module) -> None:
-        """Refuse a module that would take another axis for the batch."""
+    def _check_module(self, name: str, module: nn.Module) -> None:
+        """Refuse a module that would take another axis for the batch, or never be shown time."""
+        if hasattr(type(module), "forward_sequence"):
+            raise RunError(
+                f"{type(self).__name__}: {name!r} ({type(module).__name__}) has a forward_sequence and does not derive from "
+                "snnsim.layers.Temporal, so it would not be called; derive it from there"
+            )
         what = f"{type(self).__name__}: {name!r} is an nn.{type(module).__name__}"
         if isinstance(module, nn.MultiheadAttention) and not module.batch_first:
             raise RunError(
@@ -113,7 +121,7 @@ class _Runner(nn.Module):
         return known
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_batched": {}}
+        return {**self.__dict__, "_batched": {}, "_kinds": {}}
 
     def _check_sequences(self, sequences: tuple[Tensor, ...]) -> tuple[int, tuple[Tensor, ...]]:
         """The number of time steps, the same in all inputs, and the inputs, dense."""
@@ -122,7 +130,7 @@ class _Runner(nn.Module):
             raise InvalidTypeError(f"{who}: needs an input, x_seq [T, B, *n]")
         if self.carry_state:
             self._check_carry()
-        if torch.jit.is_tracing():
+        if torch._C._is_tracing():
             raise RunError(
                 f"{who}: torch.jit.trace cannot see what neurons compute, and would keep this run's results as constants; use "
                 "torch.export.export"
@@ -172,6 +180,15 @@ class _Runner(nn.Module):
             )
 
 
+def _kind(module: type[nn.Module]) -> str:
+    """What a runner has to do with modules of this type."""
+    if issubclass(module, Temporal):
+        return "temporal"
+    if issubclass(module, _Runner):
+        return "runner"
+    return "checked" if issubclass(module, AXES) or hasattr(module, "forward_sequence") else "plain"
+
+
 def _axes_of_one_sample(module: nn.Module, rows: int) -> int | None:
     """Axes of an input that this module would take for one sample without a batch axis; None where that cannot pass unseen."""
     if isinstance(module, nn.MultiheadAttention):
@@ -205,8 +222,8 @@ class MultiStep(_Runner):
         ShapeError: no time axis, no time step, a layer that moved the batch axis, or one that was given none.
     """
 
-    def _check_axes(self, name: str, module: nn.Module) -> None:
-        super()._check_axes(name, module)
+    def _check_module(self, name: str, module: nn.Module) -> None:
+        super()._check_module(name, module)
         what = f"MultiStep: {name!r} is an nn.{type(module).__name__}"
         if isinstance(module, nn.RNNCellBase):
             raise RunError(f"{what}, which has to be fed step by step; use snnsim.SingleStep")
@@ -254,8 +271,8 @@ class SingleStep(_Runner):
     Args: see _Runner.
     """
 
-    def _check_axes(self, name: str, module: nn.Module) -> None:
-        super()._check_axes(name, module)
+    def _check_module(self, name: str, module: nn.Module) -> None:
+        super()._check_module(name, module)
         if isinstance(module, nn.RNNBase):
             raise RunError(
                 f"SingleStep: {name!r} is an nn.{type(module).__name__}, which would take the batch of one step for time; use an "

@@ -92,7 +92,7 @@ class Temporal(nn.Module):
     def _check_step(self) -> None:
         """Refuse a step of its own whose state would not be there for the next one."""
         who = f"{type(self).__name__}: a step of its own"
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if torch.compiler.is_exporting() or torch._C._is_tracing():
             raise StateError(
                 f"{who} in an exported program would forget its state, and start every call from rest; export a whole run, as in "
                 "torch.export.export(snnsim.MultiStep(net), (x_seq,))"
