@@ -254,12 +254,12 @@ class MultiStep(_Runner):
                 result = each(lambda outputs: _unfold(outputs[0], steps, rows), [net(*folded)], "MultiStep")
             finally:
                 run.leave()
+            return result
         # once more: an interrupt may have come while the run was left
         except BaseException as problem:
             run.undo()
             _explain_shapes(problem, "MultiStep", x_seq)
             raise
-        return result
 
 
 class SingleStep(_Runner):
@@ -304,12 +304,12 @@ class SingleStep(_Runner):
                         module.detach()
             finally:
                 run.leave()
+            return result
         # once more: an interrupt may have come while the run was left
         except BaseException as problem:
             run.undo()
             _explain_shapes(problem, "SingleStep", x_seq)
             raise
-        return result
 
 
 def reset(net: nn.Module) -> None:
