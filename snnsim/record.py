@@ -59,9 +59,9 @@ class Recorder(Mapping[str, Trace]):
     __hash__ = object.__hash__
 
     def __init__(self, net: nn.Module) -> None:
-        self._steps: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         if not isinstance(net, nn.Module):
             raise InvalidTypeError(f"Recorder(net): must be an nn.Module, got {type(net).__name__}")
+        self._steps: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self._nodes = {name: module for name, module in net.named_modules() if isinstance(module, Membrane)}
 
     def __enter__(self) -> Recorder:
@@ -85,7 +85,8 @@ class Recorder(Mapping[str, Trace]):
 
     def __del__(self) -> None:
         # where an interrupt came before the block was entered or left: nobody can read these traces any more
-        self._stop()
+        if "_nodes" in self.__dict__:
+            self._stop()
 
     def _stop(self) -> None:
         for name, steps in self._steps.items():

@@ -86,10 +86,24 @@ def _attributes(module: Temporal) -> dict[str, Any]:
 
 
 class StandIn:
-    """Takes the place of a module's `forward` for the length of a run."""
+    """Takes the place of a module's `forward` for the length of a run.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        module: whose forward it is.
+        name: of the module in the network.
+        axes: of an input that is one sample without a batch axis.
+    """
+
+    def __init__(self, module: nn.Module, name: str, axes: int = 0) -> None:
         self.module = module
+        self.name = name
+        self.axes = axes
+        # of the instance, where it has one
+        self.own: Callable[..., Any] | None = module.__dict__.get("forward")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module does by itself."""
+        return type(self.module).forward(self.module, *args, **kwargs) if self.own is None else self.own(*args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must implement a call")
@@ -98,11 +112,6 @@ class StandIn:
 class Batched(StandIn):
     """The forward of a torch module that would take an input without a batch axis for one sample; refuses such an input."""
 
-    def __init__(self, module: nn.Module, name: str, axes: int) -> None:
-        super().__init__(module)
-        self.name = name
-        self.axes = axes
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         x = next(iter((*args, *kwargs.values())))
         if isinstance(x, Tensor) and x.dim() == self.axes:
@@ -110,15 +119,11 @@ class Batched(StandIn):
                 f"{self.name!r} (nn.{type(self.module).__name__}) was given shape {tuple(x.shape)}, which it takes for one sample "
                 f"without a batch axis, so samples and time steps would be mixed; give it {self.axes + 1} axes, the batch first"
             )
-        return type(self.module).forward(self.module, *args, **kwargs)
+        return self.forward(*args, **kwargs)
 
 
 class Stepped(StandIn):
     """A forward of the user's own in a Temporal module: it says what one step is, and is called for one step after the other."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
-        self.forward: Callable[..., Any] = module.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module

@@ -43,7 +43,7 @@ class _Runner(nn.Module):
         if not isinstance(net, nn.Module):
             raise InvalidTypeError(f"{who}(net): must be an nn.Module, got {type(net).__name__}")
         self.net = net
-        self._batched: dict[str, Batched] = {}
+        self._stand_ins: dict[str, StandIn] = {}
         # what is looked at for every module in every call: once for each type
         self._kinds: dict[type[nn.Module], str] = {}
         self.time_steps = time_steps
@@ -82,7 +82,7 @@ class _Runner(nn.Module):
                 if not name.startswith(above):
                     above = f"{name}." if name else ""
                 if has_own_forward(module):
-                    stand_ins.append(Stepped(module))
+                    stand_ins.append(self._stand_in(Stepped, name, module))
             elif kind == "runner":
                 raise RunError(
                     f"{type(self).__name__}: the network holds a runner at {name!r}; runners do not nest, use only the outer one"
@@ -91,8 +91,8 @@ class _Runner(nn.Module):
             elif not name.startswith(above):
                 self._check_module(name, module)
                 axes = _axes_of_one_sample(module, rows)
-                if axes is not None and "forward" not in module.__dict__:
-                    stand_ins.append(self._as_batched(name, module, axes))
+                if axes is not None:
+                    stand_ins.append(self._stand_in(Batched, name, module, axes))
         return found, stand_ins
 
     def _check_module(self, name: str, module: nn.Module) -> None:
@@ -111,17 +111,17 @@ class _Runner(nn.Module):
         if isinstance(module, SOFTMAXES) and module.dim is None:
             raise RunError(f"{what} without dim, which for 3 axes is the batch; give it the axis, as in dim=-1")
 
-    def _as_batched(self, name: str, module: nn.Module, axes: int) -> Batched:
+    def _stand_in(self, kind: type[StandIn], name: str, module: nn.Module, axes: int = 0) -> StandIn:
         """The stand-in of a module, the same in every run, or what torch.compile made of the network would be made anew."""
         if torch.compiler.is_compiling():
-            return Batched(module, name, axes)
-        known = self._batched.get(name)
-        if known is None or known.module is not module:
-            known = self._batched[name] = Batched(module, name, axes)
+            return kind(module, name, axes)
+        known = self._stand_ins.get(name)
+        if known is None or known.module is not module or known.own is not module.__dict__.get("forward"):
+            known = self._stand_ins[name] = kind(module, name, axes)
         return known
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_batched": {}, "_kinds": {}}
+        return {**self.__dict__, "_stand_ins": {}, "_kinds": {}}
 
     def _check_sequences(self, sequences: tuple[Tensor, ...]) -> tuple[int, tuple[Tensor, ...]]:
         """The number of time steps, the same in all inputs, and the inputs, dense."""
@@ -130,7 +130,7 @@ class _Runner(nn.Module):
             raise InvalidTypeError(f"{who}: needs an input, x_seq [T, B, *n]")
         if self.carry_state:
             self._check_carry()
-        if torch._C._is_tracing():
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
             raise RunError(
                 f"{who}: torch.jit.trace cannot see what neurons compute, and would keep this run's results as constants; use "
                 "torch.export.export"

@@ -92,12 +92,13 @@ class Temporal(nn.Module):
     def _check_step(self) -> None:
         """Refuse a step of its own whose state would not be there for the next one."""
         who = f"{type(self).__name__}: a step of its own"
-        if torch.compiler.is_exporting() or torch._C._is_tracing():
+        compiling = torch.compiler.is_compiling()
+        if torch.compiler.is_exporting() or (not compiling and torch._C._is_tracing()):
             raise StateError(
                 f"{who} in an exported program would forget its state, and start every call from rest; export a whole run, as in "
                 "torch.export.export(snnsim.MultiStep(net), (x_seq,))"
             )
-        if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        if not compiling and torch._C._functorch.peek_interpreter_stack() is not None:
             raise StateError(
                 f"{who} under a transform of torch.func (vmap, grad) would leave a state that belongs to the transform; run the "
                 "sequence with snnsim.MultiStep or SingleStep, which start from rest"

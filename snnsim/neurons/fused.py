@@ -129,8 +129,10 @@ class Planner:
         key = (dtype, x.shape[1:], node.training, type(codebook), codebook.num_levels)
         plan = _make_plan(node, x, dtype, self._shapes.get(key))
         if plan.kernel is not None and key not in self._shapes:
-            divisor = node.input_divisor() if node.divides_input() else None
-            self._shapes[key] = constants_shape(node.transition, codebook, x.dim() - 1, dtype, divisor)
+            # without a graph: gradient checkpointing counts what is saved, and this comes in the first run alone
+            with torch.no_grad():
+                divisor = node.input_divisor() if node.divides_input() else None
+                self._shapes[key] = constants_shape(node.transition, codebook, x.dim() - 1, dtype, divisor)
         return plan
 
     def __deepcopy__(self, memo: dict[int, object]) -> Planner:
