@@ -151,9 +151,9 @@ class FiringMeter:
         nodes = {name: module for name, module in net.named_modules() if isinstance(module, BaseNode)}
         self._spikes = dict.fromkeys(nodes, 0.0)
         self._places = dict.fromkeys(nodes, 0)
-        self._hooks: dict[nn.Module, Callable[..., None]] = {
-            node: _counter(name, self._spikes, self._places) for name, node in nodes.items()
-        }
+        self._hooks: list[tuple[nn.Module, Callable[..., None]]] = [
+            (node, _counter(name, self._spikes, self._places)) for name, node in nodes.items()
+        ]
         self._counting = ExitStack()
 
     def __enter__(self) -> FiringMeter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,17 +44,17 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def hooked(hooks: Mapping[nn.Module, Callable[..., Any]], *, before: bool = False) -> Iterator[None]:
+def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], *, before: bool = False) -> Iterator[None]:
     """Have each module call its hook after every forward, or before it."""
 
     def remove() -> None:
         # by the hook: an interrupt may come before its handle is kept
-        for module, hook in hooks.items():
+        for module, hook in hooks:
             registered = module._forward_pre_hooks if before else module._forward_hooks
             for key in [key for key, other in registered.items() if other is hook]:
                 del registered[key]
 
     with restoring(remove):
-        for module, hook in hooks.items():
+        for module, hook in hooks:
             (module.register_forward_pre_hook if before else module.register_forward_hook)(hook)
         yield

@@ -43,8 +43,8 @@ def test_evaluating_puts_back_the_mode_of_every_module():
 def test_hooked_leaves_other_hooks_alone():
     net, calls = nn.Sequential(nn.Identity(), nn.Identity()), []
     net[0].register_forward_hook(lambda *_: calls.append("own"))
-    after = {module: lambda *_, i=i: calls.append(i) for i, module in enumerate(net)}
-    with hooked(after), hooked({net[1]: lambda *_: calls.append("before")}, before=True):
+    after = [(module, lambda *_, i=i: calls.append(i)) for i, module in enumerate(net)]
+    with hooked(after), hooked([(net[1], lambda *_: calls.append("before"))], before=True):
         net(torch.zeros(1))
     net(torch.zeros(1))
     assert calls == ["own", 0, "before", 1, "own"]
@@ -56,12 +56,13 @@ def test_an_interrupt_at_any_line_leaves_the_network_as_it_was():
     held, codebook = net[0].v, net[0].state_quant
 
     def call():
-        with quiet(net), float_states(net), hooked({net[0]: lambda *_: None, net[2]: lambda *_: None}):
+        with quiet(net), float_states(net), hooked([(net[0], lambda *_: None), (net[2], lambda *_: None)]):
             net[0].reset()
 
     def is_intact():
         modes = [module.training for module in net] == [True, False, True]
-        return modes and net[0].v is held and net[0].state_quant is codebook and not any(m._forward_hooks for m in net)
+        state = net[0].v is held and net[0].state_quant is codebook and torch.is_grad_enabled()
+        return modes and state and not any(m._forward_hooks for m in net)
 
     assert not lines_that_break(call, is_intact)
     call()

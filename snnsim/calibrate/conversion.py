@@ -158,7 +158,7 @@ class _Activity:
 def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> dict[str, _Activity]:
     """What every ReLU puts out, by name."""
     activities = {name: _Activity(per_channel) for name in _rectifiers(whole)}
-    hooks = {whole.get_submodule(name): seen.collect for name, seen in activities.items()}
+    hooks = [(whole.get_submodule(name), seen.collect) for name, seen in activities.items()]
     groups = 0
     with quiet(whole), hooked(hooks):
         for x in regroup("calibrate.convert", batches, 0):

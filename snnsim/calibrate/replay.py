@@ -85,6 +85,6 @@ def replays(where: str, net: nn.Module, batches: Iterable[Any]) -> dict[str, Rep
             found[name].collect(torch.cat(given[name]).reshape(trace.charged.shape), trace.spikes)
             given[name].clear()
 
-    with hooked({node: keeper(name) for name, node in nodes.items()}, before=True):
+    with hooked([(node, keeper(name)) for name, node in nodes.items()], before=True):
         observe(where, net, batches, collect)
     return found

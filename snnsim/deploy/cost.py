@@ -101,12 +101,12 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
         nonlocal updates
         updates += output.numel()
 
-    hooks: dict[nn.Module, Callable[..., None]] = {}
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = []
     for name, module in net.named_modules():
         if isinstance(module, LAYERS):
-            hooks[module] = of_layer(name)
+            hooks.append((module, of_layer(name)))
         elif isinstance(module, Membrane):
-            hooks[module] = of_neuron
+            hooks.append((module, of_neuron))
     with evaluating(net), hooked(hooks):
         MultiStep(net)(x_seq)
     if not counts:
