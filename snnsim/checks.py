@@ -63,6 +63,16 @@ def is_one_of(value: object, choices: Sequence[str]) -> bool:
     return isinstance(value, str) and value in choices
 
 
+def dense(where: str, name: str, x: Tensor) -> Tensor:
+    """`x` with a place in memory for every value, where it has another layout, such as one of torch's sparse ones."""
+    if x.is_nested:
+        raise InvalidTypeError(
+            f"{where}: {name} must be one tensor, got a nested one; pad its parts to one length, as with "
+            "torch.nn.utils.rnn.pad_sequence"
+        )
+    return x if x.layout is torch.strided else x.to_dense()
+
+
 def check_sequence(where: str, name: str, x_seq: Tensor) -> None:
     """Raise unless `x_seq` is `[T, B, *n]` with at least one time step."""
     check_tensor(where, name, x_seq)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.checks import check_tensor
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.neurons.base import BaseNode
+from snnsim.neurons.membrane import Membrane
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.quiet import quiet
-from snnsim.record import Recorder
-from snnsim.runners import reset
+from snnsim.restore import hooked, restoring
+from snnsim.runners import MultiStep, SingleStep, reset
+from snnsim.temporal import Temporal
 
 __all__ = ["FiringMeter", "Footprint", "firing_rate", "footprint"]
 
@@ -22,7 +27,7 @@ class Footprint:
     """Memory of a network on a target that packs every value into its own number of bits.
 
     Attributes:
-        state_values: neuron state variables of one sample.
+        state_values: state variables of one sample, of neurons, delays and the user's own modules.
         state_bits: bits they take together.
         weight_values: weights and biases.
         weight_bits: bits they take together.
@@ -35,7 +40,7 @@ class Footprint:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of neuron state for one sample, rounded up."""
+        """Bytes of state for one sample, rounded up."""
         return -(-self.state_bits // 8)
 
     @property
@@ -45,27 +50,45 @@ class Footprint:
 
 
 def footprint(net: nn.Module, x: Tensor) -> Footprint:
-    """Bytes of neuron state and weights of a network, by bit width.
+    """Bytes of state and weights of a network, by bit width.
 
-    A quantized membrane takes the bits of its codebook, any other the bits of its dtype. Weights count the bits of their dtype;
-    a quantized layer's, its `weight_bits`. Codebooks, a few numbers a layer, are not counted.
+    A quantized membrane takes the bits of its codebook, any other state the bits of its dtype; what a module holds from one time
+    step to the next is its state. Weights count the bits of their dtype; a quantized layer's, its `weight_bits`. Codebooks, a few
+    numbers a layer, are not counted.
 
     Args:
         net: a runner (MultiStep, SingleStep) around the network, or a network that takes one time step.
-        x: an input for it, any batch size; it is run once, in eval mode, without touching held states.
+        x: an input for it, any batch size from 1; it is run once, in eval mode, without touching held states.
 
     Returns:
         The footprint for one sample.
     """
+    if not isinstance(net, nn.Module):
+        raise InvalidTypeError(f"footprint(net): must be an nn.Module, got {type(net).__name__}")
+    check_tensor("footprint", "x", x)
+    runners = [module for module in net.modules() if isinstance(module, MultiStep | SingleStep)]
+    axis = int(any(runner.time_steps is None for runner in runners))
+    if x.dim() <= axis or not x.shape[axis]:
+        raise ShapeError(f"footprint(x of shape {tuple(x.shape)}): needs at least one sample, and the batch is axis {axis} here")
+    carried = {runner: runner.carry_state for runner in runners}
+
+    def restore() -> None:
+        for runner, carry_state in carried.items():
+            runner.carry_state = carry_state
+
     values = bits = 0
-    with quiet(net), Recorder(net) as recorder:
+    with quiet(net), restoring(restore):
+        for runner in runners:
+            runner.carry_state = True
         reset(net)
         net(x)
-    for trace in recorder.traces().values():
-        count = trace.membrane[0, 0].numel()
-        codebook = trace.node.state_quant
-        values += count
-        bits += count * (codebook.bits if codebook is not None else torch.finfo(trace.membrane.dtype).bits)
+        for module in net.modules():
+            if isinstance(module, Temporal):
+                for state in module.state().values():
+                    codebook = module.state_quant if isinstance(module, Membrane) else None
+                    count = _of_one_sample(state, x.shape[axis])
+                    values += count
+                    bits += count * (codebook.bits if codebook is not None else _width(state))
     weight_values = weight_bits = 0
     seen: set[int] = set()
     for module in net.modules():
@@ -77,8 +100,18 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
             seen.add(id(parameter))
             width = getattr(module, "weight_bits", None) if name == "weight" else None
             weight_values += parameter.numel()
-            weight_bits += parameter.numel() * (torch.finfo(parameter.dtype).bits if width is None else width)
+            weight_bits += parameter.numel() * (_width(parameter) if width is None else width)
     return Footprint(values, bits, weight_values, weight_bits)
+
+
+def _of_one_sample(state: Tensor, batch: int) -> int:
+    """Values of a state that belong to one sample; all of them where its first axis is not the batch."""
+    return state.numel() // batch if state.dim() and state.shape[0] % batch == 0 else state.numel()
+
+
+def _width(x: Tensor) -> int:
+    """Bits of one value."""
+    return 1 if x.dtype == torch.bool else 8 * x.dtype.itemsize
 
 
 def firing_rate(spikes: Tensor) -> float:
@@ -113,25 +146,22 @@ class FiringMeter:
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self._nodes = {name: module for name, module in net.named_modules() if isinstance(module, BaseNode)}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._spikes = dict.fromkeys(self._nodes, 0.0)
-        self._places = dict.fromkeys(self._nodes, 0)
+        if not isinstance(net, nn.Module):
+            raise InvalidTypeError(f"FiringMeter(net): must be an nn.Module, got {type(net).__name__}")
+        nodes = {name: module for name, module in net.named_modules() if isinstance(module, BaseNode)}
+        self._spikes = dict.fromkeys(nodes, 0.0)
+        self._places = dict.fromkeys(nodes, 0)
+        self._hooks: list[tuple[nn.Module, Callable[..., None]]] = [
+            (node, _counter(name, self._spikes, self._places)) for name, node in nodes.items()
+        ]
+        self._counting = ExitStack()
 
     def __enter__(self) -> FiringMeter:
-        for name, node in self._nodes.items():
-
-            def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                self._spikes[name] += float(output.detach().double().sum())
-                self._places[name] += output.numel()
-
-            self._handles.append(node.register_forward_hook(count))
+        self._counting.enter_context(hooked(self._hooks))
         return self
 
     def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._counting.close()
 
     def rates(self) -> dict[str, float]:
         """Mean spikes per neuron and time step, by module name; nodes that did not run are left out."""
@@ -143,3 +173,12 @@ class FiringMeter:
         if not places:
             raise InvalidValueError("FiringMeter.mean(): no node has run; call the network within `with FiringMeter(net):`")
         return sum(self._spikes.values()) / places
+
+
+def _counter(name: str, spikes: dict[str, float], places: dict[str, int]) -> Callable[..., None]:
+    # of the counts alone: a meter that is gone counts no more
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        spikes[name] += float(output.detach().double().sum())
+        places[name] += output.numel()
+
+    return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 from torch import Tensor, nn
@@ -35,8 +36,8 @@ class Trace:
         return f"Trace({self.name!r}, {tuple(self.spikes.shape)})"
 
 
-class Recorder:
-    """Records the neurons of a network while it is entered.
+class Recorder(Mapping[str, Trace]):
+    """Records the neurons of a network while it is entered; a mapping from the names of those that ran to their traces.
 
     Recording keeps every time step of every neuron in memory and takes the neurons through the step loop; results are the same.
 
@@ -53,30 +54,61 @@ class Recorder:
         [0.0, 1.0, 0.0, 1.0]
     """
 
+    # two recorders are not the same for having seen the same
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __init__(self, net: nn.Module) -> None:
         if not isinstance(net, nn.Module):
             raise InvalidTypeError(f"Recorder(net): must be an nn.Module, got {type(net).__name__}")
-        self._nodes = {name: module for name, module in net.named_modules() if isinstance(module, Membrane)}
         self._steps: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._nodes = {name: module for name, module in net.named_modules() if isinstance(module, Membrane)}
 
     def __enter__(self) -> Recorder:
         if any(node._trace is not None for node in self._nodes.values()):
             raise RunError("Recorder: this network is being recorded already; leave the other recorder first")
         self._steps = {name: [] for name in self._nodes}
-        for name, node in self._nodes.items():
-            node._trace = self._steps[name]
+        try:
+            for name, node in self._nodes.items():
+                node._trace = self._steps[name]
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        for node in self._nodes.values():
-            node._trace = None
+        try:
+            self._stop()
+        # once more after an interrupt
+        finally:
+            self._stop()
+
+    def __del__(self) -> None:
+        # where an interrupt came before the block was entered or left: nobody can read these traces any more
+        if "_nodes" in self.__dict__:
+            self._stop()
+
+    def _stop(self) -> None:
+        for name, steps in self._steps.items():
+            node = self._nodes[name]
+            if node._trace is steps:
+                node._trace = None
 
     def traces(self) -> dict[str, Trace]:
         """The trace of every node that ran, by module name in network order."""
-        return {name: Trace(name, self._nodes[name], steps) for name, steps in self._steps.items() if steps}
+        return dict(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, steps in self._steps.items() if steps)
+
+    def __len__(self) -> int:
+        return sum(map(bool, self._steps.values()))
+
+    def __contains__(self, name: object) -> bool:
+        return bool(isinstance(name, str) and self._steps.get(name))
 
     def __getitem__(self, name: str) -> Trace:
         if not self._steps.get(name):
-            recorded = ", ".join(map(repr, self.traces())) or "nothing yet"
+            recorded = ", ".join(map(repr, self)) or "nothing yet"
             raise KeyError(f"Recorder[{name!r}]: no such node was recorded; recorded: {recorded}")
         return Trace(name, self._nodes[name], self._steps[name])

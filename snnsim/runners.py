@@ -9,14 +9,18 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from snnsim.checks import check_int
+from snnsim.checks import check_int, dense
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, SnnsimError, StateError
-from snnsim.temporal import Temporal, stack_steps
+from snnsim.restore import restoring
+from snnsim.run import Batched, Run, StandIn, Stepped, each, has_own_forward
+from snnsim.temporal import Temporal, fold, stack_steps
 from snnsim.warn import warn_user
 
 __all__ = ["MultiStep", "SingleStep", "checkpoint", "detach", "reset", "set_states", "states"]
 
-CARRY_KINDS = (False, True, "graph")
+SOFTMAXES = (nn.Softmax, nn.LogSoftmax, nn.Softmin)
+# modules of torch's own that may take the axis of time and batch for another one
+AXES = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Softmax2d, *SOFTMAXES, nn.modules.conv._ConvNd)
 
 
 class _Runner(nn.Module):
@@ -31,78 +35,171 @@ class _Runner(nn.Module):
             leaves every held state as it was.
     """
 
+    # whether `checkpoint` has put back the states that this call started from
+    _is_restored = False
+
     def __init__(self, net: nn.Module, *, time_steps: int | None = None, carry_state: bool | str = False) -> None:
         super().__init__()
         who = type(self).__name__
         if not isinstance(net, nn.Module):
             raise InvalidTypeError(f"{who}(net): must be an nn.Module, got {type(net).__name__}")
-        if time_steps is not None:
-            check_int(who, "time_steps", time_steps, at_least=1)
-        if carry_state not in CARRY_KINDS:
-            raise InvalidValueError(f"{who}(carry_state={carry_state!r}): must be False, True or 'graph'")
         # another runner of it, not one within the other
         self.net: nn.Module = net.net if isinstance(net, _Runner) else net
+        self._stand_ins: dict[str, StandIn] = {}
+        # what is looked at for every module in every call: once for each type
+        self._kinds: dict[type[nn.Module], str] = {}
         self.time_steps = time_steps
         self.carry_state = carry_state
-        if not self._temporal():
+        if not self._look()[0]:
             warn_user(
                 f"{who}: the network has no neuron and no other module that knows about time; every time step is computed alone"
             )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "time_steps" and value is not None:
+            check_int(type(self).__name__, name, value, at_least=1)
+        # not by ==, to which 1 is True
+        if name == "carry_state" and not (isinstance(value, bool) or (isinstance(value, str) and value == "graph")):
+            raise InvalidValueError(f"{type(self).__name__}(carry_state={value!r}): must be False, True or 'graph'")
+        super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
         steps = f"time_steps={self.time_steps}" if self.time_steps else ""
         return ", ".join(filter(None, [steps, f"carry_state={self.carry_state!r}" if self.carry_state else ""]))
 
-    def _temporal(self) -> list[Temporal]:
-        """The modules that know about time; refuses what cannot run."""
-        found = []
+    def _look(self, rows: int = 0) -> tuple[list[Temporal], list[StandIn]]:
+        """The modules that know about time, and what stands in for others in a run of so many rows; refuses what cannot run."""
+        found: list[Temporal] = []
+        stand_ins: list[StandIn] = []
+        above = "."
+        kinds = self._kinds
         for name, module in self.net.named_modules():
-            if isinstance(module, Temporal):
+            kind = kinds.get(type(module))
+            if kind is None:
+                kind = kinds[type(module)] = _kind(type(module))
+            if kind == "plain":
+                continue
+            if kind == "temporal":
                 found.append(module)
-            elif isinstance(module, _Runner):
+                if not name.startswith(above):
+                    above = f"{name}." if name else ""
+                if has_own_forward(module):
+                    stand_ins.append(self._stand_in(Stepped, name, module))
+            elif kind == "runner":
                 raise RunError(
                     f"{type(self).__name__}: the network holds a runner at {name!r}; runners do not nest, use only the outer one"
                 )
-            elif hasattr(type(module), "forward_sequence"):
-                raise RunError(
-                    f"{type(self).__name__}: {name!r} ({type(module).__name__}) has a forward_sequence and does not derive from "
-                    "snnsim.layers.Temporal, so it would not be called; derive it from there"
-                )
-            else:
+            # a Temporal module sees time, and knows what it hands on
+            elif not name.startswith(above):
                 self._check_module(name, module)
-        return found
+                axes = _axes_of_one_sample(module, rows)
+                if axes is not None:
+                    stand_ins.append(self._stand_in(Batched, name, module, axes))
+        return found, stand_ins
 
     def _check_module(self, name: str, module: nn.Module) -> None:
-        """Refuse a module that this runner would run wrongly."""
+        """Refuse a module that would take another axis for the batch, or never be shown time."""
+        if hasattr(type(module), "forward_sequence"):
+            raise RunError(
+                f"{type(self).__name__}: {name!r} ({type(module).__name__}) has a forward_sequence and does not derive from "
+                "snnsim.layers.Temporal, so it would not be called; derive it from there"
+            )
+        what = f"{type(self).__name__}: {name!r} is an nn.{type(module).__name__}"
+        if isinstance(module, nn.MultiheadAttention) and not module.batch_first:
+            raise RunError(
+                f"{what} with batch_first=False, which takes the first axis for its sequence, and here that is the batch; make it, "
+                "or the transformer layer that it belongs to, with batch_first=True and give it [B, sequence, features]"
+            )
+        if isinstance(module, SOFTMAXES) and module.dim is None:
+            raise RunError(f"{what} without dim, which for 3 axes is the batch; give it the axis, as in dim=-1")
 
-    def _check_sequences(self, sequences: Sequence[Tensor]) -> int:
-        """The number of time steps, the same in all inputs."""
+    def _stand_in(self, kind: type[StandIn], name: str, module: nn.Module, axes: int = 0) -> StandIn:
+        """The stand-in of a module, the same in every run, or what torch.compile made of the network would be made anew."""
+        if torch.compiler.is_compiling():
+            return kind(module, name, axes)
+        known = self._stand_ins.get(name)
+        if known is None or known.module is not module or known.own is not module.__dict__.get("forward"):
+            known = self._stand_ins[name] = kind(module, name, axes)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stand_ins": {}, "_kinds": {}}
+
+    def _check_sequences(self, sequences: tuple[Tensor, ...]) -> tuple[int, tuple[Tensor, ...]]:
+        """The number of time steps, the same in all inputs, and the inputs, dense."""
         who = type(self).__name__
         if not sequences:
             raise InvalidTypeError(f"{who}: needs an input, x_seq [T, B, *n]")
-        if self.carry_state and not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
-            raise StateError(
-                f"{who}(carry_state={self.carry_state!r}): a transform of torch.func (vmap, grad) would leave states that belong "
-                "to the transform; use carry_state=False"
+        if self.carry_state:
+            self._check_carry()
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
+            raise RunError(
+                f"{who}: torch.jit.trace cannot see what neurons compute, and would keep this run's results as constants; use "
+                "torch.export.export"
             )
+        strided = True
         for x in sequences:
             if not isinstance(x, Tensor):
                 raise InvalidTypeError(f"{who}: x_seq must be a tensor, got {type(x).__name__}")
+            strided = strided and x.layout is torch.strided and not x.is_nested
             least, form = (1, "[B, *n]") if self.time_steps else (2, "[T, B, *n]")
             if x.dim() < least:
                 raise ShapeError(
                     f"{who}: the input must be {form}, got shape {tuple(x.shape)}; stack the time steps along a new first axis, or "
                     f"present a static input with {who}(net, time_steps=T)"
                 )
+        if not strided:
+            sequences = tuple(dense(who, "x_seq", x) for x in sequences)
         if self.time_steps:
-            return self.time_steps
+            return self.time_steps, sequences
         # compared, not gathered in a set, which would fix a batch size that is open while compiling
         steps, batch = sequences[0].shape[:2]
         if any(x.shape[0] != steps or x.shape[1] != batch for x in sequences[1:]):
             raise ShapeError(f"{who}: inputs disagree in time or batch: {[tuple(x.shape) for x in sequences]}")
         if not steps:
             raise ShapeError(f"{who}: x_seq has no time step, shape {tuple(sequences[0].shape)}; T must be at least 1")
-        return steps
+        return steps, sequences
+
+    def _check_carry(self) -> None:
+        """Refuse to carry states where they would belong to something else than this run."""
+        who = f"{type(self).__name__}(carry_state={self.carry_state!r})"
+        if torch.compiler.is_exporting():
+            raise StateError(
+                f"{who}: an exported program holds no state, so every call of it would start from rest; export a runner with "
+                "carry_state=False, on whole sequences"
+            )
+        if torch.compiler.is_compiling():
+            return
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise StateError(
+                f"{who}: a transform of torch.func (vmap, grad) would leave states that belong to the transform; use "
+                "carry_state=False"
+            )
+        if torch._C._current_graph_task_id() != -1 and not self._is_restored:
+            raise RunError(
+                f"{who} was called within a backward pass, as torch.utils.checkpoint does to recompute, from the state of a later "
+                "run, which gives a wrong gradient; use snnsim.checkpoint(runner, x_seq), which keeps the state"
+            )
+
+
+def _kind(module: type[nn.Module]) -> str:
+    """What a runner has to do with modules of this type."""
+    if issubclass(module, Temporal):
+        return "temporal"
+    if issubclass(module, _Runner):
+        return "runner"
+    return "checked" if issubclass(module, AXES) or hasattr(module, "forward_sequence") else "plain"
+
+
+def _axes_of_one_sample(module: nn.Module, rows: int) -> int | None:
+    """Axes of an input that this module would take for one sample without a batch axis; None where that cannot pass unseen."""
+    if isinstance(module, nn.MultiheadAttention):
+        return 2
+    if isinstance(module, nn.Softmax2d):
+        return 3
+    if isinstance(module, nn.modules.conv._ConvNd) and not torch.compiler.is_compiling() and module.in_channels == rows:
+        return module.weight.dim() - 1
+    return None
 
 
 class MultiStep(_Runner):
@@ -113,48 +210,58 @@ class MultiStep(_Runner):
     SingleStep, and cannot be seen from outside. Every run starts from rest unless `carry_state`.
 
     In eval mode the result is SingleStep's, bit for bit where layers are exact; float matrix products depend on the batch size in
-    their last bits. In training mode batch norm sees all time steps as one batch.
+    their last bits. In training mode batch norm sees all time steps as one batch; so does, in both modes, a quantizer of inputs
+    that was not calibrated and takes its range from each input.
+
+    A Temporal module with a `forward` of its own instead of a `forward_sequence` is called for one step after the other.
 
     A tensor whose first axis is not time can only partly be detected: `[B, T, *n]` runs, and means something else.
 
     Args: see _Runner. With `time_steps` and an nn.Sequential, the leading children without state or randomness run once.
 
     Raises:
-        RunError: a nested runner, an nn.RNN/LSTM/GRU, a neuron used twice.
-        ShapeError: no time axis, no time step, or a layer that moved the batch axis.
+        RunError: a nested runner, an nn.RNN/LSTM/GRU, attention with batch_first=False, a neuron used twice.
+        ShapeError: no time axis, no time step, a layer that moved the batch axis, or one that was given none.
     """
 
     def _check_module(self, name: str, module: nn.Module) -> None:
+        super()._check_module(name, module)
+        what = f"MultiStep: {name!r} is an nn.{type(module).__name__}"
         if isinstance(module, nn.RNNCellBase):
-            raise RunError(
-                f"MultiStep: {name!r} is an nn.{type(module).__name__}, which has to be fed step by step; use snnsim.SingleStep"
-            )
+            raise RunError(f"{what}, which has to be fed step by step; use snnsim.SingleStep")
         if isinstance(module, nn.RNNBase):
             raise RunError(
-                f"MultiStep: {name!r} is an nn.{type(module).__name__}, which would take time for batch; run it outside, or use "
-                "snnsim.SingleStep with an nn.LSTMCell, nn.GRUCell or nn.RNNCell"
+                f"{what}, which would take time for batch; run it outside, or use snnsim.SingleStep with an nn.LSTMCell, "
+                "nn.GRUCell or nn.RNNCell"
             )
+        if isinstance(module, SOFTMAXES) and module.dim == 0:
+            raise RunError(f"{what} with dim=0, which is time and batch; use snnsim.SingleStep, or another dim")
 
     def forward(self, *x_seq: Tensor) -> Any:
         """Run the sequences `[T, B, *n]` (or static inputs `[B, *n]` with `time_steps`); the outputs get `[T, B]` back."""
-        modules = self._temporal()
-        steps = self._check_sequences(x_seq)
-        net: Callable[..., Any] = self.net
-        if self.time_steps is None:
-            folded = [x.flatten(0, 1) for x in x_seq]
-        else:
-            net, once = _split_static(self.net, x_seq)
-            folded = [x.expand(steps, *x.shape).flatten(0, 1) for x in once]
-        rows = folded[0].shape[0]
-        previous = _enter(modules, steps, bool(self.carry_state), self.carry_state == "graph", rows)
+        steps, inputs = self._check_sequences(x_seq)
+        rows = inputs[0].shape[0] * (steps if self.time_steps else inputs[0].shape[1])
+        modules, stand_ins = self._look(rows)
+        run = Run()
         try:
-            return _unfold(net(*folded), steps, rows)
+            try:
+                carries, graph = bool(self.carry_state), self.carry_state == "graph"
+                run.enter(modules, stand_ins, steps=steps, carries=carries, graph=graph, rows=rows)
+                net: Callable[..., Any] = self.net
+                if self.time_steps is None:
+                    folded = [fold(x) for x in inputs]
+                else:
+                    net, once = _split_static(self.net, inputs)
+                    folded = [fold(x.expand(steps, *x.shape)) for x in once]
+                result = each(lambda outputs: _unfold(outputs[0], steps, rows), [net(*folded)], "MultiStep")
+            finally:
+                run.leave()
+            return result
+        # once more: an interrupt may have come while the run was left
         except BaseException as problem:
-            _restore_states(modules, previous)
+            run.undo()
             _explain_shapes(problem, "MultiStep", x_seq)
             raise
-        finally:
-            _leave(modules, previous)
 
 
 class SingleStep(_Runner):
@@ -167,6 +274,7 @@ class SingleStep(_Runner):
     """
 
     def _check_module(self, name: str, module: nn.Module) -> None:
+        super()._check_module(name, module)
         if isinstance(module, nn.RNNBase):
             raise RunError(
                 f"SingleStep: {name!r} is an nn.{type(module).__name__}, which would take the batch of one step for time; use an "
@@ -175,33 +283,35 @@ class SingleStep(_Runner):
 
     def forward(self, *x_seq: Tensor) -> Any:
         """Run the sequences `[T, B, *n]` (or static inputs `[B, *n]` with `time_steps`) one step after the other."""
-        modules = self._temporal()
-        steps = self._check_sequences(x_seq)
-        net, inputs = (self.net, x_seq) if self.time_steps is None else _split_static(self.net, x_seq)
-        previous = _enter(modules, None, True, True)
-        done = False
+        steps, inputs = self._check_sequences(x_seq)
+        modules, stand_ins = self._look(inputs[0].shape[0 if self.time_steps else 1])
+        run = Run()
         try:
-            if not self.carry_state:
-                for module in modules:
-                    module.reset()
-            outputs = []
-            for t in range(steps):
-                for module in modules:
-                    module._calls = 0
-                outputs.append(net(*(x if self.time_steps else x[t] for x in inputs)))
-            result = _stack(outputs)
-            done = True
+            try:
+                run.enter(modules, stand_ins, steps=None, carries=True, graph=True)
+                if not self.carry_state:
+                    for module in modules:
+                        module.reset()
+                net, inputs = (self.net, inputs) if self.time_steps is None else _split_static(self.net, inputs)
+                outputs = []
+                for t in range(steps):
+                    for module in modules:
+                        module._calls = 0
+                    outputs.append(net(*(x if self.time_steps else x[t] for x in inputs)))
+                result = each(stack_steps, outputs, "SingleStep")
+                if not self.carry_state:
+                    run.restore_states()
+                elif self.carry_state is True:
+                    for module in modules:
+                        module.detach()
+            finally:
+                run.leave()
             return result
-        except RuntimeError as problem:
+        # once more: an interrupt may have come while the run was left
+        except BaseException as problem:
+            run.undo()
             _explain_shapes(problem, "SingleStep", x_seq)
             raise
-        finally:
-            if not (done and self.carry_state):
-                _restore_states(modules, previous)
-            elif self.carry_state is True:
-                for module in modules:
-                    module.detach()
-            _leave(modules, previous)
 
 
 def reset(net: nn.Module) -> None:
@@ -234,9 +344,9 @@ def set_states(net: nn.Module, states: Mapping[str, Mapping[str, Tensor]]) -> No
         missing, unknown = sorted(set(modules) - set(states)), sorted(set(states) - set(modules))
         raise StateError(f"set_states: these states are of another network: missing {missing}, unknown {unknown}")
     for name, module in modules.items():
-        module.check_state(dict(states[name]))
+        module.check_state(states[name])
     for name, module in modules.items():
-        module.load_state(dict(states[name]))
+        module.load_state(states[name])
 
 
 def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
@@ -256,8 +366,9 @@ def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
         raise InvalidTypeError(
             f"checkpoint(function): must be an nn.Module, so that its neurons are known; got {type(function).__name__}"
         )
-    modules = list(_temporal_modules(function).values())
-    now = [(m._time_steps, m._carries_state, m._keeps_graph, m._calls, m._state) for m in modules]
+    now = Run.as_it_is(function)
+    runners = [module for module in function.modules() if isinstance(module, _Runner)]
+    traced = [module for module in function.modules() if "_trace" in module.__dict__]
     first = True
 
     def run(*args: Tensor) -> Any:
@@ -265,57 +376,32 @@ def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
         if first:
             first = False
             return function(*args)
-        before = [(m._time_steps, m._carries_state, m._keeps_graph, m._calls, m._state) for m in modules]
+        before = Run.as_it_is(function)
         # what is computed again is not recorded again; a list to throw away keeps the nodes on the same path
-        traces = {m: m.__dict__["_trace"] for m in modules if m.__dict__.get("_trace") is not None}
-        try:
-            for module in traces:
-                module.__dict__["_trace"] = []
-            _set_all(modules, now)
-            return function(*args)
-        finally:
-            _set_all(modules, before)
+        traces = {module: module.__dict__["_trace"] for module in traced if module.__dict__["_trace"] is not None}
+
+        def put_back() -> None:
+            before.undo()
             for module, trace in traces.items():
                 module.__dict__["_trace"] = trace
+            for runner in runners:
+                runner.__dict__.pop("_is_restored", None)
+
+        with restoring(put_back):
+            now.undo()
+            for module in traces:
+                module.__dict__["_trace"] = []
+            for runner in runners:
+                runner.__dict__["_is_restored"] = True
+            return function(*args)
 
     return torch.utils.checkpoint.checkpoint(run, *inputs, use_reentrant=False)
-
-
-_Attributes = tuple[int | None, bool, bool, int | None, dict[str, Tensor]]
 
 
 def _temporal_modules(net: nn.Module) -> dict[str, Temporal]:
     if not isinstance(net, nn.Module):
         raise InvalidTypeError(f"net: must be an nn.Module, got {type(net).__name__}")
     return {name: module for name, module in net.named_modules() if isinstance(module, Temporal)}
-
-
-def _enter(modules: Sequence[Temporal], steps: int | None, carries: bool, graph: bool, rows: int = 0) -> list[_Attributes]:
-    """Tell modules about the run; returns what to restore."""
-    if any(module._calls is not None for module in modules):
-        raise RunError("a runner was called within a run of the same network; runners do not nest, use only the outer one")
-    previous = []
-    for module in modules:
-        previous.append((module._time_steps, module._carries_state, module._keeps_graph, module._calls, module._state))
-        # at once, past nn.Module, which looks for parameters in everything
-        module.__dict__.update(_time_steps=steps, _carries_state=carries, _keeps_graph=graph, _calls=0, _rows=rows)
-    return previous
-
-
-def _leave(modules: Sequence[Temporal], previous: Sequence[_Attributes]) -> None:
-    """Undo `_enter`, held states excepted."""
-    for module, (steps, carries, graph, calls, _) in zip(modules, previous, strict=True):
-        module.__dict__.update(_time_steps=steps, _carries_state=carries, _keeps_graph=graph, _calls=calls, _rows=0)
-
-
-def _restore_states(modules: Sequence[Temporal], previous: Sequence[_Attributes]) -> None:
-    for module, attributes in zip(modules, previous, strict=True):
-        module._state = attributes[4]
-
-
-def _set_all(modules: Sequence[Temporal], attributes: Sequence[_Attributes]) -> None:
-    _leave(modules, attributes)
-    _restore_states(modules, attributes)
 
 
 def _split_static(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
@@ -363,38 +449,11 @@ def _explain_shapes(problem: BaseException, who: str, x_seq: Sequence[Tensor]) -
         ) from problem
 
 
-def _unfold(output: Any, steps: int, rows: int) -> Any:
-    """`[T*B, ...] -> [T, B, ...]` in a tensor, or in every tensor of a tuple, list or dict."""
-    if isinstance(output, Tensor):
-        if output.dim() == 0 or output.shape[0] != rows:
-            raise ShapeError(
-                f"MultiStep: the network turned {rows} rows of time x batch into shape {tuple(output.shape)}; the batch axis must "
-                "stay first, so reduce over time outside the runner"
-            )
-        return output.reshape(steps, rows // steps, *output.shape[1:])
-    if isinstance(output, dict):
-        return {key: _unfold(value, steps, rows) for key, value in output.items()}
-    if isinstance(output, list | tuple):
-        return _rebuild(output, [_unfold(value, steps, rows) for value in output])
-    raise InvalidTypeError(
-        f"MultiStep: the network must return tensors (or tuples, lists, dicts of them), got {type(output).__name__}"
-    )
-
-
-def _stack(outputs: Sequence[Any]) -> Any:
-    """Outputs of single steps along a new first axis; tuples, lists and dicts element by element."""
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return stack_steps(outputs)
-    if isinstance(first, dict):
-        return {key: _stack([output[key] for output in outputs]) for key in first}
-    if isinstance(first, list | tuple):
-        return _rebuild(first, [_stack(group) for group in zip(*outputs, strict=True)])
-    raise InvalidTypeError(
-        f"SingleStep: the network must return tensors (or tuples, lists, dicts of them), got {type(first).__name__}"
-    )
-
-
-def _rebuild(like: Any, values: list[Any]) -> Any:
-    # a named tuple takes its fields one by one
-    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
+def _unfold(output: Tensor, steps: int, rows: int) -> Tensor:
+    """`[T*B, ...] -> [T, B, ...]`."""
+    if output.dim() == 0 or output.shape[0] != rows:
+        raise ShapeError(
+            f"MultiStep: the network turned {rows} rows of time x batch into shape {tuple(output.shape)}; the batch axis must "
+            "stay first, so reduce over time outside the runner"
+        )
+    return output.reshape(steps, rows // steps, *output.shape[1:])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from snnsim.checks import check_tensor, dense
 from snnsim.debug import check_finite
-from snnsim.errors import InvalidTypeError, RunError, ShapeError, StateError
+from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, StateError
 
-__all__ = ["Temporal", "stack_steps"]
+__all__ = ["Temporal", "fold", "stack_steps"]
 
 RUN_ATTRIBUTES = frozenset({"_time_steps", "_carries_state", "_keeps_graph", "_calls", "_rows", "_state"})
 
@@ -20,6 +21,13 @@ def stack_steps(steps: Sequence[Tensor]) -> Tensor:
     """Time steps `[B, *n]` along a new first axis: `[T, B, *n]`."""
     # inductor drops the copy of a stack of one without noticing the alias, and backward then overwrites the output
     return torch.stack(list(steps)) if len(steps) > 1 else steps[0].unsqueeze(0)
+
+
+def fold(x_seq: Tensor) -> Tensor:
+    """Time folded into the batch: `[T, B, *n] -> [T*B, *n]`."""
+    rows = x_seq.flatten(0, 1)
+    # torch gives a flattened view a stride in which an open batch size stays undecided, and then refuses to unfold it
+    return rows.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else rows
 
 
 class Temporal(nn.Module):
@@ -62,13 +70,13 @@ class Temporal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """One time step `[B, *n]`; inside MultiStep the folded sequence `[T*B, *n]`."""
-        self._check_call(x)
+        x = self._checked(x)
         if self._time_steps is None:
             check_finite(type(self).__name__, x)
             return self.forward_sequence(x.unsqueeze(0)).squeeze(0)
         x_seq = self._unfold(x)
         check_finite(type(self).__name__, x_seq)
-        return self.forward_sequence(x_seq).flatten(0, 1)
+        return fold(self.forward_sequence(x_seq))
 
     def held(self, name: str) -> Tensor | None:
         """A state tensor kept from the step before, or None at rest."""
@@ -77,18 +85,26 @@ class Temporal(nn.Module):
     def hold(self, **tensors: Tensor) -> None:
         """Keep state tensors for the next step, if this run carries state; those of other names stay as they are."""
         if self._carries_state:
-            if (
-                self._calls is None
-                and not torch.compiler.is_compiling()
-                and torch._C._functorch.peek_interpreter_stack() is not None
-            ):
-                raise StateError(
-                    f"{type(self).__name__}: a step of its own under a transform of torch.func (vmap, grad) would leave a state "
-                    "that belongs to the transform; run the sequence with snnsim.MultiStep or SingleStep, which start from rest"
-                )
+            if self._calls is None:
+                self._check_step()
             kept = {name: tensor if self._keeps_graph else tensor.detach() for name, tensor in tensors.items()}
             # another dictionary: whoever has taken down what was held keeps that
             self._state = {**self._state, **kept}
+
+    def _check_step(self) -> None:
+        """Refuse a step of its own whose state would not be there for the next one."""
+        who = f"{type(self).__name__}: a step of its own"
+        compiling = torch.compiler.is_compiling()
+        if torch.compiler.is_exporting() or (not compiling and torch._C._is_tracing()):
+            raise StateError(
+                f"{who} in an exported program would forget its state, and start every call from rest; export a whole run, as in "
+                "torch.export.export(snnsim.MultiStep(net), (x_seq,))"
+            )
+        if not compiling and torch._C._functorch.peek_interpreter_stack() is not None:
+            raise StateError(
+                f"{who} under a transform of torch.func (vmap, grad) would leave a state that belongs to the transform; run the "
+                "sequence with snnsim.MultiStep or SingleStep, which start from rest"
+            )
 
     def reset(self) -> None:
         """Go back to rest."""
@@ -102,18 +118,30 @@ class Temporal(nn.Module):
         """The held state by name; empty at rest. Not part of `state_dict`."""
         return dict(self._state)
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned; empty for rest."""
         self.check_state(state)
         self._state = dict(state)
 
-    def check_state(self, state: dict[str, Tensor]) -> None:
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state that this module could not have held."""
+        if not isinstance(state, Mapping):
+            raise InvalidTypeError(
+                f"load_state: the state of {type(self).__name__} must be what state() returned, tensors by name, got "
+                f"{type(state).__name__}"
+            )
         for name, tensor in state.items():
             if not isinstance(tensor, Tensor):
                 raise InvalidTypeError(f"load_state: {name!r} must be a tensor, got {type(tensor).__name__}")
             if not tensor.dtype.is_floating_point:
                 raise InvalidTypeError(f"load_state: {name!r} must be floating point, got {tensor.dtype}")
+            if tensor.layout is not torch.strided:
+                raise InvalidTypeError(f"load_state: {name!r} must be a dense tensor, got {tensor.layout}; use its to_dense()")
+            if not tensor.is_meta and not bool(tensor.isfinite().all()):
+                raise InvalidValueError(
+                    f"load_state: {name!r} holds NaN or infinite values, which a state never leaves again; start from rest with "
+                    "snnsim.reset(net), or take the states of a run without them"
+                )
 
     def check_held(self, name: str, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The held state tensor, checked against one step of input.
@@ -151,8 +179,13 @@ class Temporal(nn.Module):
             )
         return x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
 
-    def _check_call(self, x: Tensor) -> None:
-        if isinstance(x, Tensor) and x.dim() == 0:
+    def _checked(self, x: Tensor) -> Tensor:
+        """`x`, dense, if the module may be called with it now; marks the module as used."""
+        if not isinstance(x, Tensor):
+            check_tensor(type(self).__name__, "x", x)
+        if x.layout is not torch.strided or x.is_nested:
+            x = dense(type(self).__name__, "x", x)
+        if x.dim() == 0:
             raise ShapeError(
                 f"{type(self).__name__}: x must be [B, *n], got a single number; give it a batch axis with x.reshape(1, 1)"
             )
@@ -162,14 +195,21 @@ class Temporal(nn.Module):
                     f"{type(self).__name__} was called within a backward pass, as torch.utils.checkpoint does to recompute; "
                     "use snnsim.checkpoint(module, x), which keeps time and state"
                 )
-            return
+        else:
+            self._check_unused()
+            self._calls = 1
+        return x
+
+    def _check_unused(self) -> None:
+        """Refuse a second use within one run."""
         if self._calls:
             raise RunError(
                 f"{type(self).__name__} is used twice within one run: its second use would continue from the state of the first; "
                 "give each place in the network a module of its own"
             )
-        self._calls = 1
 
     def __getstate__(self) -> dict[str, Any]:
+        # a copy is in no run, also one that was made within a run
+        kept = {name: value for name, value in self.__dict__.items() if name not in RUN_ATTRIBUTES}
         # a held state may be inside a graph, which can be neither copied nor pickled
-        return {**self.__dict__, "_state": {name: tensor.detach() for name, tensor in self._state.items()}}
+        return {**kept, "_state": {name: tensor.detach() for name, tensor in self._state.items()}}

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from interrupts import lines_that_break
 from torch import nn
 
-from snnsim import MultiStep, layers, metrics, neurons, quant
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim import MultiStep, SingleStep, layers, metrics, neurons, quant
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 
 def network(bits):
@@ -63,6 +64,57 @@ def test_footprint_leaves_a_delay_as_it_was():
     assert all(torch.equal(net[0].state()[name], before[name]) for name in before)
 
 
+class Held(layers.Temporal):
+    """A state of float64, one of whole numbers, one of bits, and one for all samples."""
+
+    def forward_sequence(self, x_seq):
+        last = x_seq[-1]
+        self.hold(last=last.double(), count=(last > 0).to(torch.int16), sign=last > 0, seen=torch.zeros(3))
+        return x_seq
+
+
+class Patches(nn.Module):
+    """Three rows of every sample."""
+
+    def forward(self, x):
+        return x.repeat_interleave(3, 0)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_footprint_counts_whatever_a_module_holds(runner, batch):
+    def size(*modules):
+        found = metrics.footprint(
+            runner(nn.Sequential(*modules)), torch.rand(6, batch, 5, generator=torch.Generator().manual_seed(0))
+        )
+        return found.state_values, found.state_bits
+
+    node = neurons.IFNode(state_quant=quant.uniform(4))
+    assert size(layers.Delay(3), node) == (15 + 5, 15 * 32 + 5 * 4)
+    assert size(layers.Dropout(), node) == (5, 5 * 4)
+    assert size(Held(), node) == (3 * 5 + 3 + 5, 5 * (64 + 16 + 1) + 3 * 32 + 5 * 4)
+    last = nn.Unflatten(0, (-1, 3))
+    assert size(Patches(), node, last) == (15, 15 * 4)
+
+
+def test_footprint_leaves_runners_as_they_were():
+    run = MultiStep(neurons.IFNode(), carry_state="graph")
+    metrics.footprint(nn.Sequential(run), torch.rand(3, 2, 4))
+    assert run.carry_state == "graph"
+    assert run.net.v is None
+
+
+def test_footprint_refuses():
+    run = MultiStep(neurons.IFNode())
+    with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module, got int"):
+        metrics.footprint(3, torch.rand(3, 2))
+    with pytest.raises(InvalidTypeError, match="x must be a tensor"):
+        metrics.footprint(run, None)
+    for x in (torch.rand(3, 0, 4), torch.rand(3)):
+        with pytest.raises(ShapeError, match="at least one sample, and the batch is axis 1 here"):
+            metrics.footprint(run, x)
+
+
 def test_firing_rate_is_spikes_per_neuron_and_step():
     assert metrics.firing_rate(torch.tensor([[1, 0], [0, 0]])) == 0.25
     assert metrics.firing_rate(torch.ones(3, dtype=torch.bool)) == 1
@@ -88,3 +140,24 @@ def test_firing_meter_adds_up_runs():
 def test_firing_meter_needs_a_run():
     with metrics.FiringMeter(neurons.IFNode()) as meter, pytest.raises(InvalidValueError, match="no node has run"):
         meter.mean()
+
+
+def test_firing_meter_stops_after_an_interrupt_at_any_line():
+    node = neurons.IFNode()
+    run, x_seq = MultiStep(node), torch.ones(2, 1, 3)
+
+    def measure():
+        with metrics.FiringMeter(run) as meter:
+            run(x_seq)
+        return meter
+
+    def is_intact():
+        stopped = not node._forward_hooks
+        return stopped and measure().mean() == 1
+
+    assert not lines_that_break(measure, is_intact)
+
+
+def test_firing_meter_needs_a_module():
+    with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module"):
+        metrics.FiringMeter(3)

@@ -8,11 +8,13 @@ import socket
 import pytest
 import torch
 import torch.utils.checkpoint
+from interrupts import lines_that_break
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import snnsim
 from snnsim import MultiStep, SingleStep, functional, layers, neurons, quant
+from snnsim.errors import RunError, StateError
 from snnsim.runners import checkpoint
 
 
@@ -157,6 +159,127 @@ def test_plain_checkpointing_of_a_neuron_is_refused_with_the_right_way():
     with pytest.raises(RuntimeError, match=r"use snnsim\.checkpoint"):
         MultiStep(Plain())(X_SEQ).sum().backward()
     assert snnsim.states(net)["1"] == {}
+
+
+class OwnStep(neurons.LIFNode):
+    """A node that adds a step of its own, with feedback."""
+
+    def forward(self, x):
+        return super().forward(x if self.v is None else x + 0.3 * self.v)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize(
+    "make",
+    [OwnStep, lambda: nn.Sequential(nn.Unflatten(1, (2, 3)), nn.MultiheadAttention(3, 1, batch_first=True), neurons.LIFNode())],
+)
+def test_gradient_checkpointing_of_modules_that_others_stand_in_for(runner, make):
+    torch.manual_seed(0)
+    body = make()
+    if isinstance(body, nn.Sequential):
+        body[1].register_forward_hook(lambda module, inputs, output: output[0])
+        body[1].forward = lambda x, forward=body[1].forward: forward(x, x, x)
+    net = nn.Sequential(nn.Linear(6, 6), body)
+    plain = gradients(runner(net), X_SEQ)
+    run = runner(nn.Sequential(net[0], Checkpointed(body)))
+    for ours, expected in zip(gradients(run, X_SEQ), plain, strict=True):
+        assert torch.equal(ours, expected)
+
+
+def carried(call, make_runner, carry_state):
+    net = network()
+    run = make_runner(net, carry_state=carry_state)
+    torch.cat([call(run, part) for part in X_SEQ.repeat(2, 1, 1).split(3)]).square().sum().backward()
+    return [parameter.grad for parameter in net.parameters()], snnsim.states(net)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize("carry_state", [True, "graph"])
+def test_a_run_that_carries_state_can_be_checkpointed_by_ours_alone(runner, carry_state):
+    expected, held = carried(lambda run, part: run(part), runner, carry_state)
+    if carry_state is True:
+        found, after = carried(checkpoint, runner, carry_state)
+        assert all(map(torch.equal, found, expected))
+        assert all(torch.equal(after[name]["v"], held[name]["v"]) for name in ("1", "3", "5"))
+    plain = torch.utils.checkpoint.checkpoint
+    for reentrant in (False, True):
+        with pytest.raises(RunError, match=r"called within a backward pass.*use snnsim\.checkpoint\(runner, x_seq\)"):
+            carried(
+                lambda run, part, how=reentrant: plain(run, part.clone().requires_grad_(), use_reentrant=how), runner, carry_state
+            )
+
+
+def test_a_run_from_rest_can_be_checkpointed_by_torch():
+    run = MultiStep(network())
+    torch.utils.checkpoint.checkpoint(run, X_SEQ, use_reentrant=False).square().sum().backward()
+    expected = gradients(MultiStep(network()), X_SEQ)
+    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(run.parameters(), expected, strict=True))
+
+
+def test_an_interrupt_at_any_line_of_a_recomputation_leaves_the_network_usable():
+    net = nn.Sequential(nn.Linear(6, 3), neurons.LIFNode())
+    run, x_seq = MultiStep(Checkpointed(net)), X_SEQ[:2]
+    expected = run(x_seq).detach()
+
+    def is_intact():
+        usable = torch.equal(run(x_seq), expected) and torch.equal(MultiStep(net)(x_seq), expected)
+        return usable and net[1].v is None and net[1]._trace is None
+
+    assert not lines_that_break(lambda: run(x_seq).sum().backward(), is_intact)
+
+
+@compiles
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Sequential(nn.Linear(6, 4), neurons.LIFNode()), lambda: layers.Delay(2), neurons.SynapticNode]
+)
+def test_an_exported_program_that_would_lose_its_state_is_refused(make):
+    with pytest.raises(StateError, match=r"a step of its own in an exported program would forget its state.*export a whole run"):
+        torch.export.export(make(), (X_SEQ[0],))
+    for runner in (MultiStep, SingleStep):
+        with pytest.raises(StateError, match=r"an exported program holds no state.*with carry_state=False"):
+            torch.export.export(runner(make(), carry_state=True), (X_SEQ,))
+    with torch.no_grad(), pytest.raises(StateError, match="would forget its state"):
+        torch.jit.trace(lambda x: layers.Delay(2)(x), X_SEQ[0])
+
+
+@compiles
+def test_a_traced_run_would_keep_its_results_as_constants_and_is_refused():
+    for runner in (MultiStep, SingleStep):
+        run = runner(neurons.LIFNode())
+        with pytest.raises(RunError, match=r"torch\.jit\.trace cannot see.*use torch\.export\.export"):
+            torch.jit.trace(lambda x, run=run: run(x), X_SEQ)
+
+
+@compiles
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(6, 4), neurons.LIFNode()),
+        lambda: neurons.LIFNode(state_quant=quant.uniform(4)),
+        lambda: nn.Sequential(layers.Delay(2), neurons.SynapticNode(), neurons.LIReadout()),
+        lambda: nn.Sequential(OwnStep(), nn.Linear(6, 4)),
+    ],
+)
+@pytest.mark.parametrize("static", [False, True])
+def test_a_run_is_exported_with_an_open_batch_size(make, static):
+    run = MultiStep(make(), time_steps=5 if static else None).eval()
+    x = torch.rand(6, 6) if static else torch.rand(5, 6, 6)
+    size = torch.export.Dim("B", min=2, max=64)
+    program = torch.export.export(run, (x,), dynamic_shapes={"x_seq": ({0 if static else 1: size},)}).module()
+    few = x[:3] if static else x[:, :3]
+    assert torch.equal(program(few), run(few))
+
+
+@compiles
+def test_stand_ins_are_compiled_once():
+    net = nn.Sequential(OwnStep(), nn.Unflatten(1, (2, 3)), nn.TransformerEncoderLayer(3, 1, 4, batch_first=True)).eval()
+    expected = MultiStep(net)(X_SEQ)
+    torch._dynamo.reset()
+    for run in (MultiStep(torch.compile(net, backend="aot_eager")), torch.compile(MultiStep(net), backend="aot_eager")):
+        torch._dynamo.utils.counters.clear()
+        for _ in range(3):
+            assert torch.allclose(run(X_SEQ), expected, atol=1e-6)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_recomputed_steps_are_not_recorded_again():

@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from interrupts import lines_that_break
 from torch import nn
 
 from snnsim import MultiStep, Recorder, SingleStep, neurons, quant
@@ -69,3 +72,52 @@ def test_batches_of_different_sizes_need_recorders_of_their_own():
         MultiStep(net)(X_SEQ[:, :2])
     with pytest.raises(ValueError, match="a Recorder of its own"):
         recorder.traces()
+
+
+def test_is_a_mapping_of_the_nodes_that_ran():
+    net = network()
+    net.append(neurons.IFNode())
+    with Recorder(net) as recorder:
+        assert not recorder
+        assert list(recorder) == []
+        MultiStep(net[:4])(X_SEQ)
+    names = ["1", "3"]
+    assert list(recorder) == list(recorder.keys()) == list(recorder.traces()) == names
+    assert len(recorder) == 2
+    assert [trace.name for trace in recorder.values()] == [trace.name for _, trace in recorder.items()] == names
+    assert "1" in recorder
+    assert not any(name in recorder for name in ("4", "0", 1, None))
+    assert recorder.get("4") is None
+    assert {recorder: 1}[recorder] == 1
+    # the names are known also where the shapes do not fit together
+    with Recorder(net) as recorder:
+        MultiStep(net[:4])(X_SEQ)
+        MultiStep(net[:4])(X_SEQ[:, :2])
+    assert list(recorder) == names
+
+
+def test_a_copy_of_a_network_that_is_recorded_is_not_recorded():
+    net = network()
+    with Recorder(net) as recorder:
+        twin = copy.deepcopy(net)
+        MultiStep(twin)(X_SEQ)
+        assert not recorder
+    with Recorder(twin):
+        pass
+
+
+def test_an_interrupt_at_any_line_ends_the_recording():
+    net = neurons.LIFNode()
+    run, x_seq = MultiStep(net), X_SEQ[:2, :1]
+    expected = run(x_seq)
+
+    def record():
+        with Recorder(run) as recorder:
+            run(x_seq)
+        return recorder.traces()
+
+    def is_intact():
+        stopped = net._trace is None
+        return stopped and torch.equal(record()["net"].spikes, expected)
+
+    assert not lines_that_break(record, is_intact)

@@ -1,5 +1,9 @@
+import gc
+import weakref
+
 import pytest
 import torch
+from interrupts import lines_that_break
 from torch import nn
 
 import snnsim
@@ -442,3 +446,312 @@ def test_a_static_input_updates_every_kind_of_running_statistics_once_a_step():
     SingleStep(static, time_steps=4)(x)
     SingleStep(stepped)(x.expand(4, 2, 3, 5))
     assert torch.equal(static[0].running_mean, stepped[0].running_mean)
+
+
+class Attention(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.node, self.attention = neurons.LIFNode(decay_input=False), nn.MultiheadAttention(8, 2, **options)
+
+    def forward(self, x):
+        z = self.node(x)
+        return self.attention(query=z, key=z, value=z)[0]
+
+
+def mixed(run, x_seq):
+    """Whether the first step of the first sample depends on the last step, or on another sample."""
+    x_seq, first = 2 * x_seq, run(2 * x_seq)[0, 0]
+    later, other = x_seq.clone(), x_seq.clone()
+    later[-1] = 0
+    other[:, 1:] = 0
+    return not (torch.allclose(run(later)[0, 0], first, atol=1e-6) and torch.allclose(run(other)[0, 0], first, atol=1e-6))
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Attention,
+        # torch says that a nested tensor would be faster
+        lambda: nn.Sequential(node(), nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False)),
+        lambda: nn.ModuleDict({"decoder": nn.TransformerDecoderLayer(8, 2, 16), "node": node()}),
+        lambda: nn.ModuleDict({"transformer": nn.Transformer(8, 2, 1, 1, 16), "node": node()}),
+    ],
+)
+# of the nested tensors that torch does without
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
+def test_attention_that_takes_the_batch_for_its_sequence_is_refused(runner, make):
+    with pytest.raises(RunError, match=r"attn|attention.* is an nn.MultiheadAttention with batch_first=False.*give it \[B, seq"):
+        runner(make())
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize(
+    "make", [Attention, lambda **options: nn.Sequential(node(), nn.TransformerEncoderLayer(8, 2, 16, **options))]
+)
+def test_attention_over_the_sequence_of_each_sample_runs(runner, make):
+    run = runner(make(batch_first=True)).eval()
+    assert not mixed(run, torch.rand(5, 3, 4, 8))
+    with pytest.raises(ShapeError, match=r"was given shape .* without a batch axis, so samples and time steps would be mixed"):
+        run(torch.rand(5, 3, 8))
+    assert not any("forward" in module.__dict__ for module in run.modules())
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Conv1d(3, 3, 3, padding=1), (1, 3, 7)),
+        (lambda: nn.Conv2d(3, 3, 3, padding=1), (1, 3, 7, 6)),
+        (lambda: nn.ConvTranspose1d(3, 3, 3, padding=1), (1, 3, 7)),
+        (nn.Softmax2d, (1, 3, 7, 6)),
+        (lambda: nn.Softmax(dim=0), (2, 3, 7)),
+        (lambda: nn.LogSoftmax(dim=0), (2, 3, 7)),
+        # torch warns that the axis will have to be given
+        (nn.Softmax, (2, 3, 4, 7)),
+        (nn.Softmin, (2, 3, 4, 7)),
+    ],
+)
+def test_torch_modules_that_would_take_the_batch_for_another_axis_are_refused(runner, make, shape):
+    if runner is SingleStep and getattr(make(), "dim", None) == 0:
+        # it is asked for by number, and each step is computed alone
+        assert runner(nn.Sequential(node(), make()))(torch.rand(shape)).shape == shape
+        return
+    with pytest.raises((RunError, ShapeError), match=r"axis|axes|dim=0"):
+        runner(nn.Sequential(node(), make()))(torch.rand(shape))
+
+
+def test_what_a_module_that_sees_time_does_with_it_is_its_own_affair():
+    class OverTime(layers.Temporal):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.memory = nn.MultiheadAttention(4, 1), nn.GRU(4, 4)
+
+        def forward_sequence(self, x_seq):
+            return self.attention(x_seq, x_seq, x_seq)[0] + self.memory(x_seq)[0]
+
+    net, x_seq = OverTime().eval(), torch.rand(5, 3, 4)
+    assert torch.equal(MultiStep(nn.Sequential(net))(x_seq), net.forward_sequence(x_seq))
+
+
+class OwnFeedback(layers.Temporal):
+    """Feedback through a layer, written as one step."""
+
+    def __init__(self):
+        super().__init__()
+        self.back, self.node = nn.Linear(4, 4), node()
+
+    def forward(self, x):
+        before = self.held("s")
+        s = self.node(x if before is None else x + self.back(before))
+        self.hold(s=s)
+        return s
+
+
+class OwnNode(neurons.LIFNode):
+    """A node of ours with a step of its own."""
+
+    def forward(self, x):
+        return super().forward(x if self.v is None else x + 0.4 * self.v)
+
+
+class OwnBoth(layers.Temporal):
+    """A step and a sequence, of which the step is what is called."""
+
+    def forward_sequence(self, x_seq):
+        before = self.held("x")
+        first = torch.zeros_like(x_seq[:1]) if before is None else before[None]
+        self.hold(x=x_seq[-1])
+        return x_seq - torch.cat([first, x_seq[:-1]])
+
+    def forward(self, x):
+        return self.forward_sequence(x[None])[0]
+
+
+class OwnTuple(layers.Temporal):
+    def __init__(self):
+        super().__init__()
+        self.node = node()
+
+    def forward(self, x, scale=1.0, *, shift):
+        return {"s": self.node(x * scale + shift), "x": (x,)}
+
+
+class Outer(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        out = self.inner(x, 2.0, shift=x)
+        return out["s"] + out["x"][0]
+
+
+def own_on_the_instance():
+    made = node()
+    forward = made.forward
+    made.forward = lambda x: forward(x if made.v is None else x + 0.4 * made.v)
+    return made
+
+
+OWN = [
+    OwnFeedback,
+    OwnNode,
+    lambda: OwnNode(state_quant=quant.uniform(4)),
+    OwnBoth,
+    own_on_the_instance,
+    lambda: Outer(OwnTuple()),
+    lambda: nn.Sequential(nn.Linear(4, 4), OwnFeedback(), OwnNode(), layers.Delay(1)),
+]
+
+
+@pytest.mark.parametrize("make", OWN)
+def test_a_forward_of_the_users_own_takes_one_step_after_the_other(make):
+    net, x_seq = make(), torch.rand(9, 2, 4) * 2
+    expected = SingleStep(net)(x_seq)
+    assert torch.allclose(MultiStep(net)(x_seq), expected, atol=1e-6)
+    run = MultiStep(net, carry_state=True)
+    parts = torch.cat([run(x_seq[:4]), run(x_seq[4:5]), run(x_seq[5:])])
+    assert torch.allclose(parts, expected, atol=1e-6)
+    assert not any(state.requires_grad for held in snnsim.states(net).values() for state in held.values())
+
+
+@pytest.mark.parametrize("make", [OwnFeedback, OwnNode])
+def test_gradients_through_a_forward_of_the_users_own(make):
+    net, x_seq = nn.Sequential(nn.Linear(4, 4), make()).double(), torch.rand(9, 2, 4, dtype=torch.float64) * 2
+    gradients = [torch.autograd.grad(run(net)(x_seq).square().sum(), list(net.parameters())) for run in (SingleStep, MultiStep)]
+    for single, multi in zip(*gradients, strict=True):
+        assert torch.allclose(single, multi, rtol=1e-10, atol=1e-10)
+    run, x = MultiStep(net, carry_state="graph"), x_seq.clone().requires_grad_()
+    run(x)
+    run(torch.zeros_like(x)).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+def test_a_part_of_a_step_that_is_used_elsewhere_too_is_refused(runner):
+    inner = OwnFeedback()
+    with pytest.raises(RunError, match="used twice within one run"):
+        runner(nn.Sequential(inner, inner.node))(torch.rand(3, 2, 4))
+    with pytest.raises(RunError, match="used twice within one run"):
+        runner(nn.Sequential(inner.node, inner))(torch.rand(3, 2, 4))
+    assert inner.state() == {}
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize(
+    ("make", "carry_state"),
+    [
+        (node, False),
+        (neurons.SynapticNode, True),
+        (lambda: nn.Sequential(layers.Delay(1), OwnFeedback()), True),
+        (lambda: Attention(batch_first=True), False),
+    ],
+)
+def test_a_network_can_be_used_after_an_interrupt_at_any_line(runner, make, carry_state):
+    net = make().eval()
+    x_seq = 2 * (torch.rand(2, 2, 3, 8) if isinstance(net, Attention) else torch.rand(2, 2, 4))
+    expected = runner(net)(x_seq)
+    run = runner(net, carry_state=carry_state)
+
+    def is_intact():
+        held = snnsim.states(net)
+        at_rest = not any(held.values())
+        snnsim.reset(net)
+        usable = torch.equal(runner(net)(x_seq), expected)
+        return at_rest and usable and not any("forward" in module.__dict__ for module in net.modules())
+
+    assert not lines_that_break(lambda: run(x_seq), is_intact)
+
+
+def test_what_a_runner_was_given_is_checked_when_it_is_set():
+    run = MultiStep(node())
+    for name, value, error in (
+        ("time_steps", 0, InvalidValueError),
+        ("time_steps", "3", InvalidTypeError),
+        ("carry_state", "yes", InvalidValueError),
+        # equal to True, and yet not what leaves a detached state
+        ("carry_state", 1, InvalidValueError),
+    ):
+        with pytest.raises(error, match=f"MultiStep\\({name}="):
+            setattr(run, name, value)
+        with pytest.raises(error, match=f"SingleStep\\({name}="):
+            SingleStep(node(), **{name: value})
+    assert (run.time_steps, run.carry_state) == (None, False)
+
+
+class Output(nn.Module):
+    """Gives what `make(x, number of the step)` makes."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.node, self.make, self.step = node(), make, 0
+
+    def forward(self, x):
+        self.step += 1
+        return self.make(self.node(x), self.step)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x, t: (x,) * t, "tuples of different lengths"),
+        (lambda x, t: {t: x}, "dicts of different keys"),
+        (lambda x, t: x if t < 3 else 1.0, "got Tensor, float"),
+        (lambda x, t: [x] if t < 3 else (x,), "got list, tuple"),
+    ],
+)
+def test_an_output_that_changes_over_time_is_refused(make, message):
+    with pytest.raises(InvalidTypeError, match=f"the same at every time step, .*{message}"):
+        SingleStep(Output(make))(torch.rand(4, 2, 3))
+    with pytest.raises(ShapeError, match="refused its input"):
+        SingleStep(Output(lambda x, t: x[:, :t]))(torch.rand(4, 2, 3))
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize("codebook", [None, quant.uniform(4), quant.LearnedUniform(4)])
+@pytest.mark.parametrize("shape", [(4, 0, 3), (4, 2, 0), (4, 0, 0), (1, 0, 3)])
+def test_empty_batches_and_no_neurons(runner, codebook, shape):
+    net = nn.Sequential(layers.Delay(1), neurons.LIFNode(state_quant=codebook), neurons.SynapticNode(), layers.Dropout())
+    x_seq = torch.rand(shape).requires_grad_()
+    out = runner(net)(x_seq)
+    assert out.shape == shape
+    out.sum().backward()
+    assert x_seq.grad.shape == shape
+
+
+def live_tensors():
+    gc.collect()
+    return sum(issubclass(type(item), torch.Tensor) for item in gc.get_objects())
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize("codebook", [None, quant.uniform(4), quant.LearnedUniform(4)])
+def test_calls_leave_nothing_behind(runner, codebook):
+    net = nn.Sequential(nn.Linear(3, 4), neurons.LIFNode(state_quant=codebook), OwnFeedback(), neurons.LIReadout())
+    run, carried = runner(net), runner(net, carry_state=True)
+    optimizer = torch.optim.SGD(run.parameters(), 1e-3)
+
+    def calls(count):
+        for i in range(count):
+            optimizer.zero_grad()
+            # of changing shape
+            run(torch.rand(1 + i % 3, 1 + i % 4, 3)).sum().backward()
+            optimizer.step()
+            carried(torch.rand(2, 2, 3))
+        snnsim.reset(net)
+        return live_tensors()
+
+    assert calls(6) == calls(18)
+
+
+def test_a_network_that_was_dropped_is_gone():
+    def dropped():
+        net = nn.Sequential(nn.Linear(3, 8), node(), Attention(batch_first=True))
+        run = MultiStep(net)
+        run(torch.rand(3, 2, 5, 3)).sum().backward()
+        return weakref.ref(net), weakref.ref(net[1])
+
+    references = [reference for _ in range(5) for reference in dropped()]
+    gc.collect()
+    assert not any(reference() is not None for reference in references)

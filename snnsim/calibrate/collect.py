@@ -14,6 +14,7 @@ from snnsim.errors import InvalidTypeError, ShapeError, StateError
 from snnsim.neurons.membrane import Membrane
 from snnsim.quiet import quiet
 from snnsim.record import Recorder, Trace
+from snnsim.restore import restoring
 from snnsim.runners import MultiStep, SingleStep, reset
 
 __all__ = ["float_states", "observe", "regroup", "runner_axis"]
@@ -70,13 +71,15 @@ def runner_axis(where: str, net: nn.Module) -> int:
 def float_states(net: nn.Module) -> Iterator[None]:
     """All membranes without their codebooks for a while."""
     codebooks = {node: node.state_quant for node in net.modules() if isinstance(node, Membrane)}
-    try:
+
+    def restore() -> None:
+        for node, codebook in codebooks.items():
+            node.state_quant = codebook
+
+    with restoring(restore):
         for node in codebooks:
             node.state_quant = None
         yield
-    finally:
-        for node, codebook in codebooks.items():
-            node.state_quant = codebook
 
 
 def regroup(where: str, batches: Iterable[Any], axis: int) -> Iterator[Tensor]:

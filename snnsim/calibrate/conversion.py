@@ -22,6 +22,7 @@ from snnsim.quant.codebook import Codebook
 from snnsim.quant.histogram import Histogram
 from snnsim.quant.ranges import check_percentile, percentile_amax
 from snnsim.quiet import quiet
+from snnsim.restore import hooked
 from snnsim.runners import MultiStep
 from snnsim.warn import warn_user
 
@@ -161,23 +162,14 @@ class _Activity:
 def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> tuple[dict[str, _Activity], Tensor]:
     """What every ReLU puts out, by name; and some samples."""
     activities = {name: _Activity(name, per_channel) for name in _rectifiers(whole)}
-    handles = []
-    for name, seen in activities.items():
-        rectifier = whole.get_submodule(name)
-        handles += [
-            rectifier.register_forward_pre_hook(seen.receive, prepend=True),
-            rectifier.register_forward_hook(seen.collect),
-        ]
+    hooks = [(whole.get_submodule(name), seen.collect) for name, seen in activities.items()]
+    receivers = [(whole.get_submodule(name), seen.receive) for name, seen in activities.items()]
     groups, samples = 0, torch.empty(0)
-    try:
-        with quiet(whole):
-            for x in regroup("calibrate.convert", batches, 0):
-                samples = samples if groups else x
-                groups += 1
-                whole(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with quiet(whole), hooked(receivers, before=True), hooked(hooks):
+        for x in regroup("calibrate.convert", batches, 0):
+            samples = samples if groups else x
+            groups += 1
+            whole(x)
     if not groups:
         raise StateError("calibrate.convert(batches): there is no sample in them; give at least one batch")
     for name, activity in activities.items():

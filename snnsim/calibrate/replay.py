@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.learned import LearnedUniform
 from snnsim.record import Trace
+from snnsim.restore import hooked, restoring
 from snnsim.runners import MultiStep
 
 __all__ = ["Replay", "replays"]
@@ -29,14 +30,16 @@ class Replay:
 
     def __init__(self, node: BaseNode) -> None:
         # hooks that record belong to the original
-        hooks = node._forward_pre_hooks.copy(), node._forward_hooks.copy()
-        node._forward_pre_hooks.clear()
-        node._forward_hooks.clear()
-        try:
+        before, after = node._forward_pre_hooks.copy(), node._forward_hooks.copy()
+
+        def restore() -> None:
+            node._forward_pre_hooks.update(before)
+            node._forward_hooks.update(after)
+
+        with restoring(restore):
+            node._forward_pre_hooks.clear()
+            node._forward_hooks.clear()
             self.node = copy.deepcopy(node)
-        finally:
-            node._forward_pre_hooks.update(hooks[0])
-            node._forward_hooks.update(hooks[1])
         self.runner = MultiStep(self.node).eval()
         self._inputs: list[Tensor] = []
         self._counts: list[Tensor] = []
@@ -73,19 +76,15 @@ def replays(where: str, net: nn.Module, batches: Iterable[Any]) -> dict[str, Rep
     nodes = {name: module for name, module in net.named_modules() if isinstance(module, BaseNode)}
     found = {name: Replay(node) for name, node in nodes.items()}
     given: dict[str, list[Tensor]] = {name: [] for name in nodes}
-    handles = [
-        node.register_forward_pre_hook(lambda module, inputs, name=name: given[name].append(inputs[0]))
-        for name, node in nodes.items()
-    ]
+
+    def keeper(name: str) -> Callable[..., None]:
+        return lambda module, inputs: given[name].append(inputs[0])
 
     def collect(name: str, trace: Trace) -> None:
         if name in nodes:
             found[name].collect(torch.cat(given[name]).reshape(trace.charged.shape), trace.spikes)
             given[name].clear()
 
-    try:
+    with hooked([(node, keeper(name)) for name, node in nodes.items()], before=True):
         observe(where, net, batches, collect)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

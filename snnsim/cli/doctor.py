@@ -15,6 +15,7 @@ from snnsim._version import __version__
 from snnsim.errors import EngineError
 from snnsim.kernels import cpu
 from snnsim.kernels.registry import engines
+from snnsim.restore import restoring
 
 # how much faster a product must be to be worth a word
 WORTH = 1.15
@@ -76,7 +77,7 @@ def measure_precision(rows: int = 512, rounds: int = 9) -> tuple[float, float, f
     exact = x.double() @ weight.double().T
     before, kinds = torch.get_float32_matmul_precision(), ("highest", "medium")
     errors, ratios = [], []
-    try:
+    with restoring(lambda: torch.set_float32_matmul_precision(before)):
         for kind in kinds:
             torch.set_float32_matmul_precision(kind)
             errors.append(float((torch.nn.functional.linear(x, weight) - exact).abs().max() / exact.abs().max()))
@@ -88,8 +89,6 @@ def measure_precision(rows: int = 512, rounds: int = 9) -> tuple[float, float, f
                 torch.nn.functional.linear(x, weight)
                 times.append(time.perf_counter() - start)
             ratios.append(times[0] / times[1])
-    finally:
-        torch.set_float32_matmul_precision(before)
     return statistics.median(ratios), errors[0], errors[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from snnsim.checks import checked_number
 from snnsim.errors import InvalidValueError
 from snnsim.neurons.membrane import Membrane
+from snnsim.restore import evaluating, hooked
 from snnsim.runners import MultiStep
 
 __all__ = ["Energy", "Operations", "count_operations"]
@@ -86,7 +88,7 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
     counts: dict[str, tuple[float, float]] = {}
     updates = 0.0
 
-    def of_layer(name: str) -> object:
+    def of_layer(name: str) -> Callable[..., None]:
         def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = _seen(layer, inputs[0])
             events = _events(layer, x)
@@ -99,21 +101,14 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
         nonlocal updates
         updates += output.numel()
 
-    hooks = []
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = []
     for name, module in net.named_modules():
         if isinstance(module, LAYERS):
-            hooks.append(module.register_forward_hook(of_layer(name)))  # type: ignore[arg-type]
+            hooks.append((module, of_layer(name)))
         elif isinstance(module, Membrane):
-            hooks.append(module.register_forward_hook(of_neuron))
-    modes = {module: module.training for module in net.modules()}
-    try:
-        net.eval()
+            hooks.append((module, of_neuron))
+    with evaluating(net), hooked(hooks):
         MultiStep(net)(x_seq)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
     if not counts:
         raise InvalidValueError("count_operations(net): the network has no Linear and no convolution, so no synapse to count")
     samples = x_seq.shape[1]

@@ -29,6 +29,7 @@ from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.record import Recorder, Trace
+from snnsim.restore import evaluating
 from snnsim.runners import MultiStep
 
 __all__ = ["Certificate", "Difference", "verify", "verify_copy"]
@@ -157,10 +158,7 @@ def _certified(
     """The certificate of a comparison, batch by batch in eval mode, up to the first difference."""
     runner = MultiStep(network, time_steps=time_steps)
     counts, data, difference = np.zeros(3, np.int64), hashlib.sha256(), None
-    modes = {module: module.training for net in (network, other) for module in net.modules()}
-    try:
-        network.eval()
-        other.eval()
+    with evaluating(network, other):
         for given in batches:
             batch = _inputs(given, network)
             data.update(_bytes(batch))
@@ -169,9 +167,6 @@ def _certified(
             if found is not None:
                 difference = found
                 break
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not counts[0]:
         raise InvalidValueError("verify(batches): there is no sample to compare; give at least one batch")
     samples, outputs, codes = (int(count) for count in counts)

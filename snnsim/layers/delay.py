@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from snnsim.checks import check_int
+from snnsim.errors import ShapeError, StateError
 from snnsim.temporal import Temporal, stack_steps
 
 __all__ = ["Delay"]
@@ -22,8 +26,31 @@ class Delay(Temporal):
 
     def __init__(self, delay_steps: int) -> None:
         super().__init__()
-        check_int("Delay", "delay_steps", delay_steps, at_least=0)
         self.delay_steps = delay_steps
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "delay_steps":
+            check_int("Delay", "delay_steps", value, at_least=0)
+            if self._state and value != self.delay_steps:
+                raise StateError(
+                    f"Delay(delay_steps={value}): {self.delay_steps} steps are held, which would come out at other times; call "
+                    "snnsim.reset(net) first"
+                )
+        super().__setattr__(name, value)
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a state other than one tensor of one shape for each step that waits."""
+        super().check_state(state)
+        expected = {f"x{i}" for i in range(self.delay_steps)}
+        if state and set(state) != expected:
+            raise StateError(
+                f"Delay({self.delay_steps}): its state is {sorted(expected)}, got {sorted(state)}; take states from "
+                "snnsim.states(net)"
+            )
+        if len({x.shape for x in state.values()}) > 1:
+            raise ShapeError(
+                f"Delay({self.delay_steps}): all steps that wait must have one shape; take states from snnsim.states(net)"
+            )
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
         """The sequence `[T, B, *n]`, late by `delay_steps`."""

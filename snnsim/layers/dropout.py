@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from snnsim.errors import InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.temporal import Temporal
 
 __all__ = ["Dropout"]
@@ -23,14 +26,29 @@ class Dropout(Temporal):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
-            raise InvalidValueError(f"Dropout(p={p!r}): the probability to zero must be a number in [0, 1)")
-        self.p = float(p)
+        self.p = p
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "p":
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise InvalidValueError(f"Dropout(p={value!r}): the probability to zero must be a number in [0, 1)")
+            value = float(value)
+        super().__setattr__(name, value)
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a state other than the mask."""
+        super().check_state(state)
+        if set(state) - {"mask"}:
+            raise StateError(f"Dropout: its state is 'mask', got {sorted(state)}; take states from snnsim.states(net)")
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
         """The sequence `[T, B, *n]` under one mask `[B, *n]`."""
         if not self.training or not self.p:
             return x_seq
+        if not x_seq.dtype.is_floating_point or x_seq.dtype.itemsize < 2:
+            raise InvalidTypeError(
+                f"Dropout: x must be floating point of 16 bits or more, got {x_seq.dtype}; convert it with x.float()"
+            )
         mask = self.check_held("mask", x_seq[0], x_seq.dtype)
         if mask is None:
             mask = torch.empty_like(x_seq[0]).bernoulli_(1 - self.p).div_(1 - self.p)

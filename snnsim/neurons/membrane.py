@@ -192,7 +192,7 @@ class Membrane(FixedDtype, Temporal):
             raise NoCodesError(f"{type(self).__name__}.codes: this state is not quantized; give the node a state_quant")
         return super().__getattr__(name)
 
-    def check_state(self, state: dict[str, Tensor]) -> None:
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state that this node could not have held."""
         super().check_state(state)
         # a step of the user's own may hold more
@@ -217,6 +217,10 @@ class Membrane(FixedDtype, Temporal):
             raise InvalidTypeError(f"{who}: x must be a tensor, got {type(x_seq).__name__}")
         if not x_seq.dtype.is_floating_point:
             raise InvalidTypeError(f"{who}: x must be floating point, got {x_seq.dtype}; convert it with x.float()")
+        if x_seq.dtype.itemsize < 2:
+            raise InvalidTypeError(f"{who}: x must have 16 bits or more, got {x_seq.dtype}; convert it with x.half() or x.float()")
+        if codebook is not None and x_seq.is_meta:
+            raise InvalidTypeError(f"{who}: x is on the meta device and has no values to round to a codebook; give it values")
         return torch.promote_types(x_seq.dtype, torch.float32 if codebook is None else codebook.levels.dtype)
 
     def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
@@ -330,7 +334,8 @@ class Membrane(FixedDtype, Temporal):
         return not self.has_own(Membrane.charge, Membrane.quantize, Membrane.step)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_planner", "_handle")}
+        # nor does a copy go into what a recorder of the original collects
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_planner", "_handle", "_trace")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -367,8 +372,8 @@ class Membrane(FixedDtype, Temporal):
         if self.min_decay and codebook is None:
             raise InvalidValueError(f"{who}(min_decay=True): only a quantized state can get stuck; give state_quant")
         before = self.state_quant
-        self.state_quant = codebook
         try:
+            self.state_quant = codebook
             self.check_codebook()
         except BaseException:
             self.state_quant = before

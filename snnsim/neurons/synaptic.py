@@ -88,14 +88,14 @@ class SynapticNode(BaseNode):
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
         """Spikes of a whole sequence `[T, B, *n]`: a scan of the current, then one of the membrane it drives."""
-        before = self.current.state()
+        before = self.current._state
         try:
             # the current reaches the membrane in its own precision, not in that of the input
             wide = x_seq.to(self.current.state_dtype(x_seq, self.current.state_quant))
             return super().forward_sequence(self.current.forward_sequence(wide)).to(x_seq.dtype)
         except BaseException:
             # a step that fails changes neither state
-            self.current.load_state(before)
+            self.current._state = before
             raise
 
     @property

@@ -32,6 +32,7 @@ from snnsim.quant.layers import (
 )
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.quant.weight import QuantizedWeight
+from snnsim.restore import evaluating, restoring
 
 __all__ = ["ConversionReport", "LayerNote", "calibrate_inputs", "freeze", "quantize", "weight_descriptor"]
 
@@ -186,10 +187,14 @@ def calibrate_inputs(
         name: quantizer.calib_method(method if quantizer.descriptor.calib_method == "histogram" else None, percentile=percentile)
         for name, quantizer in quantizers.items()
     }
-    modes = {module: module.training for module in net.modules()}
     enabled = {name: quantizer.enabled for name, quantizer in quantizers.items()}
-    try:
-        net.eval()
+
+    def restore() -> None:
+        for name, quantizer in quantizers.items():
+            quantizer.enabled = enabled[name]
+            quantizer.disable_calib()
+
+    with evaluating(net), restoring(restore):
         for quantizer in quantizers.values():
             quantizer.calibrator.reset()
             quantizer.disable()
@@ -197,12 +202,6 @@ def calibrate_inputs(
         with torch.no_grad():
             for batch in batches:
                 (net if forward is None else forward)(batch)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for name, quantizer in quantizers.items():
-            quantizer.enabled = enabled[name]
-            quantizer.disable_calib()
     unseen = [name for name, quantizer in quantizers.items() if quantizer.calibrator.empty]
     if unseen:
         raise StateError(

@@ -135,11 +135,17 @@ class LearnedUniform(Codebook):
     @contextmanager
     def seen_by(self, neurons: int) -> Iterator[None]:
         """Scale gradients for a layer of so many neurons per sample, whatever the shape of what is rounded."""
-        before, self._neurons = self._neurons, neurons
+        before = self._neurons
+        # as restoring does, in a function that is called for every step of training
         try:
-            yield
-        finally:
+            try:
+                self._neurons = neurons
+                yield
+            finally:
+                self._neurons = before
+        except BaseException:
             self._neurons = before
+            raise
 
     def with_rounding(self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None) -> Codebook:
         """Refused: a learned step goes with rounding to the nearest level."""

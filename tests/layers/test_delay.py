@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from snnsim import MultiStep, SingleStep, functional
-from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.layers import Delay
 
 
@@ -39,6 +39,34 @@ def test_refuses():
     layer(torch.rand(2, 3))
     with pytest.raises(StateError, match="shape"):
         layer(torch.rand(3, 3))
+
+
+def test_another_number_of_steps_is_checked_and_needs_a_reset():
+    layer = Delay(2)
+    with pytest.raises(InvalidValueError, match="must be >= 0"):
+        layer.delay_steps = -1
+    layer(torch.rand(2, 3))
+    with pytest.raises(StateError, match=r"2 steps are held.*reset\(net\) first"):
+        layer.delay_steps = 3
+    assert layer.delay_steps == 2
+    layer.reset()
+    layer.delay_steps = 3
+    x_seq = torch.rand(5, 2, 3)
+    assert torch.equal(MultiStep(layer)(x_seq), functional.delay(x_seq, 3))
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        ({"x0": torch.ones(1)}, StateError),
+        ({"x0": torch.ones(1), "x1": torch.ones(1), "x2": torch.ones(1)}, StateError),
+        ({"v": torch.ones(1)}, StateError),
+        ({"x0": torch.ones(1), "x1": torch.ones(2)}, ShapeError),
+    ],
+)
+def test_a_state_that_it_could_not_hold_is_refused(state, error):
+    with pytest.raises(error, match=r"Delay\(2\)"):
+        Delay(2).load_state(state)
 
 
 def test_repr():

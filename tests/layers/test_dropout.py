@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, reset
-from snnsim.errors import InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.layers import Dropout
 
 
@@ -43,3 +43,14 @@ def test_single_steps_hold_the_mask_until_reset():
 def test_refuses(p):
     with pytest.raises(InvalidValueError, match=r"in \[0, 1\)"):
         Dropout(p)
+
+
+def test_refuses_what_is_set_later_and_what_it_cannot_hold_or_drop():
+    layer = Dropout(0.5)
+    for p in (1.5, -1, None, float("nan")):
+        with pytest.raises(InvalidValueError, match=r"in \[0, 1\)"):
+            layer.p = p
+    with pytest.raises(StateError, match="its state is 'mask'"):
+        layer.load_state({"v": torch.ones(2)})
+    with pytest.raises(InvalidTypeError, match="must be floating point of 16 bits or more"):
+        layer(torch.ones(2, 3, dtype=torch.long))
