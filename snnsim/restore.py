@@ -44,8 +44,8 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], *, before: bool = False) -> Iterator[None]:
-    """Have each module call its hook after every forward and its other hooks, or before all of them."""
+def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], *, before: bool = False, first: bool = False) -> Iterator[None]:
+    """Have each module call its hook after every forward, or before it; `first` of all hooks, or after the others."""
 
     def remove() -> None:
         # by the hook: an interrupt may come before its handle is kept
@@ -56,8 +56,5 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], *, before: boo
 
     with restoring(remove):
         for module, hook in hooks:
-            if before:
-                module.register_forward_pre_hook(hook, prepend=True)
-            else:
-                module.register_forward_hook(hook)
+            (module.register_forward_pre_hook if before else module.register_forward_hook)(hook, prepend=first)
         yield

@@ -165,7 +165,7 @@ def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> 
     hooks = [(whole.get_submodule(name), seen.collect) for name, seen in activities.items()]
     receivers = [(whole.get_submodule(name), seen.receive) for name, seen in activities.items()]
     groups, samples = 0, torch.empty(0)
-    with quiet(whole), hooked(receivers, before=True), hooked(hooks):
+    with quiet(whole), hooked(receivers, before=True, first=True), hooked(hooks):
         for x in regroup("calibrate.convert", batches, 0):
             samples = samples if groups else x
             groups += 1
