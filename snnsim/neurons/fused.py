@@ -223,10 +223,12 @@ def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype, before: Plan | Non
         table = table_of(node, node.transition, codebook, x.shape, dtype, divisor, is_known=before is not None)
         with torch.inference_mode(False):
             start = node.decayed(node.rest(x, dtype, codebook))
-        if before is not None and _is_same_plan(table, start, before):
-            return before
-        if unseen:
-            table = table_of(node, node.transition, codebook, x.shape, dtype, divisor)
+        if before is not None:
+            same = _is_same_plan(table, start, before)
+            if same and not (learns(table) or start.requires_grad):
+                return before
+            if unseen and not same:
+                table = table_of(node, node.transition, codebook, x.shape, dtype, divisor)
     except NoTable as problem:
         return Plan(None, str(problem))
     # as the table, the start may outlive an inference mode
@@ -234,7 +236,7 @@ def _make_plan(node: Membrane, x: Tensor, dtype: torch.dtype, before: Plan | Non
 
 
 def _is_same_plan(table: Table, start: Tensor, plan: Plan) -> bool:
-    """Whether a table and a start are those of a plan, and lead to nothing that learns."""
-    if not isinstance(plan.kernel, Table) or plan.start is None or start.requires_grad or learns(table):
+    """Whether a table and a start hold the values of those of a plan."""
+    if not isinstance(plan.kernel, Table) or plan.start is None:
         return False
     return torch.equal(start, plan.start) and is_same(table, plan.kernel)

@@ -98,10 +98,10 @@ def test_a_checkpoint_in_the_folder_stays(checkpoint, tmp_path):
 
 def test_a_network_too_large_for_memory(checkpoint, tmp_path, capsys):
     saved = torch.load(checkpoint, weights_only=True)
-    for hidden in (10**12, 10**18, 10**30):
+    for hidden, words in ((2**31 - 1, "there is not enough memory"), (10**12, "below 2**31"), (10**30, "below 2**31")):
         torch.save({**saved, "config": {**saved["config"], "hidden": hidden}}, tmp_path / "large.pt")
         assert export("--to", "c", tmp_path / "large.pt", tmp_path / "c") == 2
-        assert capsys.readouterr().err.startswith("snnsim export: there is not enough memory (")
+        assert words in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
 
 
@@ -195,7 +195,7 @@ def test_wrong_checkpoints_and_places(checkpoint, tmp_path, capsys):
     saved = torch.load(checkpoint, weights_only=True)
     torch.save({**saved, "config": {**saved["config"], "charm": 1}}, tmp_path / "new.pt")
     assert export("--to", "c", tmp_path / "new.pt", tmp_path / "out") == 2
-    assert "was written by another version of snnsim" in capsys.readouterr().err
+    assert "has options that this version does not know, charm" in capsys.readouterr().err
     assert export("--to", "c", checkpoint, checkpoint / "out") == 2
     assert "cannot be written" in capsys.readouterr().err
 

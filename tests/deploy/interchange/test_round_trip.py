@@ -182,11 +182,11 @@ class Exact(nn.Module):
 
 
 def test_a_frozen_network_with_quantized_inputs_comes_back_frozen(tmp_path):
-    net = nn.Sequential(nn.Linear(12, 9), node(IF), nn.Linear(9, 4), node(LIF))
+    net = awake(nn.Sequential(nn.Linear(12, 9), node(IF), nn.Linear(9, 4), node(LIF)), 3.0)
     quantize(net, weights=4, inputs=8)
-    calibrate_inputs(net, [spikes(3, 12)])
+    calibrate_inputs(net, [spikes(30, 12)])
     freeze(net)
-    back = returned(awake(net, 1.0), (12,), tmp_path)
+    back = returned(net, (12,), tmp_path)
     assert back[0].weight_int.dtype == torch.int8
     assert back[0].input_quantizer.descriptor == net[0].input_quantizer.descriptor
 
