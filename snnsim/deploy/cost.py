@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,22 @@ class Operations:
     def synaptic(self) -> float:
         """Additions and multiplications together."""
         return self.additions + self.multiplications
+
+    @classmethod
+    def mean(cls, parts: Sequence[tuple[int, Operations]]) -> Operations:
+        """The mean over several batches of one network, each with its number of samples."""
+        total = sum(samples for samples, _ in parts)
+
+        def mean_of(numbers: Iterable[float]) -> float:
+            return sum(samples * number for (samples, _), number in zip(parts, numbers, strict=True)) / total
+
+        names = dict.fromkeys(name for _, part in parts for name in part.layers)
+        return cls(
+            mean_of(part.additions for _, part in parts),
+            mean_of(part.multiplications for _, part in parts),
+            mean_of(part.updates for _, part in parts),
+            {name: mean_of(part.layers.get(name, 0.0) for _, part in parts) for name in names},
+        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,9 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
             x = _seen(layer, inputs[0])
             events = _events(layer, x)
             is_spikes = bool(((x == 0) | (x == 1)).all())
-            counts[name] = (events, 0.0) if is_spikes else (0.0, events)
+            # a layer that is used again adds to what it took before
+            additions, multiplications = counts.get(name, (0.0, 0.0))
+            counts[name] = (additions + events, multiplications) if is_spikes else (additions, multiplications + events)
 
         return count
 

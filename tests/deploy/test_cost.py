@@ -36,6 +36,25 @@ def test_convolutions_count_what_each_place_sees():
     assert count_operations(net, x).additions == 8.0 + 18.0
 
 
+def test_a_layer_that_is_used_twice_counts_twice():
+    layer = nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(3))
+    net = nn.Sequential(layer, neurons.IFNode(), layer, neurons.IFNode())
+    assert count_operations(net, torch.ones(2, 1, 3)) == Operations(36.0, 0.0, 12.0, {"0": 36.0})
+
+
+def test_batches_of_different_sizes_have_one_mean():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 2), neurons.IFNode(), nn.Linear(2, 3), neurons.IFNode())
+    x = (torch.rand(5, 8, 4) < 0.4).float()
+    parts = [(part.shape[1], count_operations(net, part)) for part in x.split([4, 3, 1], 1)]
+    assert sum(ops.additions for _, ops in parts) / 3 != count_operations(net, x).additions
+    found, expected = Operations.mean(parts), count_operations(net, x)
+    assert (found.additions, found.updates) == (pytest.approx(expected.additions), expected.updates)
+    assert found.layers == pytest.approx(expected.layers)
+
+
 def test_energy_adds_up():
     energy = Energy(add=1.0, multiply=10.0, update=100.0, read=0.5)
     assert energy.of(Operations(4.0, 2.0, 3.0, {})) == 6 * 1.5 + 20 + 300
