@@ -323,7 +323,7 @@ class _Generator:
         for k, (source, shift) in enumerate(zip(operation.inputs, operation.shifts, strict=True)):
             values = self.layout.values[source]
             parameters.append(f"const {values.kind} *x{k}")
-            terms.append(values.at(f"x{k}[n]") + (f" * {1 << shift}" if shift else ""))
+            terms.append(_shifted(values.at(f"x{k}[n]"), shift))
         self._layer(i, "add", {"parameters": ", ".join(parameters), "size": operation.output.size, "sum": " + ".join(terms)})
 
     @_operation.register
@@ -342,9 +342,7 @@ class _Generator:
     def _(self, operation: GridNeuron, i: int) -> None:
         self._table(f"edges_{i}", operation.edges)
         self._table(f"leak_{i}", operation.leak)
-        driven = self._reading_of_neuron(operation)
-        if operation.shift:
-            driven = f"({driven}) * {1 << operation.shift}"
+        driven = _shifted(self._reading_of_neuron(operation), operation.shift)
         leak = f"leak_{i}[{_row_of(operation)}code]"
         self._neuron(operation, i, self._cell_of(operation.edges, f"edges_{i}", f"{leak} + {driven}"))
 
@@ -418,6 +416,12 @@ def _channel_counters(channels: int, inner: int) -> dict[str, str]:
         return {"first": first, "next": " " * 12 + step}
     counted = f"            if (++place == {inner}u) {{\n                place = 0;\n                {step}            }}\n"
     return {"first": first + "    uint32_t place = 0;\n", "next": counted}
+
+
+def _shifted(value: str, shift: int) -> str:
+    """Expression for a value shifted to another binary point."""
+    # what may be shifted by 31 is 0, and 2^31 is no number of 32 bits
+    return f"({value}) * {1 << min(shift, 30)}" if shift else value
 
 
 def _row_of(operation: Neuron) -> str:

@@ -14,7 +14,7 @@ from snnsim import MultiStep, layers, neurons, quant
 from snnsim.deploy import IntegerNetwork, lower, to_grid
 from snnsim.deploy.c import generate
 from snnsim.deploy.c_layout import even_spacing
-from snnsim.deploy.operations import Neuron, Signal
+from snnsim.deploy.operations import Add, GridNeuron, Neuron, Signal
 from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
 from snnsim.errors import InvalidValueError, OutputError
 from snnsim.quant.descriptor import QuantDescriptor
@@ -344,3 +344,12 @@ def test_other_edges_are_searched():
     text = generate(integer).files["snn.c"]
     assert "cell_16(edges_1," in text
     assert "even_cell(edges_5," in text
+
+
+@needs_compiler
+def test_zeros_may_be_shifted_by_all_bits(tmp_path):
+    zeros = Signal((3,), 0, 0)
+    tables = {"reset": np.array([[0, 1]], np.uint8), "fire": np.array([1], np.int32), "start": 0, "inner": 1, "levels": None}
+    charge = {"edges": np.array([1], np.int32), "leak": np.array([[0, 1]], np.int32), "shift": 31, "frac_bits": 0}
+    operations = [Add("sum", (0, 0), zeros, (31, 0)), GridNeuron("node", (1,), Signal((3,), 0, 1), **tables, **charge)]
+    check_equal(IntegerNetwork(zeros, operations, 2), np.zeros((2, 1, 3), np.int64), tmp_path / "c")
