@@ -71,8 +71,12 @@ def why_no_compiler() -> str | None:
 
 
 def compiler_version() -> str:
-    """First line of what the compiler says of itself."""
-    return _call([COMPILER, "--version"]).decode(errors="replace").partition("\n")[0]
+    """First line of what the compiler says of itself; where it is, if it says nothing."""
+    try:
+        said = _call([COMPILER, "--version"]).decode(errors="replace").partition("\n")[0].strip()
+    except RunError:
+        said = ""
+    return said or f"{shutil.which(COMPILER)}, which tells no version"
 
 
 @contextmanager
@@ -90,9 +94,12 @@ def compiled(network: IntegerNetwork, folder: Path | None = None) -> Iterator[Ho
         if folder is None:
             folder = Path(temporary) / "c"
             network.to_c(folder)
+        sources = [str(path) for path in sorted(folder.resolve().glob("*.c"))]
+        if not sources:
+            raise RunError(f"{str(folder)!r} holds no C source; name the folder that IntegerNetwork.to_c wrote")
         # a name that every system runs
         program = Path(temporary) / "program.exe"
-        _call([COMPILER, *FLAGS, "-o", str(program), *map(str, sorted(folder.resolve().glob("*.c")))])
+        _call([COMPILER, *FLAGS, "-o", str(program), *sources])
         yield HostProgram(network, program)
 
 

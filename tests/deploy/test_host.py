@@ -1,10 +1,11 @@
+import os
 import shutil
 
 import numpy as np
 import pytest
 from deploy.networks import example
 
-from snnsim.deploy import host, preset_network
+from snnsim.deploy import host, preset_network, verify
 from snnsim.deploy.presets import LoihiLIF
 from snnsim.errors import RunError
 
@@ -47,6 +48,25 @@ def test_a_compiler_that_is_only_a_name(tmp_path, monkeypatch):
     reason = host.why_no_program(example("dense")[1])
     assert "makes no program that runs" in reason
     assert "no developer tools were found" in reason
+
+
+@needs_compiler
+def test_a_compiler_that_tells_no_version(tmp_path, monkeypatch):
+    real = shutil.which("cc")
+    (tmp_path / "cc").write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit 1\nexec {real} "$@"\n')
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    net, integer, x = example("dense")
+    certificate = verify(net, integer, [x])
+    assert certificate.exact
+    assert certificate.c == f"compared, compiled by {tmp_path / 'cc'}, which tells no version"
+
+
+@needs_compiler
+def test_a_folder_without_c(tmp_path):
+    net, integer, x = example("dense")
+    with pytest.raises(RunError, match=r"holds no C source; name the folder that IntegerNetwork\.to_c wrote"):
+        verify(net, integer, [x], tmp_path)
 
 
 def test_a_network_without_c():
