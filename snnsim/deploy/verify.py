@@ -198,6 +198,8 @@ def _inputs(batch: Any, network: nn.Module) -> Tensor:
         raise InvalidTypeError(
             f"verify(batches): a batch must be a tensor of numbers or begin with one, got {kind}; give x or (x, y)"
         )
+    if inputs.layout is not torch.strided:
+        raise InvalidTypeError(f"verify(batches): a batch has the layout {inputs.layout}; give it as x.to_dense()")
     dtypes = [parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()]
     return inputs.to(dtypes[0] if dtypes else torch.float32)
 
@@ -224,7 +226,7 @@ def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Any]) -> Cert
     def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
         (expected_out, expected), (out, found) = (_recorded(r, batch) for r in (runner, MultiStep(copy, time_steps=time_steps)))
         counts = (out.shape[1], out.numel(), 0)
-        differences = [_first("output", {"output": expected_out.numpy()}, {"output": out.numpy()})]
+        differences = [_first("output", {"output": expected_out.double().numpy()}, {"output": out.double().numpy()})]
         for name, trace in found.items():
             theirs, ours = _values_of(expected[name]), _values_of(trace)
             counts = (counts[0], counts[1] + ours["output"].size, counts[2] + 2 * ours["charged"].size)
@@ -252,6 +254,8 @@ def _compare(
     runner: MultiStep, integer_net: IntegerNetwork, program: HostProgram | None, batch: Tensor
 ) -> tuple[Difference | None, tuple[int, int, int]]:
     """The first difference within one batch, and how many samples, outputs and codes were compared."""
+    # first: it says of an input of another shape or range what to give
+    x_seq = integer_net._sequence(batch)
     with torch.no_grad(), Recorder(runner.net) as recorder:
         expected_out = runner(batch)
     expected = recorder.traces()
@@ -261,7 +265,7 @@ def _compare(
     counts = (out.shape[1], out.numel(), 0)
     results, codes = {"definition": out.numpy(), "compiled": fast.numpy()}, dict[str, Integers]()
     if program is not None:
-        results["C"], codes = program.run(integer_net._sequence(batch))
+        results["C"], codes = program.run(x_seq)
     differences = []
     for name, trace in found.items():
         theirs, ours = _codes_of(_codebook(runner.net, name), expected[name]), _codes_of_integers(integer_net, name, trace)
@@ -340,5 +344,6 @@ def _hash_of(network: nn.Module) -> str:
 
 
 def _bytes(value: Tensor) -> bytes:
-    array = np.ascontiguousarray(value.detach().cpu().numpy())
+    # numpy knows no bfloat16: its bits
+    array = np.ascontiguousarray((value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy(force=True))
     return f"{array.dtype.str}{array.shape}".encode() + array.tobytes()

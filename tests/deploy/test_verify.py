@@ -14,7 +14,7 @@ from snnsim.deploy import IntegerNetwork, verify
 from snnsim.deploy.interface import interface_of
 from snnsim.deploy.operations import GridNeuron
 from snnsim.deploy.verify import verify_copy
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant.layers import QuantLinear
 
 
@@ -201,3 +201,29 @@ def test_batches_of_other_things_are_refused(batch):
 def test_an_empty_batch_among_others_is_verified():
     net, integer, x = example("dense")
     assert verify(net, integer, [x, x[:, :0]]).exact
+
+
+def test_batches_that_cannot_be_compared_are_named():
+    net, integer, x = example("dense")
+    for batch, error, message in (
+        (
+            x.to_sparse(),
+            InvalidTypeError,
+            r"verify\(batches\): a batch has the layout torch\.sparse_coo; give it as x\.to_dense\(\)",
+        ),
+        (x[0], ShapeError, r"x has shape \(3, 20\) and must be \[T, B, \*n\], time steps first, with \*n = \(20,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            verify(net, integer, [batch])
+
+
+def test_batches_of_lazy_negation_and_networks_of_bfloat16():
+    net, integer, x = example("dense")
+    assert verify(net, integer, [torch._neg_view(-x)]).data == verify(net, integer, [x]).data
+    net = nn.Sequential(nn.Linear(4, 3), neurons.LIFNode(2.0)).bfloat16()
+    other = copy.deepcopy(net)
+    x = torch.rand(3, 2, 4)
+    assert verify_copy(net, other, [x]).exact
+    with torch.no_grad():
+        other[0].bias += 1
+    assert not verify_copy(net, other, [x]).exact
