@@ -45,7 +45,7 @@ def draw_membranes(training: Training, path: Path, time_steps: int = 24) -> Path
     *_, hidden, output = recorder.traces().values()
     spikes, charged = hidden.spikes[:, 0].flatten(1), hidden.charged[:, 0].flatten(1)
     moves = (charged.diff(dim=0) != 0).sum(0) + 2 * (spikes.sum(0) > 1)
-    liveliest = moves.topk(3).indices
+    liveliest = moves.topk(min(3, len(moves))).indices
     node = hidden.node
     threshold = float(node.v_threshold) if isinstance(node, BaseNode) else None
     figure = Figure(figsize=(8, 8), layout="constrained")
@@ -55,6 +55,6 @@ def draw_membranes(training: Training, path: Path, time_steps: int = 24) -> Path
     top.set_title(f"One test {'image' if still else 'recording'} of the digit {int(labels[0])}, {states}", loc="left")
     names = [f"neuron {neuron}" for neuron in liveliest.tolist()]
     viz.membrane(charged[:, liveliest], node.state_quant, threshold, spikes[:, liveliest], labels=names, ax=bottom)
-    bottom.set_title("Three hidden neurons: membrane before reset", loc="left", y=1.08)
+    bottom.set_title("Hidden neurons that moved most: membrane before reset", loc="left", y=1.08)
     viz.save(figure, path)
     return path

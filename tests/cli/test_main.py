@@ -214,3 +214,9 @@ def test_train_on_event_recordings(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     assert main([*FAST, "--dataset", "digits-dvs", "--data", str(tmp_path / "file"), "--out", str(out), "--overwrite"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hidden", ["1", "2"])
+def test_a_picture_of_few_neurons(hidden, tmp_path):
+    assert main(["train", "--hidden", hidden, "--time-steps", "1", "--epochs", "1", "--quiet", "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "membranes.png").is_file()
