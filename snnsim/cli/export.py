@@ -6,6 +6,7 @@ import argparse
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,10 @@ def write(
             return certificate
         certificate.save(made / target.name_of(CERTIFICATE))
     if prepared.integer is not None:
-        torch.save(prepared.training.runner, made / NETWORK)
+        # through memory: torch reports a full disk as an error of its own
+        content = BytesIO()
+        torch.save(prepared.training.runner, content)
+        (made / NETWORK).write_bytes(content.getbuffer())
     report = {"checkpoint": str(options.checkpoint), "to": options.to, **numbers}
     print("wrote", ", ".join(str(path) for path in target.replace(made, report)))
     return certificate
@@ -352,9 +356,11 @@ def _grid_of(network: nn.Module) -> int | None:
 
 
 def _count(prepared: Prepared, samples: int) -> Operations:
-    x = next(iter(prepared.inputs(min(samples, BATCH))))
-    steps = prepared.training.runner.time_steps
-    return count_operations(prepared.network, x if steps is None else x.expand(steps, *x.shape))
+    steps, parts = prepared.training.runner.time_steps, []
+    for x in prepared.inputs(samples):
+        x_seq = x if steps is None else x.expand(steps, *x.shape)
+        parts.append((x_seq.shape[1], count_operations(prepared.network, x_seq)))
+    return Operations.mean(parts)
 
 
 def _batches(training: Training, samples: int) -> Iterator[tuple[Tensor, Tensor]]:

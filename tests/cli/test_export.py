@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from snnsim import MultiStep, neurons
+from snnsim import MultiStep, data, neurons
 from snnsim.__main__ import main
 from snnsim.cli.export import differences
 from snnsim.deploy import IntegerNetwork, from_nir, verify
+from snnsim.deploy.cost import count_operations
 from snnsim.training import Config, build_network, load_checkpoint
 
 
@@ -168,6 +169,33 @@ def test_what_differs_is_not_written(checkpoint, tmp_path, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert "was not written, as it would not compute what the checkpoint does: not exact" in captured.err
     assert not list(tmp_path.iterdir())
+
+
+def test_operations_are_counted_on_all_samples(checkpoint, tmp_path):
+    arguments = ["--no-verify", "--samples", "130", "--to", "nir", str(checkpoint)]
+    assert main(["export", *arguments, str(tmp_path / "a.nir")]) == 0
+    counted = json.loads((tmp_path / "a.nir.export.json").read_text())["operations"]
+    saved = load_checkpoint(checkpoint)
+    runner = build_network(Config(**saved["config"]))
+    runner.load_state_dict(saved["model"])
+    images = data.digits(train=False).take(torch.arange(130))[0]
+    expected = count_operations(runner.net, images.expand(3, *images.shape))
+    assert counted["additions"] == pytest.approx(expected.additions)
+    assert counted["multiplications"] == pytest.approx(expected.multiplications)
+
+
+def test_a_disk_that_is_full(checkpoint, tmp_path, capsys):
+    resource = pytest.importorskip("resource", reason="no limits of resources")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (1024, 4096, 8192):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            status = export("--to", "integer", "--no-verify", checkpoint, tmp_path / "i")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert status == 2
+        assert "cannot be written (File too large)" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
