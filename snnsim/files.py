@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from snnsim.errors import OutputError
+from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError
 
 try:
     import fcntl
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["claimed", "is_left_over", "remove_left_overs", "user_cache", "write_folder", "write_whole"]
+__all__ = ["as_path", "claimed", "is_left_over", "remove_left_overs", "user_cache", "write_folder", "write_whole"]
 
 LOCK = ".lock"
 PARTIAL = ".partial"
@@ -31,6 +31,25 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def user_cache() -> Path:
     """Folder of what can be made again: `snnsim` below XDG_CACHE_HOME, or below .cache in the user's home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnsim"
+
+
+def as_path(path: object, where: str) -> Path:
+    """`path` as one.
+
+    Args:
+        path: text or a path.
+        where: what was given it, for the message.
+
+    Raises:
+        InvalidTypeError: something else.
+        InvalidValueError: text that no file can have as its name.
+    """
+    given = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(given, str):
+        raise InvalidTypeError(f"{where} = {path!r:.100}: expected text or a pathlib.Path")
+    if "\0" in given:
+        raise InvalidValueError(f"{where} = {given!r}: a name of a file has no zero byte; check how the name was made")
+    return Path(given)
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], caller: str, *, durable: bool = False) -> None:
@@ -49,7 +68,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     Raises:
         OutputError: the file cannot be written there.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(as_path(path, f"{caller}: path")))
     # beside the file: only within one file system is a rename atomic; a name of its own, as a killed writer may have left one
     partial = target.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
     try:
@@ -96,7 +115,7 @@ def claimed(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
     Raises:
         OutputError: it cannot be written, or another run holds it.
     """
-    folder, made = Path(folder), []
+    folder, made = as_path(folder, name), []
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +145,8 @@ def _open_locked(path: Path) -> int:
         BlockingIOError: another one does.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # through a link it would make a file elsewhere
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _lock(handle)
             if os.path.samestat(os.fstat(handle), os.stat(path)):
@@ -182,6 +202,7 @@ def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], calle
     Raises:
         OutputError: the folder exists already, or cannot be written.
     """
+    path = as_path(path, f"{caller}: path")
     if os.path.lexists(path):
         raise OutputError(f"{caller}({str(path)!r}): it exists already and is left alone; name a new folder")
     folder = Path(os.path.abspath(path))

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from snnsim.errors import OutputError
+from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError
 from snnsim.files import claimed, is_left_over, write_folder, write_whole
 
 
@@ -177,3 +177,28 @@ def test_a_folder_replaces_nothing(kind, tmp_path):
     with pytest.raises(OutputError, match="it exists already and is left alone; name a new folder"):
         write_folder(path, {"one": b"1"}, "test")
     assert sorted(os.listdir(tmp_path)) == ["a", "other"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_whole(path, lambda file: file.write(b"a"), "test"),
+        lambda path: write_folder(path, {"a": b"a"}, "test"),
+        lambda path: claimed(path, "--out").__enter__(),
+    ],
+    ids=["file", "folder", "claimed"],
+)
+def test_what_is_no_path_is_refused(write):
+    for path in (None, 3, b"bytes"):
+        with pytest.raises(InvalidTypeError, match=r"expected text or a pathlib\.Path"):
+            write(path)
+    with pytest.raises(InvalidValueError, match="no zero byte"):
+        write("a\0b")
+
+
+def test_lock_that_is_a_link_makes_no_file_elsewhere(tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="cannot be written"), claimed(tmp_path / "held", "--out"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

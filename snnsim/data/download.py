@@ -8,19 +8,24 @@ import http.client
 import itertools
 import logging
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from snnsim.errors import DataError, InvalidValueError, MissingDataError, OutputError
+from snnsim.data.numbers import whole
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
+from snnsim.files import as_path
 
 __all__ = ["RemoteFile", "download", "fetch"]
 
 _LOG = logging.getLogger("snnsim")
 _CHUNK = 1 << 18
 _SECONDS = 30
+_URL = re.compile(r"(https?|ftp|file)://", re.IGNORECASE)
+_SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,14 @@ class RemoteFile:
     sha256: str
 
     def __post_init__(self) -> None:
-        if self.name in ("", "..") or Path(self.name).name != self.name:
+        if self.name in ("", "..") or as_path(self.name, "RemoteFile: name").name != self.name:
             raise InvalidValueError(f"RemoteFile(name={self.name!r}): expected a file name without folders")
+        if not isinstance(self.url, str) or not _URL.match(self.url):
+            raise InvalidValueError(f"RemoteFile(url={self.url!r}): expected an address that starts with https:// or the like")
+        if whole(self.size, 0) is None:
+            raise InvalidValueError(f"RemoteFile(size={self.size!r}): expected its number of bytes, at least 0")
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise InvalidValueError(f"RemoteFile(sha256={self.sha256!r}): expected 64 hexadecimal digits")
 
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -83,7 +94,9 @@ def download(name: str, folder: str | os.PathLike[str]) -> Path:
         DataError: what arrived is not what was published.
         OutputError: the folder cannot be written to.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "download: folder")
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"download(name={name!r}): expected the name of one dataset, as text")
     if name in _BY_HAND:
         raise MissingDataError(
             f"download({name!r}): cannot be fetched for you; {_BY_HAND[name]}, where the folder is {str(folder)!r}"
@@ -107,7 +120,7 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
         DataError: what arrived is not what was published; removed, unless it is only too short.
         OutputError: the folder cannot be written to.
     """
-    path = Path(folder) / remote.name
+    path = as_path(folder, "fetch: folder") / remote.name
     try:
         if path.is_file() and _is_whole(path, remote):
             return path
@@ -189,4 +202,4 @@ def _is_whole(path: Path, remote: RemoteFile) -> bool:
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest() == remote.sha256
+    return digest.hexdigest() == remote.sha256.lower()

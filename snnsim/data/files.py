@@ -10,14 +10,16 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from snnsim.errors import DataError, MissingDataError
+from snnsim.files import as_path
 
-__all__ = ["open_archive", "read_array", "read_content", "read_gzip", "read_member", "refuse_bomb"]
+__all__ = ["has_file", "has_folder", "open_archive", "read_array", "read_content", "read_gzip", "read_member", "refuse_bomb"]
 
 # what Python's own readers raise on damaged archives: negative offsets, names that are no text, unknown versions, ...
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, OSError, OverflowError, RuntimeError, ValueError)
@@ -34,16 +36,39 @@ def read_content(path: str | os.PathLike[str], caller: str) -> bytes:
         MissingDataError: no such file.
         DataError: one that cannot be read.
     """
-    path = Path(path)
+    path = as_path(path, f"{caller}: path")
     try:
         if path.is_file():
             return path.read_bytes()
     except FileNotFoundError:
         # deleted since it was looked at
         pass
+    except MemoryError as error:
+        raise DataError(f"{path}: has {path.stat().st_size:,} bytes, for which there is no memory; check the file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the file and who may read it") from error
     raise MissingDataError(f"{caller}(path={str(path)!r}): there is no such file; check the path")
+
+
+def has_file(path: Path) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        DataError: it cannot be looked at: in a folder that is closed, or under a name that is too long.
+    """
+    return _is_there(path, path.is_file)
+
+
+def has_folder(path: Path) -> bool:
+    """Whether there is a folder; raises as `has_file`."""
+    return _is_there(path, path.is_dir)
+
+
+def _is_there(path: Path, look: Callable[[], bool]) -> bool:
+    try:
+        return look()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be looked at ({error.strerror or error}); check the path and who may read it") from error
 
 
 def refuse_bomb(source: str, size: int, packed: int) -> None:
@@ -81,6 +106,9 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         DataError: not a zip archive, or a damaged one.
     """
     try:
+        if path.exists() and not path.is_file():
+            # one that is a pipe would wait for a writer
+            raise zipfile.BadZipFile("there is something there that is no file")
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise MissingDataError(f"{path}: there is no such zip archive any more; put it back") from error

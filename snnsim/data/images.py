@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from snnsim.data.numbers import checked_index, checked_places, whole
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 __all__ = ["ImageDataset", "InMemory", "batches"]
@@ -52,17 +53,19 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
                 f"ImageDataset(images: {list(images.shape)}, labels: {list(labels.shape)}): expected images "
                 "[N, C, H, W] and one label per image, [N]"
             )
-        if not 1 <= white <= 255:
-            raise InvalidValueError(f"ImageDataset(white={white}): the value of a white pixel must be in 1..255")
+        known = whole(white, 1, 255)
+        if known is None:
+            raise InvalidValueError(f"ImageDataset(white={white!r}): the value of a white pixel must be a whole number in 1..255")
         self.images = images
         self.labels = labels
-        self.white = white
+        self.white = known
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._shade(self.images[index]), int(self.labels[index])
+        place = checked_index(type(self).__name__, index, len(self))
+        return self._shade(self.images[place]), int(self.labels[place])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} images {list(self.images.shape[1:])}, {self.images.device})"
@@ -72,7 +75,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The items at `index`, `[M]` int64: float32 images `[M, C, H, W]` in [0, 1] and int64 labels `[M]`."""
-        index = index.to(self.images.device)
+        index = checked_places(f"{type(self).__name__}.take", index, len(self)).to(self.images.device)
         return self._shade(self.images.index_select(0, index)), self.labels.index_select(0, index)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -81,13 +84,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageDataset:
         """A dataset of the items at `index` only, in that order."""
-        given = torch.as_tensor(index)
-        if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
-            raise InvalidTypeError(
-                f"ImageDataset.subset(index: {given.dtype}): expected whole numbers; of a mask, mask.nonzero().flatten()"
-            )
-        index = given.to(self.images.device, torch.int64)
-        return ImageDataset(self.images[index], self.labels[index], white=self.white)
+        places = checked_places("ImageDataset.subset", index, len(self)).to(self.images.device)
+        return ImageDataset(self.images[places], self.labels[places], white=self.white)
 
     def to(self, device: torch.device | str) -> ImageDataset:
         """The same dataset held on another device, so that batches are made there."""
@@ -126,6 +124,13 @@ def batches(
         raise InvalidTypeError(f"batches(batch_size={batch_size!r}): expected an int, the number of items per batch")
     if batch_size < 1:
         raise InvalidValueError(f"batches(batch_size={batch_size}): must be at least 1")
+    if not hasattr(dataset, "take"):
+        raise InvalidTypeError(
+            f"batches(dataset: {type(dataset).__name__}): expected a dataset that is held in memory; make one of recordings with "
+            "events.FrameDataset.of, one of some images with ImageDataset.subset, or use a DataLoader"
+        )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidTypeError(f"batches(generator={generator!r}): expected torch.Generator().manual_seed(seed)")
     if generator is not None and not shuffle:
         raise InvalidValueError("batches(generator=..., shuffle=False): nothing would be drawn from it; pass shuffle=True")
     return _batches(dataset, batch_size, shuffle, generator, drop_last)

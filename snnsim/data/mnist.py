@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from snnsim.data.files import read_content, read_gzip, refuse_bomb
+from snnsim.data.files import has_file, has_folder, read_content, read_gzip, refuse_bomb
 from snnsim.data.images import ImageDataset
 from snnsim.errors import DataError, InvalidTypeError, MissingDataError
+from snnsim.files import as_path
 
 __all__ = ["MNIST", "read_idx"]
 
@@ -49,7 +50,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Source:
         LeCun, Cortes & Burges, "The MNIST database of handwritten digits", section "File formats".
     """
-    path = Path(path)
+    path = as_path(path, "read_idx: path")
     packed = read_content(path, "read_idx")
     is_packed = packed[:2] == b"\x1f\x8b"
     # enough for every header; a small file is read to its end, so that damage to it is found first
@@ -114,7 +115,7 @@ class MNIST(ImageDataset):
     def __init__(self, root: str | os.PathLike[str], train: bool = True) -> None:
         if not isinstance(train, bool):
             raise InvalidTypeError(f"MNIST(train={train!r}): expected True (training images) or False (test images)")
-        root = Path(root)
+        root = as_path(root, "MNIST: root")
         part = "train" if train else "t10k"
         image_path = _find(root, part, "images", 3)
         label_path = _find(root, part, "labels", 1)
@@ -132,11 +133,11 @@ def _names(part: str, what: str, ndim: int) -> list[str]:
 
 
 def _find(root: Path, part: str, what: str, ndim: int) -> Path | None:
-    return next((root / name for name in _names(part, what, ndim) if (root / name).is_file()), None)
+    return next((root / name for name in _names(part, what, ndim) if has_file(root / name)), None)
 
 
 def _missing_message(root: Path) -> str:
-    if not root.is_dir():
+    if not has_folder(root):
         reason = "there is no such folder. It should hold these files"
         missing = list(_FILES)
     else:

@@ -10,7 +10,7 @@ import pytest
 
 from snnsim.data import download
 from snnsim.data.download import RemoteFile, fetch
-from snnsim.errors import DataError, InvalidValueError, MissingDataError, OutputError
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
 
 CONTENT = bytes(range(256)) * 40
 
@@ -203,3 +203,33 @@ def test_full_disk_keeps_what_arrived(server, tmp_path, monkeypatch):
             fetch(remote(server + "/ranges"), tmp_path)
     assert (tmp_path / "data.bin.partial").read_bytes() == CONTENT[:1000]
     assert fetch(remote(server + "/ranges"), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"name": 3}, InvalidTypeError),
+        ({"url": "example.org/file"}, InvalidValueError),
+        ({"url": "foo://example.org"}, InvalidValueError),
+        ({"url": None}, InvalidValueError),
+        ({"size": "3"}, InvalidValueError),
+        ({"size": -1}, InvalidValueError),
+        ({"sha256": "abc"}, InvalidValueError),
+    ],
+)
+def test_description_of_a_file_is_checked(change, error):
+    with pytest.raises(error, match="RemoteFile"):
+        RemoteFile(**{"name": "a", "url": "https://example.org/a", "size": 3, "sha256": "0" * 64, **change})
+
+
+def test_checksum_may_have_large_letters(tmp_path):
+    (tmp_path / "source").write_bytes(b"abc")
+    remote = RemoteFile("a", (tmp_path / "source").as_uri(), 3, hashlib.sha256(b"abc").hexdigest().upper())
+    assert fetch(remote, tmp_path / "folder").read_bytes() == b"abc"
+
+
+def test_name_of_a_dataset_and_folder_are_text(tmp_path):
+    with pytest.raises(InvalidTypeError, match="expected the name of one dataset"):
+        download(["mnist"], tmp_path)
+    with pytest.raises(InvalidTypeError, match="download: folder = None"):
+        download("mnist", None)

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from snnsim.data.files import read_array, read_content, refuse_bomb
-from snnsim.errors import DataError, MissingDataError
+from snnsim.data import MNIST, read_idx
+from snnsim.data.events import (
+    NMNIST,
+    DVSGesture,
+    SpokenSpikes,
+    read_aedat3,
+    read_atis,
+    read_dat,
+    read_evt3,
+    read_gesture_labels,
+)
+from snnsim.data.files import open_archive, read_array, read_content, refuse_bomb
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError
 
 
 def test_content_is_read_whole(tmp_path):
@@ -91,3 +103,45 @@ def test_array_is_read_as_it_was(array):
 def test_damaged_array_is_refused(content):
     with pytest.raises(DataError, match=r"^here in it is corrupt"):
         read_array(content, "here")
+
+
+READERS = [read_idx, read_atis, read_dat, read_evt3, read_aedat3, read_gesture_labels, MNIST, NMNIST, DVSGesture, SpokenSpikes]
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+def test_what_is_no_path_is_refused_by_name(read):
+    for path in (None, 3, b"bytes"):
+        with pytest.raises(InvalidTypeError, match=rf"{read.__name__}: (path|root) = .*: expected text or a pathlib.Path"):
+            read(path)
+    with pytest.raises(InvalidValueError, match="a name of a file has no zero byte"):
+        read("a\0b")
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+def test_names_that_cannot_be_looked_at_are_data_errors(read):
+    with pytest.raises(DataError, match="File name too long"):
+        read("x" * 300)
+
+
+def test_list_of_names_that_are_too_long_is_refused(tmp_path):
+    (tmp_path / "trials_to_train.txt").write_text("x" * 300 + ".aedat\n")
+    with pytest.raises(DataError, match="cannot be looked at"):
+        DVSGesture(tmp_path)
+
+
+def test_file_beyond_memory_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "large").write_bytes(b"12345")
+
+    def fail(_: Path) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(DataError, match="large: has 5 bytes, for which there is no memory"):
+        read_content(tmp_path / "large", "test")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_pipe_is_no_archive(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="there is something there that is no file"):
+        open_archive(tmp_path / "pipe")

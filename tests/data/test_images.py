@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from snnsim.data import ImageDataset, batches
+from snnsim.data import ImageDataset, batches, digits
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 
@@ -167,3 +168,36 @@ def test_change_to_tensors_does_not_reach_the_dataset():
 def test_lists_are_refused():
     with pytest.raises(InvalidTypeError, match=r"images: list, labels: Tensor\): expected tensors; wrap them in torch.as_tensor"):
         ImageDataset([1], torch.zeros(1))
+
+
+@pytest.mark.parametrize("index", [slice(0, 1), [1, 2], 1.0], ids=["slice", "list", "float"])
+def test_several_images_are_no_index(index):
+    with pytest.raises(InvalidTypeError, match=r"ImageDataset\[.*expected a whole number; .*Subset"):
+        digits(train=False)[index]
+
+
+@pytest.mark.parametrize("white", ["a", 2.5, True])
+def test_white_is_a_whole_number(white):
+    with pytest.raises(InvalidValueError, match=r"in 1\.\.255"):
+        ImageDataset(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), white=white)
+
+
+@pytest.mark.parametrize(
+    "index", [torch.ones(359, dtype=torch.bool), ["a"], [[1]], [0.5]], ids=["mask", "text", "matrix", "fraction"]
+)
+def test_places_are_whole_numbers(index):
+    for pick in (digits(train=False).take, digits(train=False).subset):
+        with pytest.raises(InvalidTypeError, match=r"expected .*whole numbers"):
+            pick(index)
+
+
+def test_places_outside_are_named():
+    with pytest.raises(IndexError, match="1000 is outside this dataset of 359 items"):
+        digits(train=False).subset([1, 1000])
+
+
+def test_batches_of_what_is_not_in_memory_are_refused():
+    with pytest.raises(InvalidTypeError, match=r"batches\(dataset: Subset\).*held in memory"):
+        batches(torch.utils.data.Subset(digits(train=False), [1]), 2)
+    with pytest.raises(InvalidTypeError, match=r"torch\.Generator"):
+        batches(digits(train=False), 2, shuffle=True, generator=np.random.default_rng(0))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snnsim.data.numbers import first_fraction, first_outside
+from snnsim.data.numbers import as_array, first_fraction, first_outside
 from snnsim.errors import DataError, InvalidTypeError, ShapeError
 
 __all__ = [
@@ -59,7 +59,7 @@ def make_events(x: Any, y: Any, t: Any, p: Any, source: str, place: Place = _BY_
     masked = [name for name, values in given.items() if np.ma.is_masked(values)]
     if masked:
         raise InvalidTypeError(f"{source}: {masked[0]} has masked values; drop the events that are masked first")
-    fields = {name: np.asarray(values) for name, values in given.items()}
+    fields = {name: _field(name, values, source) for name, values in given.items()}
     if len({field.shape for field in fields.values()}) > 1 or fields["t"].ndim != 1:
         shapes = ", ".join(f"{name}: {list(field.shape)}" for name, field in fields.items())
         raise ShapeError(f"{source}({shapes}): expected four arrays of one length, [N]")
@@ -68,6 +68,13 @@ def make_events(x: Any, y: Any, t: Any, p: Any, source: str, place: Place = _BY_
         _check_field(name, field, source, place)
         events[name] = field
     return events
+
+
+def _field(name: str, values: Any, source: str) -> np.ndarray:
+    try:
+        return as_array(values)
+    except TypeError as error:
+        raise InvalidTypeError(f"{source}: {name} is no array of numbers ({error})") from error
 
 
 def _check_field(name: str, field: np.ndarray, source: str, place: Place) -> None:
@@ -87,7 +94,8 @@ def _check_field(name: str, field: np.ndarray, source: str, place: Place) -> Non
 def from_structured(array: np.ndarray) -> np.ndarray:
     """Events from another library's structured array, whatever the order and dtypes of its fields.
 
-    Fields x and t are needed; without y every event is in row 0 (audio), without p every event is 1. Polarities -1 and
+    Fields x and t are needed; without y every event is in row 0 (audio), without p every event is 1, where there is no
+    other field that could be either. Polarities -1 and
     1 become 0 and 1. This is what datasets that follow tonic's conventions hold.
 
     Returns:
@@ -110,6 +118,12 @@ def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.nd
             f"{source}: expected a structured array with fields x and t (and y, p), "
             f"found {getattr(array, 'dtype', type(array).__name__)}"
         )
+    absent, others = set("yp") - set(names), set(names) - set("xytp")
+    if absent and others:
+        raise InvalidTypeError(
+            f"{source}: there is no field {min(absent)}, but there is {sorted(others)}; rename what it is, or drop the fields "
+            "that are neither x, y, t nor p"
+        )
     if array.ndim != 1:
         raise ShapeError(f"{source}: an array {list(array.shape)}; expected one event per element, [N]")
     x, y, t, polarity = (array[name] if name in names else np.full(len(array), int(name == "p")) for name in "xytp")
@@ -126,7 +140,8 @@ def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.nd
 
 def in_form(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndarray:
     """`converted`, but for an array that has the one form already: that one itself, checked."""
-    if not isinstance(array, np.ndarray) or array.dtype != EVENT or array.ndim != 1 or np.ma.isMaskedArray(array):
+    # others, such as records and masked arrays, have ways of their own
+    if type(array) is not np.ndarray or array.dtype != EVENT or array.ndim != 1:
         return converted(array, source, place)
     for name in "tp":
         _check_field(name, array[name], source, place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,14 @@ from snnsim.data.events.dataset import EventDataset, Transform, event_datasets, 
 from snnsim.data.events.identity import identity
 from snnsim.data.files import open_archive, read_array, read_member
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError
-from snnsim.files import write_whole
+from snnsim.files import as_path, write_whole
 
 __all__ = ["Cached"]
 
 _FORMAT = 2
+
+# numbers of changes; digest of the transforms and labels that were given
+_State = tuple[list[int], list[tuple[str, list[int] | None]]]
 
 
 class Cached(EventDataset):
@@ -28,8 +30,9 @@ class Cached(EventDataset):
     Every dataset has a folder of its own, named by a hash of all that its items depend on: class and attributes
     (`EventDataset.settings`), labels, transforms with their arrays, the code of a user's own classes and functions, and the
     files that paths lead to by size and time of change. So items made with other settings are never used. A killed writer
-    leaves no half item, several processes may fill one cache, and an item that cannot be read is made again. Delete the
-    folder when recordings change that lie in a folder or come from elsewhere.
+    leaves no half item, several processes may fill one cache, and an item that cannot be read is made again. A cache that
+    holds every item may lie where nothing can be written. Delete the folder when recordings change that lie in a folder or
+    come from elsewhere.
 
     Args:
         dataset: what to keep, an `EventDataset` or a Subset or ConcatDataset of some; its transforms must draw nothing at
@@ -40,7 +43,8 @@ class Cached(EventDataset):
 
     Raises:
         InvalidTypeError: another dataset.
-        InvalidValueError: a transform of the dataset draws at random, or it cannot be known what the items depend on.
+        InvalidValueError: a transform of the dataset draws at random, or it cannot be known what the items depend on; also
+            where an item is made after the dataset or one of its transforms has changed.
     """
 
     def __init__(
@@ -63,18 +67,30 @@ class Cached(EventDataset):
         source = ", ".join(part.source for part in parts)
         size = max(part.size[0] for part in parts), max(part.size[1] for part in parts)
         super().__init__(size, (), transforms, seed=seed, source=f"{source} in {folder}")
-        self._labels = None
+        self._labels, self._are_given = None, False
         self.dataset = dataset
-        self.folder = Path(folder) / known_by[:16]
+        self.folder = as_path(folder, "Cached: folder") / known_by[:16]
+        self._known_by = known_by
+        self._made_with: _State | None = _state(parts)
         lines = [f"format {_FORMAT}", f"{type(dataset).__module__}.{type(dataset).__qualname__} {source}"]
         lines += [repr(transform) for part in parts for transform in part.transforms] + [f"identity {known_by}"]
-        write_whole(self.folder / "settings.txt", lambda file: file.write("\n".join(lines).encode()), "Cached")
+        settings, text = self.folder / "settings.txt", "\n".join(lines).encode("utf-8", "surrogatepass")
+        try:
+            is_written = settings.is_file() and settings.read_bytes() == text
+        except OSError:
+            is_written = False
+        if not is_written:
+            write_whole(settings, lambda file: file.write(text), "Cached")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_made_with": None}
 
     def __len__(self) -> int:
         return len(self.dataset) if self._labels is None else len(self._labels)
 
     def settings(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, "transforms": self.transforms, "seed": self.seed}
+        labels = self._labels if self._are_given else None
+        return {"dataset": self.dataset, "transforms": self.transforms, "seed": self.seed, "labels": labels}
 
     def recording(self, index: int) -> Any:
         """The dataset's item: events or frames, as its transforms made it."""
@@ -94,13 +110,37 @@ class Cached(EventDataset):
             if is_tensor.shape or label.shape:
                 raise DataError(f"{path}: not an item of this cache")
         except DataError:
+            self._check_unchanged()
             made, number = self.dataset[index]
+            self._check_unchanged()
             item, is_tensor, label = _as_array(made, index), np.array(isinstance(made, torch.Tensor)), np.array(number)
             if path.is_symlink():
                 # what it leads to is none of the cache's
                 path.unlink()
             write_whole(path, lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor, label=label), "Cached")
         return torch.from_numpy(item) if is_tensor else item, int(label) if self._labels is None else self._labels[index]
+
+    def _check_unchanged(self) -> None:
+        """Refuse to keep an item of another dataset than the one that the folder is named by."""
+        parts = event_datasets("Cached", self.dataset)
+        state = _state(parts)
+        # in a process of its own code may have other names
+        known = self._made_with or state
+        is_other = state != known and (state[1] != known[1] or _known_by(self.dataset, parts) != self._known_by)
+        self._made_with = known if is_other else state
+        if is_other:
+            raise InvalidValueError(
+                "Cached(dataset): it has changed since the cache was set up, or a transform of it changes from call to call, and "
+                "what is kept would depend on when it was made; make a new Cached after each change, and of a transform leave out "
+                "what does not matter in __getstate__"
+            )
+
+
+def _state(parts: Sequence[EventDataset]) -> _State:
+    """What tells in little time whether datasets may have changed, and what does whether transforms and labels have."""
+    return [part._changes for part in parts], [
+        (identity(part.transforms), list(part._labels) if part._are_given and part._labels is not None else None) for part in parts
+    ]
 
 
 def _known_by(dataset: Any, parts: Sequence[EventDataset]) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from snnsim.data.events.array import event_array, in_order
-from snnsim.data.numbers import first_fraction, first_outside, is_number, whole
-from snnsim.errors import InvalidValueError, ShapeError
+from snnsim.data.numbers import as_array, check_generator, first_fraction, first_outside, is_number, whole
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 __all__ = ["EventCamera", "saccades"]
 
 # events of one pixel between two frames, each a pass over the sensor
 _MOST = 2**20
+# of one recording
+_MOST_NOISE = 2**30
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class EventCamera:
         Returns:
             Structured array `[N]` with fields x, y, t, p, in order of time.
         """
-        frames, times = np.asarray(frames, dtype=np.float64), np.asarray(times)
+        frames, times = _intensities("EventCamera(frames)", frames), _numbers("EventCamera(times)", times)
         self._check(frames, times, generator)
         times = times.astype(np.int64)
         log = np.log(frames + self.floor)
@@ -111,7 +114,7 @@ class EventCamera:
         )
 
     def _check(self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None) -> None:
-        if frames.ndim != 3 or len(frames) < 2 or times.shape != frames.shape[:1]:
+        if frames.ndim != 3 or len(frames) < 2 or frames.size == 0 or times.shape != frames.shape[:1]:
             raise ShapeError(
                 f"EventCamera(frames: {list(frames.shape)}, times: {list(times.shape)}): expected frames [K, "
                 "H, W], K at least 2, and one time per frame, [K]; let a still image move with saccades"
@@ -132,6 +135,11 @@ class EventCamera:
             raise InvalidValueError("EventCamera(times): must be strictly increasing, in microseconds")
         if self.noise and generator is None:
             raise InvalidValueError(f"{self}: noise is drawn from a generator; pass numpy.random.default_rng(seed)")
+        if self.noise:
+            check_generator("EventCamera", generator)
+            expected = self.noise * frames[0].size * (int(times[-1]) - int(times[0])) * 1e-6
+            if expected > _MOST_NOISE:
+                raise InvalidValueError(f"{self}: {expected:g} events of noise in this time are too many; lower the rate of noise")
 
 
 def saccades(
@@ -152,29 +160,41 @@ def saccades(
         Orchard, Jayawant, Cohen & Thakor 2015, arXiv 1507.07629, section 2.2; the pixels moved and the sampling are
         ours.
     """
-    image = np.asarray(image, dtype=np.float64)
+    image = _intensities("saccades(image)", image)
     if image.ndim != 2:
         raise ShapeError(f"saccades(image: {list(image.shape)}): expected one image, [H, W]")
-    if (
-        not is_number(amplitude)
-        or amplitude <= 0
-        or whole(frames_per_saccade, 1) is None
-        or whole(duration, frames_per_saccade) is None
-    ):
+    count, time = whole(frames_per_saccade, 1, _MOST), whole(duration, 1, 2**40)
+    if not is_number(amplitude) or amplitude <= 0 or count is None or time is None or time < count:
         raise InvalidValueError(
             f"saccades(amplitude={amplitude}, duration={duration}, frames_per_saccade={frames_per_saccade}): "
-            "amplitude must be above 0, and there must be at least 1 frame and 1 microsecond per frame"
+            f"amplitude must be above 0, and there must be at least 1 frame and 1 microsecond per frame, at most {_MOST} frames"
         )
     corners = amplitude / 2 * np.array([[-1, -1], [1, 0], [-1, 1], [-1, -1]], dtype=np.float64)
-    place = np.arange(3 * frames_per_saccade + 1)
-    path = np.stack([np.interp(place, frames_per_saccade * np.arange(4), corners[:, axis]) for axis in (0, 1)], axis=1)
-    times = place * duration // frames_per_saccade
+    place = np.arange(3 * count + 1)
+    path = np.stack([np.interp(place, count * np.arange(4), corners[:, axis]) for axis in (0, 1)], axis=1)
+    times = place * time // count
     return np.stack([_shifted(image, dy, dx) for dy, dx in path]), times
+
+
+def _numbers(where: str, values: Any) -> np.ndarray:
+    try:
+        return as_array(values)
+    except TypeError as error:
+        raise InvalidTypeError(f"{where}: expected numbers ({error})") from error
+
+
+def _intensities(where: str, values: Any) -> np.ndarray:
+    array = _numbers(where, values)
+    if array.dtype.kind not in "biuf":
+        raise InvalidTypeError(f"{where}: found dtype {array.dtype}; expected numbers")
+    return array.astype(np.float64)
 
 
 def _shifted(image: np.ndarray, dy: float, dx: float) -> np.ndarray:
     """The image moved by a fraction of a pixel, bilinear, black outside."""
     height, width = image.shape
+    if abs(dy) > height or abs(dx) > width:
+        return np.zeros_like(image)
     # room for the move and for the pixel that interpolation looks ahead
     margin = int(max(abs(dy), abs(dx))) + 2
     padded = np.pad(image, margin)

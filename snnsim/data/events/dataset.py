@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
+from inspect import signature
 from multiprocessing.context import get_spawning_popen
 from typing import Any, ClassVar, Protocol
 
@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from snnsim.data.events.array import as_events, converted, in_form, in_order
 from snnsim.data.events.epoch import Epoch
-from snnsim.data.numbers import checked_labels, checked_size, whole
+from snnsim.data.numbers import checked_index, checked_labels, checked_size, whole
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError
 
 __all__ = ["EventDataset", "FromDataset", "Transform", "collate", "collate_padded", "set_epoch"]
@@ -59,16 +59,20 @@ class EventDataset(Dataset[tuple[Any, int]]):
         source: str = "",
     ) -> None:
         name = type(self).__name__
-        if not isinstance(transforms, Sequence) or not all(callable(transform) for transform in transforms):
+        if not isinstance(transforms, Sequence) or not all(map(_is_transform, transforms)):
             raise InvalidTypeError(
-                f"{name}(transforms={transforms!r}): expected a list of transforms, such as "
-                "[FramesByTime((34, 34), 20)]; an uncalled class is none"
+                f"{name}(transforms={transforms!r}): expected a list of transforms, such as [FramesByTime((34, 34), 20)], each "
+                "called with events and a generator; an uncalled class is none, and of one that takes events only, make "
+                "lambda events, generator: transform(events)"
             )
+        if not isinstance(source, str):
+            raise InvalidTypeError(f"{name}(source={source!r}): expected text; of a path, str(path)")
         known = whole(seed, 0)
         if known is None:
             raise InvalidValueError(f"{name}(seed={seed!r}): a seed must be at least 0, a whole number")
         self.size = checked_size(name, size)
         self._labels: list[int] | None = checked_labels(name, labels)
+        self._are_given = True
         self.transforms = tuple(transforms)
         self.seed = known
         self.source = source
@@ -85,6 +89,7 @@ class EventDataset(Dataset[tuple[Any, int]]):
     @labels.setter
     def labels(self, labels: Sequence[int]) -> None:
         self._labels = checked_labels(type(self).__name__, labels)
+        self._are_given = True
 
     @property
     def epoch(self) -> int:
@@ -99,16 +104,27 @@ class EventDataset(Dataset[tuple[Any, int]]):
         self._epoch.number = number
 
     # attributes that only tell what was done with the dataset so far: items do not depend on them
-    _passing: ClassVar[frozenset[str]] = frozenset({"_at_first", "_epoch", "_labels"})
+    _passing: ClassVar[frozenset[str]] = frozenset({"_are_given", "_at_first", "_epoch", "_labels", "_changes", "_is_reading"})
+
+    # number of attributes that were set from outside, and not by `recording` or a transform
+    _changes = 0
+    _is_reading = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name not in self._passing and name != "epoch" and not self._is_reading:
+            self._changes += 1
+            self._at_first = None
 
     def settings(self) -> dict[str, Any]:
         """What the items depend on besides the class, for `Cached`: every attribute, labels where they were given.
 
         Those named like an argument of the constructor count as they are; others as they were when the dataset was first
-        cached, so that `recording` may keep a count or what it made. Leave out here what cannot matter, such as an open file.
+        cached or an attribute was last set from outside, so that `recording` may keep a count or what it made. Leave out here
+        what cannot matter, such as an open file.
         """
         kept = {name: value for name, value in self.__dict__.items() if name not in self._passing}
-        return {**kept, "labels": self._labels}
+        return {**kept, "labels": self._labels if self._are_given else None}
 
     def recording(self, index: int) -> np.ndarray:
         """Events of one recording, in order of time."""
@@ -127,24 +143,29 @@ class EventDataset(Dataset[tuple[Any, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        place = operator.index(index)
-        if place < 0:
-            place += len(self)
-        if not 0 <= place < len(self):
-            raise IndexError(f"index {index} is outside this dataset of {len(self)} recordings")
+        place = checked_index(type(self).__name__, index, len(self), "recordings")
         name = f"{type(self).__name__}[{place}]"
-        item, label = self._read(place)
-        generator = np.random.default_rng((self.seed, self.epoch, place))
+        was_reading, self._is_reading = self._is_reading, True
+        try:
+            item, label = self._read(place)
+            return self._transformed(item, place, name), label
+        except IndexError as error:
+            # let through, it would end a loop over the items as if there were no more
+            raise DataError(f"{name}: an index is out of range where the item is made ({error})") from error
+        finally:
+            self._is_reading = was_reading
+
+    def _transformed(self, item: Any, index: int, name: str) -> Any:
+        generator = np.random.default_rng((self.seed, self.epoch, index))
         try:
             for transform in self.transforms:
                 item = transform(item, generator)
                 if _are_events(item):
                     item = in_form(item, repr(transform))
             # some transforms leave the order to others behind them
-            item = as_events(item, "the transforms") if _are_events(item) else item
+            return as_events(item, "the transforms") if _are_events(item) else item
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        return item, label
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy of the dataset counts its own passes
@@ -153,6 +174,20 @@ class EventDataset(Dataset[tuple[Any, int]]):
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}({self.source!r}, {len(self)} recordings, size={self.size}, transforms={list(self.transforms)})"
+
+
+def _is_transform(transform: Any) -> bool:
+    """Whether it is called with events and a generator, as far as it tells."""
+    if not callable(transform) or isinstance(transform, type):
+        return False
+    try:
+        signature(transform).bind(None, None)
+    except ValueError:
+        # one in C may not tell
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _are_events(item: Any) -> bool:
@@ -185,15 +220,20 @@ class FromDataset(EventDataset):
         seed: int = 0,
         source: str | None = None,
     ) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise InvalidTypeError(
+                f"FromDataset(dataset: {type(dataset).__name__}): expected a dataset with a length, whose items have an index; of "
+                "an iterator make a list"
+            )
         if size is None:
             sensor = getattr(dataset, "sensor_size", None)
-            if sensor is None:
+            if not isinstance(sensor, Sequence) or len(sensor) < 2:
                 raise InvalidTypeError(
                     f"FromDataset(size=None): {type(dataset).__name__} has no sensor_size; pass size=(height, width)"
                 )
             size = sensor[1], sensor[0]
         super().__init__(size, (), transforms, seed=seed, source=repr(dataset) if source is None else source)
-        self._labels = None
+        self._labels, self._are_given = None, False
         self.dataset = dataset
         self.is_named = source is not None
         self._latest: tuple[int, Any] = -1, None
@@ -210,13 +250,23 @@ class FromDataset(EventDataset):
         return len(self.dataset) if self._labels is None else len(self._labels)
 
     def recording(self, index: int) -> np.ndarray:
-        item = self.dataset[index]
-        self._latest = index, item[1]
+        events, label = self._item(index)
+        self._latest = index, label
         name = f"{type(self.dataset).__name__}[{index}]"
-        return as_events(in_order(converted(item[0], name)), name, self.size)
+        return as_events(in_order(converted(events, name)), name, self.size)
+
+    def _item(self, index: int) -> tuple[Any, Any]:
+        item = self.dataset[index]
+        if not isinstance(item, Sequence) or len(item) != 2:
+            held = f" of {len(item)}" if isinstance(item, Sized) else ""
+            raise InvalidTypeError(
+                f"{type(self.dataset).__name__}[{index}] is a {type(item).__name__}{held}; FromDataset expects (events, label): "
+                "wrap the dataset in one that makes them"
+            )
+        return item[0], item[1]
 
     def _find_labels(self) -> Sequence[int]:
-        return [self.dataset[index][1] for index in range(len(self))]
+        return [self._item(index)[1] for index in range(len(self))]
 
     def _read(self, index: int) -> tuple[np.ndarray, int]:
         events = self.recording(index)
@@ -224,7 +274,7 @@ class FromDataset(EventDataset):
             return events, self._labels[index]
         latest, label = self._latest
         if latest != index:
-            label = self.dataset[index][1]
+            label = self._item(index)[1]
         return events, checked_labels(f"{type(self.dataset).__name__}[{index}]", [label])[0]
 
 
@@ -250,7 +300,12 @@ def labels_of(dataset: Any) -> list[int]:
     """Labels of a dataset that `event_datasets` can look into."""
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
-        return [labels[index] for index in dataset.indices]
+        try:
+            return [labels[index] for index in dataset.indices]
+        except IndexError as error:
+            raise InvalidValueError(
+                f"Subset(indices): one is outside the dataset of {len(labels)} recordings; pick from range({len(labels)})"
+            ) from error
     if isinstance(dataset, ConcatDataset):
         return [label for part in dataset.datasets for label in labels_of(part)]
     return dataset.labels
@@ -285,8 +340,8 @@ def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     Raises:
         ShapeError: recordings that differ in shape.
     """
-    _check_items("collate", items, first=0, advice="use collate_padded for recordings of different length")
-    return torch.stack([frames for frames, _ in items], dim=1), _labels("collate", items)
+    pairs = _pairs("collate", items, first=0, advice="use collate_padded for recordings of different length")
+    return torch.stack([frames for frames, _ in pairs], dim=1), _labels("collate", pairs)
 
 
 def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -301,25 +356,37 @@ def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor,
     Raises:
         ShapeError: recordings that differ in more than their length.
     """
-    _check_items("collate_padded", items, first=1, advice="only T may differ; give all recordings one sensor size")
-    lengths = torch.tensor([len(frames) for frames, _ in items])
-    batch = items[0][0].new_zeros(int(lengths.max()), len(items), *items[0][0].shape[1:])
-    for index, (frames, _) in enumerate(items):
+    pairs = _pairs("collate_padded", items, first=1, advice="only T may differ; give all recordings one sensor size")
+    lengths = torch.tensor([len(frames) for frames, _ in pairs])
+    batch = pairs[0][0].new_zeros(int(lengths.max()), len(pairs), *pairs[0][0].shape[1:])
+    for index, (frames, _) in enumerate(pairs):
         batch[: len(frames), index] = frames
-    return batch, _labels("collate_padded", items), lengths
+    return batch, _labels("collate_padded", pairs), lengths
 
 
 def _labels(caller: str, items: Sequence[tuple[Tensor, int]]) -> Tensor:
     return torch.tensor(checked_labels(caller, [label for _, label in items]), dtype=torch.int64)
 
 
-def _check_items(caller: str, items: Sequence[tuple[Any, int]], first: int, advice: str) -> None:
-    """Frames that are tensors, of one shape from axis `first` on."""
-    if not items or not all(isinstance(frames, Tensor) for frames, _ in items):
+def _pairs(caller: str, items: Iterable[Any], first: int, advice: str) -> list[tuple[Tensor, Any]]:
+    """Pairs of frames, of one kind and of one shape from axis `first` on, and label."""
+    pairs = list(items) if isinstance(items, Iterable) else []
+    if not pairs or not all(isinstance(pair, tuple | list) and len(pair) == 2 and _are_frames(pair[0]) for pair in pairs):
         raise InvalidTypeError(
-            f"{caller}(items): expected at least one (frames, label) pair with frames a tensor; "
+            f"{caller}(items): expected at least one (frames, label) pair with frames a dense tensor [T, ...]; "
             "end the transforms with one that makes frames"
         )
-    shapes = {tuple(frames.shape[first:]) for frames, _ in items}
+    kinds = {(frames.dtype, frames.device) for frames, _ in pairs}
+    if len(kinds) > 1:
+        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        raise InvalidTypeError(
+            f"{caller}(items): frames are of different kinds, {found}; convert them to one, frames.to(torch.float32)"
+        )
+    shapes = {tuple(frames.shape[first:]) for frames, _ in pairs}
     if len(shapes) > 1:
-        raise ShapeError(f"{caller}(items): recordings differ in shape, {[list(f.shape) for f, _ in items]}; {advice}")
+        raise ShapeError(f"{caller}(items): recordings differ in shape, {[list(f.shape) for f, _ in pairs]}; {advice}")
+    return pairs
+
+
+def _are_frames(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.ndim > 0 and item.layout is torch.strided

@@ -46,9 +46,10 @@ class FramesByTime:
         since = events["t"] - events["t"][0]
         # frame f starts at the first whole microsecond from f * span / steps on; no product of it passes 64 bits
         each, rest = divmod(int(since[-1]) + 1, self.steps)
-        frame = np.arange(self.steps)
-        starts = frame * each + -(-frame * rest // self.steps)
-        return _count(events, np.searchsorted(starts, since, "right") - 1, self.steps, self.size)
+        # the first one starts at 0; a single one may last longer than 63 bits tell
+        frame = np.arange(1, self.steps)
+        starts = frame * (each if self.steps > 1 else 0) + -(-frame * rest // self.steps)
+        return _count(events, np.searchsorted(starts, since, "right"), self.steps, self.size)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class FramesByWindow:
     def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> Tensor:
         """Counts `[T, 2, H, W]`, float32; channel 0 holds polarity 0, T differs from recording to recording."""
         events = _some_events("FramesByWindow", events)
-        frame = (events["t"] - events["t"][0]) // self.window
+        since = events["t"] - events["t"][0]
+        # a window may be longer than 63 bits tell, a recording is not
+        frame = since // self.window if self.window <= since[-1] else np.zeros_like(since)
         return _count(events, frame, int(frame[-1]) + 1, self.size)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from snnsim.data.events.aedat import read_aedat3
 from snnsim.data.events.array import check_events
 from snnsim.data.events.dataset import EventDataset, Transform
-from snnsim.data.files import read_content
+from snnsim.data.files import has_file, read_content
 from snnsim.errors import DataError, InvalidTypeError, MissingDataError
+from snnsim.files import as_path
 
 __all__ = ["DVSGesture", "read_gesture_labels"]
 
@@ -76,7 +77,7 @@ class DVSGesture(EventDataset):
     ) -> None:
         if not isinstance(train, bool):
             raise InvalidTypeError(f"DVSGesture(train={train!r}): expected True (training part) or False (test part)")
-        root = Path(root)
+        root = as_path(root, "DVSGesture: root")
         listing = root / f"trials_to_{'train' if train else 'test'}.txt"
         self.gestures: list[tuple[Path, int, int]] = []
         labels = []
@@ -88,7 +89,7 @@ class DVSGesture(EventDataset):
                 raise DataError(f"{listing}: line {number}: expected the name of a recording in this folder, found {name!r}")
             recording = root / name
             label_file = recording.with_name(f"{recording.stem}_labels.csv")
-            missing = [path.name for path in (recording, label_file) if not path.is_file()]
+            missing = [path.name for path in (recording, label_file) if not has_file(path)]
             if missing:
                 raise MissingDataError(f"DVSGesture(root={str(root)!r}): {listing.name} lists {name}; not there: {missing}")
             for label, start, stop in read_gesture_labels(label_file):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copyreg
+import dis
 import hashlib
+import importlib
+import importlib.util
 import os
+import pickle
 import sys
 from contextlib import suppress
 from functools import cached_property
-from inspect import signature
+from inspect import getattr_static, signature
 from pathlib import PurePath
 from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
@@ -25,6 +29,9 @@ __all__ = ["identity"]
 # what the text of a value tells all of
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
+# instructions that look for a name among the globals
+_READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+
 # what a class holds besides what its objects do
 _OF_NO_EFFECT = {
     "__annotations__", "__annotate_func__", "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__dataclass_fields__",
@@ -37,12 +44,16 @@ def identity(value: Any) -> str:
     """SHA-256 of the content of a value, in hexadecimal.
 
     Arrays and tensors count with dtype and shape, files that a Path leads to with size and time of change, functions and
-    classes with their code, what they close over and the globals that they name; those of installed packages by name.
+    classes with their code, what they close over and what they name of globals and of other modules; those of installed
+    packages by name.
 
     Raises:
         InvalidTypeError: a part whose content cannot be known, such as an open file.
     """
-    return _Identities().of(value)
+    try:
+        return _Identities().of(value)
+    except RecursionError as error:
+        raise InvalidTypeError(f"a {type(value).__qualname__} is nested too deeply to be looked through") from error
 
 
 class _Identities:
@@ -77,7 +88,7 @@ class _Identities:
         kind = type(value)
         if kind in _PLAIN or (kind in (list, tuple) and _PLAIN.issuperset(map(type, value))):
             return [kind.__name__, repr(value)]
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta and not value.is_nested:
             dense = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
             return ["tensor", str(value.dtype), str(list(value.shape)), dense.flatten().view(torch.uint8).numpy().tobytes()]
         if kind is np.ndarray and not value.dtype.hasobject:
@@ -91,13 +102,13 @@ class _Identities:
         if kind in (set, frozenset):
             return [kind.__name__, *sorted(map(self.of, value))]
         if isinstance(value, ModuleType):
-            return ["module", value.__name__]
+            return self._of_module(value)
         if isinstance(value, type):
             return self._of_class(value)
         if isinstance(value, FunctionType):
             return self._of_function(value)
         if isinstance(value, CodeType):
-            return self._all("code", value.co_code, value.co_names, value.co_freevars, value.co_argcount, *value.co_consts)
+            return self._of_code(value)
         if isinstance(value, property):
             return self._all("property", value.fget, value.fset)
         if isinstance(value, classmethod | staticmethod):
@@ -112,9 +123,27 @@ class _Identities:
         name: list[str | bytes] = ["function", str(function.__module__), function.__qualname__]
         if _is_installed(function.__module__):
             return name
-        named = {key: function.__globals__[key] for key in sorted(_names(function.__code__)) if key in function.__globals__}
-        parts = function.__code__, function.__defaults__, function.__kwdefaults__, _contents(function), named, vars(function)
+        parts = (
+            function.__code__,
+            function.__defaults__,
+            function.__kwdefaults__,
+            _contents(function),
+            _named(function),
+            vars(function),
+        )
         return [*name, *self._all("parts", *parts)]
+
+    def _of_code(self, code: CodeType) -> list[str | bytes]:
+        counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+        # a caller may give arguments by name; what an error is caught by stands beside the instructions since Python 3.11
+        names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+        return self._all("code", code.co_code, getattr(code, "co_exceptiontable", b""), counts, *names, *code.co_consts)
+
+    def _of_module(self, module: ModuleType) -> list[str | bytes]:
+        name: list[str | bytes] = ["module", module.__name__]
+        if _is_installed(module.__name__):
+            return name
+        return [*name, self.of({name: part for name, part in vars(module).items() if not name.startswith("__")})]
 
     def _of_class(self, kind: type) -> list[str | bytes]:
         name: list[str | bytes] = ["class", kind.__module__, kind.__qualname__]
@@ -145,9 +174,20 @@ class _Identities:
         except (TypeError, AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
             raise InvalidTypeError(f"a {type(value).__qualname__} does not show what it holds ({error})") from error
         if isinstance(reduced, str):
-            return ["name", str(getattr(value, "__module__", None)), reduced]
+            return self._of_named(value, reduced)
         make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        if isinstance(state, dict):
+            # what follows from the rest, once it has been asked for
+            state = {name: part for name, part in state.items() if not _is_derived(type(value), name)} or None
         return self._all("object", type(value), make, arguments, state, list(items or ()), list(pairs or ()))
+
+    def _of_named(self, value: Any, name: str) -> list[str | bytes]:
+        """Parts of what pickle knows by its name only, which says nothing about a user's own function inside."""
+        module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+        wrapped = getattr(value, "__wrapped__", None)
+        if callable(value) and wrapped is None and not _is_installed(module):
+            raise InvalidTypeError(f"a {type(value).__qualname__} does not show the function that it calls")
+        return ["name", module, name, *self._all("parts", type(value), wrapped)]
 
 
 def _arguments(kind: type) -> set[str]:
@@ -177,16 +217,81 @@ def _contents(function: FunctionType) -> list[Any]:
     return contents
 
 
-def _names(code: CodeType) -> set[str]:
-    """Names of globals, and of attributes, that the code and the functions inside it use."""
-    inside = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*map(_names, inside))
+def _codes(code: CodeType) -> list[CodeType]:
+    """The code and that of the functions inside it."""
+    return [code, *(part for constant in code.co_consts if isinstance(constant, CodeType) for part in _codes(constant))]
+
+
+def _named(function: FunctionType) -> dict[str, Any]:
+    """The globals that a function names, and of a user's own modules among them and behind them the attributes that it names."""
+    codes = _codes(function.__code__)
+    steps = [step for code in codes for step in dis.get_instructions(code)]
+    read = sorted({step.argval for step in steps if step.opname in _READS})
+    # of a module any name may be one of an attribute; of the globals that would be chance
+    names = sorted({name for code in codes for name in code.co_names})
+    modules = {module.__name__: module for module in _imported(function)}
+    spaces = {"": function.__globals__, **{name: vars(module) for name, module in modules.items()}}
+    waiting, found = list(spaces), {}
+    while waiting:
+        space = waiting.pop()
+        for name in names if space else read:
+            if name not in spaces[space]:
+                continue
+            part = spaces[space][name]
+            if isinstance(part, ModuleType):
+                if part.__name__ not in spaces and not _is_installed(part.__name__):
+                    spaces[part.__name__] = vars(part)
+                    waiting.append(part.__name__)
+                part = part.__name__
+            found[f"{space}.{name}"] = part
+    return dict(sorted(found.items()))
+
+
+def _imported(function: FunctionType) -> list[ModuleType]:
+    """A user's own modules that a function imports itself, loaded as its first call would."""
+    modules = []
+    for code in _codes(function.__code__):
+        steps = list(dis.get_instructions(code))
+        for index, step in enumerate(steps):
+            if step.opname != "IMPORT_NAME":
+                continue
+            # the level of a relative import is put on the stack first, then the names that are taken from it
+            name = "." * steps[index - 2].argval + step.argval
+            with suppress(ImportError):
+                name = importlib.util.resolve_name(name, function.__globals__.get("__package__"))
+            if _is_installed(name):
+                continue
+            for inside in ("", *(f".{part}" for part in steps[index - 1].argval or ())):
+                # one that is not there is missed by the call, and most names are those of no module
+                with suppress(ImportError):
+                    modules.append(importlib.import_module(name + inside))
+    return modules
+
+
+def _is_derived(kind: type, name: str) -> bool:
+    return isinstance(getattr_static(kind, name, None), cached_property)
 
 
 def _is_installed(module: str | None) -> bool:
     """Whether a module is of the standard library, of an installed package or of this one."""
     root = str(module).partition(".")[0]
-    if root in sys.stdlib_module_names or root == __name__.partition(".")[0]:
+    if root == __name__.partition(".")[0]:
         return True
-    file = getattr(sys.modules.get(str(module), sys.modules.get(root)), "__file__", None)
+    if root == "__main__":
+        return False
+    file = _file(str(module), root)
+    if root in sys.stdlib_module_names:
+        # a user's own module may have the name of one there
+        return file is None or PurePath(file).is_relative_to(PurePath(os.__file__).parent)
     return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(PurePath(file).parts)
+
+
+def _file(module: str, root: str) -> str | None:
+    """File of a module, or of its package, loaded or not."""
+    loaded = sys.modules.get(module, sys.modules.get(root))
+    if loaded is not None:
+        return getattr(loaded, "__file__", None)
+    with suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(root)
+        return spec.origin if spec is not None and spec.has_location else None
+    return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from snnsim.data.events.dataset import event_datasets, first_drawing
-from snnsim.data.numbers import checked_labels
+from snnsim.data.numbers import checked_index, checked_labels, checked_places
 from snnsim.errors import InvalidTypeError, ShapeError
 
 __all__ = ["FrameDataset"]
@@ -64,9 +64,16 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
                 "dataset with a DataLoader instead (a transform of your own that draws nothing says so: draws = False)",
                 stacklevel=2,
             )
-        items = [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+            raise InvalidTypeError(f"FrameDataset.of(dataset={dataset!r}): expected a dataset of at least one (frames, label) pair")
+        items = [dataset[index] for index in range(len(dataset))]
+        if not all(isinstance(item, tuple | list) and len(item) == 2 for item in items):
+            raise InvalidTypeError("FrameDataset.of(dataset): expected items that are (frames, label) pairs, and no others")
         if not all(isinstance(frames, Tensor) for frames, _ in items):
             raise InvalidTypeError("FrameDataset.of(dataset): its items are events; end its transforms with one that makes frames")
+        kinds = {frames.dtype for frames, _ in items}
+        if len(kinds) > 1:
+            raise InvalidTypeError(f"FrameDataset.of(dataset): frames are of types {sorted(map(str, kinds))}; convert them to one")
         shapes = sorted({tuple(frames.shape) for frames, _ in items})
         if len(shapes) > 1:
             raise ShapeError(
@@ -80,13 +87,14 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        place = checked_index(type(self).__name__, index, len(self))
         # a copy: what is done to an item does not reach the dataset
-        return self.frames[index].clone(), int(self.labels[index])
+        return self.frames[place].clone(), int(self.labels[place])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} recordings {list(self.frames.shape[1:])}, {self.frames.device})"
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The items at `index`, `[M]` int64: frames `[T, M, 2, H, W]` and int64 labels `[M]`."""
-        index = index.to(self.frames.device)
+        index = checked_places(f"{type(self).__name__}.take", index, len(self)).to(self.frames.device)
         return self.frames.index_select(0, index).transpose(0, 1), self.labels.index_select(0, index)

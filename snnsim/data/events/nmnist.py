@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from snnsim.data.events.atis import decode_atis
 from snnsim.data.events.dataset import EventDataset, Transform
 from snnsim.data.events.store import Store
+from snnsim.data.files import has_file
 from snnsim.errors import DataError, InvalidTypeError, MissingDataError
+from snnsim.files import as_path
 
 __all__ = ["NMNIST"]
 
@@ -50,8 +52,9 @@ class NMNIST(EventDataset):
         if not isinstance(train, bool):
             raise InvalidTypeError(f"NMNIST(train={train!r}): expected True (training part) or False (test part)")
         part = "train" if train else "test"
-        archive = Path(root) / f"{part.capitalize()}.zip"
-        self.store = Store(archive if archive.is_file() else root)
+        root = as_path(root, "NMNIST: root")
+        archive = root / f"{part.capitalize()}.zip"
+        self.store = Store(archive if has_file(archive) else root)
         found = _by_folder(self.store, part) or _by_list(self.store, part)
         if not found:
             raise MissingDataError(
@@ -83,6 +86,7 @@ def _by_folder(store: Store, part: str) -> list[tuple[str, int]]:
 def _by_list(store: Store, part: str) -> list[tuple[str, int]]:
     """Recordings that a text file lists by number, with their class."""
     names, found = set(store.names), []
+    first: dict[str, str] = {}
     for listing in store.names:
         path = PurePosixPath(listing)
         if path.suffix != ".txt" or not path.name.lower().startswith(part):
@@ -98,5 +102,8 @@ def _by_list(store: Store, part: str) -> list[tuple[str, int]]:
             name = str(path.with_name(f"{fields[0]}.bs2"))
             if name not in names:
                 raise MissingDataError(f"{store.path}: {listing}, line {number} lists {name}, which is not there")
+            place = f"{listing}, line {number}"
+            if first.setdefault(name, place) != place:
+                raise DataError(f"{store.path}: {place} lists {name} again, after {first[name]}; fetch the list again")
             found.append((name, int(fields[1])))
     return found

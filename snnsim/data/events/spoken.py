@@ -14,9 +14,10 @@ import numpy as np
 
 from snnsim.data.events.array import check_events, in_order, make_events
 from snnsim.data.events.dataset import EventDataset, Transform
-from snnsim.data.files import refuse_bomb
+from snnsim.data.files import has_file, refuse_bomb
 from snnsim.data.numbers import first_fraction
 from snnsim.errors import DataError, MissingDataError, SnnsimError
+from snnsim.files import as_path
 
 __all__ = ["SpokenSpikes"]
 
@@ -43,8 +44,8 @@ class SpokenSpikes(EventDataset):
     """
 
     def __init__(self, path: str | os.PathLike[str], transforms: Sequence[Transform] = (), *, seed: int = 0) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
+        self.path = as_path(path, "SpokenSpikes: path")
+        if not has_file(self.path):
             raise MissingDataError(
                 f"SpokenSpikes(path={str(path)!r}): there is no such file; fetch it from "
                 "https://zenkelab.org/datasets/ and unpack it (gunzip)"

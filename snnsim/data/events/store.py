@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
-from snnsim.data.files import open_archive, read_content, read_member
-from snnsim.errors import MissingDataError
+from snnsim.data.files import has_file, has_folder, open_archive, read_content, read_member
+from snnsim.errors import DataError, MissingDataError
+from snnsim.files import as_path
 
 __all__ = ["Store"]
 
@@ -27,19 +28,22 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "root")
         self._archive: tuple[int, zipfile.ZipFile] | None = None
-        if self.path.is_dir():
-            files = (file for file in self.path.rglob("*") if file.is_file())
+        if has_folder(self.path):
+            files = filter(has_file, self.path.rglob("*"))
             self.names = sorted(file.relative_to(self.path).as_posix() for file in files)
-        elif self.path.is_file():
+        elif has_file(self.path):
             self.names = sorted(name for name in self._opened().namelist() if not name.endswith("/"))
+            twice = next((name for name, following in itertools.pairwise(self.names) if name == following), None)
+            if twice is not None:
+                raise DataError(f"{self.path}: two files in it are called {twice!r}; fetch the archive again")
         else:
             raise MissingDataError(f"{self.path}: there is neither such a folder nor such a zip archive")
 
     def read(self, name: str) -> bytes:
         """Content of one file."""
-        if self.path.is_dir():
+        if has_folder(self.path):
             return read_content(self.path / name, "read")
         return read_member(self._opened(), name)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from snnsim.data.events.array import as_events, in_order, make_events
-from snnsim.data.numbers import checked_size, is_number, whole
+from snnsim.data.numbers import check_generator, checked_size, is_number, whole
 from snnsim.errors import InvalidValueError
 
 __all__ = ["Crop", "Denoise", "Downsample", "DropEvents", "FlipHorizontal", "Jitter", "ScaleTime"]
@@ -153,6 +153,7 @@ class DropEvents:
             raise InvalidValueError(f"{self}: probability must be in [0, 1); 1 would leave no events")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        check_generator("DropEvents", generator)
         events = as_events(events, "DropEvents(events)")
         return events[generator.random(len(events)) >= self.probability]
 
@@ -177,6 +178,7 @@ class FlipHorizontal:
             raise InvalidValueError(f"{self}: {rule}")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        check_generator("FlipHorizontal", generator)
         events = as_events(events, "FlipHorizontal(events)")
         if generator.random() >= self.probability:
             return events
@@ -208,6 +210,7 @@ class Jitter:
         object.__setattr__(self, "size", checked_size("Jitter", self.size))
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        check_generator("Jitter", generator)
         events = as_events(events, "Jitter(events)")
         height, width = self.size
         move = np.rint(generator.normal(0, 1, (3, len(events))) * [[self.pixels], [self.pixels], [self.time]]).astype(np.int64)
@@ -234,10 +237,12 @@ class ScaleTime:
             raise InvalidValueError(f"{self}: expected 0 < low <= high; a factor above 1 slows the recording down")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        check_generator("ScaleTime", generator)
         events = as_events(events, "ScaleTime(events)")
         factor = generator.uniform(self.low, self.high)
         start = events["t"][:1]
         # checked as a float, before it is too late for 64 bits
-        since = np.floor((events["t"] - start) * factor)
+        with np.errstate(over="ignore"):
+            since = np.floor((events["t"] - start) * factor)
         t = make_events(events["x"], events["y"], since, events["p"], "ScaleTime(events)")["t"] + start
         return make_events(events["x"], events["y"], t, events["p"], "ScaleTime(events)")

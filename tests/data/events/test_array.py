@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,3 +142,31 @@ def test_sound_recording_is_returned():
 def test_unsound_recording_is_refused(events, message):
     with pytest.raises(DataError, match=message):
         check_events(events, (2, 4), "here")
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        ([[1], [1, 2]], "inhomogeneous"),
+        ([1.0, 2**53 + 1], "would be rounded"),
+        ([np.uint64(2**60 + 1), np.int64(3)], "would be rounded"),
+        (torch.ones(2).to_sparse(), "is no array; convert it"),
+        (torch.ones(2, device="meta"), "is no array; convert it"),
+    ],
+    ids=["ragged", "mixed", "unlike integers", "sparse", "meta"],
+)
+def test_what_makes_no_exact_array_is_refused_by_name(t, message):
+    with pytest.raises(InvalidTypeError, match=f"t is no array of numbers .*{message}"):
+        event_array([0, 0], [0, 0], t, [0, 0])
+
+
+def test_tensors_of_any_type_are_read():
+    events = event_array(torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.bfloat16), torch.arange(2), torch.ones(2))
+    assert events.tolist() == [(1, 1, 0, 1), (1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("other", ["polarity", "row"])
+def test_field_of_another_name_is_not_passed_over(other):
+    names = {"polarity": ["x", "y", "t", "polarity"], "row": ["x", "row", "t", "p"]}[other]
+    with pytest.raises(InvalidTypeError, match=rf"there is no field [yp], but there is \['{other}'\]; rename"):
+        from_structured(np.zeros(2, [(name, "i4") for name in names]))

@@ -342,3 +342,90 @@ def test_two_processes_may_fill_one_cache(tmp_path):
     assert sorted(path.name for path in cached.folder.iterdir()) == [f"{i:06d}.npz" for i in range(6)] + ["settings.txt"]
     for index in range(6):
         assert torch.equal(cached[index][0], source[index][0])
+
+
+class PerCall:
+    """A transform that changes from call to call, and says that it draws nothing."""
+
+    draws = False
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        self.calls += 1
+        return events[: self.calls]
+
+
+def test_transform_that_changes_from_call_to_call_is_refused(tmp_path):
+    cached = Cached(Counted([PerCall()]), tmp_path)
+    with pytest.raises(InvalidValueError, match="changes from call to call"):
+        cached[0]
+    assert not list(cached.folder.glob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source: setattr(source, "transforms", (Crop(), FramesByTime((1, 1), 3))),
+        lambda source: setattr(source, "labels", [7, 8]),
+        lambda source: source.labels.reverse(),
+        lambda source: setattr(source, "gain", 5),
+    ],
+    ids=["transforms", "labels", "labels in place", "attribute"],
+)
+def test_items_of_a_dataset_that_has_changed_are_not_kept(tmp_path, change):
+    source = Counted([FramesByTime((1, 1), 2)])
+    cached = Cached(source, tmp_path)
+    kept = cached[0][0]
+    change(source)
+    with pytest.raises(InvalidValueError, match="has changed since the cache was set up"):
+        cached[1]
+    assert torch.equal(cached[0][0], kept)
+    again = Cached(source, tmp_path)
+    assert again.folder != cached.folder
+    assert again[1][1] == source.labels[1]
+
+
+def test_labels_that_are_looked_at_are_no_change(tmp_path):
+    source = FromDataset([(event_array([0], [0], [0], [1]), 3)], (1, 1))
+    cached = Cached(source, tmp_path)
+    assert source.labels == [3]
+    assert cached[0][1] == 3
+    assert Cached(source, tmp_path).folder == cached.folder
+
+
+def test_labels_of_an_inner_cache_are_settings_of_the_outer_one(tmp_path):
+    inner = Cached(Counted(), tmp_path)
+    assert Cached(inner, tmp_path)[0][1] == 0
+    inner.labels = [7, 8]
+    assert Cached(inner, tmp_path)[0][1] == 7
+
+
+def test_full_cache_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    kept = Cached(Counted([FramesByTime((1, 1), 2)]), tmp_path)[0][0]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OutputError("read-only")
+
+    monkeypatch.setattr("snnsim.data.events.cache.write_whole", refuse)
+    assert torch.equal(Cached(Counted([FramesByTime((1, 1), 2)]), tmp_path)[0][0], kept)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_pipe_in_place_of_an_item_does_not_block(tmp_path):
+    cached = Cached(Counted(), tmp_path)
+    os.mkfifo(cached.folder / "000000.npz")
+    with pytest.raises(OutputError, match="there is something there that is no file"):
+        cached[0]
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"cache"])
+def test_folder_that_is_no_path_is_refused(folder):
+    with pytest.raises(InvalidTypeError, match=r"Cached: folder = .*expected text or a pathlib.Path"):
+        Cached(Counted(), folder)
+
+
+def test_subset_of_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"Subset\(indices\): one is outside the dataset of 2 recordings"):
+        assert Cached(Subset(Counted(), [0, 9]), tmp_path).labels

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from snnsim.data.events import EventCamera, saccades
-from snnsim.errors import InvalidValueError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 TIMES = np.array([0, 1000])
 
@@ -150,3 +150,30 @@ def test_bad_saccades_are_refused():
         saccades(np.zeros((3, 4)), duration=0.5)
     with pytest.raises(InvalidValueError, match="at least 1 frame and 1 microsecond per frame"):
         saccades(np.zeros((3, 4)), frames_per_saccade=0)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((2, 0, 3)), [[1], [1, 2]], "ab", np.zeros((2, 3, 3), complex)])
+def test_what_are_no_frames_is_refused(frames):
+    with pytest.raises((InvalidTypeError, ShapeError), match="EventCamera"):
+        EventCamera()(frames, [0, 1])
+
+
+def test_noise_is_drawn_from_a_generator_and_not_without_end():
+    with pytest.raises(InvalidTypeError, match="generator=0"):
+        EventCamera(noise=1)(np.zeros((2, 3, 3)), [0, 10], 0)
+    with pytest.raises(InvalidValueError, match="lower the rate of noise"):
+        EventCamera(noise=1e30)(np.zeros((2, 3, 3)), [0, 10**6], np.random.default_rng(0))
+
+
+def test_saccades_take_whole_numbers_of_any_type():
+    frames, times = saccades(np.eye(4), frames_per_saccade=100)
+    for number in (np.uint8(100), 100.0):
+        other = saccades(np.eye(4), frames_per_saccade=number)
+        assert np.array_equal(other[0], frames)
+        assert np.array_equal(other[1], times)
+        assert other[1].dtype == np.int64
+
+
+def test_image_that_moves_far_is_gone():
+    frames, _ = saccades(np.eye(4), amplitude=1e12, frames_per_saccade=1)
+    assert not frames[0].any()

@@ -373,3 +373,92 @@ def test_epoch_of_what_cannot_be_looked_into_is_refused():
         InvalidTypeError, match=r"set_epoch\(dataset=\[1\]\): expected an EventDataset, or a Subset or ConcatDataset"
     ):
         set_epoch([1], 1)
+
+
+class Sequence2:
+    """A foreign dataset that says it has more items than there are."""
+
+    def __init__(self, items, count: int) -> None:
+        self.items, self.count = items, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.items[index]
+
+
+def test_index_error_of_a_users_own_does_not_end_a_loop():
+    item = event_array([0], [0], [0], [1]), 1
+    with pytest.raises(DataError, match=r"FromDataset\[1\]: an index is out of range where the item is made"):
+        list(FromDataset(Sequence2([item], 3), (1, 1)))
+    with pytest.raises(DataError, match=r"FromDataset\[0\]: an index is out of range"):
+        list(FromDataset([item], (1, 1), [lambda events, generator: [events][5]]))
+
+
+@pytest.mark.parametrize("item", [{"events": 1, "label": 2}, (1, 2, 3), (1,), 5], ids=["dict", "three", "one", "number"])
+def test_foreign_items_that_are_no_pairs_are_refused(item):
+    with pytest.raises(InvalidTypeError, match=r"list\[0\] is a .*FromDataset expects \(events, label\)"):
+        FromDataset([item], (1, 1))[0]
+    with pytest.raises(InvalidTypeError, match=r"list\[0\] is a "):
+        assert FromDataset([item], (1, 1)).labels
+
+
+@pytest.mark.parametrize("dataset", [None, 3, iter([])])
+def test_foreign_dataset_without_a_length_is_refused(dataset):
+    with pytest.raises(InvalidTypeError, match="expected a dataset with a length"):
+        FromDataset(dataset, (1, 1))
+
+
+@pytest.mark.parametrize("transform", [Crop, lambda events: events, FramesByTime], ids=["class", "one argument", "frames"])
+def test_transform_that_cannot_be_called_as_one_is_refused(transform):
+    with pytest.raises(InvalidTypeError, match="called with events and a generator"):
+        FromDataset([], (1, 1), [transform])
+
+
+def test_source_is_text():
+    with pytest.raises(InvalidTypeError, match=r"source=.*expected text; of a path, str\(path\)"):
+        EventDataset((1, 1), [], source=3)
+
+
+@pytest.mark.parametrize("labels", [{5, 3}, {0: 5, 1: 6}, np.ma.array([1, 2], mask=[0, 1]), [2**53 + 1, 1.0]])
+def test_labels_without_order_or_exact_value_are_refused(labels):
+    with pytest.raises(InvalidTypeError, match="labels must be a list of ints"):
+        EventDataset((1, 1), labels)
+
+
+def test_labels_of_unlike_integers_are_kept_or_refused():
+    with pytest.raises(InvalidTypeError, match="would be rounded"):
+        EventDataset((1, 1), [np.uint64(2**60 + 1), np.int64(3)])
+    assert EventDataset((1, 1), [np.uint64(5), np.int64(3), torch.tensor(2)]).labels == [5, 3, 2]
+
+
+@pytest.mark.parametrize("size", [{240, 180}, {240: 1, 180: 2}, b"ab"], ids=["set", "dict", "bytes"])
+def test_size_without_order_is_refused(size):
+    with pytest.raises(InvalidValueError, match=r"size must be \(height, width\)"):
+        EventDataset(size, [])
+
+
+@pytest.mark.parametrize("function", [collate, collate_padded])
+@pytest.mark.parametrize(
+    "items",
+    [[(torch.zeros(2), 1, 2)], [(torch.tensor(1.0), 1)], [(torch.zeros(2, 2).to_sparse(), 1)], None],
+    ids=["three", "no time", "sparse", "none"],
+)
+def test_collate_refuses_what_are_no_pairs(function, items):
+    with pytest.raises(InvalidTypeError, match=r"expected at least one \(frames, label\) pair"):
+        function(items)
+
+
+@pytest.mark.parametrize("function", [collate, collate_padded])
+def test_collate_refuses_frames_of_unlike_types(function):
+    with pytest.raises(InvalidTypeError, match=r"frames are of different kinds, torch.float32 on cpu, torch.uint8 on cpu"):
+        function([(torch.zeros(2, dtype=torch.uint8), 1), (torch.full((2,), 0.5), 1)])
+
+
+def test_records_come_out_as_events():
+    class Records(EventDataset):
+        def recording(self, index: int) -> np.ndarray:
+            return event_array([0], [0], [0], [1]).view(np.recarray)
+
+    assert type(Records((1, 1), [0])[0][0]) is np.ndarray

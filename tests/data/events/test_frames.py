@@ -157,3 +157,11 @@ def test_counts_that_float32_rounds_are_refused(monkeypatch):
     with pytest.raises(DataError, match="4 events of a frame fall on one pixel, float32 counts to 3"):
         FramesByTime((1, 1), 1)(one_pixel([0, 1, 2, 3]))
     assert FramesByTime((1, 1), 2)(one_pixel([0, 1, 2, 3])).sum() == 4
+
+
+def test_longest_recording_and_longer_windows_make_one_frame():
+    events = event_array([0, 0], [0, 0], [-(2**62), 2**62 - 1], [0, 1])
+    assert FramesByTime((1, 1), 1)(events).tolist() == [[[[1]], [[1]]]]
+    assert FramesByTime((1, 1), 2)(events).sum((2, 3)).tolist() == [[1, 0], [0, 1]]
+    for window in (2**63, 2**70):
+        assert FramesByWindow((1, 1), window)(events).tolist() == [[[[1]], [[1]]]]

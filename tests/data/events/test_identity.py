@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib
 import os
 import subprocess
 import sys
 import threading
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -212,3 +214,101 @@ def test_processes_agree():
     ]
     assert runs[0].stdout == runs[1].stdout
     assert len(runs[0].stdout.strip()) == 64
+
+
+def made(source: str, name: str = "f", module: str = "mine", **given: object) -> object:
+    space = {"__name__": module, **given}
+    exec(source, space)
+    return space[name]
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ("def f(events, a, b): return a - b", "def f(events, b, a): return b - a"),
+        (
+            "import functools\n@functools.lru_cache\ndef f(e): return e",
+            "import functools\n@functools.lru_cache\ndef f(e): return -e",
+        ),
+        ("def f(a, *, b=1): return a", "def f(a, b=1): return a"),
+        (
+            "def f(e):\n try:\n  x = e + 1\n  y = e + 2\n except ValueError:\n  return 3\n return x",
+            "def f(e):\n x = e + 1\n try:\n  y = e + 2\n except ValueError:\n  return 3\n return x",
+        ),
+    ],
+    ids=["names of arguments", "remembers calls", "only by name", "what is tried"],
+)
+def test_functions_are_told_apart(sources):
+    one, again, other = (identity(made(source)) for source in (sources[0], *sources))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import helper_of_mine as helper\ndef f(events): return helper.shift(events)",
+        "def f(events):\n import helper_of_mine\n return helper_of_mine.shift(events)",
+        "def f(events):\n from helper_of_mine import shift\n return shift(events)",
+        "import helper_of_mine\ndef f(events, use=helper_of_mine): return use.shift(events)",
+    ],
+    ids=["global", "inside", "from", "default"],
+)
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_users_own_module_counts_with_what_is_used_of_it(tmp_path, monkeypatch, use, is_loaded):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = []
+    for number in (1, 2):
+        (tmp_path / "helper_of_mine.py").write_text(f"def shift(events): return events + {number}\n")
+        function = made(use)
+        if is_loaded:
+            importlib.import_module("helper_of_mine")
+        found.append(identity(function))
+        sys.modules.pop("helper_of_mine", None)
+        importlib.invalidate_caches()
+    assert found[0] != found[1]
+
+
+def test_attribute_with_the_name_of_a_global_is_none():
+    source = "def f(self): return self.frames"
+    assert identity(made(source)) == identity(made(source, frames=3))
+
+
+def test_own_module_with_the_name_of_one_of_python_counts_by_content(tmp_path, monkeypatch):
+    module = types.ModuleType("code")
+    module.__file__ = str(tmp_path / "code.py")
+    monkeypatch.setitem(sys.modules, "code", module)
+    one, other = (identity(made(f"def f(): return {number}", module="code")) for number in (1, 2))
+    assert one != other
+
+
+def test_what_is_derived_once_does_not_count():
+    value = Derived()
+    before = identity(value)
+    assert value.table == [1]
+    assert identity(value) == before
+
+
+class Derived:
+    @functools.cached_property
+    def table(self) -> list[int]:
+        return [1]
+
+
+def test_sparse_tensors_are_told_apart():
+    one, other = (identity(torch.tensor(values).to_sparse()) for values in ([1.0, 0.0], [0.0, 1.0]))
+    assert one != other
+
+
+def test_function_behind_a_name_is_refused():
+    with pytest.raises(InvalidTypeError, match="a ufunc does not show the function that it calls"):
+        identity(np.frompyfunc(lambda value: value, 1, 1))
+    assert identity(np.sin) != identity(np.cos)
+
+
+def test_what_is_nested_too_deeply_is_refused():
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InvalidTypeError, match="a list is nested too deeply"):
+        identity(deep)

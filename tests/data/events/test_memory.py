@@ -84,3 +84,23 @@ def test_labels_that_are_not_int64_are_refused():
         FrameDataset(torch.zeros(2, 3, 2, 4, 4), torch.zeros(2))
     with pytest.raises(InvalidValueError, match=r"FrameDataset.of\(labels\): label 1 is 0.5"):
         FrameDataset.of([(torch.zeros(3, 2, 4, 4), 1), (torch.zeros(3, 2, 4, 4), 0.5)])
+
+
+@pytest.mark.parametrize(
+    "dataset", [[], None, [(torch.zeros(2, 2, 3, 3), 1, 2)], [{"a": 1}]], ids=["empty", "none", "three", "dict"]
+)
+def test_what_holds_no_pairs_is_refused(dataset):
+    with pytest.raises(InvalidTypeError, match=r"FrameDataset\.of\(dataset.*pair"):
+        FrameDataset.of(dataset)
+
+
+def test_frames_of_unlike_types_are_refused():
+    items = [(torch.zeros(1, 2, 1, 1), 0), (torch.zeros(1, 2, 1, 1, dtype=torch.uint8), 0)]
+    with pytest.raises(InvalidTypeError, match=r"frames are of types \['torch.float32', 'torch.uint8'\]"):
+        FrameDataset.of(items)
+
+
+def test_several_items_are_no_index():
+    frames = FrameDataset(torch.zeros(3, 1, 2, 1, 1), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(InvalidTypeError, match=r"FrameDataset\[slice.*Subset"):
+        frames[0:1]

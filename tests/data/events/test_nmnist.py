@@ -227,3 +227,20 @@ def test_real_recordings():
     assert frames.shape == (20, 2, 34, 34)
     # 5 bytes an event
     assert torch.equal(frames.sum(), torch.tensor(23405 / 5))
+
+
+def test_two_files_of_one_name_in_an_archive_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("Train/3/1.bin", recording(1))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("Train/3/1.bin", recording(2))
+    with pytest.raises(DataError, match=r"a\.zip: two files in it are called 'Train/3/1\.bin'"):
+        NMNIST(tmp_path / "a.zip")
+
+
+def test_recording_that_is_listed_twice_is_refused(tmp_path):
+    (tmp_path / "train3.txt").write_text("1 5\n2 0\n1 7\n")
+    for number in (1, 2):
+        (tmp_path / f"{number}.bs2").write_bytes(recording(number))
+    with pytest.raises(DataError, match=r"train3\.txt, line 3 lists 1\.bs2 again, after train3\.txt, line 1"):
+        NMNIST(tmp_path)

@@ -234,3 +234,16 @@ def test_times_that_leave_64_bits_are_refused():
         ScaleTime(2.0, 2.0)(ENDS, generator())
     with pytest.raises(DataError, match=r"Jitter\(events\): event .*: t is .* outside"):
         Jitter((2, 2), time=2.0**40)(ENDS, generator())
+
+
+@pytest.mark.parametrize("make", [DropEvents, lambda huge: Jitter((3, 4), huge), lambda huge: ScaleTime(1, huge)])
+def test_number_beyond_a_float_is_refused(make):
+    with pytest.raises(InvalidValueError):
+        make(10**400)
+
+
+@pytest.mark.parametrize("transform", [DropEvents(0.5), FlipHorizontal(3), Jitter((3, 4), 1), ScaleTime(1, 2)])
+@pytest.mark.parametrize("generator", [None, 0])
+def test_what_nothing_can_be_drawn_from_is_refused(transform, generator):
+    with pytest.raises(InvalidTypeError, match=r"generator=.*numpy\.random\.default_rng\(seed\)"):
+        transform(event_array([0], [0], [0], [1]), generator)
