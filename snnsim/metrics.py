@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import check_tensor
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.checks import check_real, check_tensor, dense
+from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.quiet import quiet
-from snnsim.restore import hooked, restoring
+from snnsim.restore import PassingHook, hooked, restoring
 from snnsim.runners import MultiStep, SingleStep, reset
 from snnsim.temporal import Temporal
 
@@ -66,6 +67,7 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
     if not isinstance(net, nn.Module):
         raise InvalidTypeError(f"footprint(net): must be an nn.Module, got {type(net).__name__}")
     check_tensor("footprint", "x", x)
+    x = dense("footprint", "x", x)
     runners = [module for module in net.modules() if isinstance(module, MultiStep | SingleStep)]
     axis = int(any(runner.time_steps is None for runner in runners))
     if x.dim() <= axis or not x.shape[axis]:
@@ -123,6 +125,12 @@ def firing_rate(spikes: Tensor) -> float:
     """
     if not isinstance(spikes, Tensor):
         raise InvalidTypeError(f"firing_rate(spikes): must be a tensor, got {type(spikes).__name__}")
+    check_real("firing_rate", "spikes", spikes)
+    spikes = dense("firing_rate", "spikes", spikes)
+    if spikes.is_meta:
+        raise InvalidValueError(
+            "firing_rate(spikes): is on the meta device and has no values; pass the spikes of a run with values"
+        )
     if not spikes.numel():
         raise InvalidValueError(f"firing_rate(spikes): shape {tuple(spikes.shape)} holds no value")
     return float(spikes.detach().double().mean())
@@ -152,11 +160,13 @@ class FiringMeter:
         self._spikes = dict.fromkeys(nodes, 0.0)
         self._places = dict.fromkeys(nodes, 0)
         self._hooks: list[tuple[nn.Module, Callable[..., None]]] = [
-            (node, _counter(name, self._spikes, self._places)) for name, node in nodes.items()
+            (node, _Counter(name, self._spikes, self._places)) for name, node in nodes.items()
         ]
         self._counting = ExitStack()
 
     def __enter__(self) -> FiringMeter:
+        if any(hook in node._forward_hooks.values() for node, hook in self._hooks):
+            raise RunError("FiringMeter: is counting already; enter it once, or make a FiringMeter of its own for each block")
         self._counting.enter_context(hooked(self._hooks))
         return self
 
@@ -175,10 +185,12 @@ class FiringMeter:
         return sum(self._spikes.values()) / places
 
 
-def _counter(name: str, spikes: dict[str, float], places: dict[str, int]) -> Callable[..., None]:
-    # of the counts alone: a meter that is gone counts no more
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        spikes[name] += float(output.detach().double().sum())
-        places[name] += output.numel()
+class _Counter(PassingHook):
+    """Counts for one node; knows the counts alone, so that a meter that is gone counts no more."""
 
-    return count
+    def __init__(self, name: str, spikes: dict[str, float], places: dict[str, int]) -> None:
+        self.name, self.spikes, self.places = name, spikes, places
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.spikes[self.name] += float(output.detach().double().sum())
+        self.places[self.name] += output.numel()

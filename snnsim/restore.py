@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["evaluating", "hooked", "restoring"]
+__all__ = ["PassingHook", "evaluating", "hooked", "restoring"]
 
 
 @contextmanager
@@ -41,6 +41,13 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
         for network in networks:
             network.eval()
         yield
+
+
+class PassingHook:
+    """A hook for the length of a block: a copy of its module that is made meanwhile is without it."""
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must implement a call")
 
 
 @contextmanager

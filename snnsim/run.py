@@ -22,6 +22,8 @@ class Run:
     def __init__(self) -> None:
         self._before: list[tuple[Temporal, dict[str, Any], dict[str, Tensor]]] = []
         self._forwards: list[tuple[nn.Module, Callable[..., Any] | None]] = []
+        # what a recorder collects, and how much of it was there
+        self._traces: list[tuple[list[Any], int]] = []
 
     @classmethod
     def as_it_is(cls, net: nn.Module) -> Run:
@@ -45,9 +47,15 @@ class Run:
     ) -> None:
         """Tell modules about the run, and put the stand-ins in place."""
         if any(module._calls is not None for module in modules):
-            raise RunError("a runner was called within a run of the same network; runners do not nest, use only the outer one")
+            raise RunError(
+                "a runner was called within a run of the same network; runners do not nest, use only the outer one, and "
+                "a copy of the network in each thread"
+            )
         for module in modules:
             self._before.append((module, _attributes(module), module._state))
+            trace = module.__dict__.get("_trace")
+            if trace is not None:
+                self._traces.append((trace, len(trace)))
             # at once, past nn.Module, which looks for parameters in everything
             module.__dict__.update(_time_steps=steps, _carries_state=carries, _keeps_graph=graph, _calls=0, _rows=rows)
         for stand_in in stand_ins:
@@ -65,9 +73,11 @@ class Run:
                 other.__dict__["forward"] = forward
 
     def undo(self) -> None:
-        """Undo `enter`, and put back the states that were held then."""
+        """Undo `enter`, put back the states that were held then, and take back what was recorded since."""
         self.leave()
         self.restore_states()
+        for trace, length in self._traces:
+            del trace[length:]
 
     def restore_states(self) -> None:
         """Put back the states that were held before."""
@@ -100,10 +110,14 @@ class StandIn:
         self.axes = axes
         # of the instance, where it has one
         self.own: Callable[..., Any] | None = module.__dict__.get("forward")
+        found = next(vars(kind)["forward"] for kind in type(module).__mro__ if "forward" in vars(kind))
+        self._takes_module = not isinstance(found, classmethod | staticmethod)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module does by itself."""
-        return type(self.module).forward(self.module, *args, **kwargs) if self.own is None else self.own(*args, **kwargs)
+        if self.own is not None:
+            return self.own(*args, **kwargs)
+        return type(self.module).forward(*(self.module,) * self._takes_module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must implement a call")

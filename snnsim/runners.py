@@ -19,8 +19,20 @@ from snnsim.warn import warn_user
 __all__ = ["MultiStep", "SingleStep", "checkpoint", "detach", "reset", "set_states", "states"]
 
 SOFTMAXES = (nn.Softmax, nn.LogSoftmax, nn.Softmin)
+# modules that work along an axis which is given by its number
+ALONG = (*SOFTMAXES, nn.GLU, nn.CosineSimilarity)
+# modules that know their input by sizes, among which a batch may pass for one: which sizes, and the axes of one sample
+SIZED: dict[type[nn.Module], Callable[[Any], tuple[tuple[int, ...], int]]] = {
+    nn.modules.conv._ConvNd: lambda module: ((module.in_channels,), len(module.kernel_size) + 1),
+    nn.Linear: lambda module: ((module.in_features,), 1),
+    nn.Bilinear: lambda module: ((module.in1_features, module.in2_features), 1),
+    nn.RNNCellBase: lambda module: ((module.input_size,), 1),
+    nn.LayerNorm: lambda module: (module.normalized_shape[:1], len(module.normalized_shape)),
+    nn.RMSNorm: lambda module: (module.normalized_shape[:1], len(module.normalized_shape)),
+    nn.modules.instancenorm._InstanceNorm: lambda module: ((module.num_features,), module._get_no_batch_dim()),
+}
 # modules of torch's own that may take the axis of time and batch for another one
-AXES = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Softmax2d, *SOFTMAXES, nn.modules.conv._ConvNd)
+AXES = (nn.RNNBase, nn.MultiheadAttention, nn.Softmax2d, *ALONG, *SIZED)
 
 
 class _Runner(nn.Module):
@@ -67,8 +79,15 @@ class _Runner(nn.Module):
         steps = f"time_steps={self.time_steps}" if self.time_steps else ""
         return ", ".join(filter(None, [steps, f"carry_state={self.carry_state!r}" if self.carry_state else ""]))
 
-    def _look(self, rows: int = 0) -> tuple[list[Temporal], list[StandIn]]:
-        """The modules that know about time, and what stands in for others in a run of so many rows; refuses what cannot run."""
+    def _look(self, *rows: int) -> tuple[list[Temporal], list[StandIn]]:
+        """The modules that know about time, and what stands in for others in a run.
+
+        Args:
+            rows: sizes of the first axis of what the modules are given.
+
+        Raises:
+            RunError: a module that cannot run.
+        """
         found: list[Temporal] = []
         stand_ins: list[StandIn] = []
         above = "."
@@ -85,6 +104,11 @@ class _Runner(nn.Module):
                     above = f"{name}." if name else ""
                 if has_own_forward(module):
                     stand_ins.append(self._stand_in(Stepped, name, module))
+            elif kind == "called":
+                raise RunError(
+                    f"{type(self).__name__}: {name!r} ({type(module).__name__}) has a __call__ of its own, which would be given "
+                    "time for batch; name it forward, for one step, or forward_sequence, for all of them"
+                )
             elif kind == "runner":
                 raise RunError(
                     f"{type(self).__name__}: the network holds a runner at {name!r}; runners do not nest, use only the outer one"
@@ -92,7 +116,7 @@ class _Runner(nn.Module):
             # a Temporal module sees time, and knows what it hands on
             elif not name.startswith(above):
                 self._check_module(name, module)
-                axes = _axes_of_one_sample(module, rows)
+                axes = self._axes_of_one_sample(module, rows)
                 if axes is not None:
                     stand_ins.append(self._stand_in(Batched, name, module, axes))
         return found, stand_ins
@@ -112,6 +136,21 @@ class _Runner(nn.Module):
             )
         if isinstance(module, SOFTMAXES) and module.dim is None:
             raise RunError(f"{what} without dim, which for 3 axes is the batch; give it the axis, as in dim=-1")
+
+    def _axes_of_one_sample(self, module: nn.Module, rows: tuple[int, ...]) -> int | None:
+        """Axes of an input that this module would take for one sample without a batch axis; None where that cannot pass unseen."""
+        if isinstance(module, nn.MultiheadAttention):
+            return 2
+        if isinstance(module, nn.Softmax2d):
+            return 3
+        if torch.compiler.is_compiling():
+            return None
+        for kind, look in SIZED.items():
+            if isinstance(module, kind):
+                sizes, axes = look(module)
+                # a lazy module takes its sizes from its first input
+                return axes if any(size == 0 or size in rows for size in sizes) else None
+        return None
 
     def _stand_in(self, kind: type[StandIn], name: str, module: nn.Module, axes: int = 0) -> StandIn:
         """The stand-in of a module, the same in every run, or what torch.compile made of the network would be made anew."""
@@ -185,21 +224,10 @@ class _Runner(nn.Module):
 def _kind(module: type[nn.Module]) -> str:
     """What a runner has to do with modules of this type."""
     if issubclass(module, Temporal):
-        return "temporal"
+        return "temporal" if module.__call__ is nn.Module.__call__ else "called"
     if issubclass(module, _Runner):
         return "runner"
     return "checked" if issubclass(module, AXES) or hasattr(module, "forward_sequence") else "plain"
-
-
-def _axes_of_one_sample(module: nn.Module, rows: int) -> int | None:
-    """Axes of an input that this module would take for one sample without a batch axis; None where that cannot pass unseen."""
-    if isinstance(module, nn.MultiheadAttention):
-        return 2
-    if isinstance(module, nn.Softmax2d):
-        return 3
-    if isinstance(module, nn.modules.conv._ConvNd) and not torch.compiler.is_compiling() and module.in_channels == rows:
-        return module.weight.dim() - 1
-    return None
 
 
 class MultiStep(_Runner):
@@ -210,8 +238,8 @@ class MultiStep(_Runner):
     SingleStep, and cannot be seen from outside. Every run starts from rest unless `carry_state`.
 
     In eval mode the result is SingleStep's, bit for bit where layers are exact; float matrix products depend on the batch size in
-    their last bits. In training mode batch norm sees all time steps as one batch; so does, in both modes, a quantizer of inputs
-    that was not calibrated and takes its range from each input.
+    their last bits. In training mode batch norm sees all time steps as one batch; so does, in both modes, one without running
+    statistics, and a quantizer of inputs that was not calibrated and takes its range from each input.
 
     A Temporal module with a `forward` of its own instead of a `forward_sequence` is called for one step after the other.
 
@@ -234,14 +262,21 @@ class MultiStep(_Runner):
                 f"{what}, which would take time for batch; run it outside, or use snnsim.SingleStep with an nn.LSTMCell, "
                 "nn.GRUCell or nn.RNNCell"
             )
-        if isinstance(module, SOFTMAXES) and module.dim == 0:
+        if isinstance(module, ALONG) and module.dim == 0:
             raise RunError(f"{what} with dim=0, which is time and batch; use snnsim.SingleStep, or another dim")
+
+    def _axes_of_one_sample(self, module: nn.Module, rows: tuple[int, ...]) -> int | None:
+        # an axis that is counted from the last may be the first
+        if isinstance(module, ALONG) and module.dim is not None and module.dim < 0:
+            return -module.dim
+        return super()._axes_of_one_sample(module, rows)
 
     def forward(self, *x_seq: Tensor) -> Any:
         """Run the sequences `[T, B, *n]` (or static inputs `[B, *n]` with `time_steps`); the outputs get `[T, B]` back."""
         steps, inputs = self._check_sequences(x_seq)
         rows = inputs[0].shape[0] * (steps if self.time_steps else inputs[0].shape[1])
-        modules, stand_ins = self._look(rows)
+        # leading layers of a static input see the batch alone
+        modules, stand_ins = self._look(rows, inputs[0].shape[0] if self.time_steps else rows)
         run = Run()
         try:
             try:
@@ -252,7 +287,7 @@ class MultiStep(_Runner):
                     folded = [fold(x) for x in inputs]
                 else:
                     net, once = _split_static(self.net, inputs)
-                    folded = [fold(x.expand(steps, *x.shape)) for x in once]
+                    folded = [each(lambda xs: fold(xs[0].expand(steps, *xs[0].shape)), [x], "MultiStep") for x in once]
                 result = each(lambda outputs: _unfold(outputs[0], steps, rows), [net(*folded)], "MultiStep")
             finally:
                 run.leave()
@@ -341,7 +376,7 @@ def set_states(net: nn.Module, states: Mapping[str, Mapping[str, Tensor]]) -> No
     if not isinstance(states, Mapping):
         raise InvalidTypeError(f"set_states(states): must be what snnsim.states returned, got {type(states).__name__}")
     if set(states) != set(modules):
-        missing, unknown = sorted(set(modules) - set(states)), sorted(set(states) - set(modules))
+        missing, unknown = sorted(set(modules) - set(states)), sorted(set(states) - set(modules), key=repr)
         raise StateError(f"set_states: these states are of another network: missing {missing}, unknown {unknown}")
     for name, module in modules.items():
         module.check_state(states[name])
@@ -367,7 +402,7 @@ def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
             f"checkpoint(function): must be an nn.Module, so that its neurons are known; got {type(function).__name__}"
         )
     now = Run.as_it_is(function)
-    runners = [module for module in function.modules() if isinstance(module, _Runner)]
+    restored = [module for module in function.modules() if isinstance(module, _Runner | Temporal)]
     traced = [module for module in function.modules() if "_trace" in module.__dict__]
     first = True
 
@@ -384,15 +419,15 @@ def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
             before.undo()
             for module, trace in traces.items():
                 module.__dict__["_trace"] = trace
-            for runner in runners:
-                runner.__dict__.pop("_is_restored", None)
+            for module in restored:
+                module.__dict__.pop("_is_restored", None)
 
         with restoring(put_back):
             now.undo()
             for module in traces:
                 module.__dict__["_trace"] = []
-            for runner in runners:
-                runner.__dict__["_is_restored"] = True
+            for module in restored:
+                module.__dict__["_is_restored"] = True
             return function(*args)
 
     return torch.utils.checkpoint.checkpoint(run, *inputs, use_reentrant=False)
@@ -409,7 +444,8 @@ def _split_static(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Callable[
     if not isinstance(net, nn.Sequential) or len(inputs) != 1:
         return net, inputs
     # a forward or a hook of the user's own sees every time step
-    if type(net).forward is not nn.Sequential.forward or net._forward_hooks or net._forward_pre_hooks:
+    own = type(net).forward is not nn.Sequential.forward or "forward" in net.__dict__
+    if own or net._forward_hooks or net._forward_pre_hooks:
         return net, inputs
     children = list(net)
     leading = 0
@@ -435,18 +471,32 @@ def _depends_on_time(module: nn.Module) -> bool:
     varies = isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd | nn.RReLU) and module.training
     draws = isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d | nn.RNNBase | nn.RNNCellBase)
     hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-    return not known or varies or draws or hooked
+    own = module.__dict__.get("forward")
+    own = own.own if isinstance(own, Batched) else own
+    return not known or varies or draws or hooked or own is not None
 
 
 def _explain_shapes(problem: BaseException, who: str, x_seq: Sequence[Tensor]) -> None:
     """Raise a ShapeError that speaks of time where a layer of the network refused the shape it was given."""
-    if isinstance(problem, SnnsimError) or not isinstance(problem, RuntimeError):
+    if isinstance(problem, SnnsimError) or not _is_of_torch(problem):
         return
-    if any(word in str(problem) for word in ("shape", "size", "channels", "dimension")):
+    if any(word in str(problem).lower() for word in ("shape", "size", "channels", "dimension", "d input")):
         raise ShapeError(
             f"{who}: a layer of the network refused its input: {problem}. x_seq was {[tuple(x.shape) for x in x_seq]}; is its "
             "first axis time and its second the batch?"
         ) from problem
+
+
+def _is_of_torch(problem: BaseException) -> bool:
+    """Whether torch said so; other errors of these types may be the user's own."""
+    if isinstance(problem, RuntimeError):
+        return True
+    if not isinstance(problem, ValueError | IndexError):
+        return False
+    trace = problem.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("torch.")
 
 
 def _unfold(output: Tensor, steps: int, rows: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from snnsim.checks import check_tensor, dense
 from snnsim.debug import check_finite
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, StateError
+from snnsim.restore import PassingHook
 
 __all__ = ["Temporal", "fold", "stack_steps"]
 
-RUN_ATTRIBUTES = frozenset({"_time_steps", "_carries_state", "_keeps_graph", "_calls", "_rows", "_state"})
+RUN_ATTRIBUTES = frozenset({"_time_steps", "_carries_state", "_keeps_graph", "_calls", "_rows", "_is_restored", "_state"})
 
 
 def stack_steps(steps: Sequence[Tensor]) -> Tensor:
@@ -45,6 +47,8 @@ class Temporal(nn.Module):
     _calls: int | None = None
     # time x batch of the run; a layer may make more rows of them (patches), never fewer
     _rows: int = 0
+    # whether `checkpoint` has put back the state that this call started from
+    _is_restored: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,6 +84,8 @@ class Temporal(nn.Module):
 
     def held(self, name: str) -> Tensor | None:
         """A state tensor kept from the step before, or None at rest."""
+        if self._calls is None:
+            self._check_recomputed()
         return self._state.get(name) if self._carries_state else None
 
     def hold(self, **tensors: Tensor) -> None:
@@ -93,6 +99,7 @@ class Temporal(nn.Module):
 
     def _check_step(self) -> None:
         """Refuse a step of its own whose state would not be there for the next one."""
+        self._check_recomputed()
         who = f"{type(self).__name__}: a step of its own"
         compiling = torch.compiler.is_compiling()
         if torch.compiler.is_exporting() or (not compiling and torch._C._is_tracing()):
@@ -106,20 +113,41 @@ class Temporal(nn.Module):
                 "sequence with snnsim.MultiStep or SingleStep, which start from rest"
             )
 
+    def _check_recomputed(self) -> None:
+        """Refuse a step that torch.utils.checkpoint computes again, from another state than the first time."""
+        if not self._is_restored and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            raise RunError(
+                f"{type(self).__name__} was called within a backward pass, as torch.utils.checkpoint does to recompute; "
+                "use snnsim.checkpoint(module, x), which keeps time and state"
+            )
+
+    def _check_between_steps(self, what: str) -> None:
+        """Refuse what takes place between two time steps while all of them are computed at once."""
+        if self._time_steps is not None and not (what == "state" and self._calls and self._carries_state):
+            raise RunError(
+                f"{type(self).__name__}: {what} of a module within a run of MultiStep, which computes all time steps at once, so "
+                "that it would not be that of one step; use snnsim.SingleStep, or write the steps as the forward of a "
+                "snnsim.layers.Temporal"
+            )
+
     def reset(self) -> None:
         """Go back to rest."""
+        self._check_between_steps("reset")
         self._state = {}
 
     def detach(self) -> None:
         """Cut the held state from the graph of the steps before (truncated backpropagation through time)."""
+        self._check_between_steps("detach")
         self._state = {name: tensor.detach() for name, tensor in self._state.items()}
 
     def state(self) -> dict[str, Tensor]:
         """The held state by name; empty at rest. Not part of `state_dict`."""
+        self._check_between_steps("state")
         return dict(self._state)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned; empty for rest."""
+        self._check_between_steps("load_state")
         self.check_state(state)
         self._state = dict(state)
 
@@ -131,12 +159,15 @@ class Temporal(nn.Module):
                 f"{type(state).__name__}"
             )
         for name, tensor in state.items():
+            if not isinstance(name, str):
+                raise InvalidTypeError(f"load_state: names of states are str, got {name!r}; take states from snnsim.states(net)")
             if not isinstance(tensor, Tensor):
                 raise InvalidTypeError(f"load_state: {name!r} must be a tensor, got {type(tensor).__name__}")
-            if not tensor.dtype.is_floating_point:
-                raise InvalidTypeError(f"load_state: {name!r} must be floating point, got {tensor.dtype}")
-            if tensor.layout is not torch.strided:
-                raise InvalidTypeError(f"load_state: {name!r} must be a dense tensor, got {tensor.layout}; use its to_dense()")
+            if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+                raise InvalidTypeError(f"load_state: {name!r} must be floating point of 16 bits or more, got {tensor.dtype}")
+            if tensor.layout is not torch.strided or tensor.is_nested:
+                layout = "a nested one" if tensor.is_nested else f"{tensor.layout}; use its to_dense()"
+                raise InvalidTypeError(f"load_state: {name!r} must be a dense tensor, got {layout}")
             if not tensor.is_meta and not bool(tensor.isfinite().all()):
                 raise InvalidValueError(
                     f"load_state: {name!r} holds NaN or infinite values, which a state never leaves again; start from rest with "
@@ -190,11 +221,7 @@ class Temporal(nn.Module):
                 f"{type(self).__name__}: x must be [B, *n], got a single number; give it a batch axis with x.reshape(1, 1)"
             )
         if self._calls is None:
-            if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-                raise RunError(
-                    f"{type(self).__name__} was called within a backward pass, as torch.utils.checkpoint does to recompute; "
-                    "use snnsim.checkpoint(module, x), which keeps time and state"
-                )
+            self._check_recomputed()
         else:
             self._check_unused()
             self._calls = 1
@@ -211,5 +238,8 @@ class Temporal(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # a copy is in no run, also one that was made within a run
         kept = {name: value for name, value in self.__dict__.items() if name not in RUN_ATTRIBUTES}
+        # nor does a copy count for what counts the original
+        hooks = self._forward_hooks.items()
+        kept["_forward_hooks"] = OrderedDict((key, hook) for key, hook in hooks if not isinstance(hook, PassingHook))
         # a held state may be inside a graph, which can be neither copied nor pickled
         return {**kept, "_state": {name: tensor.detach() for name, tensor in self._state.items()}}

@@ -1,10 +1,13 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from interrupts import lines_that_break
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, layers, metrics, neurons, quant
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError
 
 
 def network(bits):
@@ -161,3 +164,36 @@ def test_firing_meter_stops_after_an_interrupt_at_any_line():
 def test_firing_meter_needs_a_module():
     with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module"):
         metrics.FiringMeter(3)
+
+
+def test_a_copy_of_a_network_does_not_count_in_its_meter():
+    run, x_seq = MultiStep(neurons.IFNode()), torch.ones(2, 1, 1)
+    with metrics.FiringMeter(run) as meter:
+        run(x_seq)
+        for other in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+            other(x_seq * 0)
+            assert not other.net._forward_hooks
+    assert meter.mean() == 1
+
+
+def test_a_meter_is_entered_once():
+    run = MultiStep(neurons.IFNode())
+    with metrics.FiringMeter(run) as meter, metrics.FiringMeter(run):
+        with pytest.raises(RunError, match="is counting already"), meter:
+            pass
+        run(torch.ones(2, 1, 1))
+    assert meter.mean() == 1
+
+
+def test_firing_rate_of_other_layouts():
+    spikes = torch.eye(4)
+    assert {metrics.firing_rate(x) for x in (spikes.to_sparse(), spikes.bool())} == {0.25}
+    for x, message in (
+        (spikes.to("meta"), "has no values"),
+        (spikes.cfloat(), "must be real"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), "a nested one"),
+    ):
+        with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
+            metrics.firing_rate(x)
+    with pytest.raises(InvalidTypeError, match="a nested one"):
+        metrics.footprint(neurons.IFNode(), torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))

@@ -186,6 +186,62 @@ def test_gradient_checkpointing_of_modules_that_others_stand_in_for(runner, make
         assert torch.equal(ours, expected)
 
 
+class OwnTrace(layers.Temporal):
+    """A step of its own, without any neuron."""
+
+    def forward(self, x):
+        before = self.held("trace")
+        trace = x if before is None else 0.5 * before + x
+        self.hold(trace=trace)
+        return torch.tanh(trace)
+
+
+class PlainlyCheckpointed(nn.Module):
+    def __init__(self, body, reentrant):
+        super().__init__()
+        self.body, self.reentrant = body, reentrant
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+@pytest.mark.parametrize("carry_state", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_plain_checkpointing_of_a_step_of_the_users_own_is_refused(runner, carry_state, reentrant):
+    net = nn.Sequential(nn.Linear(6, 6), PlainlyCheckpointed(OwnTrace(), reentrant))
+    with pytest.raises(RunError, match=r"use snnsim\.checkpoint"):
+        runner(net, carry_state=carry_state)(X_SEQ).square().sum().backward()
+
+
+class Loop(nn.Module):
+    """A loop over time of the user's own."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_seq):
+        return torch.stack([self.net(x) for x in x_seq])
+
+
+def test_gradient_checkpointing_of_steps_outside_a_runner():
+    def found(call):
+        net = network()
+        torch.cat([call(Loop(net), part) for part in X_SEQ.split(3)]).square().sum().backward()
+        return [parameter.grad for parameter in net.parameters()]
+
+    def detached(call):
+        def run(loop, part):
+            snnsim.detach(loop)
+            return call(loop, part)
+
+        return run
+
+    plain = found(detached(lambda loop, part: loop(part)))
+    assert all(map(torch.equal, found(detached(checkpoint)), plain))
+
+
 def carried(call, make_runner, carry_state):
     net = network()
     run = make_runner(net, carry_state=carry_state)

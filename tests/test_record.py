@@ -121,3 +121,20 @@ def test_an_interrupt_at_any_line_ends_the_recording():
         return stopped and torch.equal(record()["net"].spikes, expected)
 
     assert not lines_that_break(record, is_intact)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+def test_a_run_that_fails_is_not_recorded(runner):
+    net = nn.Sequential(neurons.LIFNode(), nn.Linear(2, 2), neurons.LIFNode())
+
+    def fail(module, inputs):
+        raise KeyboardInterrupt
+
+    with Recorder(net) as recorder:
+        runner(net)(torch.rand(3, 2, 2))
+        hook = net[1].register_forward_pre_hook(fail)
+        with pytest.raises(KeyboardInterrupt):
+            runner(net)(torch.rand(4, 2, 2))
+        hook.remove()
+        runner(net)(torch.rand(5, 2, 2))
+    assert {name: len(trace.spikes) for name, trace in recorder.items()} == {"0": 8, "2": 8}

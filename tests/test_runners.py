@@ -1,4 +1,5 @@
 import gc
+import itertools
 import weakref
 
 import pytest
@@ -510,10 +511,18 @@ def test_attention_over_the_sequence_of_each_sample_runs(runner, make):
         # torch warns that the axis will have to be given
         (nn.Softmax, (2, 3, 4, 7)),
         (nn.Softmin, (2, 3, 4, 7)),
+        (lambda: nn.Softmax(dim=-2), (2, 3, 7)),
+        (lambda: nn.GLU(dim=0), (2, 3, 7)),
+        (lambda: nn.LayerNorm((6, 7)), (2, 3, 7)),
+        (lambda: nn.RMSNorm((6, 7)), (2, 3, 7)),
+        (lambda: nn.InstanceNorm1d(6, affine=True), (2, 3, 7)),
+        (lambda: nn.Linear(6, 6), (2, 3)),
+        (lambda: nn.LazyLinear(6), (2, 3)),
+        (lambda: nn.LazyConv2d(6, 3, padding=1), (2, 3, 7, 6)),
     ],
 )
 def test_torch_modules_that_would_take_the_batch_for_another_axis_are_refused(runner, make, shape):
-    if runner is SingleStep and getattr(make(), "dim", None) == 0:
+    if runner is SingleStep and getattr(make(), "dim", None) in (0, -2) and not isinstance(make(), nn.GLU):
         # it is asked for by number, and each step is computed alone
         assert runner(nn.Sequential(node(), make()))(torch.rand(shape)).shape == shape
         return
@@ -755,3 +764,139 @@ def test_a_network_that_was_dropped_is_gone():
     references = [reference for _ in range(5) for reference in dropped()]
     gc.collect()
     assert not any(reference() is not None for reference in references)
+
+
+def test_a_static_image_without_a_batch_axis_is_refused():
+    with pytest.raises(ShapeError, match="without a batch axis"):
+        MultiStep(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), node()), time_steps=4)(torch.rand(3, 7, 6))
+
+
+def test_lazy_layers_run():
+    net = nn.Sequential(nn.LazyConv2d(3, 3), node(), nn.Flatten(), nn.LazyLinear(2), node())
+    assert MultiStep(net)(torch.rand(2, 3, 2, 5, 5)).shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+def test_a_static_input_goes_step_by_step_through_a_forward_of_the_instance(runner):
+    def net():
+        linear, calls = nn.Linear(6, 6), itertools.count(1)
+        torch.nn.init.ones_(linear.weight)
+        forward = linear.forward
+        linear.forward = lambda x: forward(x) * next(calls)
+        return nn.Sequential(linear, layers.Delay(0))
+
+    x, static, stepped = torch.rand(3, 6), net(), net()
+    stepped[0].load_state_dict(static[0].state_dict())
+    assert torch.allclose(SingleStep(static, time_steps=4)(x), SingleStep(stepped)(x.expand(4, 3, 6)))
+    whole = nn.Sequential(nn.Identity(), layers.Delay(0))
+    whole.forward = lambda x: 2 * nn.Sequential.forward(whole, x)
+    assert torch.equal(runner(whole, time_steps=4)(x), 2 * x.expand(4, 3, 6))
+
+
+class Pair(nn.Module):
+    def forward(self, pair):
+        return pair[0]
+
+
+def test_leading_layers_of_a_static_input_may_give_tuples():
+    net = nn.Sequential(nn.MaxPool1d(2, return_indices=True), Pair(), node())
+    x = 2 * torch.rand(3, 4, 6)
+    assert torch.equal(MultiStep(net, time_steps=4)(x), SingleStep(net, time_steps=4)(x))
+
+
+class OwnCall(layers.Temporal):
+    def __call__(self, x):
+        return x
+
+
+class OfTheClass(layers.Temporal):
+    @classmethod
+    def forward(cls, x):
+        return x.cumsum(-1)
+
+
+class OfNothing(layers.Temporal):
+    @staticmethod
+    def forward(x):
+        return x.cumsum(0)
+
+
+@pytest.mark.parametrize("runner", [MultiStep, SingleStep])
+def test_a_step_may_be_a_method_of_the_class_and_must_be_named_forward(runner):
+    x_seq = torch.rand(4, 3, 2)
+    assert torch.equal(runner(OfTheClass())(x_seq), x_seq.cumsum(-1))
+    assert torch.equal(runner(OfNothing())(x_seq), x_seq.cumsum(1))
+    with pytest.raises(RunError, match="has a __call__ of its own"):
+        runner(OwnCall())
+
+
+class Between(nn.Module):
+    """Does something to a node between two steps."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.node, self.act = neurons.SynapticNode(), act
+
+    def forward(self, x):
+        found = self.act(self.node)
+        return self.node(x if found is None else x - found)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda node: node.v,
+        lambda node: node.i,
+        lambda node: node.state().get("v"),
+        lambda node: node.reset(),
+        lambda node: node.detach(),
+        lambda node: node.load_state({}),
+    ],
+)
+def test_what_is_done_between_steps_is_refused_where_all_run_at_once(act):
+    net = Between(act)
+    for carry_state in (False, True):
+        assert SingleStep(net, carry_state=carry_state)(torch.rand(4, 3, 2)).shape == (4, 3, 2)
+        snnsim.reset(net)
+        with pytest.raises(RunError, match="within a run of MultiStep, which computes all time steps at once"):
+            MultiStep(net, carry_state=carry_state)(torch.rand(4, 3, 2))
+        assert not any(snnsim.states(net).values())
+
+
+def test_the_state_that_a_run_leaves_can_be_seen_behind_the_node():
+    seen, net = [], node()
+    net.register_forward_hook(lambda module, inputs, output: seen.append(module.v))
+    MultiStep(net, carry_state=True)(torch.rand(4, 3, 2))
+    assert torch.equal(seen[0], net.v)
+
+
+def test_a_layer_that_refuses_its_input_by_a_value_error_is_explained_and_an_error_of_the_user_is_theirs():
+    with pytest.raises(ShapeError, match="is its first axis time and its second the batch"):
+        MultiStep(nn.Sequential(nn.BatchNorm2d(4), node()))(torch.rand(4, 3, 4))
+
+    def refuse(x):
+        raise ValueError("this size")
+
+    own = node()
+    own.register_forward_hook(lambda module, inputs, output: refuse(output))
+    with pytest.raises(ValueError, match=r"^this size$"):
+        MultiStep(own)(torch.rand(4, 3, 4))
+
+
+@pytest.mark.parametrize("names", [{1: {}}, {1: {}, ("a",): {}, None: {}}])
+def test_states_of_odd_names_are_refused(names):
+    with pytest.raises(StateError, match="are of another network: missing"):
+        snnsim.set_states(nn.Sequential(node()), names)
+    for other in (neurons.SynapticNode(), layers.Delay(2), node()):
+        with pytest.raises(InvalidTypeError, match="names of states are str, got 3"):
+            other.load_state({"v": torch.zeros(2, 3), 3: torch.zeros(2, 3)})
+
+
+def test_states_of_odd_tensors_are_refused():
+    quantized = neurons.LIFNode(state_quant=quant.uniform(4))
+    with pytest.raises(StateError, match="meta device and has no values"):
+        quantized.load_state({"v": torch.zeros(2, 3, device="meta")})
+    with pytest.raises(InvalidTypeError, match="got a nested one"):
+        quantized.load_state({"v": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)})
+    with pytest.raises(InvalidTypeError, match="16 bits or more"):
+        quantized.load_state({"v": torch.zeros(2, 3).to(torch.float8_e4m3fn)})

@@ -178,6 +178,7 @@ class Membrane(FixedDtype, Temporal):
     @property
     def v(self) -> Tensor | None:
         """The held membrane `[B, *n]`; None at rest."""
+        self._check_between_steps("state")
         return self._state.get("v")
 
     @property
@@ -201,6 +202,11 @@ class Membrane(FixedDtype, Temporal):
         codebook = self.state_quant
         if "v" in state and codebook is not None:
             v = state["v"]
+            if v.is_meta:
+                raise StateError(
+                    f"{type(self).__name__}: this state is on the meta device and has no values to be on {codebook}; take states "
+                    "from snnsim.states(net)"
+                )
             if not torch.isin(v[~v.isnan()], codebook.levels.to(v.dtype)).all():
                 raise StateError(
                     f"{type(self).__name__}: this state is off the node's codebook, {codebook}; it is of another network"
@@ -255,6 +261,8 @@ class Membrane(FixedDtype, Temporal):
 
         Fused over time where the node's equations allow, else step by step; the values are the same.
         """
+        if self._calls is None and self._carries_state:
+            self._check_step()
         dtype = self.state_dtype(x_seq, self.state_quant)
         # a step without its graph: only its form matters
         first = x_seq.detach()[0]

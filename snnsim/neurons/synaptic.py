@@ -101,7 +101,9 @@ class SynapticNode(BaseNode):
     @property
     def i(self) -> Tensor | None:
         """The held synaptic current `[B, *n]`; None at rest."""
-        return self.current.v
+        # of this node's run, which the current has no call of its own in
+        self._check_between_steps("state")
+        return self.current._state.get("v")
 
     def reset(self) -> None:
         super().reset()
