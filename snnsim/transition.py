@@ -105,12 +105,13 @@ def build_table(
         )
 
 
-def sample(equations: Equations, codebook: Codebook, shape: Sequence[int], dtype: torch.dtype) -> Sample:
-    """Evaluate equations on one step `[B, *n]` of random levels, as a run without a table would."""
+def sample(equations: Equations, codebook: Codebook, shape: Sequence[int], dtype: torch.dtype, level: int | None = None) -> Sample:
+    """Evaluate equations on one step `[B, *n]` of random levels, or of one level alone, as a run without a table would."""
     with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
         levels = codebook.levels.detach().to(dtype)
         draw = torch.Generator("cpu").manual_seed(0)
-        codes = torch.randint(len(levels), tuple(shape), generator=draw, device="cpu").to(levels.device)
+        low, high = (0, len(levels)) if level is None else (level, level + 1)
+        codes = torch.randint(low, high, tuple(shape), generator=draw, device="cpu").to(levels.device)
         return Sample(codes, *_differentiated(equations, levels[codes].requires_grad_()))
 
 

@@ -23,6 +23,8 @@ __all__ = ["Values", "check_drive", "is_ours", "table_of", "undisturbed"]
 # what a subclass may define that no equation reads
 _HARMLESS = {"__annotations__", "__doc__", "__firstlineno__", "__init__", "__module__", "__qualname__", "__static_attributes__"}
 _HARMLESS |= {"__repr__", "__str__", "extra_repr"}
+# levels that are looked at alone
+MAX_ALONE = 16
 # what equations raise that take states of their own shape only
 _OF_SHAPE = (RuntimeError, ValueError, IndexError, TypeError)
 
@@ -104,12 +106,16 @@ def table_of(
             return build_table(equations, codebook, step[1:], dtype, divisor, company=True)
     with undisturbed(node):
         # first as a run without a table would: an error of the equations themselves is the user's to see
-        found = sample(equations, codebook, step, dtype)
+        found = [sample(equations, codebook, step, dtype)]
+        # and where all neurons are in one state: what asks for the largest of many states sees no other among random ones
+        levels = {*range(0, codebook.num_levels, 1 + codebook.num_levels // MAX_ALONE), codebook.num_levels - 1}
+        found += [sample(equations, codebook, step, dtype, level) for level in levels]
         try:
             table = build_table(equations, codebook, step[1:], dtype, divisor, company=True)
         except _OF_SHAPE as problem:
             raise NoTable(f"its equations do not take states of another shape ({_line(problem)})") from problem
-    found.compare(table)
+    for step_of_levels in found:
+        step_of_levels.compare(table)
     return table
 
 

@@ -296,3 +296,33 @@ def test_check_node_names_a_node_that_is_no_neuron_and_passes_one_that_draws():
     check_node(lambda: Stochastic(2.0, state_quant=quant.uniform(3)))
     with pytest.raises(SnnsimError):
         check_node(lambda: nn.Linear(2, 2))
+
+
+class AboveHalf(LIFNode):
+    def leak(self, v):
+        return v * 0.5 if bool(v.max() > 0.5) else v * 0.25
+
+
+class BelowZero(LIFNode):
+    def leak(self, v):
+        return v * 0.5 if bool((v < 0).any()) else v * 0.25
+
+
+class Together(LIFNode):
+    def fire(self, q):
+        return super().fire(q) if bool(q.mean() > 0.1) else torch.zeros_like(q)
+
+
+@pytest.mark.parametrize("kind", [AboveHalf, BelowZero, Together])
+def test_what_depends_on_the_largest_of_all_states_shows_where_all_are_alike(kind):
+    x = inputs() - 0.4
+    node = kind(state_quant=quant.uniform(4)).eval()
+    alone = kind(state_quant=quant.uniform(4)).eval()
+    v = alone.rest(x[0], x.dtype, alone.state_quant).expand(x[0].shape)
+    expected = []
+    with torch.no_grad():
+        for now in x:
+            s, _, v = alone.step(now, v)
+            expected.append(s)
+        assert torch.equal(node.forward_sequence(x), torch.stack(expected))
+    assert "not elementwise" in node.explain(x[0])
