@@ -17,17 +17,19 @@ from torch import Tensor, fx, nn
 from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.feedback import Feedback
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.layers import Dropout
+from snnsim.layers import Delay, Dropout
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.weight import QuantizedWeight
 from snnsim.runners import MultiStep, SingleStep, reset
 from snnsim.temporal import Temporal
 
 __all__ = [
+    "IDLE",
     "Graph",
     "Part",
     "Reshaping",
     "at_rest",
+    "check_method",
     "check_methods",
     "leading_features",
     "network_of",
@@ -55,8 +57,10 @@ POOLS: dict[Any, type[nn.Module]] = {
 # modules that return, in eval mode, the tensor that they are given, or a view of it
 PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Dropout, nn.Flatten, nn.Unflatten)
 EXACT_DTYPES = (torch.float32, torch.float64)
-# methods of a user's own that change nothing that a layer computes, or that are called in lowering as they are
-HARMLESS = {"extra_repr", "reset_parameters", "integer_weight", "quantized_bias", "train", "eval"}
+# methods of a user's own that change nothing that a layer computes
+IDLE = frozenset({"extra_repr", "reset_parameters", "train", "eval"})
+# and those that are called in lowering as they are
+HARMLESS = IDLE | {"integer_weight", "quantized_bias"}
 # what a user's forward may raise when it is called with stand-ins for tensors
 UNREADABLE = (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
 
@@ -69,11 +73,13 @@ class Part:
         name: dotted name of the module; for a function its name in the trace.
         module: None for the network's input and for a sum.
         inputs: the parts that feed it, by position in the graph.
+        is_function: whether `module` stands for a function of the forward and is none of the network's.
     """
 
     name: str
     module: nn.Module | None
     inputs: tuple[int, ...]
+    is_function: bool = False
 
 
 @dataclass(frozen=True)
@@ -295,14 +301,14 @@ def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: i
         if len(tensors) == len(summands) == 1 and node.args[0] is tensors[0]:
             flatten = _flatten(node)
             if flatten is not None:
-                return [Part(node.name, flatten, inputs)]
+                return [Part(node.name, flatten, inputs, is_function=True)]
             if node.target in (RESHAPINGS if is_method else RESHAPING_FUNCTIONS):
-                return [Part(node.name, Reshaping(node, dict(index)), inputs)]
+                return [Part(node.name, Reshaping(node, dict(index)), inputs, is_function=True)]
             if node.target in MEANS and _mean(node) is not None:
-                without_axes = Part(node.name, Reshaping(node, dict(index)), (position,))
-                return [Part(node.name, _mean(node), inputs), without_axes]
+                without_axes = Part(node.name, Reshaping(node, dict(index)), (position,), is_function=True)
+                return [Part(node.name, _mean(node), inputs, is_function=True), without_axes]
             if node.target in POOLS and len(node.all_input_nodes) == 1:
-                return [Part(node.name, POOLS[node.target](*node.args[1:], **node.kwargs), inputs)]
+                return [Part(node.name, POOLS[node.target](*node.args[1:], **node.kwargs), inputs, is_function=True)]
     raise InvalidValueError(
         f"{node.name!r} ({_spelled(node.target)}) cannot be lowered: an integer network is made of modules, sums of two tensors, "
         "pools and changes of shape; replace it by one of those"
@@ -347,19 +353,25 @@ def check_methods(graph: Graph) -> None:
     """Refuse a module with a method of the user's own in place of a known one, which would not be followed."""
     for part in graph.parts:
         # of a neuron its equations are looked at, whoever wrote them
-        own = None if part.module is None or isinstance(part.module, Membrane) else own_method(part.module)
-        if own is not None:
-            raise refusal(part, f"it has a {own} of its own, which would not be followed; use the layer as it is")
+        if part.module is not None and not isinstance(part.module, Membrane):
+            check_method(part, part.module)
 
 
-def own_method(module: nn.Module) -> str | None:
+def check_method(part: Part, module: nn.Module, harmless: frozenset[str] = HARMLESS) -> None:
+    """Refuse a part whose module has a method of the user's own in place of a known one."""
+    own = own_method(module, harmless)
+    if own is not None:
+        raise refusal(part, f"it has a {own} of its own, which would not be followed; use the layer as it is")
+
+
+def own_method(module: nn.Module, harmless: frozenset[str] = HARMLESS) -> str | None:
     """A method that the user has put in place of one of torch's or of this package, in a subclass or on the object."""
     kinds = type(module).__mro__
     known = next(kind for kind in kinds if kind.__module__.partition(".")[0] in ("torch", "snnsim"))
     for names in (vars(module), *(vars(kind) for kind in takewhile(lambda kind: kind is not known, kinds))):
         for name in names:
             special = name.startswith("__") and name != "__call__"
-            if not special and name not in HARMLESS and inspect.isroutine(getattr(known, name, None)):
+            if not special and name not in harmless and inspect.isroutine(getattr(known, name, None)):
                 return name
     return None
 
@@ -378,7 +390,9 @@ def _check_in_place(parts: list[Part], in_place: list[int], output: int) -> None
     # the tensor that each part returns, by the first part that returned it
     tensor: list[int] = []
     for i, part in enumerate(parts):
-        passes_on = i in in_place or isinstance(part.module, Reshaping) or type(part.module) in PASSING
+        module = part.module
+        passes_on = i in in_place or isinstance(module, Reshaping) or type(module) in PASSING
+        passes_on = passes_on or (isinstance(module, Delay) and module.delay_steps == 0)
         tensor.append(tensor[part.inputs[0]] if passes_on else i)
     reads = [*((i, source) for i, part in enumerate(parts) for source in part.inputs), (len(parts), output)]
     for changed in in_place:

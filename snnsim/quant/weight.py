@@ -165,6 +165,11 @@ class QuantizedWeight(nn.Module):
         w_int, step = self.integer_weight()
         return w_int * self._along_channels(step)
 
+    def scaled_weight(self) -> Tensor:
+        """The float weight times the factors: as the layer uses it where its quantizer is disabled."""
+        factor = self._factor()
+        return self.weight if factor is None else self.weight * self._along_channels(factor).to(self.weight.dtype)
+
     def quantized_bias(self) -> Tensor | None:
         """The bias as the layer uses it: times the output factor, and snapped where `grid_bits` is set."""
         bias = self.bias

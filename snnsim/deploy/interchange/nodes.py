@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from snnsim.deploy.interchange.equations import delay_time, fields_of, scale_field, threshold_field
 from snnsim.deploy.interchange.fields import Node
 from snnsim.deploy.interchange.optional import optional
+from snnsim.deploy.sum_pool import AdaptiveSumPool2d
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.neurons import Membrane
@@ -57,8 +58,8 @@ def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
         return nir.Threshold(threshold_field(module, shape))
     if kind is nn.AvgPool2d:
         return _pool(module)
-    if kind is nn.AdaptiveAvgPool2d:
-        return _pool(nn.AvgPool2d(_adapted(module, shape)))
+    if kind in (nn.AdaptiveAvgPool2d, AdaptiveSumPool2d):
+        return _pool(nn.AvgPool2d(_adapted(module, shape), divisor_override=getattr(module, "divisor_override", None)))
     raise InvalidValueError(f"NIR has no node for it{_remedy(module)}")
 
 
@@ -72,7 +73,7 @@ def _weight(layer: Any) -> tuple[Array, Array | None]:
     weight, bias = layer.weight, layer.bias
     if isinstance(layer, QuantizedWeight):
         bias = layer.quantized_bias()
-        weight = layer.quantized_weight() if layer.weight_quantizer.enabled else weight
+        weight = layer.quantized_weight() if layer.weight_quantizer.enabled else layer.scaled_weight()
     return _array(weight), None if bias is None else _array(bias)
 
 

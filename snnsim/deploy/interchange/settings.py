@@ -45,7 +45,7 @@ NEURONS: dict[str, type[Membrane]] = {
 }
 # tensors of a Driven neuron, beside those of the neuron itself
 DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
-ON_GRID = {grid.__name__: plain for plain, grid in GRID_CLASSES.items()}
+ON_GRID: dict[type[Membrane], type[Membrane]] = {grid: plain for plain, grid in GRID_CLASSES.items()}
 # arguments of a neuron's constructor that are attributes of the same name and plain numbers
 PLAIN: dict[type[Membrane], tuple[str, ...]] = {
     BalancedIFNode: ("detach_reset", "min_decay"),
@@ -204,7 +204,7 @@ def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
 
 
 def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
-    kind = ON_GRID.get(type(node).__name__, type(node)) if isinstance(node, OnGrid) else type(node)
+    kind = ON_GRID.get(type(node), type(node))
     if kind not in PLAIN:
         raise InvalidValueError("a neuron of your own has equations that no other tool can know; export one of snnsim.neurons")
     values: dict[str, Any] = {"kind": kind.__name__, **{name: getattr(node, name) for name in PLAIN[kind]}}

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from snnsim._version import __version__
 from snnsim.checks import check_int, checked_number
-from snnsim.deploy.graph import Graph, Part, check_methods, leading_features, network_of, read
+from snnsim.deploy.graph import IDLE, Graph, Part, check_method, check_methods, leading_features, network_of, read
 from snnsim.deploy.interchange.fields import checked
 from snnsim.deploy.interchange.network import Sum, leaves
 from snnsim.deploy.interchange.nodes import node_of
 from snnsim.deploy.interchange.optional import optional
 from snnsim.deploy.interchange.settings import Settings, settings_of
+from snnsim.deploy.sum_pool import AdaptiveSumPool2d
 from snnsim.errors import DataError, InvalidValueError, OutputError, ShapeError
 from snnsim.files import write_whole
 from snnsim.layers import Dropout, Scale
@@ -32,7 +33,7 @@ DEFAULT_DT = 1e-4
 # in eval mode
 IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, Dropout)
 # NIR has a field for all that they are
-PLAIN = (nn.AvgPool2d, nn.Flatten, Scale)
+PLAIN = (nn.AvgPool2d, AdaptiveSumPool2d, nn.Flatten, Scale)
 
 
 def to_nir(
@@ -138,6 +139,9 @@ class _Writer:
             settings = Settings({}) if isinstance(module, PLAIN) else settings_of(module)
         except (DataError, InvalidValueError) as problem:
             raise _refusal(part, str(problem)) from problem
+        for inner in module.modules():
+            # of a neuron too: another tool runs the equations of its class
+            check_method(part, inner, IDLE)
         self._connect(source, name, settings)
         self.sources[index] = name
 

@@ -298,3 +298,29 @@ def test_a_learned_time_constant_comes_back_learned(tau):
     assert isinstance(node.tau, nn.Parameter)
     x = torch.rand(5, 2, 3) * 3
     assert torch.equal(MultiStep(back)(x), MultiStep(net)(x))
+
+
+def test_factors_are_in_the_fields_where_weights_are_not_quantized():
+    net = awake(nn.Sequential(QuantLinear(12, 9), neurons.LIFNode(3.0)))
+    net[0].scale_output(torch.tensor(2.5))
+    net[0].scale_sums(torch.linspace(-1.0, 2.0, 9))
+    net[0].weight_quantizer.disable()
+    graph = to_nir(net)
+    for node in graph.nodes.values():
+        node.metadata = {}
+    x = torch.rand(3, 5, 12)
+    with torch.no_grad():
+        assert torch.allclose(from_nir(graph, dt=1e-4)[0](x), net[0](x), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_adaptive_pools_that_sum_come_back_as_sums(size):
+    first, last = QuantConv2d(2, 4, 3), QuantLinear(4 * size**2, 5)
+    net = awake(
+        nn.Sequential(first, neurons.LIFNode(3.0, state_quant=quant.uniform(4)), nn.AdaptiveAvgPool2d(size), nn.Flatten(), last),
+        8.0,
+    )
+    net.append(neurons.IFNode(state_quant=quant.uniform(4)))
+    integer = lowered(net, (2, 8, 8))
+    back = from_nir(to_nir(net, input_shape=(2, 8, 8)))
+    assert verify(back, integer, [spikes(9, 3, 2, 8, 8)]).exact

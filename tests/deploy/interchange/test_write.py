@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from snnsim import layers, neurons, quant
-from snnsim.deploy import to_nir
+from snnsim.deploy import OnGrid, to_nir
 from snnsim.errors import InvalidTypeError, InvalidValueError, OutputError, ShapeError
 from snnsim.surrogate import from_derivative
 
@@ -139,3 +139,31 @@ def test_a_layer_with_a_forward_of_its_own_is_refused():
     layer.forward = lambda x: 2 * nn.Linear.forward(layer, x)
     with pytest.raises(InvalidValueError, match=r"'0' \(Linear\) .*it has a forward of its own, which would not be followed"):
         to_nir(nn.Sequential(layer, neurons.IFNode()))
+
+
+class Quick(neurons.LIFNode):
+    def leak(self, v):
+        return v * 0.25
+
+
+def test_a_grid_class_of_ones_own_is_not_ours_by_name():
+    mine = type("GridLIFNode", (OnGrid, Quick), {})(3.0, state_quant=quant.uniform(4))
+    with pytest.raises(InvalidValueError, match=r"'1' \(GridLIFNode\) cannot be exported: a neuron of your own"):
+        to_nir(nn.Sequential(nn.Linear(4, 4), mine))
+
+
+@pytest.mark.parametrize("name", ["leak", "drive", "fire", "discharge", "decayed", "forward"])
+@pytest.mark.parametrize("driven", [False, True])
+def test_methods_put_on_a_neuron_are_refused(name, driven):
+    node = neurons.LIFNode(3.0, state_quant=quant.uniform(4))
+    setattr(node, name, lambda *x: x[0])
+    net = nn.Sequential(nn.Linear(4, 4), layers.Driven(node, 2.0, 0.0) if driven else node)
+    with pytest.raises(InvalidValueError, match=f"'1' .*it has a {name} of its own"):
+        to_nir(net)
+
+
+def test_a_forward_put_on_a_codebook_is_refused():
+    node = neurons.LIFNode(3.0, state_quant=quant.uniform(4))
+    node.state_quant.forward = torch.round
+    with pytest.raises(InvalidValueError, match=r"'1' \(LIFNode\).*it has a forward of its own"):
+        to_nir(nn.Sequential(nn.Linear(4, 4), node))
