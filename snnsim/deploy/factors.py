@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.constants import pool_divisor, pool_window
-from snnsim.deploy.graph import Graph, Part, own_method
+from snnsim.deploy.graph import IDLE, Graph, Part, check_method, own_method, refusal
 from snnsim.deploy.shapes import AVERAGES, IDENTITIES, MAXIMA, RESHAPES, input_shape_of, output_shape
 from snnsim.deploy.sum_pool import AdaptiveSumPool1d, AdaptiveSumPool2d, SumPool1d
 from snnsim.errors import InvalidValueError
@@ -68,13 +68,20 @@ class _Mover:
             shape = output_shape(part, self.shapes.__getitem__) if part.inputs else input_shape_of(graph, input_shape)
             self.shapes.append(shape)
         self.factors: list[_Factor] = []
+        # pools that divide by no power of two somewhere, by identity
+        self.summing: set[int] = set()
 
     def move(self) -> None:
         """Find all factors, then apply them."""
-        moved = [part for index, part in enumerate(self.graph.parts) if self._find(index, part)]
+        self.summing = {
+            id(part.module)
+            for index, part in enumerate(self.graph.parts)
+            if isinstance(part.module, AVERAGES) and not _is_power_of_two(self._divisor(index, part))
+        }
+        moved = {id(part.module): part.module for index, part in enumerate(self.graph.parts) if self._find(index, part)}
         layers = self._by_layer()
-        for part in moved:
-            _without_factor(part.module)
+        for module in moved.values():
+            _without_factor(module)
         for layer, factors in layers:
             for factor in factors:
                 (layer.scale_output if factor.of_output else layer.scale_sums)(factor.value)
@@ -110,14 +117,16 @@ class _Mover:
         return True
 
     def _find_average(self, index: int, part: Part, pool: Any) -> bool:
-        window = pool_window(part, pool, self.shapes[part.inputs[0]])
-        divisor = torch.tensor(pool_divisor(part, pool, window), dtype=torch.float64)
-        if _is_power_of_two(divisor):
+        # one that is to sum sums wherever it is used
+        if id(pool) not in self.summing:
             return False
-        if type(pool) not in (*SUMMING, nn.AvgPool2d):
-            raise InvalidValueError(
-                f"to_grid: the pool {part.name!r} divides by {int(divisor)}, which no binary grid holds; make it a module of "
-                "torch.nn"
+        divisor = self._divisor(index, part)
+        check_method(part, pool)
+        if part.is_function or type(pool) not in (*SUMMING, nn.AvgPool2d):
+            raise refusal(
+                part,
+                f"divides by {int(divisor)}, which no binary grid holds exactly; make it a module of torch.nn, whose division "
+                "to_grid can move into a layer next to it",
             )
         try:
             self.factors += self._before(index, 1 / divisor, part)
@@ -132,7 +141,12 @@ class _Mover:
                 ) from None
         return True
 
+    def _divisor(self, index: int, part: Part) -> Tensor:
+        window = pool_window(part, part.module, self.shapes[part.inputs[0]])
+        return torch.tensor(pool_divisor(part, part.module, window), dtype=torch.float64)
+
     def _find_scale(self, index: int, part: Part, scale: Scale) -> None:
+        check_method(part, scale)
         factor = scale.factor.detach().double()
         try:
             if factor.numel() > 1 or not bool(factor > 0):
@@ -147,7 +161,8 @@ class _Mover:
     def _before(self, index: int, value: Tensor, origin: Part) -> list[_Factor]:
         """The factors of the layers in front of a part that stand for one of its input."""
         found = []
-        for source in self.graph.parts[index].inputs:
+        # once also where a sum reads a layer twice
+        for source in dict.fromkeys(self.graph.parts[index].inputs):
             part, shape = self.graph.parts[source], self.shapes[source]
             if set(self.graph.readers(source)) != {index} or source == self.graph.output:
                 raise _CannotMoveError(part.name)
@@ -217,7 +232,7 @@ class _Mover:
 
 def _takes_factors(module: Any) -> bool:
     """Whether a factor of what a layer computes is one of what it returns."""
-    return isinstance(module, QuantizedWeight) and own_method(module) is None
+    return isinstance(module, QuantizedWeight) and own_method(module, IDLE) is None
 
 
 def _products(factors: list[_Factor]) -> tuple[Tensor, Tensor]:

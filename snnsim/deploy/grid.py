@@ -13,7 +13,7 @@ from snnsim.deploy.constants import check_finite
 from snnsim.deploy.dyadic import frac_bits_of, rounded
 from snnsim.deploy.exactness import MAX_FRAC_BITS, Report
 from snnsim.deploy.factors import move_factors
-from snnsim.deploy.graph import Graph, Part, at_rest, network_of, read
+from snnsim.deploy.graph import IDLE, Graph, Part, at_rest, check_method, network_of, read
 from snnsim.deploy.lower import build
 from snnsim.deploy.shapes import LINEAR_LAYERS
 from snnsim.errors import InvalidValueError
@@ -163,6 +163,8 @@ def _norms_behind_layers(graph: Graph) -> list[tuple[str, str]]:
             layer = graph.parts[source]
             calls = [p for p in graph.parts if p.module in (layer.module, part.module)]
             if isinstance(layer.module, LINEAR_LAYERS) and len(calls) == 2 and graph.readers(source) == [graph.parts.index(part)]:
+                check_method(layer, layer.module, IDLE)
+                check_method(part, part.module)
                 pairs.append((layer.name, part.name))
     return pairs
 

@@ -217,3 +217,81 @@ def test_factors_are_saved_copied_and_trained_with():
     run_(x).sum().backward()
     assert float(net[0].weight.grad.abs().sum()) > 0
     assert verify(net, lower(net), [x]).exact
+
+
+class Function(nn.Module):
+    """Modules, and a function of them and of the input."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def test_a_sum_of_a_layer_with_itself_takes_the_factor_once():
+    def doubled(net, x):
+        u = net.first(x)
+        return net.fire(u + u)
+
+    check_kept(awake(Function(doubled, first=QuantLinear(20, 10), fire=leaks()), 5.0), spikes(20, 4, 20))
+
+
+def pooled_twice(net, x):
+    return net.last(net.second(net.pool(net.fire(net.first(net.pool(x)))).flatten(1)))
+
+
+# the first divides by a power of two in one place, and not in the other
+SHARED_POOLS = {
+    "adaptive": lambda: (nn.AdaptiveAvgPool2d(2), QuantConv2d(2, 6, 1, padding=2), (2, 4, 4)),
+    "average": lambda: (nn.AvgPool2d(3), QuantConv2d(2, 6, 1), (2, 18, 18)),
+    "row": lambda: (nn.AvgPool1d(3), QuantConv1d(2, 6, 1), (2, 36)),
+    "whole row": lambda: (nn.AdaptiveAvgPool1d(4), QuantConv1d(2, 6, 1, padding=4), (2, 16)),
+}
+
+
+@pytest.mark.parametrize("name", SHARED_POOLS)
+def test_a_pool_used_twice_sums_in_both_places(name):
+    pool, first, shape = SHARED_POOLS[name]()
+    net = awake(Function(pooled_twice, pool=pool, first=first, fire=fires(), second=QuantLinear(24, 5), last=fires()), 25.0)
+    with torch.no_grad():
+        net.second.weight.abs_().mul_(0.03)
+    check_kept(net, spikes(20, 4, *shape), shape)
+
+
+@pytest.mark.parametrize("function", [lambda x: nn.functional.avg_pool2d(x, 3), lambda x: x.mean((2, 3), keepdim=True)])
+def test_a_division_by_a_function_is_refused_and_by_a_module_moves(function):
+    def through(pool):
+        parts = {"first": QuantConv2d(2, 8, 1), "fire": fires(), "second": QuantLinear(8, 5), "last": fires()}
+        parts |= {"pool": pool} if isinstance(pool, nn.Module) else {}
+        pooled = (lambda net, x: net.pool(x)) if isinstance(pool, nn.Module) else (lambda _, x: pool(x))
+        return awake(Function(lambda net, x: net.last(net.second(pooled(net, net.fire(net.first(x))).flatten(1))), **parts), 8.0)
+
+    for refused in (lambda net: to_grid(net, input_shape=(2, 3, 3)), lambda net: lower(net, (2, 3, 3))):
+        with pytest.raises(InvalidValueError, match=r"'(avg_pool2d|mean)' .* divides by 9, .* make it a module of torch.nn"):
+            refused(through(function))
+    check_kept(through(nn.AdaptiveAvgPool2d(1)), spikes(20, 4, 2, 3, 3), (2, 3, 3))
+
+
+@pytest.mark.parametrize("module", [nn.BatchNorm1d(4), nn.AvgPool1d(3)], ids=["norm", "pool"])
+def test_what_would_lose_a_forward_of_its_own_is_refused(module):
+    module.forward = lambda x: nn.functional.avg_pool1d(x, 3) * 2
+    net = nn.Sequential(QuantConv1d(2, 4, 1), module, fires(), nn.Flatten(), QuantLinear(16, 5), fires())
+    with pytest.raises(InvalidValueError, match=r"'1' \((BatchNorm|AvgPool)1d\) .*it has a forward of its own"):
+        to_grid(net, input_shape=(2, 12))
+    assert net[1] is module
+    assert type(module) in (nn.BatchNorm1d, nn.AvgPool1d)
+
+
+class Shifted(QuantLinear):
+    def quantized_bias(self):
+        return super().quantized_bias() + 0.5
+
+
+@pytest.mark.parametrize("behind", [(leaks(),), (nn.BatchNorm1d(10), fires())], ids=["division", "norm"])
+def test_a_bias_of_ones_own_takes_no_factor(behind):
+    with pytest.raises(InvalidValueError, match=r"cannot move into '0'|'0' \(Shifted\) .*it has a quantized_bias of its own"):
+        to_grid(nn.Sequential(Shifted(20, 10), *behind))
