@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snnsim.errors import InvalidValueError
+from snnsim.deploy.graph import Part, refusal
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.examine import table_of
 from snnsim.neurons.membrane import Membrane
@@ -38,13 +38,17 @@ class Automaton:
     inner: int
 
 
-def automaton(node: Membrane, codebook: Codebook, shape: tuple[int, ...]) -> Automaton:
+def automaton(part: Part, node: Membrane, codebook: Codebook, shape: tuple[int, ...]) -> Automaton:
     """Evaluate a node at rest and in eval mode on the levels of its codebook, in the codebook's dtype.
 
     Args:
+        part: the node's place in a network.
         node: its equations must be elementwise.
         codebook: of its membrane.
         shape: of one sample, `[*n]`, against which the node's constants broadcast.
+
+    Raises:
+        InvalidValueError: equations that no table of integers stands for.
     """
 
     def equations(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,14 +61,32 @@ def automaton(node: Membrane, codebook: Codebook, shape: tuple[int, ...]) -> Aut
         # two samples, which show whether one looks at the other
         table = table_of(node, equations, codebook, (2, *shape), dtype)
     except NoTable as reason:
-        raise InvalidValueError(f"{type(node).__name__}: {reason}; no table of integers can stand for it") from reason
+        raise refusal(part, f"{reason}; no table of integers can stand for it") from reason
+    after = table.after.detach()
+    reset = codebook.encode(after).long()
+    _check_rows(part, node, codebook, table.out.detach(), table.carry.detach(), after == codebook.decode(reset))
     start = node.rest(torch.zeros([1] * (len(shape) + 1)), dtype, codebook)
     fires = (table.out == 1) if isinstance(node, BaseNode) else torch.zeros_like(table.out, dtype=torch.bool)
     return Automaton(
         table.edges,
         table.carry.detach(),
-        codebook.encode(table.after.detach()).long(),
+        reset,
         (~fires).sum(1),
         int(codebook.encode(start)),
         table.inner,
     )
+
+
+def _check_rows(part: Part, node: Membrane, codebook: Codebook, out: Tensor, leak: Tensor, is_level: Tensor) -> None:
+    """Refuse what integers could not tell: they hold the first code that fires, codes after a reset, and finite leaks."""
+    if not isinstance(node, BaseNode):
+        if not bool((out == codebook.levels).all()):
+            raise refusal(part, "it returns something other than its membrane; use LIReadout's own settle")
+    elif not bool(((out == 0) | (out == 1)).all()):
+        raise refusal(part, "its fire returns values other than 0 and 1, and an integer neuron emits no other; return 0 or 1")
+    elif not bool((out[:, 1:] >= out[:, :-1]).all()):
+        raise refusal(part, "its fire is no threshold: a level fires and a higher one does not; let all levels from one on fire")
+    if not bool(is_level.all()):
+        raise refusal(part, "its membrane after a reset is on no level of its codebook; return self.state_quant of it")
+    if not bool(torch.isfinite(leak).all()):
+        raise refusal(part, "its leak of a level is NaN or infinite; let it be a finite number on every level")

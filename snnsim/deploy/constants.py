@@ -20,6 +20,7 @@ from snnsim.quant.codebook import Codebook
 
 __all__ = [
     "check_finite",
+    "check_fixed",
     "checked_codebook",
     "input_bits",
     "layer_window",
@@ -43,6 +44,20 @@ def check_finite(part: Part, layer: Any) -> None:
             raise refusal(part, f"its {name} has NaN or infinite values; find the step of training where they arise")
 
 
+def check_fixed(part: Part, layer: Any) -> None:
+    """Refuse a layer whose weight or bias, computed by a parametrization, is another at every call."""
+    state = torch.get_rng_state()
+    first, second = ([tensor.detach().clone() for tensor in (layer.weight, layer.bias) if tensor is not None] for _ in range(2))
+    drawn = not torch.equal(state, torch.get_rng_state())
+    torch.set_rng_state(state)
+    if drawn or not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+        raise refusal(
+            part,
+            "its weight or bias is computed anew at every call, and is not the same twice; fix it with "
+            "torch.nn.utils.parametrize.remove_parametrizations",
+        )
+
+
 def checked_codebook(part: Part, node: Membrane) -> Codebook:
     codebook = node.state_quant
     if codebook is None:
@@ -57,7 +72,7 @@ def checked_codebook(part: Part, node: Membrane) -> Codebook:
         )
     if not isinstance(node, BaseNode | Readout):
         raise refusal(part, "it is neither a spiking neuron (BaseNode) nor a Readout")
-    for name in ("forward", "forward_sequence", "step", "charge", "quantize"):
+    for name in ("forward", "forward_sequence", "step", "charge", "quantize", "transition"):
         known = {getattr(kind, name, None) for kind in (BaseNode, Readout, SynapticNode, Membrane)}
         if getattr(type(node), name, None) not in known or name in vars(node):
             raise refusal(part, f"it has a {name} of its own, which a table of its leak, fire and reset does not show")

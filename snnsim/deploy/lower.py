@@ -16,6 +16,7 @@ from snnsim.deploy.automaton import automaton
 from snnsim.deploy.bisection import bisect, oracle
 from snnsim.deploy.constants import (
     check_finite,
+    check_fixed,
     checked_codebook,
     input_bits,
     layer_window,
@@ -26,7 +27,7 @@ from snnsim.deploy.constants import (
 )
 from snnsim.deploy.dyadic import FLOAT32_EXACT, frac_bits_of, on_grid
 from snnsim.deploy.exactness import Report, Stage, accumulator_bounds
-from snnsim.deploy.graph import Graph, Part, at_rest, check_methods, network_of, read, refusal
+from snnsim.deploy.graph import Graph, Part, at_rest, check_method, check_methods, network_of, read, refusal
 from snnsim.deploy.interface import checked_decision
 from snnsim.deploy.network import IntegerNetwork
 from snnsim.deploy.operations import (
@@ -56,6 +57,7 @@ __all__ = ["build", "lower"]
 SEARCHED_FRAC_BITS, LARGEST_SEARCHED = 40, 2.0**52
 # a table of thresholds has L * (L - 1) entries per output channel
 MAX_BISECTED_LEVELS = 16
+NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def lower(
@@ -171,7 +173,20 @@ class _Builder(Assembly):
             return self._membrane(part, module, self._membrane(current, module.current, sources[0]))
         if isinstance(module, Membrane):
             return self._membrane(part, module, sources[0])
-        raise refusal(part, _why_not(module))
+        raise refusal(part, self._why_not_norm(part) if isinstance(module, NORMS) else "there is no integer operation for it")
+
+    def _why_not_norm(self, part: Part) -> str:
+        (source,), graph = part.inputs, self.graph
+        layer, reason = graph.parts[source], "batch normalization must be folded into the layer before it"
+        if not isinstance(layer.module, LINEAR_LAYERS):
+            return f"{reason}, and {layer.name!r} is none; put it directly behind a linear or convolution layer"
+        uses = [p for p in graph.parts if p.module in (layer.module, part.module)]
+        if len(uses) > 2 or len(graph.readers(source)) > 1 or source == graph.output:
+            return f"{reason}, and {layer.name!r} or the normalization is read or used elsewhere too; give each place its own"
+        return (
+            f"{reason}; call snnsim.quant.fold_batch_norm(net) before quantize, naming the two in pairs where they do not follow "
+            "each other in an nn.Sequential"
+        )
 
     def _add(self, part: Part, sources: list[int]) -> int:
         signals = [self.signals[source] for source in sources]
@@ -209,6 +224,7 @@ class _Builder(Assembly):
         signal, shape, window = self.signals[source], self._shape(part), layer_window(part, layer)
         self.check_value(source, part, "a layer")
         check_finite(part, layer)
+        check_fixed(part, layer)
         weight, scale, bias = self._constants(part, layer, source)
         # the input may have been given a binary point by an average pool, or bounds by input_quant
         signal = self.signals[source]
@@ -245,6 +261,12 @@ class _Builder(Assembly):
             w_int, step = layer.integer_weight()
             bias = layer.quantized_bias()
             if layer.input_quantizer is not None and layer.input_quantizer.enabled:
+                if layer.weight.dtype != torch.float32:
+                    raise refusal(
+                        part,
+                        f"quantizes its input in {layer.weight.dtype}, and an integer network in float32; convert the network with "
+                        "net.float()",
+                    )
                 step = layer.scale(step, self._take_input_quantizer(part, layer.input_quantizer, source))
         weight = w_int.double().numpy()
         return narrowest(part, weight), step.detach(), None if bias is None else bias.detach()
@@ -259,10 +281,11 @@ class _Builder(Assembly):
         """Let the network's input be the integers of this quantizer; returns their step."""
         if self.origin_of(source):
             raise refusal(part, "quantizes the output of another layer; spikes need no input_quant, so leave it out")
-        if len(self.graph.readers(0)) > 1:
+        if not self._is_alone_at_input():
             raise refusal(part, "quantizes an input that other layers read as well; quantize it for all of them before the network")
         if quantizer.amax is None:
             raise refusal(part, "takes the range of its input from each batch; call snnsim.quant.convert.calibrate_inputs first")
+        check_method(part, quantizer)
         _, step = quantizer.integers(torch.zeros(1))
         self.input_scale = float(1.0 / step)
         low, high = quantizer.descriptor.bounds
@@ -271,6 +294,17 @@ class _Builder(Assembly):
             if i:
                 self.operations[i - 1] = replace(self.operations[i - 1], output=self.signals[i])
         return step.reshape(())
+
+    def _is_alone_at_input(self) -> bool:
+        """Whether one part alone reads the input, as it is or in other shapes."""
+        same, readers = [0], set()
+        for index in same:
+            for reader in self.graph.readers(index):
+                if isinstance(self.graph.parts[reader].module, (*RESHAPES, *IDENTITIES, Scale)):
+                    same.append(reader)
+                else:
+                    readers.add(reader)
+        return len(readers) == 1 and self.graph.output not in same
 
     def _pool(self, part: Part, module: Any, source: int) -> int:
         signal, shape = self.signals[source], self._shape(part)
@@ -296,10 +330,13 @@ class _Builder(Assembly):
         """Binary digits by which an average pool divides its sum."""
         divisor = pool_divisor(part, module, window)
         if divisor & (divisor - 1):
+            remedy = (
+                "make it a module of torch.nn and call" if part.is_function else "sum instead, with divisor_override=1, or call"
+            )
             raise refusal(
                 part,
-                f"divides by {divisor}, which no binary grid holds exactly; sum instead, with divisor_override=1, or call "
-                "snnsim.deploy.to_grid(net), which moves the division into the scale of a layer next to it",
+                f"divides by {divisor}, which no binary grid holds exactly; {remedy} snnsim.deploy.to_grid(net), which moves the "
+                "division into the scale of a layer next to it",
             )
         return divisor.bit_length() - 1
 
@@ -335,7 +372,7 @@ class _Builder(Assembly):
                 "call snnsim.deploy.to_grid(net) and fine-tune it",
             )
         signal, codebook = self.signals[source], checked_codebook(part, node)
-        table = automaton(node, codebook, signal.shape)
+        table = automaton(part, node, codebook, signal.shape)
         divided = input_bits(part, node)
         frac_bits = max(signal.frac_bits + divided, frac_bits_of(table.edges, table.leak))
         shift = frac_bits - signal.frac_bits - divided
@@ -370,7 +407,7 @@ class _Builder(Assembly):
         codebook, origin, signal = checked_codebook(part, node), self.origin_of(source), self.signals[source]
         product, (low, high) = self.product_at(origin), self.sums[origin]
         places = signal.size // len(product.weight)
-        table = automaton(node, codebook, signal.shape)
+        table = automaton(part, node, codebook, signal.shape)
         if len(table.reset) > 1 and (table.inner % places or len(signal.shape) != len(product.output.shape)):
             raise refusal(part, "its constants differ within a channel of the layer before it; call snnsim.deploy.to_grid(net)")
         # one row per output channel, whether or not the node's own constants differ
@@ -402,15 +439,6 @@ def _of_live_channels(weight: Integers, scale: Tensor) -> Tensor:
     live = torch.from_numpy(weight.reshape(len(weight), -1).any(1))
     scale = scale.expand(len(weight))
     return torch.where(live, scale, scale[live].min()) if bool(live.any()) else torch.ones_like(scale)
-
-
-def _why_not(module: nn.Module) -> str:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return (
-            "batch normalization must be folded into the layer before it; call snnsim.quant.fold_batch_norm(net) before quantize, "
-            "naming the two in pairs where they do not follow each other in an nn.Sequential"
-        )
-    return "there is no integer operation for it"
 
 
 def _readout(part: Part, codebook: Codebook, shape: tuple[int, ...]) -> tuple[Signal, Integers]:

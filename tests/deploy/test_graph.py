@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from deploy.networks import awake, lowered, spikes
 from torch import nn
 
-from snnsim import MultiStep, neurons, quant
+from snnsim import MultiStep, layers, neurons, quant
 from snnsim.deploy import lower, to_grid, verify
 from snnsim.errors import InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
@@ -213,3 +213,16 @@ def test_an_input_step_that_is_no_power_of_two_is_put_on_the_grid():
     net = awake(nn.Sequential(QuantLinear(6, 4, input_quant=QuantDescriptor(8, unsigned=True, amax=1.0)), fires()), 4.0)
     to_grid(net, 12)
     assert verify(net, lower(net), [torch.rand(20, 8, 6)]).exact
+
+
+def test_a_delay_of_nothing_hands_on_the_tensor_itself():
+    def changed(net, x):
+        spikes = net.a(net.first(x))
+        late = net.same(spikes)
+        late += net.b(net.second(x))
+        return late + spikes
+
+    net = Summed(changed)
+    net.same = layers.Delay(0)
+    with pytest.raises(InvalidValueError, match="that is read again later"):
+        lower(net, (20,))

@@ -437,3 +437,141 @@ def test_a_remedy_counts_what_the_input_adds():
         to_grid(net, 18, input_shape=(2, 8, 8))
     grid_bits = int(str(refusal.value).split("grid_bits=")[1].split(")")[0])
     to_grid(net, grid_bits, input_shape=(2, 8, 8))
+
+
+class Window(neurons.IFNode):
+    def fire(self, q):
+        return ((q >= 1) & (q < 1.3)).to(q.dtype)
+
+
+class Graded(neurons.IFNode):
+    def fire(self, q):
+        return torch.floor(q.clamp(0))
+
+
+class OffLevels(neurons.IFNode):
+    def discharge(self, q, s):
+        return q - 0.37 * s
+
+
+class Unbounded(neurons.IFNode):
+    def leak(self, v):
+        return v / (v - self.state_quant.levels[5])
+
+
+class Undefined(neurons.IFNode):
+    def leak(self, v):
+        return torch.sqrt(v)
+
+
+class Leaping(neurons.IFNode):
+    def transition(self, q):
+        return (q >= 0.5).to(q.dtype), q, q / 2
+
+
+class LooksAround(neurons.IFNode):
+    def leak(self, v):
+        return v / 2 if bool(v.max() > 0.5) else v / 4
+
+
+class TwiceItself(neurons.LIReadout):
+    def settle(self, q):
+        return 2 * q, q, q
+
+
+NO_INTEGERS = {
+    Window: "its fire is no threshold",
+    Graded: "its fire returns values other than 0 and 1",
+    OffLevels: "its membrane after a reset is on no level",
+    Unbounded: "its leak of a level is NaN or infinite",
+    Undefined: "its leak of a level is NaN or infinite",
+    Leaping: "it has a transition of its own",
+    LooksAround: "its leak is not elementwise",
+    TwiceItself: "it returns something other than its membrane",
+}
+
+
+@pytest.mark.parametrize("kind", NO_INTEGERS)
+def test_equations_that_a_table_of_integers_does_not_hold_are_refused(kind):
+    node = kind(state_quant=quant.uniform(4, low=-2.0, high=3.0))
+    with pytest.raises(InvalidValueError, match=rf"'1' \({kind.__name__}\) cannot be lowered exactly: {NO_INTEGERS[kind]}"):
+        lower(one(node))
+
+
+class ReadsAgain(nn.Module):
+    """A quantized input in other shapes, which another part reads too."""
+
+    def __init__(self, between, other):
+        super().__init__()
+        self.between, self.other = between, other
+        self.first = QuantLinear(12, 12, input_quant=QuantDescriptor(8, unsigned=True, amax=255 / 256))
+        self.a, self.b, self.last, self.fire = if_node(), if_node(), QuantLinear(12, 9), if_node()
+
+    def forward(self, x):
+        x = self.between(x)
+        return self.fire(self.last(self.a(self.first(x)) + self.b(self.other(x))))
+
+
+@pytest.mark.parametrize("between", [nn.Flatten(), nn.Identity(), nn.Dropout()], ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_quantized_input_has_one_reader_in_whatever_shape(between, bits):
+    inputs = None if bits is None else QuantDescriptor(bits, unsigned=True, amax=15 / 16)
+    with pytest.raises(InvalidValueError, match=r"\(QuantLinear\).*quantizes an input that other layers read as well"):
+        lowered(awake(ReadsAgain(between, QuantLinear(12, 12, input_quant=inputs))), (12,), grid_bits=10)
+
+
+def test_an_input_is_quantized_in_float32():
+    layer = QuantLinear(12, 9, input_quant=QuantDescriptor(8, unsigned=True, amax=255 / 256))
+    net = awake(nn.Sequential(layer, if_node()).double())
+    with pytest.raises(InvalidValueError, match=r"'0' \(QuantLinear\).*in torch.float64.*convert the network with net.float\(\)"):
+        to_grid(net, 10)
+    net.float()
+    assert verify(net, lowered(net, grid_bits=10), [torch.rand(9, 4, 12)]).exact
+
+
+class Drawn(nn.Module):
+    def forward(self, w):
+        return w + torch.randn_like(w)
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def forward(self, w):
+        self.calls += 1
+        return w * self.calls
+
+
+@pytest.mark.parametrize("kind", [Drawn, Counting])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_constants_that_are_computed_anew_are_refused(kind, name):
+    net = one()
+    nn.utils.parametrize.register_parametrization(net[0], name, kind())
+    state = torch.get_rng_state()
+    for function in (lower, to_grid):
+        with pytest.raises(
+            InvalidValueError, match=r"'0' .*its weight or bias is .* not the same twice; .*remove_parametrizations"
+        ):
+            function(net)
+    nn.utils.parametrize.remove_parametrizations(net[0], name)
+    lowered(net)
+    assert state.shape == torch.get_rng_state().shape
+
+
+class NormOfABranch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.a, self.b = QuantLinear(12, 9), nn.BatchNorm1d(9), if_node(), if_node()
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.a(self.norm(x)) + self.b(x)
+
+
+def test_a_norm_that_cannot_be_folded_is_not_sent_to_be_folded():
+    for net, message in (
+        (NormOfABranch(), "'norm' .*'first' or the normalization is read or used elsewhere too"),
+        (nn.Sequential(nn.BatchNorm1d(12), QuantLinear(12, 9), if_node()), "'0' .*put it directly behind a linear or convolution"),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
+            to_grid(net, input_shape=(12,))
