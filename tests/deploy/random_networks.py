@@ -2,9 +2,9 @@
 
     python -m tests.deploy.random_networks --seeds 1000 --start 0 [--c]
 
-A number makes a network: every operation and geometry, layers used twice, tied, parametrized and pruned weights, hooks, methods put
-in place of a layer's, dtypes, norms kept in training, input ranges. `--c` compiles the generated C under sanitizers and compares it
-too.
+A number makes a network: every operation and geometry, layers and pools used twice, tied, parametrized and pruned weights, hooks,
+methods put in place of a layer's or a neuron's, dtypes, norms kept in training, input ranges. `--c` compiles the generated C under
+sanitizers and compares it too.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from snnsim import MultiStep, SingleStep, layers, neurons, quant
 from snnsim.calibrate.conversion import Scale
@@ -39,6 +39,11 @@ SANITIZED = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=addre
 
 class Fault(AssertionError):
     """Something that is neither equal nor refused by name."""
+
+
+class Noise(nn.Module):
+    def forward(self, w):
+        return w + torch.randn_like(w)
 
 
 class Drawn(nn.Module):
@@ -186,7 +191,7 @@ class Draw:
             inputs = QuantDescriptor(self.of(4, 8), unsigned=True, amax=amax, power_of_two=self.chance(0.3))
         shape, source = self.shape, self.last
         self.product(inputs)
-        if inputs is None and self.chance(0.2):
+        if self.chance(0.2):
             # a second branch of the same shape, or the same layer once more
             first, width = self.last, self.shape
             self.shape = shape
@@ -197,6 +202,8 @@ class Draw:
                 # the layer stays in the network, and nothing calls it
                 del self.net.steps[first:]
                 self.shape = width
+        elif self.chance(0.08):
+            self.step("add", None, self.last, self.last)
         if self.chance(0.25):
             self.pool()
         self.neuron()
@@ -233,7 +240,11 @@ class Draw:
             2: (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
         }[spatial]
         choice = self.within(0, 6)
-        if choice < 2:
+        again = [name for name, m in self.net.parts.items() if isinstance(m, kinds)]
+        if again and self.chance(0.3):
+            # one module in two places
+            self.step("call", self.of(*again))
+        elif choice < 2:
             listed = [kernel] * spatial if self.chance(0.3) else kernel
             self.call(kinds[choice](listed, **options))
         elif choice < 4:
@@ -387,6 +398,12 @@ class Draw:
             self.step("double", None)
         elif kind == 11 and isinstance(part, QuantLinear | QuantConv1d | QuantConv2d):
             part.freeze()
+        elif kind == 12 and hasattr(part, "fire"):
+            part.fire = lambda q: ((q >= 1) & (q < 1.3)).to(q.dtype)
+        elif kind == 13 and hasattr(part, "fire"):
+            part.leak = lambda v: v / 2 if bool(v.max() > 0.5) else v / 4
+        elif kind == 14 and isinstance(part, QuantLinear | QuantConv1d | QuantConv2d) and isinstance(part.weight, nn.Parameter):
+            parametrize.register_parametrization(part, "weight", Noise())
         self.net.to(case.dtype)
 
 
