@@ -77,7 +77,7 @@ class Membrane(FixedDtype, Temporal):
                 f"{who}.{name}: is learned, and another object in its place would not be; change its value, as in "
                 f"torch.nn.init.constant_(node.{name}, {value!r})"
             )
-        places = (self.__dict__, self._buffers, self._parameters)
+        places: tuple[dict[str, Any], ...] = (self.__dict__, self._buffers, self._parameters)
         before = [dict(place) for place in places]
         for place in places:
             place.pop(name, None)
