@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,30 @@ class OnGrid(Membrane):
         """What is left of `v` after one step, on the grid."""
         leaked = super().decayed(v)
         return straight_through(rounded(leaked, self.grid_bits), leaked)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # a network that is not on the grid must not take these values for its own: its layers would divide by tau twice
+        tensor = next(iter((*self.parameters(), *self.buffers())), None)
+        destination[prefix + "grid_bits"] = torch.tensor(self.grid_bits, device=None if tensor is None else tensor.device)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        bits = state_dict.pop(prefix + "grid_bits", None)
+        if bits is not None and not bits.is_meta and int(bits) != self.grid_bits:
+            errors.append(
+                f"{prefix}grid_bits: the file is of a network on the grid of 2**-{int(bits)}, and this one is on that of "
+                f"2**-{self.grid_bits}; call to_grid with grid_bits={int(bits)} on a fresh one"
+            )
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, grid_bits={self.grid_bits}"

@@ -250,3 +250,24 @@ def test_a_codebook_that_draws_is_refused_and_not_replaced():
     ):
         to_grid(net)
     assert net[1].state_quant is codebook
+
+
+def test_values_of_a_network_on_the_grid_are_not_taken_for_those_of_one_that_is_not():
+    def network():
+        torch.manual_seed(0)
+        first, second = neurons.LIFNode(3.0, state_quant=quant.uniform(4)), neurons.IFNode(state_quant=quant.uniform(4))
+        return nn.Sequential(QuantLinear(20, 10), first, QuantLinear(10, 5), second)
+
+    net, other, coarse = network(), network(), network()
+    to_grid(net, 14)
+    to_grid(coarse, 12)
+    with pytest.raises(RuntimeError, match=r"1\.grid_bits"):
+        other.load_state_dict(net.state_dict())
+    with pytest.raises(RuntimeError, match=r"is of a network on the grid of 2\*\*-14, and this one is on that of 2\*\*-12"):
+        coarse.load_state_dict(net.state_dict())
+    to_grid(other, 14)
+    other.load_state_dict(net.state_dict())
+    x = (torch.rand(10, 3, 20) < 0.4).float() * 2
+    assert torch.equal(MultiStep(other)(x), MultiStep(net)(x))
+    old = {key: value for key, value in net.state_dict().items() if not key.endswith("1.grid_bits")}
+    other.load_state_dict(old)

@@ -234,6 +234,8 @@ def _is_number(node: Membrane, name: str) -> bool:
     """Whether a key of a neuron's `state_dict` is a constant that is one number, which the settings hold as such."""
     path, _, leaf = name.rpartition(".")
     owner = node.get_submodule(path)
+    if isinstance(owner, OnGrid) and leaf == "grid_bits":
+        return True
     if not isinstance(owner, Membrane) or leaf not in owner.constants:
         return False
     value = getattr(owner, leaf)
