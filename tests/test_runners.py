@@ -751,7 +751,9 @@ def test_calls_leave_nothing_behind(runner, codebook):
         snnsim.reset(net)
         return live_tensors()
 
-    assert calls(6) == calls(18)
+    first = calls(6)
+    # fewer where something of an earlier test went meanwhile
+    assert calls(18) <= first
 
 
 def test_a_network_that_was_dropped_is_gone():
