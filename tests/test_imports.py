@@ -147,7 +147,9 @@ print(wrong)
 
 
 PUBLIC = {name for name in snnsim.__all__ if not name.startswith("_")}
-LOADED_TOGETHER = [path for path in FILES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in PUBLIC | {"record", "runners"}]
+LOADED_TOGETHER = [
+    path for path in FILES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in PUBLIC | {"record", "runners"}
+]
 
 
 @pytest.mark.parametrize("path", LOADED_TOGETHER, ids=lambda path: str(path.relative_to(PACKAGE)))

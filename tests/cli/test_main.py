@@ -214,3 +214,11 @@ def test_train_on_event_recordings(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     assert main([*FAST, "--dataset", "digits-dvs", "--data", str(tmp_path / "file"), "--out", str(out), "--overwrite"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_tilde_is_the_users_home(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main([*FAST, "--out", "~/run"]) == 0
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not (tmp_path / "~").exists()
