@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from snnsim.calibrate.collect import runner_axis
 from snnsim.calibrate.tally import Tally, tallies
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
@@ -54,6 +55,7 @@ def inspect(net: nn.Module, batches: Iterable[Any]) -> list[Finding]:
         InvalidTypeError: no runner, or batches that hold no tensors.
         StateError: no data.
     """
+    runner_axis("calibrate.inspect", net)
     silent, stuck = list(_unreachable(net)), list(_stuck(net))
     # a run would refuse a node that can never fire
     of_data = [] if silent else data_findings(net, tallies("calibrate.inspect", net, batches))
