@@ -73,9 +73,23 @@ def dense(where: str, name: str, x: Tensor) -> Tensor:
     return x if x.layout is torch.strided else x.to_dense()
 
 
+def check_plain(where: str, name: str, x: Tensor) -> None:
+    """Raise where the values of `x` are packed: sparse, nested or quantized by torch, which few of its functions take."""
+    if x.is_nested:
+        remedy = "to_padded_tensor(0.0)"
+    elif x.is_quantized:
+        remedy = "dequantize()"
+    elif x.layout is not torch.strided:
+        remedy = "to_dense()"
+    else:
+        return
+    raise InvalidTypeError(f"{where}({name}, {x.layout} of {x.dtype}): {name} must be a plain tensor; pass {name}.{remedy}")
+
+
 def check_sequence(where: str, name: str, x_seq: Tensor) -> None:
     """Raise unless `x_seq` is `[T, B, *n]` with at least one time step."""
     check_tensor(where, name, x_seq)
+    check_plain(where, name, x_seq)
     if x_seq.ndim < 2 or len(x_seq) == 0:
         raise ShapeError(
             f"{where}({name} of shape {tuple(x_seq.shape)}): {name} must be [T, B, *n] with T >= 1; "
@@ -96,6 +110,7 @@ def check_class_sequence(where: str, name: str, x_seq: Tensor) -> None:
 def check_shape(where: str, name: str, x: Tensor, shape: torch.Size) -> None:
     """Raise unless `x` is a tensor of this shape; nothing is broadcast."""
     check_tensor(where, name, x)
+    check_plain(where, name, x)
     if x.shape != shape:
         raise ShapeError(
             f"{where}({name} of shape {tuple(x.shape)}): {name} must have shape {tuple(shape)}, and is not broadcast; "

@@ -12,6 +12,8 @@ __all__ = ["check_int", "checked_bool", "checked_float", "checked_number", "shor
 
 # of a neuron state
 MAX_STATE_BITS = 16
+# threads or processes at once: more than any machine has cores, and fewer than bring one to a halt
+MOST_WORKERS = 1024
 
 
 def check_int(where: str, name: str, value: object, at_least: int, at_most: int | None = None) -> None:

@@ -121,7 +121,7 @@ def _mnist_folder(data_dir: str | Path | None) -> Path:
         raise MissingDataError(
             "dataset 'mnist' is read from a folder with its four idx files; name it with --data DIR or in SNNSIM_DATA"
         )
-    folders = [Path(named, inner) for inner in ("", "MNIST", "mnist", "raw", "MNIST/raw")]
+    folders = [Path(os.path.expanduser(named), inner) for inner in ("", "MNIST", "mnist", "raw", "MNIST/raw")]
     return next((folder for folder in folders if any(folder.glob("t*-images?idx3-ubyte*"))), folders[0])
 
 

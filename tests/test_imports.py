@@ -115,3 +115,45 @@ def test_tools_see_what_is_loaded_on_first_use():
     tree = ast.parse(Path(snnsim.__file__).read_text())
     seen = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert set(snnsim.__all__) <= seen
+
+
+@pytest.mark.parametrize("name", ["", "..", "a.b", "neurons.", "config.Config", "a b", "\0"])
+def test_what_can_be_no_name_is_an_attribute_error(name):
+    assert not hasattr(snnsim, name)
+
+
+def test_parts_can_be_asked_for_by_many_threads_at_once():
+    code = """
+import threading
+import snnsim
+
+barrier, wrong = threading.Barrier(len(snnsim.__all__)), []
+
+def load(name):
+    barrier.wait()
+    try:
+        getattr(snnsim, name)
+    except BaseException as problem:
+        wrong.append(repr(problem))
+
+threads = [threading.Thread(target=load, args=(name,)) for name in snnsim.__all__]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(wrong)
+"""
+    assert run_python(code) == "[]"
+
+
+PUBLIC = {name for name in snnsim.__all__ if not name.startswith("_")}
+LOADED_TOGETHER = [
+    path for path in FILES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in PUBLIC | {"record", "runners"}
+]
+
+
+@pytest.mark.parametrize("path", LOADED_TOGETHER, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_public_parts_import_each_other_by_their_full_names(path):
+    # whoever loads one holds the lock that the names of `snnsim` itself wait for
+    tree = ast.parse(path.read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "snnsim"]

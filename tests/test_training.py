@@ -449,6 +449,13 @@ def test_the_folder_of_mnist_may_be_one_above_and_named_in_the_environment(tmp_p
     assert len(train_set) == len(test_set) == 20
 
 
+def test_the_folder_of_mnist_may_be_below_the_users_home(tmp_path, monkeypatch):
+    mnist_folder(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SNNSIM_DATA", "~/data")
+    assert len(load_datasets(dataclasses.replace(SMALL, dataset="mnist"), None)[0]) == 20
+
+
 @pytest.mark.slow
 def test_learns_real_mnist(real_data):
     config = Config(dataset="mnist", epochs=1, time_steps=5, hidden=64)

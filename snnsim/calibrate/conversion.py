@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -78,8 +79,8 @@ def convert(ann: nn.Module, batches: Iterable[Any], T: int, *, percentile: float
         A runner in eval mode: static input `[B, *n]` to `[T, B, *out]`; its mean over T approaches `ann(x)`.
 
     Raises:
-        InvalidTypeError, InvalidValueError: no ReLU module, one used twice or with a hook or a forward of its own that changes what
-            it gives, another activation, or a neuron in the network.
+        InvalidTypeError, InvalidValueError: a forward of several inputs, no ReLU module, one used twice or with a hook or a forward
+            of its own that changes what it gives, another activation, or a neuron in the network.
         StateError: no data.
 
     Warns:
@@ -159,9 +160,10 @@ class _Activity:
         return found.reshape(self._shape)
 
 
-def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> tuple[dict[str, _Activity], Tensor]:
+def _activities(whole: nn.Sequential, batches: Iterable[Any], per_channel: bool) -> tuple[dict[str, _Activity], Tensor]:
     """What every ReLU puts out, by name; and some samples."""
     activities = {name: _Activity(name, per_channel) for name in _rectifiers(whole)}
+    _check_inputs(whole[0])
     hooks = [(whole.get_submodule(name), seen.collect) for name, seen in activities.items()]
     receivers = [(whole.get_submodule(name), seen.receive) for name, seen in activities.items()]
     groups, samples = 0, torch.empty(0)
@@ -179,6 +181,18 @@ def _activities(whole: nn.Module, batches: Iterable[Any], per_channel: bool) -> 
                 "module of its own that runs once"
             )
     return activities, samples
+
+
+def _check_inputs(ann: nn.Module) -> None:
+    """Raise where a network cannot be called with one input."""
+    signature = inspect.signature(ann.forward)
+    try:
+        signature.bind(None)
+    except TypeError as problem:
+        raise InvalidTypeError(
+            f"calibrate.convert(ann): forward{signature} does not run on one input ({problem}); wrap the network in a module that "
+            "takes one, and splits it or holds the others"
+        ) from problem
 
 
 def _own_name(name: str) -> str:

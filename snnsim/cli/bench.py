@@ -16,7 +16,7 @@ from snnsim.bench.report import markdown, tables
 from snnsim.bench.results import Results
 from snnsim.bench.training import STEP
 from snnsim.cli.demo import table
-from snnsim.cli.options import positive_int
+from snnsim.cli.options import folder, positive_int, workers
 from snnsim.files import claimed, write_whole
 
 DESCRIPTION = """Time snnsim's engines, a plain loop, torch.compile, snnTorch and SpikingJelly in turns, in one run, against the
@@ -34,10 +34,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure (default: all)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="candidates of the layer of neurons, or how their names begin")
     parser.add_argument("--shapes", nargs="+", type=shape, metavar="TxN", help="time steps and neurons of a layer")
-    parser.add_argument("--threads", nargs="+", type=positive_int, metavar="N", help="numbers of torch threads (default: 1 2)")
+    parser.add_argument("--threads", nargs="+", type=workers, metavar="N", help="numbers of torch threads (default: 1 2)")
     parser.add_argument("--rounds", type=positive_int, metavar="N", help="samples of each (default: 7)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="where results go (default: runs/bench)"
+        "--out", type=folder, default=Path("runs/bench"), metavar="DIR", help="where results go (default: runs/bench)"
     )
     parser.add_argument(
         "--report",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snnsim.cli.options import Defaults, positive_int, shows_progress
+from snnsim.cli.options import Defaults, folder, shows_progress, workers
 from snnsim.config import Config
 from snnsim.files import claimed
 
@@ -27,9 +27,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "neuron states, and print accuracy, firing rate and bytes of state for each."
     )
     parser.add_argument("--quick", action="store_true", help="a few epochs only: shows that everything runs, not how well")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="where checkpoint and pictures go")
+    parser.add_argument("--out", type=folder, default=Path("runs/demo"), metavar="DIR", help="where checkpoint and pictures go")
     parser.add_argument("--seed", type=int, default=0, help="of weights and image order")
-    parser.add_argument("--threads", type=positive_int, default=1, help="of torch; more do not help a network this small")
+    parser.add_argument("--threads", type=workers, default=1, help="of torch; more do not help a network this small")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

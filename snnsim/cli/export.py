@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.cli.options import positive_int
+from snnsim.cli.options import folder, positive_int, workers
 from snnsim.cli.target import Target
 from snnsim.data import batches
 from snnsim.deploy import Certificate, IntegerNetwork, from_nir, lower, to_grid, to_nir, verify
@@ -57,7 +57,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of snnsim train")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; with --to nir the file")
     parser.add_argument("--to", choices=TARGETS, required=True, help="what to write")
-    parser.add_argument("--data", metavar="DIR", help="folder of the data set that the checkpoint was trained on, as for train")
+    parser.add_argument(
+        "--data", type=folder, metavar="DIR", help="folder of the data set that the checkpoint was trained on, as for train"
+    )
     parser.add_argument(
         "--weight-bits", type=positive_int, metavar="N", help="bits of the weights, where they are float: 8 for c and integer"
     )
@@ -79,7 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("read", "reading a weight"),
     ):
         parser.add_argument(f"--pj-{name}", type=float, default=vars(energy)[name], help=f"picojoules of {meaning}")
-    parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--threads", type=workers, default=torch.get_num_threads(), help="of torch")
 
 
 def grid_bits(text: str) -> int | str:

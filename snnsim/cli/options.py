@@ -7,13 +7,16 @@ import math
 import sys
 from collections.abc import Collection
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from snnsim.config import Config, positive_int, state_bits, weight_bits, whole_number
+from snnsim.scalars import MOST_WORKERS, short
 
 __all__ = [
     "Defaults",
     "add_config",
+    "folder",
     "given",
     "option_of",
     "percent",
@@ -23,6 +26,7 @@ __all__ = [
     "state_bits",
     "weight_bits",
     "whole_number",
+    "workers",
 ]
 
 
@@ -58,6 +62,26 @@ def percent(text: str) -> float:
     if 0 <= value < 100:
         return value / 100
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent in [0, 100)")
+
+
+def folder(text: str) -> Path:
+    """A folder by its name, in which a leading ~ is the user's home."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no folder; for the one you are in give .")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as problem:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {problem}; write the folder out, or ./{text} where it is called that"
+        ) from problem
+
+
+def workers(text: str) -> int:
+    """A number of threads or processes."""
+    count = positive_int(text)
+    if count > MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{short(text)} is too many; give at most {MOST_WORKERS}")
+    return count
 
 
 def option_of(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from snnsim import sweep, viz
-from snnsim.cli.options import Defaults, add_config, given, percent, points, positive_int, state_bits, weight_bits
+from snnsim.cli.options import Defaults, add_config, folder, given, percent, points, positive_int, state_bits, weight_bits, workers
 from snnsim.config import CODEBOOKS, Config
 from snnsim.errors import InvalidValueError
 from snnsim.files import write_whole
@@ -39,13 +39,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("--seeds", type=positive_int, default=plan.seeds, help="how many")
     runs = parser.add_argument_group("every run")
     add_config(runs, without=AXES)
-    runs.add_argument("--data", metavar="DIR", help="folder with the four MNIST idx files, or one above it, as the workers see it")
+    runs.add_argument(
+        "--data", type=folder, metavar="DIR", help="folder with the four MNIST idx files, or one above it, as the workers see it"
+    )
     where = parser.add_argument_group("where and how")
-    where.add_argument("--jobs", type=positive_int, default=1, help="runs at once on this machine")
-    where.add_argument("--threads", type=positive_int, default=1, help="of torch in each run")
+    where.add_argument("--jobs", type=workers, default=1, help="runs at once on this machine")
+    where.add_argument("--threads", type=workers, default=1, help="of torch in each run")
     where.add_argument("--backend", choices=sweep.BACKENDS, default="loky", help="processes here, or a Dask cluster")
     where.add_argument("--address", help="of the Dask scheduler, such as tcp://127.0.0.1:8786")
-    where.add_argument("--out", type=Path, metavar="DIR", help="where runs and results go; runs/sweep unless given")
+    where.add_argument("--out", type=folder, metavar="DIR", help="where runs and results go; runs/sweep unless given")
     where.add_argument("--within", type=points, default=0.5, metavar="POINTS", help="loss against float that is good enough")
     where.add_argument("--rerun", metavar="HASH", help="make the run of this config_hash in --out again and compare")
     where.add_argument(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snnsim.cli.options import Defaults, add_config, given, option_of, positive_int, shows_progress
+from snnsim.cli.options import Defaults, add_config, folder, given, option_of, shows_progress, workers
 from snnsim.cli.tensorboard import add_tensorboard, log_epoch, writer_of
 from snnsim.config import Config
 from snnsim.errors import CheckpointError, InvalidValueError, OutputError
@@ -27,18 +27,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--data",
+        type=folder,
         metavar="DIR",
         help="folder with the four MNIST idx files, gzipped or not, or one above it; SNNSIM_DATA where it is not given; "
         "for digits-dvs, where its recordings are kept",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/train"), metavar="DIR", help="where checkpoint and pictures go")
+    parser.add_argument("--out", type=folder, default=Path("runs/train"), metavar="DIR", help="where checkpoint and pictures go")
     parser.add_argument(
         "--resume",
         action="store_true",
         help="continue from the checkpoint in --out, with its options; --epochs may be more",
     )
     parser.add_argument("--overwrite", action="store_true", help="discard the checkpoint in --out")
-    parser.add_argument("--threads", type=positive_int, help="of torch; as many as torch takes unless given")
+    parser.add_argument("--threads", type=workers, help="of torch; as many as torch takes unless given")
     add_tensorboard(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar; there is none either where errors go to a file")
 

@@ -14,6 +14,7 @@ from snnsim.checks import (
     check_labels,
     check_module,
     check_one_hot,
+    check_plain,
     check_real,
     check_sequence,
     check_tensor,
@@ -157,8 +158,9 @@ def earliest(where: str, name: str, s_seq: Tensor) -> Tensor:
 
 def _expected_time(where: str, name: str, spikes: Tensor, none_value: float) -> Tensor:
     check_real(where, name, spikes)
+    spikes = spikes.to(_time_dtype(spikes))
     check_values(where, name, spikes, (spikes >= 0) & (spikes <= 1), "within 0..1", "pass spikes")
-    alive = (1 - spikes.to(_time_dtype(spikes))).cumprod(-1)
+    alive = (1 - spikes).cumprod(-1)
     return alive.sum(-1) + (none_value - spikes.shape[-1]) * alive[..., -1]
 
 
@@ -278,6 +280,7 @@ def kaiming_normal_conv_linear_weight(net: nn.Module) -> None:
 
 def _check_time_last(where: str, spikes: Tensor) -> None:
     check_tensor(where, "spikes", spikes)
+    check_plain(where, "spikes", spikes)
     if spikes.ndim == 0 or spikes.shape[-1] == 0:
         raise ShapeError(
             f"{where}(spikes of shape {tuple(spikes.shape)}): spikes must be [*, T] with T >= 1, time last; "

@@ -17,6 +17,8 @@ __all__ = ["AXES", "Plan", "config_hash"]
 
 # fields of a Config that differ within a sweep
 AXES = ("bits", "weight_bits", "codebook", "seed")
+# more runs than anyone waits for; a typing error beyond it would only be listed for hours
+MOST_SEEDS = 10_000
 
 
 def config_hash(config: Config) -> str:
@@ -44,7 +46,7 @@ class Plan:
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        check_int("Plan", "seeds", self.seeds, at_least=1)
+        check_int("Plan", "seeds", self.seeds, at_least=1, at_most=MOST_SEEDS)
         for name in ("state_bits", "weight_bits", "codebooks"):
             if not getattr(self, name):
                 raise InvalidValueError(f"Plan({name}=()): there is nothing to sweep; give at least one")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -25,6 +26,7 @@ from snnsim.data import batches
 from snnsim.data.images import InMemory
 from snnsim.errors import EngineError, InvalidValueError, SnnsimError
 from snnsim.metrics import footprint
+from snnsim.scalars import MOST_WORKERS
 from snnsim.sweep.plan import Plan, config_hash
 from snnsim.sweep.store import Store
 from snnsim.training import Training, load_datasets
@@ -39,7 +41,7 @@ PATIENCE = 10
 def run_sweep(
     plan: Plan,
     store: Store,
-    data_dir: str | None = None,
+    data_dir: str | Path | None = None,
     *,
     jobs: int = 1,
     backend: str = "loky",
@@ -70,8 +72,8 @@ def run_sweep(
         CheckpointError, OutputError: the store belongs to another sweep, cannot be written, or is being written to by another one.
         MissingDataError: the data is not there.
     """
-    check_int("run_sweep", "jobs", jobs, at_least=1)
-    check_int("run_sweep", "threads", threads, at_least=1)
+    check_int("run_sweep", "jobs", jobs, at_least=1, at_most=MOST_WORKERS)
+    check_int("run_sweep", "threads", threads, at_least=1, at_most=MOST_WORKERS)
     if backend not in BACKENDS:
         raise InvalidValueError(f"run_sweep(backend={backend!r}): must be one of {', '.join(BACKENDS)}")
     if (backend == "dask") != (address is not None):
@@ -96,7 +98,7 @@ def run_sweep(
 def _make_missing(
     configs: list[Config],
     store: Store,
-    data_dir: str | None,
+    data_dir: str | Path | None,
     threads: int,
     tell: Callable[[str], None],
     workers: Callable[[], AbstractContextManager[Callable[[Iterable[Any]], Iterable[Any]]]],
@@ -172,14 +174,14 @@ def _workers(backend: str, address: str | None, jobs: int) -> Iterator[Callable[
             ) from problem
 
 
-def load_data(config: Config, data_dir: str | None) -> tuple[InMemory, InMemory, str]:
+def load_data(config: Config, data_dir: str | Path | None) -> tuple[InMemory, InMemory, str]:
     """Training set, test set and twelve digits of their SHA-256; kept for the next run in this process."""
     # all else makes no difference to the data
     return _load_data(Config(dataset=config.dataset, time_steps=config.time_steps), data_dir)
 
 
 @lru_cache(maxsize=1)
-def _load_data(config: Config, data_dir: str | None) -> tuple[InMemory, InMemory, str]:
+def _load_data(config: Config, data_dir: str | Path | None) -> tuple[InMemory, InMemory, str]:
     train_set, test_set = load_datasets(config, data_dir)
     digest = hashlib.sha256()
     for part in (train_set, test_set):
@@ -189,7 +191,7 @@ def _load_data(config: Config, data_dir: str | None) -> tuple[InMemory, InMemory
     return train_set, test_set, digest.hexdigest()[:12]
 
 
-def train_start(config: Config, data_dir: str | None, threads: int) -> tuple[Config, dict[str, Any]]:
+def train_start(config: Config, data_dir: str | Path | None, threads: int) -> tuple[Config, dict[str, Any]]:
     """A float start and its checkpoint."""
     torch.set_num_threads(threads)
     train_set, test_set, _ = load_data(config, data_dir)
@@ -199,7 +201,9 @@ def train_start(config: Config, data_dir: str | None, threads: int) -> tuple[Con
     return config, training.checkpoint()
 
 
-def train_row(config: Config, data_dir: str | None = None, threads: int = 1, start: dict[str, Any] | None = None) -> dict[str, Any]:
+def train_row(
+    config: Config, data_dir: str | Path | None = None, threads: int = 1, start: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Make one run.
 
     Args:
@@ -244,7 +248,7 @@ def train_row(config: Config, data_dir: str | None = None, threads: int = 1, sta
 
 
 def _attempt(
-    config: Config, data_dir: str | None, threads: int, start: dict[str, Any] | None
+    config: Config, data_dir: str | Path | None, threads: int, start: dict[str, Any] | None
 ) -> tuple[Config, dict[str, Any] | None, str]:
     """A run, or what was wrong with it: one failure does not end a sweep."""
     try:

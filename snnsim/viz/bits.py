@@ -11,9 +11,12 @@ from matplotlib.axes import Axes
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.viz.arrays import as_array, as_share, as_text
-from snnsim.viz.figure import COLORS, FAINT, INK, MARKERS, axes_or_new, check_text, whole_numbers
+from snnsim.viz.figure import COLORS, MARKERS, axes_or_new, check_text, legend_text, palette, whole_numbers
 
 __all__ = ["bits_accuracy", "pareto_front"]
+
+# a number, bits or bytes, that a picture can have an axis for
+MOST_BITS = 1e300
 
 Accuracy = float | Sequence[float]
 
@@ -92,27 +95,28 @@ def bits_accuracy(
     best = {points[index] for index in front}
     right = max(point.cost for point in points)
     ax = axes_or_new(ax, 6.2, 3.8)
+    paint = palette(ax)
     if baseline is not None:
         level = _point(0.0, "bits_accuracy(baseline)", baseline)
-        ax.axhspan(level.mean - level.error, level.mean + level.error, color=FAINT, alpha=0.5, linewidth=0)
-        ax.axhline(level.mean, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), label=baseline_name, zorder=1)
+        ax.axhspan(level.mean - level.error, level.mean + level.error, color=paint.faint, alpha=0.5, linewidth=0)
+        ax.axhline(level.mean, color=paint.ink, linewidth=1.0, linestyle=(0, (5, 3)), label=legend_text(baseline_name), zorder=1)
     steps = [points[index] for index in front]
     ax.step(
         [*(point.cost for point in steps), right],
         [*(point.mean for point in steps), steps[-1].mean],
         where="post",
-        color=INK,
+        color=paint.ink,
         linewidth=1.0,
         label="Pareto front",
         zorder=2,
     )
     for index, (name, recipe) in enumerate(recipes.items()):
-        color, marker = COLORS[index], MARKERS[index]
+        color, marker = paint.colors[index], MARKERS[index]
         later = [point for other in list(recipes.values())[index + 1 :] for point in other]
         for point in recipe:
             # one that equal points of other recipes will cover is drawn larger, so that all are seen
             covers = sum((point.cost, point.mean) == (other.cost, other.mean) for other in later)
-            fill = color if point in best else "white"
+            fill = color if point in best else paint.ground
             ax.errorbar(
                 point.cost,
                 point.mean,
@@ -125,7 +129,7 @@ def bits_accuracy(
                 capsize=2.5,
                 zorder=3,
             )
-        ax.plot([], [], color=color, marker=marker, markersize=6, linestyle="none", label=name)
+        ax.plot([], [], color=color, marker=marker, markersize=6, linestyle="none", label=legend_text(name))
     ax.set_xlabel(cost)
     ax.xaxis.set_major_locator(whole_numbers())
     ax.set_ylabel("accuracy (% of samples)")
@@ -148,10 +152,15 @@ def _recipes(results: Any) -> dict[str, list[_Point]]:
         recipes[str(name)] = []
         for cost, accuracy in recipe.items():
             where = f"bits_accuracy(results[{name!r}][{cost!r}])"
-            if isinstance(cost, bool) or not isinstance(cost, Real) or not 0 < float(cost) < np.inf:
+            if not isinstance(cost, Real) or isinstance(cost, bool) or not _is_within(cost):
                 raise InvalidValueError(f"{where}: bits must be a number above 0; pass float states as baseline=")
             recipes[str(name)].append(_point(float(cost), where, accuracy))
     return recipes
+
+
+def _is_within(cost: Any) -> bool:
+    """Whether an axis can reach it; ints may be beyond every float."""
+    return bool(0 < cost <= MOST_BITS)
 
 
 def _point(cost: float, name: str, accuracy: Any) -> _Point:

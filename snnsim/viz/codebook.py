@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.viz.arrays import as_array, as_levels, as_number
-from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
+from snnsim.viz.figure import axes_or_new, palette
 
 __all__ = ["codebook"]
 
@@ -41,25 +41,26 @@ def codebook(levels: Any, edges: Any = None, v_threshold: float | None = None, *
     margin = 0.08 * (values[-1] - values[0]) or 0.5
     ends = [values[0] - margin, values[-1] + margin]
     ax = axes_or_new(ax, 4.6, 4.3)
+    paint = palette(ax)
 
-    ax.plot(ends, ends, color=FAINT, linewidth=1.0, linestyle=":", label="no rounding", zorder=1)
+    ax.plot(ends, ends, color=paint.faint, linewidth=1.0, linestyle=":", label="no rounding", zorder=1)
     # both ends of every tread; a tread starts at its lower edge, which belongs to it
     stairs = np.repeat(np.concatenate([[ends[0]], borders, [ends[1]]]), 2)[1:-1]
-    ax.plot(stairs, np.repeat(values, 2), color=INK, linewidth=1.3, label="rounded", zorder=2)
+    ax.plot(stairs, np.repeat(values, 2), color=paint.ink, linewidth=1.3, label="rounded", zorder=2)
     # many marks are thin marks, so that 8 bits are not a black bar
     thin = float(np.clip(40 / len(values), 0.3, 1.0))
     on_axis = ax.get_xaxis_transform()
-    ax.plot(borders, np.zeros_like(borders), "|", color=INK, ms=11, mew=thin, transform=on_axis, label="edges")
+    ax.plot(borders, np.zeros_like(borders), "|", color=paint.ink, ms=11, mew=thin, transform=on_axis, label="edges")
     size = float(np.clip(60 / len(values), 1.5, 6))
     if v_threshold is None:
-        ax.plot(values, values, "o", color=INK, markersize=size, label="levels", zorder=3)
+        ax.plot(values, values, "o", color=paint.ink, markersize=size, label="levels", zorder=3)
     else:
-        dashes: dict[str, Any] = {"color": ACCENT, "linewidth": 1.0, "linestyle": (0, (5, 3))}
+        dashes: dict[str, Any] = {"color": paint.accent, "linewidth": 1.0, "linestyle": (0, (5, 3))}
         ax.axvline(v_threshold, label="threshold", **dashes)
         ax.axhline(v_threshold, **dashes)
         silent, firing = values[values < v_threshold], values[values >= v_threshold]
-        ax.plot(silent, silent, "o", mfc="white", mec=INK, markersize=size, label="level, silent", zorder=3)
-        ax.plot(firing, firing, "o", color=INK, markersize=size, label="level, fires", zorder=3)
+        ax.plot(silent, silent, "o", mfc=paint.ground, mec=paint.ink, markersize=size, label="level, silent", zorder=3)
+        ax.plot(firing, firing, "o", color=paint.ink, markersize=size, label="level, fires", zorder=3)
     ax.set_xlim(*ends)
     ax.set_ylim(*ends)
     ax.set_aspect("equal")

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.viz.arrays import as_array, as_labels
-from snnsim.viz.figure import COLORS, MARKERS, axes_or_new, whole_numbers
+from snnsim.viz.figure import MARKERS, axes_or_new, check_text, legend_text, palette, whole_numbers
 
 __all__ = ["learning_curve"]
 
@@ -45,6 +45,7 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
     names = list(dict.fromkeys(name for run in runs.values() for name in run))
     both = {"accuracy" in name for name in names} == {True, False}
     ax = axes_or_new(ax, 6.2, 3.6)
+    paint = palette(ax)
     right = ax.twinx() if both else ax
     handles = []
     coming = [("accuracy" in name, values) for run in runs.values() for name, values in run.items()]
@@ -59,12 +60,12 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
             handles += target.plot(
                 np.arange(1, len(values) + 1),
                 values,
-                color=COLORS[look % len(COLORS)],
+                color=paint.colors[look % len(paint.colors)],
                 marker=MARKERS[look % len(MARKERS)],
                 linestyle=_DASHES[names.index(name) % len(_DASHES)],
                 markersize=3.5 + 2.5 * covers,
                 linewidth=1.4 + 1.6 * covers,
-                label=f"{label}: {_words(name)}" if label else _words(name),
+                label=legend_text(f"{label}: {_words(name)}" if label else _words(name)),
             )
     for axes, quantity in ((ax, "loss"), (right, "accuracy")):
         if any(quantity in name for name in names):
@@ -110,6 +111,8 @@ def _checked(history: History) -> dict[str, np.ndarray]:
         raise InvalidTypeError(f"learning_curve(history with {history!r}): expected a mapping from name to one value per epoch")
     if not history:
         raise InvalidValueError("learning_curve(history={}): there is nothing to draw")
+    for name in history:
+        check_text("learning_curve", "name of a curve", name)
     curves = {name: as_array(f"learning_curve(history[{name!r}])", values) for name, values in history.items()}
     for name, values in curves.items():
         if ("loss" in name) == ("accuracy" in name):

@@ -18,7 +18,7 @@ from snnsim.checks import checked_number
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.files import write_whole
 from snnsim.viz.arrays import Numbers, as_array
-from snnsim.viz.figure import INK, axes_or_new, checked_path, whole_numbers
+from snnsim.viz.figure import INK, axes_or_new, checked_path, palette, whole_numbers
 
 __all__ = ["event_frame", "event_movie"]
 
@@ -28,6 +28,8 @@ _COLORS = np.array([to_rgb(INK), to_rgb("#fff2d5")])
 _NAMES = ["darker", "brighter"]
 # most counts are small: the share of pixels with events that have less than full colour
 _FULL = 90.0
+# height to width of a picture; the pixels of a taller sensor leave some of the width empty
+_TALLEST = 3.0
 
 
 def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = None) -> Axes:
@@ -48,14 +50,14 @@ def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = 
     counts = _counts("event_frame(frame)", frame, "[2, H, W]")
     height, width = counts.shape[1:]
     # the taller the sensor the narrower the picture, legend and labels included
-    ax = axes_or_new(ax, 4.2, 1.0 + 3.4 * height / width)
+    ax = axes_or_new(ax, 4.2, 1.0 + 3.4 * min(height / width, _TALLEST))
     ax.imshow(_pixels(counts, _full_colour("event_frame", counts, full)), interpolation="nearest", origin="upper")
     ax.spines[["top", "right"]].set_visible(True)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(whole_numbers(6))
     ax.set_xlabel("column (pixels)")
     ax.set_ylabel("row (pixels)")
-    keys = [Patch(fc=color, ec=INK, lw=0.6, label=name) for color, name in zip(_COLORS, _NAMES, strict=True)]
+    keys = [Patch(fc=color, ec=palette(ax).ink, lw=0.6, label=name) for color, name in zip(_COLORS, _NAMES, strict=True)]
     ax.legend(handles=keys, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.1)
     return ax
 

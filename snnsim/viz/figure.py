@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
@@ -14,7 +16,21 @@ from snnsim.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.files import write_whole
 
-__all__ = ["ACCENT", "COLORS", "FAINT", "INK", "MARKERS", "axes_or_new", "check_text", "checked_path", "save", "whole_numbers"]
+__all__ = [
+    "ACCENT",
+    "COLORS",
+    "FAINT",
+    "INK",
+    "MARKERS",
+    "Palette",
+    "axes_or_new",
+    "check_text",
+    "checked_path",
+    "legend_text",
+    "palette",
+    "save",
+    "whole_numbers",
+]
 
 # told apart in black and white as well: black, mid grey and light grey
 INK = "#1b1b1b"
@@ -26,8 +42,31 @@ FAINT = "#c4c4c4"
 COLORS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
+
+class Palette(NamedTuple):
+    """Colours that stand out from what is behind them.
+
+    Args:
+        ink, accent, faint: of what is shown, of what matters most, of what is beside it.
+        ground: of what is hollow.
+        colors: of several runs.
+    """
+
+    ink: str
+    accent: str
+    faint: str
+    ground: str
+    colors: list[str]
+
+
+_ON_LIGHT = Palette(INK, ACCENT, FAINT, "white", COLORS)
+# black alone is lost on a dark ground
+_ON_DARK = Palette("#ececec", "#ff8a5c", "#6e6e6e", "black", ["#ffffff", *COLORS[1:]])
+
 # a page of ten inches has a square of 2**32 pixels then
 _MOST_DPI = 6553
+# of a side, which is all that matplotlib draws
+_MOST_PIXELS = 2**16 - 1
 
 # what a file format writes about the day and the software, so that it can be left out
 _METADATA: dict[str, dict[str, None]] = {
@@ -50,13 +89,30 @@ def axes_or_new(ax: Axes | None, width: float, height: float, name: str = "ax") 
         ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
     elif not isinstance(ax, Axes):
         raise InvalidTypeError(f"{name}={ax!r}: expected one matplotlib Axes; of an array of subplots pass one, such as ax=grid[0]")
+    elif ax.name != "rectilinear":
+        raise InvalidValueError(f"{name}={ax!r}: expected plain axes, not {ax.name} ones; leave projection= out")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def palette(ax: Axes) -> Palette:
+    """The colours for axes: of dark ones, as of a style of the user's, light."""
+    red, green, blue, alpha = to_rgba(ax.get_facecolor())
+    if not alpha:
+        red, green, blue, alpha = to_rgba(ax.figure.get_facecolor())
+    # as bright as the eye sees it (Rec. 601); what is transparent is paper
+    dark = alpha > 0 and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+    return _ON_DARK if dark else _ON_LIGHT
 
 
 def whole_numbers(most: int | None = None) -> MaxNLocator:
     """Ticks at whole numbers only, also where but one of them is in view: epochs, time steps, neurons, pixels, bits."""
     return MaxNLocator(nbins=most or "auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+
+
+def legend_text(name: str) -> str:
+    """A name as a legend shows it: matplotlib leaves out those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def check_text(where: str, name: str, value: object) -> None:
@@ -87,7 +143,7 @@ def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dp
 
     Raises:
         InvalidTypeError: no picture, no path, or a resolution that is no int.
-        InvalidValueError: a suffix that is not one of the three.
+        InvalidValueError: a suffix that is not one of the three, or a picture of too many pixels.
         OutputError: the file cannot be written there.
     """
     if not isinstance(picture, Figure | SubFigure | Axes):
@@ -102,6 +158,12 @@ def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dp
     figure = picture if isinstance(picture, (Figure, SubFigure)) else picture.figure
     while isinstance(figure, SubFigure):
         figure = figure.figure
+    longest = float(max(figure.get_size_inches()))
+    if longest * dpi > _MOST_PIXELS:
+        raise InvalidValueError(
+            f"save(dpi={dpi}): a side of {longest:.0f} inches would have more than {_MOST_PIXELS} pixels; pass "
+            f"dpi={max(1, int(_MOST_PIXELS / longest))} or less, or draw less in one picture"
+        )
     with matplotlib.rc_context({"svg.hashsalt": "snnsim"}):
         write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=dpi, metadata=_METADATA[kind]), "save")
     return path

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.viz.arrays import Numbers, as_array, as_labels, as_levels, as_number, as_spikes, as_text
-from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new, whole_numbers
+from snnsim.viz.figure import axes_or_new, palette, whole_numbers
 
 __all__ = ["membrane"]
 
@@ -75,15 +75,16 @@ def membrane(
     else:
         names = [f"neuron {neuron}" for neuron in range(neurons)] if neurons > 1 else []
     ax = axes_or_new(ax, 7.0, 2.4 + 1.1 * (neurons - 1))
+    paint = palette(ax)
     for neuron in range(neurons):
         base = neuron * pitch
         _level_lines(ax, grid + base, steps)
         if v_threshold is not None:
-            ax.hlines(v_threshold + base, -0.5, steps - 0.5, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
-        ax.stairs(trace[:, neuron] + base, np.arange(steps + 1) - 0.5, baseline=None, color=INK, linewidth=1.4, zorder=3)
+            ax.hlines(v_threshold + base, -0.5, steps - 0.5, color=paint.ink, linewidth=0.9, linestyle=(0, (5, 3)))
+        ax.stairs(trace[:, neuron] + base, np.arange(steps + 1) - 0.5, baseline=None, color=paint.ink, linewidth=1.4, zorder=3)
         if fired is not None:
             time = np.flatnonzero(fired[:, neuron])
-            ax.scatter(time, np.full(len(time), high + base + 0.13 * span), marker="v", s=22, color=ACCENT, linewidths=0)
+            ax.scatter(time, np.full(len(time), high + base + 0.13 * span), marker="v", s=22, color=paint.accent, linewidths=0)
     ax.set_xlim(-0.5, steps - 0.5)
     ax.set_ylim(low - 0.07 * span, (neurons - 1) * pitch + high + _HEADROOM * span)
     ax.set_xlabel("time (steps)")
@@ -114,10 +115,11 @@ def _trace(v: Numbers) -> np.ndarray:
 
 
 def _level_lines(ax: Axes, levels: np.ndarray, steps: int) -> None:
+    paint = palette(ax)
     if levels.size > _MOST_LINES:
-        ax.axhspan(levels[0], levels[-1], color=FAINT, alpha=0.3, linewidth=0)
+        ax.axhspan(levels[0], levels[-1], color=paint.faint, alpha=0.3, linewidth=0)
     elif levels.size:
-        ax.hlines(levels, -0.5, steps - 0.5, color=FAINT, linewidth=0.7)
+        ax.hlines(levels, -0.5, steps - 0.5, color=paint.faint, linewidth=0.7)
 
 
 def _ticks(levels: np.ndarray, v_threshold: float | None, low: float, high: float) -> list[float]:
@@ -145,11 +147,12 @@ def _label_bands(ax: Axes, neurons: int, names: list[str], pitch: float, ticks: 
 
 def _legend(ax: Axes, levels: bool, threshold: bool, spikes: bool) -> None:
     """What the lines mean, above the plot so that it never covers a trace."""
-    entries = [Line2D([], [], color=INK, linewidth=1.4, label="membrane")]
+    paint = palette(ax)
+    entries = [Line2D([], [], color=paint.ink, linewidth=1.4, label="membrane")]
     if levels:
-        entries.append(Line2D([], [], color=FAINT, linewidth=1.2, label="levels"))
+        entries.append(Line2D([], [], color=paint.faint, linewidth=1.2, label="levels"))
     if threshold:
-        entries.append(Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (5, 3)), label="threshold"))
+        entries.append(Line2D([], [], color=paint.ink, linewidth=0.9, linestyle=(0, (5, 3)), label="threshold"))
     if spikes:
-        entries.append(Line2D([], [], color=ACCENT, marker="v", linestyle="none", markersize=5, label="spike"))
+        entries.append(Line2D([], [], color=paint.accent, marker="v", linestyle="none", markersize=5, label="spike"))
     ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9, borderaxespad=0.2)

@@ -11,12 +11,14 @@ from matplotlib.patches import Patch
 
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.viz.arrays import Numbers, as_array, as_levels, as_number, as_text
-from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
+from snnsim.viz.figure import axes_or_new, palette
 
 __all__ = ["occupancy"]
 
 # bars of more levels than this have no outline, which would be all that is seen
 _MOST_OUTLINES = 64
+# bars that are drawn one by one, which takes milliseconds each; more are the area below one outline
+_MOST_BARS = 512
 # numbers on the axis of levels
 _MOST_TICKS = 7
 # share of a layer's band that its highest bar fills
@@ -54,6 +56,7 @@ def occupancy(v: Numbers | Mapping[str, Numbers], levels: Any, v_threshold: floa
         v_threshold = as_number("occupancy(v_threshold)", v_threshold)
     named = isinstance(v, Mapping)
     ax = axes_or_new(ax, 6.4, 2.8 + 1.0 * (len(layers) - 1))
+    paint = palette(ax)
     for band, layer in enumerate(layers.values()):
         # of several layers each has a band of height 1
         _bars(ax, layer, band, _FILL / layer.share.max() if named else 1.0, v_threshold)
@@ -69,7 +72,7 @@ def occupancy(v: Numbers | Mapping[str, Numbers], levels: Any, v_threshold: floa
         top = 1.0 if named else ax.get_ylim()[1]
         for band, layer in enumerate(layers.values()):
             edge = np.searchsorted(layer.levels, v_threshold) / len(layer.levels)
-            ax.vlines(edge, band, band + top, color=ACCENT, linewidth=1.0, linestyle=(0, (5, 3)))
+            ax.vlines(edge, band, band + top, color=paint.accent, linewidth=1.0, linestyle=(0, (5, 3)))
     _legend(ax, v_threshold is not None, "" if named else _used(next(iter(layers.values()))))
     return ax
 
@@ -83,8 +86,8 @@ def _layers(v: Any, levels: Any) -> dict[str, _Layer]:
     if isinstance(levels, Mapping):
         if set(levels) != set(v):
             raise InvalidValueError(
-                f"occupancy(levels): levels of {sorted(levels)} do not fit the layers {sorted(v)}; give each layer its own, or "
-                "one codebook for all"
+                f"occupancy(levels): levels of {sorted(map(str, levels))} do not fit the layers {sorted(map(str, v))}; give each "
+                "layer its own, or one codebook for all"
             )
         grids = {name: as_levels(f"occupancy(levels[{name!r}])", levels[name]) for name in v}
     else:
@@ -107,16 +110,24 @@ def _layer(name: str, values: Any, levels: np.ndarray) -> _Layer:
 
 def _bars(ax: Axes, layer: _Layer, band: int, scale: float, v_threshold: float | None) -> None:
     count = len(layer.levels)
+    paint = palette(ax)
     # without a threshold none is known to fire
     fires = layer.levels >= (np.inf if v_threshold is None else v_threshold)
+    if count > _MOST_BARS:
+        borders, silent = np.arange(count + 1) / count, int(np.count_nonzero(~fires))
+        for first, last, color in ((0, silent, paint.faint), (silent, count, paint.ink)):
+            if first < last:
+                heights = band + scale * layer.share[first:last]
+                ax.stairs(heights, borders[first : last + 1], baseline=band, fill=True, color=color, linewidth=0)
+        return
     outlined = count <= _MOST_OUTLINES
     ax.bar(
         _places(count),
         layer.share * scale,
         width=(0.8 if outlined else 1.0) / count,
         bottom=band,
-        color=[INK if fire else FAINT for fire in fires],
-        edgecolor=INK if outlined else "none",
+        color=[paint.ink if fire else paint.faint for fire in fires],
+        edgecolor=paint.ink if outlined else "none",
         linewidth=0.8 if outlined else 0.0,
     )
 
@@ -141,8 +152,9 @@ def _label_levels(ax: Axes, layers: list[_Layer]) -> None:
 
 
 def _label_bands(ax: Axes, layers: dict[str, _Layer]) -> None:
+    paint = palette(ax)
     for boundary in range(1, len(layers)):
-        ax.axhline(boundary, color=FAINT, linewidth=0.8)
+        ax.axhline(boundary, color=paint.faint, linewidth=0.8)
     ax.set_yticks([band + 0.5 for band in range(len(layers))], list(layers))
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(0, len(layers))
@@ -157,10 +169,14 @@ def _used(layer: _Layer) -> str:
 
 def _legend(ax: Axes, threshold: bool, title: str) -> None:
     """What the colours mean, above the plot so that it never covers a bar."""
+    paint = palette(ax)
     entries: list[Any] = []
     if threshold:
-        entries = [Patch(fc=FAINT, ec=INK, lw=0.8, label="silent"), Patch(fc=INK, ec=INK, lw=0.8, label="fires")]
-        entries += ax.plot([], [], color=ACCENT, linewidth=1.0, linestyle=(0, (5, 3)), label="threshold")
+        entries = [
+            Patch(fc=paint.faint, ec=paint.ink, lw=0.8, label="silent"),
+            Patch(fc=paint.ink, ec=paint.ink, lw=0.8, label="fires"),
+        ]
+        entries += ax.plot([], [], color=paint.accent, linewidth=1.0, linestyle=(0, (5, 3)), label="threshold")
     if entries:
         ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
     if title:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.viz.arrays import Numbers, as_spikes
-from snnsim.viz.figure import FAINT, INK, axes_or_new, whole_numbers
+from snnsim.viz.figure import axes_or_new, palette, whole_numbers
 
 __all__ = ["raster"]
 
@@ -45,6 +45,7 @@ def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -
 
     named = isinstance(spikes, Mapping)
     ax = axes_or_new(ax, 7.0, 2.6 + 0.9 * (len(layers) - 1))
+    paint = palette(ax)
     width, height = _size_in_points(ax)
     base = 0.0
     for layer in layers.values():
@@ -61,7 +62,7 @@ def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -
             linewidths=np.clip(0.5 * width / steps, 0.35, 1.3),
             # marks that overlap add up, so that the darkness of a crowded plot still shows the rate
             alpha=float(np.clip(pitch**0.5, 0.25, 1.0)),
-            color=INK,
+            color=paint.ink,
             rasterized=True,
             # snapped to whole pixels, a mark shorter than one would vanish
             snap=False,
@@ -81,8 +82,9 @@ def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -
 
 def _label_bands(ax: Axes, layers: dict[str, np.ndarray]) -> None:
     """Names and sizes of the layers in place of neuron numbers, with a line between layers."""
+    paint = palette(ax)
     for boundary in range(1, len(layers)):
-        ax.axhline(boundary, color=FAINT, linewidth=0.8)
+        ax.axhline(boundary, color=paint.faint, linewidth=0.8)
     names = [f"{name}\n{layer.shape[1]:,} neuron{'s' * (layer.shape[1] > 1)}" for name, layer in layers.items()]
     ax.set_yticks([band + 0.5 for band in range(len(layers))], names)
     ax.tick_params(axis="y", length=0)

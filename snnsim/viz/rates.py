@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.viz.arrays import as_share, as_text
-from snnsim.viz.figure import COLORS, FAINT, axes_or_new
+from snnsim.viz.figure import COLORS, axes_or_new, legend_text, palette
 
 __all__ = ["firing_rates"]
 
@@ -37,9 +37,12 @@ def firing_rates(rates: Mapping[str, float] | Mapping[str, Mapping[str, float]],
     layers = list(dict.fromkeys(layer for run in runs.values() for layer in run))
     height = _FILL / len(runs)
     ax = axes_or_new(ax, 6.4, 1.2 + 0.34 * len(layers) * max(1.0, 0.6 * len(runs)))
+    paint = palette(ax)
     for index, (name, run) in enumerate(runs.items()):
         places = [layers.index(layer) + _FILL / 2 - (index + 0.5) * height for layer in run]
-        bars = ax.barh(places, list(run.values()), height * 0.92, color=COLORS[index] if name else FAINT, label=name)
+        bars = ax.barh(
+            places, list(run.values()), height * 0.92, color=paint.colors[index] if name else paint.faint, label=legend_text(name)
+        )
         ax.bar_label(bars, [as_text(rate) for rate in run.values()], padding=3, fontsize=9 if len(runs) < 3 else 8)
     ax.set_yticks(range(len(layers)), [layer or "network" for layer in layers])
     ax.tick_params(axis="y", length=0)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from snnsim.checks import check_iterable, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.surrogate import Surrogate, heaviside, library
-from snnsim.viz.figure import ACCENT, FAINT, INK, axes_or_new
+from snnsim.viz.figure import axes_or_new, palette
 
 __all__ = ["surrogate", "surrogate_gallery"]
 
@@ -115,8 +115,9 @@ def _draw(where: str, function: Surrogate, span: float, ax: Axes) -> None:
     if not checked_number("surrogate", "span", span) > 0:
         raise InvalidValueError(f"surrogate(span={span}): must be above 0, in the unit of the threshold")
     x = span * torch.arange(-_POINTS, _POINTS + 1, dtype=torch.float64) / _POINTS
-    ax.plot(x, heaviside(x), color=FAINT, linewidth=3.0, label="spike", zorder=1)
+    paint = palette(ax)
+    ax.plot(x, heaviside(x), color=paint.faint, linewidth=3.0, label="spike", zorder=1)
     if function.has_primitive:
-        ax.plot(x, function.primitive(x), color=ACCENT, linewidth=1.2, linestyle=(0, (5, 2)), label="primitive", zorder=2)
-    ax.plot(x, function.derivative(x), color=INK, linewidth=1.6, label="derivative", zorder=3)
+        ax.plot(x, function.primitive(x), color=paint.accent, linewidth=1.2, linestyle=(0, (5, 2)), label="primitive", zorder=2)
+    ax.plot(x, function.derivative(x), color=paint.ink, linewidth=1.6, label="derivative", zorder=3)
     ax.set_xlim(-span, span)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.viz.arrays import Numbers, as_array
-from snnsim.viz.figure import FAINT, INK, axes_or_new
+from snnsim.viz.figure import axes_or_new, palette
 
 __all__ = ["weight_histogram"]
 
@@ -39,19 +39,20 @@ def weight_histogram(before: Numbers, after: Numbers, *, ax: Axes | None = None)
             f"weight_histogram(before: {weights.size} weights, after: {quantized.size}): expected the same weights, quantized"
         )
     ax = axes_or_new(ax, 6.2, 3.2)
+    paint = palette(ax)
     edges = np.histogram_bin_edges(weights, bins=_bin_count(weights))
-    ax.stairs(np.histogram(weights, edges, density=True)[0], edges, fill=True, color=FAINT, label="before")
+    ax.stairs(np.histogram(weights, edges, density=True)[0], edges, fill=True, color=paint.faint, label="before")
     values, counts = np.unique(quantized, return_counts=True)
     borders = _borders(values, np.ptp(weights) or 1.0)
     label = f"after, {len(values)} value{'s' * (len(values) > 1)}"
     if len(values) <= _MOST_VALUES:
         heights = counts / weights.size / np.diff(borders)
-        ax.vlines(values, 0, heights, color=INK, linewidth=float(np.clip(40 / len(values), 0.8, 1.6)))
-        ax.plot(values, heights, "o", color=INK, markersize=float(np.clip(90 / len(values), 2, 5)), label=label)
+        ax.vlines(values, 0, heights, color=paint.ink, linewidth=float(np.clip(40 / len(values), 0.8, 1.6)))
+        ax.plot(values, heights, "o", color=paint.ink, markersize=float(np.clip(90 / len(values), 2, 5)), label=label)
     else:
         # bins of whole cells: others would hold now more values and now fewer, and show waves that are not there
         bins = np.append(borders[: -1 : -(-len(values) // len(edges))], borders[-1])
-        ax.stairs(np.histogram(quantized, bins, density=True)[0], bins, color=INK, linewidth=1.3, label=label)
+        ax.stairs(np.histogram(quantized, bins, density=True)[0], bins, color=paint.ink, linewidth=1.3, label=label)
     ax.set_ylim(0, None)
     ax.set_xlabel("weight")
     ax.set_ylabel("density (share of weights per unit)")

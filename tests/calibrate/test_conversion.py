@@ -159,6 +159,22 @@ def test_what_cannot_be_converted_is_refused(net, message):
         calibrate.convert(net, [torch.randn(5, 2)], 4)
 
 
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x, y):
+        return self.relu(x) + y
+
+
+def test_a_network_of_two_inputs_is_refused():
+    with pytest.raises(
+        InvalidTypeError, match=r"forward\(x, y\) does not run on one input \(missing a required argument: 'y'\); wrap"
+    ):
+        calibrate.convert(TwoInputs(), [torch.randn(5, 2)], 4)
+
+
 def test_arguments_are_checked():
     with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module, got str"):
         calibrate.convert("net", [], 4)

@@ -220,3 +220,11 @@ def test_train_on_event_recordings(tmp_path, capsys, monkeypatch):
 def test_a_picture_of_few_neurons(hidden, tmp_path):
     assert main(["train", "--hidden", hidden, "--time-steps", "1", "--epochs", "1", "--quiet", "--out", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "membranes.png").is_file()
+
+
+def test_a_tilde_is_the_users_home(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main([*FAST, "--out", "~/run"]) == 0
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not (tmp_path / "~").exists()

@@ -152,6 +152,11 @@ def test_a_run_that_is_not_there_and_a_sweep_of_another_configuration(done, caps
     ("arguments", "message"),
     [
         (["--jobs", "0"], "'0' is not a whole number of at least 1"),
+        (["--jobs", "99999999999999999999"], "'99999999999999999999' is too many; give at most 1024"),
+        (["--threads", "1025"], "argument --threads: '1025' is too many; give at most 1024"),
+        (["--out", ""], "argument --out: '' names no folder; for the one you are in give ."),
+        (["--data", ""], "argument --data: '' names no folder"),
+        (["--out", "~nobody-of-this-name/x"], "argument --out: '~nobody-of-this-name/x': "),
         (["--within", "-1"], "'-1' is not a number of points of at least 0"),
         (["--within", "much"], "'much' is not a number of points of at least 0"),
         (["--lowest", "100"], "'100' is not a number of percent in [0, 100)"),

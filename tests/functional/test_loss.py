@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -202,6 +203,20 @@ def test_targets_are_not_broadcast(name, function, shape):
         function(SPIKES, torch.zeros(*shape, 1))
     with pytest.raises(InvalidTypeError, match=rf"^{name}\(target_\w+=0\.5\): target_\w+ must be a tensor"):
         function(SPIKES, 0.5)
+
+
+@pytest.mark.parametrize(("name", "function"), CLASSIFIERS)
+@pytest.mark.parametrize(
+    ("pack", "remedy"),
+    [
+        (torch.Tensor.to_sparse, "to_dense()"),
+        (lambda x: torch.nested.as_nested_tensor(list(x), layout=torch.jagged), "to_padded_tensor(0.0)"),
+    ],
+    ids=["sparse", "nested"],
+)
+def test_packed_spikes_are_refused(name, function, pack, remedy):
+    with pytest.raises(InvalidTypeError, match=rf"^{name}\(._seq, .*must be a plain tensor; pass ._seq\.{re.escape(remedy)}"):
+        function(pack(SPIKES.float()), LABELS)
 
 
 @pytest.mark.parametrize(("name", "function", "shape"), COMPARISONS)

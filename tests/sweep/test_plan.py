@@ -47,6 +47,7 @@ def test_codebooks_that_no_neuron_works_on_are_found_before_training():
     ("changes", "error", "message"),
     [
         ({"seeds": 0}, InvalidValueError, "seeds"),
+        ({"seeds": 10**11}, InvalidValueError, "seeds must be <= 10000"),
         ({"seeds": 1.5}, InvalidTypeError, "seeds"),
         ({"state_bits": ()}, InvalidValueError, r"Plan\(state_bits=\(\)\): there is nothing to sweep; give at least one"),
         ({"weight_bits": ()}, InvalidValueError, "nothing to sweep"),

@@ -172,6 +172,8 @@ def test_codebooks_that_do_not_work_are_left_out(tmp_path):
     [
         ({"jobs": 0}, InvalidValueError, "jobs"),
         ({"threads": 0}, InvalidValueError, "threads"),
+        ({"jobs": 10**20}, InvalidValueError, "jobs must be <= 1024"),
+        ({"threads": 2**31}, InvalidValueError, "threads must be <= 1024"),
         ({"jobs": "two"}, InvalidTypeError, "jobs"),
         ({"backend": "ray"}, InvalidValueError, r"run_sweep\(backend='ray'\): must be one of loky, dask"),
         ({"backend": "dask"}, InvalidValueError, r"address=None\): backend 'dask' needs the address of its scheduler"),

@@ -104,6 +104,7 @@ def test_baseline_is_a_dashed_line_and_axes_have_units():
         ({"a": {2: math.nan}}, InvalidValueError, r"expected a share in \[0, 1\]"),
         ({"a": {2: []}}, ShapeError, r"has shape \[0\]: expected one accuracy, or one per seed"),
         ({"a": {0: 0.9}}, InvalidValueError, "bits must be a number above 0; pass float states as baseline="),
+        ({"a": {10**400: 0.9}}, InvalidValueError, "bits must be a number above 0"),
         ({"a": {"float": 0.9}}, InvalidValueError, "bits must be a number above 0"),
         ({str(i): {2: 0.9} for i in range(8)}, InvalidValueError, "8 recipes cannot be told apart; draw at most 7"),
     ],

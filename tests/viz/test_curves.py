@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from snnsim import viz
-from snnsim.errors import InvalidValueError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 HISTORY = {"train_loss": [2.0, 1.0], "test_loss": [2.1, 1.2], "test_accuracy": [0.5, 0.9]}
 
@@ -120,6 +120,7 @@ def test_diverged_run_is_drawn_as_far_as_it_goes():
             ShapeError,
             r"one value per epoch, found {'loss': 1, 'test_loss': 2}",
         ),
+        ({1: [1.0]}, None, InvalidTypeError, r"name of a curve=1\): name of a curve must be a str, not int"),
         ({"loss": []}, None, ShapeError, r"history\['loss'\]\) has shape \[0\]: expected \[epochs\]"),
         ({"loss": [[1.0]]}, None, ShapeError, r"has shape \[1, 1\]: expected \[epochs\]"),
     ],

@@ -53,6 +53,11 @@ def test_axes_are_rows_and_columns_with_row_0_on_top():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["darker", "brighter"]
 
 
+def test_a_line_of_pixels_has_a_picture_of_ordinary_size():
+    for shape in ((2, 500, 1), (2, 1, 500)):
+        assert max(viz.event_frame(np.ones(shape)).figure.get_size_inches()) < 12
+
+
 def test_empty_frame_is_ground():
     assert len(np.unique(pixels(viz.event_frame(torch.zeros(2, 4, 6))).reshape(-1, 3), axis=0)) == 1
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import matplotlib.style
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -57,6 +58,13 @@ def test_folder_that_is_a_file_is_refused(tmp_path):
         viz.save(viz.raster(SPIKES), tmp_path / "file" / "raster.png")
 
 
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path):
+    ax = viz.firing_rates({f"layer {index}": 0.1 for index in range(1000)})
+    with pytest.raises(InvalidValueError, match=r"a side of 341 inches would have more than 65535 pixels; pass dpi=192 or less"):
+        viz.save(ax, tmp_path / "rates.png")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["raster", "raster.gif"])
 def test_unknown_format_is_refused(tmp_path, name):
     with pytest.raises(InvalidValueError, match=r"the suffix picks the format and must be .png, .pdf or .svg"):
@@ -85,6 +93,22 @@ def test_every_picture_draws_into_the_axes_given(draw):
     assert draw(None) is not ax
     with pytest.raises(InvalidTypeError, match=r"expected one matplotlib Axes; .* such as ax=grid\[0\]"):
         draw(Figure().subplots(2))
+    with pytest.raises(InvalidValueError, match="expected plain axes, not polar ones; leave projection= out"):
+        draw(Figure().add_subplot(projection="polar"))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: viz.learning_curve([{"loss": [1.0]}] * 2, ["_a", "_b"]),
+        lambda: viz.learning_curve({"_loss": [1.0], "_accuracy": [0.5]}),
+        lambda: viz.firing_rates({"_a": {"layer": 0.5}, "_b": {"layer": 0.5}}),
+        lambda: viz.bits_accuracy({"_a": {2: 0.9}}, 0.9, baseline_name="_b"),
+    ],
+)
+def test_names_that_begin_with_an_underscore_are_in_the_legend(draw):
+    names = [text.get_text().strip() for text in draw().get_legend().get_texts()]
+    assert len([name for name in names if name != "Pareto front"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -115,3 +139,26 @@ def test_pyplot_is_never_imported(tmp_path):
         f"viz.event_movie([[[[1.0]], [[0.0]]]], {str(tmp_path / 'movie.gif')!r}); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: viz.raster({"a": SPIKES, "b": SPIKES}),
+        lambda: viz.membrane([0.1, 0.6], [0.0, 1.0], 1.0, [0, 1]),
+        lambda: viz.codebook([0.0, 1.0], [0.5], 1.0),
+        lambda: viz.learning_curve({"loss": [1.0], "accuracy": [0.5]}),
+        lambda: viz.occupancy({"a": [0.0, 1.0], "b": [0.0]}, [0.0, 1.0], 1.0),
+        lambda: viz.firing_rates({"a": {"layer": 0.5}, "b": {"layer": 0.5}}),
+        lambda: viz.weight_histogram(SPIKES, SPIKES),
+        lambda: viz.bits_accuracy({"a": {2: [0.5, 0.6]}}, [0.8, 0.9]),
+        lambda: viz.surrogate(surrogate.ATan()),
+    ],
+)
+def test_nothing_is_drawn_in_the_colour_of_a_dark_ground(draw):
+    with matplotlib.style.context("dark_background"):
+        ax = draw()
+        colors = [artist.get_edgecolor() for artist in [*ax.patches, *ax.collections]] + [line.get_color() for line in ax.lines]
+    colors = [color for several in colors for color in matplotlib.colors.to_rgba_array(several)]
+    assert colors
+    assert all(max(color[:3]) > 0.4 for color in colors if color[3])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,13 @@ def test_levels_from_the_threshold_on_are_black():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["silent", "fires", "threshold"]
 
 
+def test_many_thousand_levels_are_one_area_for_each_colour():
+    levels = np.linspace(-1, 1, 2**16)
+    silent, firing = viz.occupancy(levels[[0, 0, 0, -1]], levels, 0.5).patches
+    assert [patch.get_data().values.max() for patch in (silent, firing)] == [0.75, 0.25]
+    assert silent.get_data().edges[-1] == firing.get_data().edges[0] == pytest.approx(0.75, abs=1e-4)
+
+
 def test_without_a_threshold_there_is_no_legend():
     assert viz.occupancy([0.0], LEVELS).get_legend() is None
 
@@ -87,6 +95,7 @@ def test_recorded_membranes_are_drawn_on_their_codebook():
         ({"a": [0.1]}, LEVELS, InvalidValueError, r"occupancy\(v\['a'\]\) holds 0.1"),
         ({}, LEVELS, InvalidValueError, "there is no layer to draw"),
         ({"a": [0.0]}, {"b": LEVELS}, InvalidValueError, r"levels of \['b'\] do not fit the layers \['a'\]; give each"),
+        ({1: [0.0], "a": [0.0]}, {"b": LEVELS}, InvalidValueError, "do not fit the layers"),
         ([0.0], [[0.0]], ShapeError, r"occupancy\(levels\) has shape \[1, 1\]: expected \[L\]"),
     ],
 )
