@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["as_path", "claimed", "is_left_over", "remove_left_overs", "user_cache", "write_folder", "write_whole"]
+__all__ = ["as_path", "claimed", "is_left_over", "locked", "remove_left_overs", "user_cache", "write_folder", "write_whole"]
 
 LOCK = ".lock"
 PARTIAL = ".partial"
@@ -131,11 +132,30 @@ def claimed(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
         remove_left_overs(folder)
         yield
     finally:
-        # before it is let go: who opened it meanwhile finds it gone and makes a new one
-        with contextlib.suppress(OSError):
-            (folder / LOCK).unlink()
-        os.close(lock)
+        _let_go(lock, folder / LOCK)
         _remove_empty(made)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, made and removed, against every other process and thread; waits for the one that holds it."""
+    while True:
+        try:
+            lock = _open_locked(path)
+            break
+        except BlockingIOError:
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        _let_go(lock, path)
+
+
+def _let_go(lock: int, path: Path) -> None:
+    # before it is let go: who opened it meanwhile finds it gone and makes a new one
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(lock)
 
 
 def _open_locked(path: Path) -> int:

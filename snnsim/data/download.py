@@ -17,7 +17,7 @@ from pathlib import Path
 
 from snnsim.data.numbers import whole
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
-from snnsim.files import as_path
+from snnsim.files import as_path, locked
 
 __all__ = ["RemoteFile", "download", "fetch"]
 
@@ -125,21 +125,11 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
         if path.is_file() and _is_whole(path, remote):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(path)
-        resumed = _receive(remote, partial, resume=True)
-        if resumed and partial.is_file() and partial.stat().st_size >= remote.size and not _is_whole(partial, remote):
-            # what had arrived before does not belong to what came behind
-            _receive(remote, partial, resume=False)
-        if not partial.exists() and path.is_file() and _is_whole(path, remote):
-            # another process fetched it meanwhile
-            return path
-        whole = _is_whole(partial, remote)
-        size = partial.stat().st_size
-        if whole:
-            partial.replace(path)
-        elif size >= remote.size:
-            # too short is kept, to go on from there; as long or longer and yet wrong is of no use
-            partial.unlink()
+        # of processes that fetch one file the first does, and the others find it there
+        with locked(path.with_name(f".{path.name}.lock")):
+            if path.is_file() and _is_whole(path, remote):
+                return path
+            size, whole = _complete(path, remote)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise MissingDataError(
             f"{remote.url}: cannot be fetched ({error}); with another machine or browser fetch it and put it there as {path}"
@@ -154,6 +144,24 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
     return path
 
 
+def _complete(path: Path, remote: RemoteFile) -> tuple[int, bool]:
+    """Receive what is missing, and move the file to its name if it is whole: its bytes, and whether it is."""
+    partial = _partial(path)
+    resumed = _receive(remote, partial, resume=True)
+    whole = _is_whole(partial, remote)
+    if resumed and not whole and partial.stat().st_size >= remote.size:
+        # what had arrived before does not belong to what came behind
+        _receive(remote, partial, resume=False)
+        whole = _is_whole(partial, remote)
+    size = partial.stat().st_size
+    if whole:
+        partial.replace(path)
+    elif size >= remote.size:
+        # too short is kept, to go on from there; as long or longer and yet wrong is of no use
+        partial.unlink()
+    return size, whole
+
+
 def _partial(path: Path) -> Path:
     """Where a file grows until it is whole; a folder or link that has the name already is left alone."""
     names = (f"{path.name}{f'.{number}' if number else ''}.partial" for number in itertools.count())
@@ -165,7 +173,10 @@ def _partial(path: Path) -> Path:
 
 def _receive(remote: RemoteFile, partial: Path, *, resume: bool) -> bool:
     """Write to `partial` what it still lacks, or all of it; whether what was there is kept."""
-    have = partial.stat().st_size if partial.is_file() else 0
+    try:
+        have = partial.stat().st_size
+    except FileNotFoundError:
+        have = 0
     if have and (have >= remote.size or not resume):
         partial.unlink(missing_ok=True)
         have = 0
@@ -181,7 +192,6 @@ def _receive(remote: RemoteFile, partial: Path, *, resume: bool) -> bool:
         place = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         _LOG.info("%s: fetching from byte %d of %d", remote.url, place, remote.size)
         resumed = place > 0
-        # never cut short nor appended to: another process may write the same bytes at the same places
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb") as file:
             file.seek(place)
             # one byte too many is enough to be wrong, and a server may send without end

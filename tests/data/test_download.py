@@ -176,13 +176,16 @@ def test_server_that_sends_without_end_is_cut_off(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_may_fetch_one_file(server, tmp_path):
-    threads = [threading.Thread(target=fetch, args=(remote(server + "/whole"), tmp_path)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+def test_one_of_those_that_fetch_a_file_at_once_does_and_the_others_find_it(server, tmp_path):
+    for i in range(20):
+        folder = tmp_path / str(i)
+        threads = [threading.Thread(target=fetch, args=(remote(server + "/whole"), folder)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [path.read_bytes() for path in folder.iterdir()] == [CONTENT]
+    assert Handler.asked == [None] * 20
 
 
 @pytest.mark.parametrize("name", ["../data.bin", "/data.bin", "a/b", "", ".."])
