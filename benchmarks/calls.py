@@ -1,9 +1,11 @@
-"""Where the time of one call goes: Python before, between and after the two kernels of forward and backward, and the kernels.
+"""Where the time of one call goes: Python before, between and after the two kernels of forward and
+backward, and the kernels.
 
     python benchmarks/calls.py [--shapes 1x1000 100x10000] [--rounds 300]
 
-Microseconds on one thread, medians, of a layer of leaky neurons with 4-bit states. What is left of a call when the kernels are
-taken out hardly depends on the shape, but it takes longer where the kernels have just filled the caches.
+Microseconds on one thread, medians, of a layer of leaky neurons with 4-bit states. What is left of
+a call when the kernels are taken out hardly depends on the shape, but it takes longer where the
+kernels have just filled the caches.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 
 from snnsim.bench.candidates import build
 from snnsim.bench.neurons import neuron_input
-from snnsim.kernels import threads
+from snnsim.kernels.cpu import threads
 
 PARTS = ("before", "forward kernel", "between", "backward kernel", "after")
 
@@ -26,7 +28,12 @@ PARTS = ("before", "forward kernel", "between", "backward kernel", "after")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("--shapes", nargs="+", default=["1x1000", "8x12800", "100x10000", "16x1000000"], metavar="TxN")
+    options.add_argument(
+        "--shapes",
+        nargs="+",
+        default=["1x1000", "8x12800", "100x10000", "16x1000000"],
+        metavar="TxN",
+    )
     options.add_argument("--rounds", type=int, default=200)
     chosen = options.parse_args(arguments)
     torch.set_num_threads(1)
@@ -36,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---|" + "---:|" * (len(PARTS) + 1))
     for shape in chosen.shapes:
         time_steps, neurons = map(int, shape.split("x"))
-        x, grad = neuron_input((time_steps, neurons)).requires_grad_(), torch.randn(time_steps, neurons)
+        x, grad = (
+            neuron_input((time_steps, neurons)).requires_grad_(),
+            torch.randn(time_steps, neurons),
+        )
 
         def call(x: torch.Tensor = x, grad: torch.Tensor = grad) -> list[float]:
             marks.clear()
@@ -47,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         for _ in range(5):
             call()
-        parts = [statistics.median(part) * 1e6 for part in zip(*(call() for _ in range(chosen.rounds)), strict=True)]
+        parts = [
+            statistics.median(part) * 1e6
+            for part in zip(*(call() for _ in range(chosen.rounds)), strict=True)
+        ]
         print(f"| {shape} | " + " | ".join(f"{part:.0f}" for part in (*parts, sum(parts))) + " |")
 
 

@@ -1,18 +1,26 @@
-"""Time the integer engine against PyTorch, against our own MultiStep, and against other simulators, by density of input spikes.
+"""Time the integer engine against PyTorch, against our own MultiStep, and against other simulators,
+by density of input spikes.
 
-    python benchmarks/integer.py [--densities 0.02 0.05 0.13 0.3] [--batch 400] [--rounds 11] [--json FILE]
+    python benchmarks/integer.py [--densities 0.02 0.05 0.13 0.3] [--batch 400] [--rounds 11]
+    [--json FILE]
 
-Networks: 784-128-10, and a small convolutional one on 2 x 34 x 34 pixels, both with 8-bit weights, 4-bit states and T = 16. One
-thread, processor time. Candidates take turns (A B C A B C ...), each round gives one ratio to the integer engine, and what is
-printed are medians over rounds. Before anything is timed, the integer engine, MultiStep and the quantized step loop must give the
-same spikes.
+Networks: 784-128-10, and a small convolutional one on 2 x 34 x 34 pixels, both with 8-bit weights,
+4-bit states and T = 16. One thread, processor time. Candidates take turns (A B C A B C ...), each
+round gives one ratio to the integer engine, and what is printed are medians over rounds. Before
+anything is timed, the integer engine, MultiStep and the quantized step loop must give the same
+spikes.
 
-- `one sample`: the latency of a sequence of one sample, given whole; `one step`: of one time step with held state;
+- `one sample`: the latency of a sequence of one sample, given whole; `one step`: of one time step
+with held state;
   `in a batch`: a sequence of many samples, per sample.
-- `PyTorch loop`: `F.linear` or `F.conv2d` on integer-valued weights and the quantized neuron in plain PyTorch, step by step, with
-  the same spikes; `PyTorch loop, float`: float weights and a neuron that is not quantized, which is less work.
-- Other simulators (snntorch, spikingjelly) take part where they can be imported, with float weights and neurons that are not
-  quantized. SpikingJelly runs in its multi-step mode, which merges time into the batch for the layers.
+- `PyTorch loop`: `F.linear` or `F.conv2d` on integer-valued weights and the quantized neuron in
+plain PyTorch, step by step, with
+  the same spikes; `PyTorch loop, float`: float weights and a neuron that is not quantized, which is
+  less work.
+- Other simulators (snntorch, spikingjelly) take part where they can be imported, with float weights
+and neurons that are not
+  quantized. SpikingJelly runs in its multi-step mode, which merges time into the batch for the
+  layers.
 """
 
 from __future__ import annotations
@@ -47,7 +55,9 @@ Run = Callable[[Tensor], object]
 
 @dataclass(frozen=True)
 class Result:
-    """One candidate on one task: microseconds per sample (per step where the task is one step), and how often ours that is."""
+    """One candidate on one task: microseconds per sample (per step where the task is one step), and
+    how often ours that is.
+    """
 
     network: str
     density: float
@@ -67,7 +77,9 @@ def neuron() -> neurons.LIFNode:
 
 
 def dense(density: float) -> tuple[nn.Sequential, tuple[int, ...]]:
-    """784-128-10, with weights for which about a quarter of the hidden neurons fires, and the shape of a sample."""
+    """784-128-10, with weights for which about a quarter of the hidden neurons fires, and the shape
+    of a sample.
+    """
     net = nn.Sequential(QuantLinear(784, 128), neuron(), QuantLinear(128, 10), neuron())
     return _with_weights(net, (784 * density, 128 * 0.25)), (784,)
 
@@ -97,13 +109,17 @@ def _with_weights(net: nn.Sequential, active: tuple[float, ...]) -> nn.Sequentia
     layers = [module for module in net if isinstance(module, QuantLinear | QuantConv2d)]
     with torch.no_grad():
         for layer, count in zip(layers, active, strict=True):
-            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * 1.2 / count**0.5)
+            layer.weight.copy_(
+                torch.randn(layer.weight.shape, generator=generator) * 1.2 / count**0.5
+            )
             layer.bias.zero_()
     return net
 
 
 def quantized_loop(net: nn.Sequential) -> Run:
-    """The network as one would write it in PyTorch: integer-valued products, a scale, and a quantized neuron, step by step."""
+    """The network as one would write it in PyTorch: integer-valued products, a scale, and a
+    quantized neuron, step by step.
+    """
     stages: list[Callable[[Tensor, list[Tensor | None], int], Tensor]] = []
 
     def layer_stage(module: nn.Module) -> Callable[[Tensor, list[Tensor | None], int], Tensor]:
@@ -114,14 +130,21 @@ def quantized_loop(net: nn.Sequential) -> Run:
             return lambda x, states, i: F.conv2d(x, weight, padding=module.padding) * scale + bias
         return lambda x, states, i: F.linear(x, weight) * scale + bias
 
-    def neuron_stage(module: neurons.LIFNode) -> Callable[[Tensor, list[Tensor | None], int], Tensor]:
+    def neuron_stage(
+        module: neurons.LIFNode,
+    ) -> Callable[[Tensor, list[Tensor | None], int], Tensor]:
         codebook = module.state_quant
         levels, edges = codebook.levels, codebook.edges
         codes = torch.arange(len(levels))
         fires = levels >= module.v_threshold
-        after = levels[torch.where(fires, codebook.encode(levels - module.v_threshold).long(), codes)]
+        after = levels[
+            torch.where(fires, codebook.encode(levels - module.v_threshold).long(), codes)
+        ]
         # what is left of every level one step later, on the grid; looked up with the reset
-        left, start = module.decayed(after).detach(), module.decayed(codebook(torch.zeros(()))).detach()
+        left, start = (
+            module.decayed(after).detach(),
+            module.decayed(codebook(torch.zeros(()))).detach(),
+        )
 
         def step(u: Tensor, states: list[Tensor | None], index: int) -> Tensor:
             held = states[index]
@@ -173,7 +196,9 @@ def float_net(net: nn.Sequential, neuron: Callable[[], nn.Module]) -> nn.Sequent
             layers.append(neuron())
             continue
         if isinstance(module, QuantConv2d):
-            plain: nn.Module = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, padding=module.padding)
+            plain: nn.Module = nn.Conv2d(
+                module.in_channels, module.out_channels, module.kernel_size, padding=module.padding
+            )
         elif isinstance(module, QuantLinear):
             plain = nn.Linear(module.in_features, module.out_features)
         else:
@@ -215,7 +240,12 @@ def peers(net: nn.Sequential) -> dict[str, Run]:
     except ImportError:
         print("snntorch is not installed and does not take part")
     else:
-        leaky = float_net(net, lambda: snntorch.Leaky(beta=0.5, threshold=1.0, init_hidden=True, reset_mechanism="subtract"))
+        leaky = float_net(
+            net,
+            lambda: snntorch.Leaky(
+                beta=0.5, threshold=1.0, init_hidden=True, reset_mechanism="subtract"
+            ),
+        )
         nodes = [module for module in leaky if isinstance(module, snntorch.Leaky)]
         found["snnTorch"] = stepped(leaky, lambda: [node.reset_mem() for node in nodes])
     try:
@@ -228,7 +258,10 @@ def peers(net: nn.Sequential) -> dict[str, Run]:
             *[
                 module if isinstance(module, sj.LIFNode) else layer.SeqToANNContainer(module)
                 for module in float_net(
-                    net, lambda: sj.LIFNode(tau=2.0, decay_input=False, v_threshold=1.0, v_reset=None, step_mode="m")
+                    net,
+                    lambda: sj.LIFNode(
+                        tau=2.0, decay_input=False, v_threshold=1.0, v_reset=None, step_mode="m"
+                    ),
                 )
             ]
         ).eval()
@@ -248,11 +281,15 @@ def check(integer: IntegerNetwork, candidates: dict[str, Run], x: Tensor) -> Non
         raise SystemExit("no output neuron fires, so equality would say nothing")
     for name, run in candidates.items():
         if not torch.equal(run(x).to(torch.uint8), expected):
-            raise SystemExit(f"{name} gives other spikes than the integer network; nothing is timed")
+            raise SystemExit(
+                f"{name} gives other spikes than the integer network; nothing is timed"
+            )
     held = torch.stack([integer.step(now) for now in x.to(torch.uint8)])
     integer.reset()
     if not torch.equal(held, expected):
-        raise SystemExit("steps with held state give other spikes than the sequence; nothing is timed")
+        raise SystemExit(
+            "steps with held state give other spikes than the sequence; nothing is timed"
+        )
 
 
 def measure(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -262,7 +299,9 @@ def measure(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[st
         work()
         began = time.process_time()
         work()
-        repeats[name] = max(1, min(500, int(SHORTEST_SAMPLE / max(time.process_time() - began, 1e-7))))
+        repeats[name] = max(
+            1, min(500, int(SHORTEST_SAMPLE / max(time.process_time() - began, 1e-7)))
+        )
     times: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for turn in range(rounds + 1):
@@ -282,21 +321,43 @@ def results_of(network: str, density: float, batch: int, rounds: int) -> list[Re
     net.eval()
     integer = lower(net, shape)
     multi, loop = MultiStep(net), quantized_loop(net)
-    x = (torch.rand(TIME_STEPS, batch, *shape, generator=torch.Generator().manual_seed(1)) < density).float()
+    x = (
+        torch.rand(TIME_STEPS, batch, *shape, generator=torch.Generator().manual_seed(1)) < density
+    ).float()
     spikes = x.to(torch.uint8)
     check(integer, {"MultiStep": multi, "PyTorch loop": loop}, x[:, : min(batch, 64)])
     rate = integer.trace(spikes[:, :8])[1]
-    print(f"\n{network}, input density {density:.0%}; same spikes from all quantized candidates; neurons fire at", end=" ")
+    print(
+        f"\n{network}, input density {density:.0%}; same spikes from all quantized candidates;"
+        " neurons fire at",
+        end=" ",
+    )
     print(", ".join(f"{trace.output.mean():.0%}" for trace in rate.values()))
-    runs = {"PyTorch loop": loop, "PyTorch loop, float": float_loop(net), "MultiStep": multi, **peers(net)}
-    one, ours_one, step = x[:, :1].contiguous(), spikes[:, :1].contiguous(), spikes[0, :1].contiguous()
+    runs = {
+        "PyTorch loop": loop,
+        "PyTorch loop, float": float_loop(net),
+        "MultiStep": multi,
+        **peers(net),
+    }
+    one, ours_one, step = (
+        x[:, :1].contiguous(),
+        spikes[:, :1].contiguous(),
+        spikes[0, :1].contiguous(),
+    )
 
     def one_step() -> Tensor:
         return integer.step(step)
 
     tasks: dict[str, tuple[int, dict[str, Callable[[], object]]]] = {
         "one sample": (1, {"integer": lambda: integer(ours_one), **_bound(runs, one)}),
-        "one step": (1, {"integer": one_step, "PyTorch loop": lambda: loop(one[:1]), "MultiStep": lambda: multi(one[:1])}),
+        "one step": (
+            1,
+            {
+                "integer": one_step,
+                "PyTorch loop": lambda: loop(one[:1]),
+                "MultiStep": lambda: multi(one[:1]),
+            },
+        ),
         "in a batch": (batch, {"integer": lambda: integer(spikes), **_bound(runs, x)}),
     }
     results = []
@@ -322,7 +383,9 @@ def show(results: list[Result], samples: int) -> None:
     print(f"  {results[0].task}" + (f" of {samples}, per sample" if samples > 1 else ""))
     for row in results:
         spread = f"[{row.quartiles[0]:.1f} .. {row.quartiles[1]:.1f}]"
-        print(f"    {row.candidate:<22}{row.microseconds:>11.1f} us{row.times_ours:>9.1f} x  {spread}")
+        print(
+            f"    {row.candidate:<22}{row.microseconds:>11.1f} us{row.times_ours:>9.1f} x  {spread}"
+        )
 
 
 def environment() -> dict[str, str]:
@@ -335,16 +398,26 @@ def environment() -> dict[str, str]:
             continue
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     return {"processor": model, "system": platform.platform(), **versions}
 
 
 def main() -> None:
     """Parse the options, check, measure, print and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--densities", nargs="+", type=float, default=[0.02, 0.05, 0.13, 0.3])
-    parser.add_argument("--batch", type=int, default=400, help="samples of the dense network; the other takes a tenth")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=400,
+        help="samples of the dense network; the other takes a tenth",
+    )
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()

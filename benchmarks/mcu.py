@@ -2,13 +2,15 @@
 
     python benchmarks/mcu.py [--samples 10] [--optimize -O2]
 
-784-128-10, T = 16, inputs of random spikes. Needs arm-none-eabi-gcc and qemu-system-arm (`make test-mcu` says what is missing).
-Every output and every code is compared before anything is printed. The columns:
+784-128-10, T = 16, inputs of random spikes. Needs arm-none-eabi-gcc and qemu-system-arm (`make
+test-mcu` says what is missing). Every output and every code is compared before anything is printed.
+The columns:
 
 - flash: code and constants; code: instructions of the network alone;
 - RAM: state, stack, and the caller's input and output of one time step;
 - instructions of one inference at 13 % density: the mean over the samples;
-- instructions per synaptic event (one spike times one output that it reaches, in both layers): what an inference at 25 %
+- instructions per synaptic event (one spike times one output that it reaches, in both layers): what
+an inference at 25 %
   density takes more than one at 5 %, over the synaptic events it has more.
 
 The counts are exact and the same on every machine; they depend on the compiler, which is named.
@@ -40,17 +42,23 @@ DENSITY, LOW, HIGH = 0.13, 0.05, 0.25
 
 @dataclass(frozen=True)
 class Variant:
-    """A network to measure: weights of so many bits, a codebook, and whether it goes through a grid."""
+    """A network to measure: weights of so many bits, a codebook, and whether it goes through a
+    grid.
+    """
 
     weight_bits: int
     codebook: Callable[[], Codebook]
     on_grid: bool = True
 
     def network(self) -> IntegerNetwork:
-        """The network, with weights at which about three in ten hidden neurons fire at each step."""
+        """The network, with weights at which about three in ten hidden neurons fire at each
+        step."""
         torch.manual_seed(0)
         weights = QuantDescriptor(self.weight_bits, axis=0, narrow_range=True)
-        layers = [QuantLinear(INPUTS, 128, weight_quant=weights), QuantLinear(128, 10, weight_quant=weights)]
+        layers = [
+            QuantLinear(INPUTS, 128, weight_quant=weights),
+            QuantLinear(128, 10, weight_quant=weights),
+        ]
         with torch.no_grad():
             for layer in layers:
                 layer.weight *= 20
@@ -85,7 +93,9 @@ class Measured:
     hidden_rate: float
 
 
-def measure(network: IntegerNetwork, board: str, samples: int = 10, optimize: str = "-O2") -> Measured:
+def measure(
+    network: IntegerNetwork, board: str, samples: int = 10, optimize: str = "-O2"
+) -> Measured:
     """Build a network for a board, check everything it computes there, and count."""
     counts, events, stack = {}, {}, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +106,10 @@ def measure(network: IntegerNetwork, board: str, samples: int = 10, optimize: st
             emulation = emulate(network, program, x, board)
             output, traces = network.trace(x)
             codes = np.concatenate([trace.codes for trace in traces.values()], 2)
-            if not (np.array_equal(emulation.outputs, output.numpy()) and np.array_equal(emulation.codes, codes)):
+            if not (
+                np.array_equal(emulation.outputs, output.numpy())
+                and np.array_equal(emulation.codes, codes)
+            ):
                 raise SystemExit(f"{board}: what it computed is not what the network computes")
             hidden = next(iter(traces.values())).output
             counts[density] = emulation.instructions.sum(0)
@@ -118,17 +131,25 @@ def measure(network: IntegerNetwork, board: str, samples: int = 10, optimize: st
 
 def spikes(samples: int, density: float) -> Tensor:
     """Inputs `[T, B, 784]`."""
-    return (torch.rand(TIME_STEPS, samples, INPUTS, generator=torch.Generator().manual_seed(1)) < density).float()
+    return (
+        torch.rand(TIME_STEPS, samples, INPUTS, generator=torch.Generator().manual_seed(1))
+        < density
+    ).float()
 
 
 def compiler_version() -> str:
-    return subprocess.run([COMPILER, "-dumpfullversion"], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [COMPILER, "-dumpfullversion"], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def row(board: str, variant: str, found: Measured) -> str:
     """A line of the table, as Markdown."""
     flash = found.code_bytes + found.constant_bytes
-    numbers = f"{flash:,} | {found.code_bytes:,} | {found.ram_bytes:,} | {found.instructions:,.0f} | {found.per_synaptic_event:.2f}"
+    numbers = (
+        f"{flash:,} | {found.code_bytes:,} | {found.ram_bytes:,} | {found.instructions:,.0f} |"
+        f" {found.per_synaptic_event:.2f}"
+    )
     return f"| {BOARDS[board].core.title()} | {variant} | {numbers} |"
 
 
@@ -138,16 +159,27 @@ HEAD = """\
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--optimize", default="-O2", help="level given to the compiler")
     options = parser.parse_args()
     if missing_tools():
         raise SystemExit(f"not installed: {', '.join(missing_tools())}")
-    print(f"{COMPILER} {compiler_version()} {options.optimize}, {options.samples} samples\n\n{HEAD}")
+    print(
+        f"{COMPILER} {compiler_version()} {options.optimize}, {options.samples} samples\n\n{HEAD}"
+    )
     for board in BOARDS:
         for name, variant in VARIANTS.items():
-            print(row(board, name, measure(variant.network(), board, options.samples, options.optimize)), flush=True)
+            print(
+                row(
+                    board,
+                    name,
+                    measure(variant.network(), board, options.samples, options.optimize),
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

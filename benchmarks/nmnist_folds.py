@@ -1,9 +1,12 @@
-"""N-MNIST by five-fold cross-validation: a small convolutional network with quantized and with float states.
+"""N-MNIST by five-fold cross-validation: a small convolutional network with quantized and with
+float states.
 
-    python benchmarks/nmnist_folds.py --data NMNIST [--epochs 12] [--out benchmarks/results/nmnist_folds.csv]
+    python benchmarks/nmnist_folds.py --data NMNIST [--epochs 12] [--out
+    benchmarks/results/nmnist_folds.csv]
 
-All settings are trained on the same folds, from the same weights, for as many epochs, so that the difference is taken fold by fold.
-Rows that are in the file already are not run again. Prints mean and standard error over the folds as a Markdown table.
+All settings are trained on the same folds, from the same weights, for as many epochs, so that the
+difference is taken fold by fold. Rows that are in the file already are not run again. Prints mean
+and standard error over the folds as a Markdown table.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from snnsim import MultiStep, neurons, quant
+from snnsim.apps.networks import event_network
 from snnsim.data.events import NMNIST, Downsample, FramesByTime
-from snnsim.event_network import event_network
 from snnsim.functional import loss
 
 SIDE = 34
@@ -34,12 +37,30 @@ SETTINGS = ("folds", "pixels", "time_steps", "epochs", "seed")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="PATH", help="N-MNIST, a folder or zip archive with both parts")
-    parser.add_argument("--bits", type=int, nargs="+", default=[4], help="widths of a neuron state to compare with float")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="PATH",
+        help="N-MNIST, a folder or zip archive with both parts",
+    )
+    parser.add_argument(
+        "--bits",
+        type=int,
+        nargs="+",
+        default=[4],
+        help="widths of a neuron state to compare with float",
+    )
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--time-steps", type=int, default=20)
-    parser.add_argument("--downsample", type=int, default=2, help="pixels of the sensor, in each direction, that become one")
+    parser.add_argument(
+        "--downsample",
+        type=int,
+        default=2,
+        help="pixels of the sensor, in each direction, that become one",
+    )
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/nmnist_folds.csv"))
@@ -49,8 +70,12 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     frames, labels = recordings(options.data, options.time_steps, options.downsample)
     pixels = frames.shape[-1]
-    settings = tuple(map(str, (options.folds, pixels, options.time_steps, options.epochs, options.seed)))
-    splits = StratifiedKFold(options.folds, shuffle=True, random_state=options.seed).split(frames, labels)
+    settings = tuple(
+        map(str, (options.folds, pixels, options.time_steps, options.epochs, options.seed))
+    )
+    splits = StratifiedKFold(options.folds, shuffle=True, random_state=options.seed).split(
+        frames, labels
+    )
     for fold, (train_index, test_index) in enumerate(splits, start=1):
         for bits in (None, *options.bits):
             key = (str(bits), str(fold), *settings)
@@ -59,16 +84,31 @@ def main() -> None:
             started = time.perf_counter()
             torch.manual_seed(options.seed + fold)
             run = build(pixels, bits)
-            train(run, frames[train_index], labels[train_index], options.epochs, shift=SHIFT // options.downsample)
+            train(
+                run,
+                frames[train_index],
+                labels[train_index],
+                options.epochs,
+                shift=SHIFT // options.downsample,
+            )
             accuracy = evaluate(run, frames[test_index], labels[test_index])
             append(options.out, (*key, f"{accuracy:.6f}"))
             seconds = time.perf_counter() - started
-            print(f"fold {fold}/{options.folds} {bits or 'float'}: {accuracy:.2%} in {seconds:.0f} s", flush=True)
-    print(table([row for row in read(options.out) if tuple(row[name] for name in SETTINGS) == settings]))
+            print(
+                f"fold {fold}/{options.folds} {bits or 'float'}: {accuracy:.2%} in {seconds:.0f} s",
+                flush=True,
+            )
+    print(
+        table(
+            [row for row in read(options.out) if tuple(row[name] for name in SETTINGS) == settings]
+        )
+    )
 
 
 def recordings(path: str, time_steps: int, factor: int) -> tuple[Tensor, Tensor]:
-    """Every recording of both parts, as frames `[N, T, 2, H, H]` with H = 34 / factor, rounded up, and the labels `[N]`."""
+    """Every recording of both parts, as frames `[N, T, 2, H, H]` with H = 34 / factor, rounded up,
+    and the labels `[N]`.
+    """
     pixels = -(-SIDE // factor)
     transforms = [Downsample(factor), FramesByTime((pixels, pixels), time_steps)]
     parts = [NMNIST(path, part, transforms) for part in (True, False)]
@@ -139,7 +179,9 @@ def append(path: Path, row: tuple[str, ...]) -> None:
 
 def with_error(values: list[float]) -> str:
     """Mean and its standard error, of values in percent."""
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
+    return (
+        f"{statistics.mean(values):.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
+    )
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -152,8 +194,12 @@ def table(rows: list[dict[str, str]]) -> str:
         name, difference = "float32", ""
         if bits != "None":
             name = f"{bits} bits"
-            difference = with_error([value - accuracy["None"][fold] for fold, value in by_fold.items()])
-        lines.append(f"| {name} | {with_error(list(by_fold.values()))} % | {difference} | {len(by_fold)} |")
+            difference = with_error(
+                [value - accuracy["None"][fold] for fold, value in by_fold.items()]
+            )
+        lines.append(
+            f"| {name} | {with_error(list(by_fold.values()))} % | {difference} | {len(by_fold)} |"
+        )
     return "\n".join(lines)
 
 

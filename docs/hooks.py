@@ -21,7 +21,9 @@ from snnsim import MultiStep, Recorder, neurons, quant, surrogate, viz
 from snnsim.quant import Codebook
 from snnsim.surrogate import Surrogate, library
 
-SURROGATES: dict[str, type[Surrogate]] = {name: getattr(surrogate, name) for name in sorted(library.__all__, key=str.lower)}
+SURROGATES: dict[str, type[Surrogate]] = {
+    name: getattr(surrogate, name) for name in sorted(library.__all__, key=str.lower)
+}
 
 RECIPES: dict[str, Callable[[int], Codebook]] = {
     "uniform(bits)": quant.uniform,
@@ -43,9 +45,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Fill in the gallery."""
     if page.file.src_uri != "gallery.md":
         return markdown
-    slopes = [f"### {name}\n\n{_summary(kind)}\n\n![{name}](pictures/surrogate-{name}.svg)" for name, kind in SURROGATES.items()]
+    slopes = [
+        f"### {name}\n\n{_summary(kind)}\n\n![{name}](pictures/surrogate-{name}.svg)"
+        for name, kind in SURROGATES.items()
+    ]
     stairs = [
-        f"### `{recipe}`\n\n" + "\n".join(f"![{recipe}, {bits} bits]({_staircase(index, bits)}){{ width=32% }}" for bits in WIDTHS)
+        f"### `{recipe}`\n\n"
+        + "\n".join(
+            f"![{recipe}, {bits} bits]({_staircase(index, bits)}){{ width=32% }}" for bits in WIDTHS
+        )
         for index, recipe in enumerate(RECIPES)
     ]
     markdown = markdown.replace("<!-- surrogates -->", "\n\n".join(slopes))
@@ -114,7 +122,9 @@ class Docstrings(griffe.Extension):
         """Show paragraphs laid out in columns, equations mostly, as they are."""
         if obj.docstring:
             paragraphs = re.split(r"\n\n+", obj.docstring.value)
-            obj.docstring.value = "\n\n".join(_indented(text) if _in_columns(text) else text for text in paragraphs)
+            obj.docstring.value = "\n\n".join(
+                _indented(text) if _in_columns(text) else text for text in paragraphs
+            )
 
     def on_class_members(self, *, cls: griffe.Class, **_: object) -> None:
         """Follow `__doc__ = Other.__doc__`."""
@@ -124,7 +134,9 @@ class Docstrings(griffe.Extension):
 
 
 def _in_columns(paragraph: str) -> bool:
-    return bool(re.search(r"^\S.*\S {2,}\S", paragraph, re.MULTILINE)) and not paragraph.startswith(">>>")
+    return bool(re.search(r"^\S.*\S {2,}\S", paragraph, re.MULTILINE)) and not paragraph.startswith(
+        ">>>"
+    )
 
 
 def _indented(paragraph: str) -> str:

@@ -1,10 +1,11 @@
-"""A neuron, a surrogate and a codebook of one's own: written, proved against the library's contracts, trained.
+"""A neuron, a surrogate and a codebook of one's own: written, proved against the library's
+contracts, trained.
 
     python examples/custom_neuron.py
     python examples/custom_neuron.py --quick
 
-None of the three is registered anywhere, and all of them run fused: the library evaluates `leak` on the levels once and sees
-a table from then on.
+None of the three is registered anywhere, and all of them run fused: the library evaluates `leak` on
+the levels once and sees a table from then on.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from snnsim.testing import check_codebook, check_node, check_surrogate
 
 
 class QuadraticNode(neurons.BaseNode):
-    """Quadratic integrate-and-fire: below the critical potential the membrane decays to rest, above it rises by itself.
+    """Quadratic integrate-and-fire: below the critical potential the membrane decays to rest, above
+    it rises by itself.
 
     leak(v) = v + v (v - v_critical) / tau,  1/tau learned
     """
@@ -54,16 +56,24 @@ class Cosine(Surrogate):
 
 
 def codebook() -> quant.Codebook:
-    """12 levels, more than fit 3 bits and fewer than 4: fine where the membrane spends its time, coarse elsewhere."""
+    """12 levels, more than fit 3 bits and fewer than 4: fine where the membrane spends its time,
+    coarse elsewhere.
+    """
     return quant.from_levels([-1.0, -0.5, -0.25, 0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.4])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--time-steps", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="2 epochs of 4 time steps: shows that it runs, not how well")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="2 epochs of 4 time steps: shows that it runs, not how well",
+    )
     options = parser.parse_args()
     epochs, time_steps = (2, 4) if options.quick else (options.epochs, options.time_steps)
 
@@ -82,7 +92,9 @@ def main() -> None:
     optimizer = torch.optim.Adam(run.parameters(), lr=3e-3)
     order = torch.Generator().manual_seed(options.seed)
     for _ in range(epochs):
-        for images, labels in data.batches(data.digits(train=True), 64, shuffle=True, generator=order):
+        for images, labels in data.batches(
+            data.digits(train=True), 64, shuffle=True, generator=order
+        ):
             optimizer.zero_grad()
             loss.rate_cross_entropy(run(images), labels, scale=time_steps).backward()
             optimizer.step()

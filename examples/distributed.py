@@ -1,4 +1,5 @@
-"""Data-parallel training: every process takes its share of each batch, and the losses are those of one process.
+"""Data-parallel training: every process takes its share of each batch, and the losses are those of
+one process.
 
     torchrun --nproc-per-node 2 examples/distributed.py
     python examples/distributed.py                   # one process, same batches, same losses
@@ -24,8 +25,11 @@ def build() -> MultiStep:
     def node() -> neurons.LIFNode:
         return neurons.LIFNode(tau=2.0, decay_input=False, state_quant=quant.uniform(4))
 
-    # without batch norm, whose statistics would be those of each share (nn.SyncBatchNorm is torch's answer to that)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), node(), nn.Linear(128, 10), neurons.LIReadout())
+    # without batch norm, whose statistics would be those of each share (nn.SyncBatchNorm is torch's
+    # answer to that)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 128), node(), nn.Linear(128, 10), neurons.LIReadout()
+    )
     return MultiStep(net, time_steps=TIME_STEPS)
 
 
@@ -39,7 +43,9 @@ def train(rank: int, processes: int, device: torch.device, options: argparse.Nam
     optimizer = torch.optim.SGD(run.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(1 if options.quick else options.epochs):
         total = torch.zeros((), device=device)
-        for batch, (images, labels) in enumerate(data.batches(train_set, 64, shuffle=True, generator=order, drop_last=True)):
+        for batch, (images, labels) in enumerate(
+            data.batches(train_set, 64, shuffle=True, generator=order, drop_last=True)
+        ):
             potentials = decode.membrane(run(images[rank::processes]))
             error = nn.functional.cross_entropy(potentials, labels[rank::processes])
             optimizer.zero_grad()
@@ -59,14 +65,20 @@ def train(rank: int, processes: int, device: torch.device, options: argparse.Nam
         images, labels = test_set.tensors()
         with torch.no_grad():
             accuracy = (decode.membrane(net(images)).argmax(1) == labels).float().mean()
-        print(f"test accuracy {accuracy.item():.1%} with {processes} process{'es' * (processes > 1)}")
+        print(
+            f"test accuracy {accuracy.item():.1%} with {processes} process{'es' * (processes > 1)}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="1 epoch: shows that it runs, not how well")
+    parser.add_argument(
+        "--quick", action="store_true", help="1 epoch: shows that it runs, not how well"
+    )
     options = parser.parse_args()
     # set by torchrun
     rank, local = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))

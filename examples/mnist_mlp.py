@@ -1,10 +1,12 @@
-"""Two fully connected layers on handwritten digits, with neuron states of a few bits, beside the same network in float.
+"""Two fully connected layers on handwritten digits, with neuron states of a few bits, beside the
+same network in float.
 
     python examples/mnist_mlp.py --data MNIST        # a folder with the four idx files
     python examples/mnist_mlp.py                     # scikit-learn's 8 x 8 digits, no download
     python examples/mnist_mlp.py --quick
 
-Images are static: shown as constant currents in every time step, classified by the firing rates of ten neurons.
+Images are static: shown as constant currents in every time step, classified by the firing rates of
+ten neurons.
 """
 
 import argparse
@@ -21,14 +23,18 @@ def build(pixels: int, bits: int | None, time_steps: int) -> MultiStep:
     """Pixels as constant currents, 256 hidden neurons, one output neuron per class."""
 
     def node() -> neurons.LIFNode:
-        return neurons.LIFNode(tau=2.0, decay_input=False, state_quant=quant.uniform(bits) if bits else None)
+        return neurons.LIFNode(
+            tau=2.0, decay_input=False, state_quant=quant.uniform(bits) if bits else None
+        )
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 256), node(), nn.Linear(256, 10), node())
     # the first Linear sees the same image at every step, and runs once
     return MultiStep(net, time_steps=time_steps)
 
 
-def train(run: MultiStep, train_set: data.ImageDataset, epochs: int, time_steps: int, seed: int) -> None:
+def train(
+    run: MultiStep, train_set: data.ImageDataset, epochs: int, time_steps: int, seed: int
+) -> None:
     optimizer = torch.optim.Adam(run.parameters(), lr=2e-3)
     order = torch.Generator().manual_seed(seed)
     run.train()
@@ -51,19 +57,27 @@ def evaluate(run: MultiStep, test_set: data.ImageDataset) -> tuple[float, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with the four MNIST files; scikit-learn's digits without")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", help="folder with the four MNIST files; scikit-learn's digits without"
+    )
     parser.add_argument("--bits", type=int, default=4, help="bits of a neuron state")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--time-steps", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--quick", action="store_true", help="640 images, 2 epochs of 4 time steps: shows that it runs, not how well"
+        "--quick",
+        action="store_true",
+        help="640 images, 2 epochs of 4 time steps: shows that it runs, not how well",
     )
     options = parser.parse_args()
     epochs, time_steps = (2, 4) if options.quick else (options.epochs, options.time_steps)
     root = options.data
-    train_set, test_set = (data.MNIST(root, part) if root else data.digits(part) for part in (True, False))
+    train_set, test_set = (
+        data.MNIST(root, part) if root else data.digits(part) for part in (True, False)
+    )
     if options.quick:
         train_set, test_set = train_set.subset(range(640)), test_set.subset(range(300))
 
@@ -75,7 +89,10 @@ def main() -> None:
         accuracy, rate = evaluate(run, test_set)
         size = footprint(run, image).state_bytes
         name = f"{bits} bits" if bits else "float32"
-        print(f"{name:>8}: test accuracy {accuracy:.1%}, {rate:.3f} spikes per neuron and step, {size} bytes of neuron state")
+        print(
+            f"{name:>8}: test accuracy {accuracy:.1%}, {rate:.3f} spikes per neuron and step,"
+            f" {size} bytes of neuron state"
+        )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python examples/recurrent.py
     python examples/recurrent.py --quick
 
-Every digit is shown one row of 8 pixels per time step, so that the network has to remember what it saw. The memory is compared
-with that of the same neurons without feedback. The feedback is outside the neuron, in an ordinary module: SingleStep runs it.
+Every digit is shown one row of 8 pixels per time step, so that the network has to remember what it
+saw. The memory is compared with that of the same neurons without feedback. The feedback is outside
+the neuron, in an ordinary module: SingleStep runs it.
 """
 
 import argparse
@@ -17,9 +18,11 @@ from snnsim.functional import decode
 
 
 class Recurrent(layers.Temporal):
-    """A layer of neurons driven by its input and, through weights, by its own spikes of the step before.
+    """A layer of neurons driven by its input and, through weights, by its own spikes of the step
+    before.
 
-    A Temporal module may hold tensors from one step to the next; runners and `snnsim.reset` take care of them.
+    A Temporal module may hold tensors from one step to the next; runners and `snnsim.reset` take
+    care of them.
     """
 
     def __init__(self, inputs: int, neurons_: int, node: nn.Module) -> None:
@@ -73,18 +76,25 @@ def evaluate(run: SingleStep, test_set: data.ImageDataset) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bits", type=int, default=4, help="bits of a hidden neuron's state")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="3 epochs: shows that it runs, not how well")
+    parser.add_argument(
+        "--quick", action="store_true", help="3 epochs: shows that it runs, not how well"
+    )
     options = parser.parse_args()
     train_set, test_set = data.digits(train=True), data.digits(train=False)
     for feedback in (False, True):
         torch.manual_seed(options.seed)
         run = build(feedback, options.bits)
         train(run, train_set, 3 if options.quick else options.epochs, options.seed)
-        print(f"{'with   ' if feedback else 'without'} feedback: test accuracy {evaluate(run, test_set):.1%}")
+        print(
+            f"{'with   ' if feedback else 'without'} feedback: test accuracy"
+            f" {evaluate(run, test_set):.1%}"
+        )
 
 
 if __name__ == "__main__":

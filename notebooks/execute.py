@@ -1,4 +1,6 @@
-"""Runs notebooks from top to bottom and keeps their outputs: `python notebooks/execute.py [NAME.ipynb ...]`."""
+"""Runs notebooks from top to bottom and keeps their outputs: `python notebooks/execute.py
+[NAME.ipynb ...]`.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,19 @@ FOLDER = Path(__file__).parent
 def execute(path: Path, folder: Path) -> NotebookNode:
     """The notebook at `path` after a run in a fresh kernel, with `folder` as its working directory.
 
-    What differs from run to run or from machine to machine is left out: times, the version of Python, progress bars.
+    What differs from run to run or from machine to machine is left out: times, the version of
+    Python, progress bars.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the message holds its traceback.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=900, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=900,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
     notebook.metadata = {

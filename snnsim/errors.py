@@ -25,7 +25,8 @@ class ShapeError(SnnsimError, ValueError):
 
 
 class StateError(SnnsimError, RuntimeError):
-    """A held state does not fit the input: another shape, dtype or device, or a step out of turn."""
+    """A held state does not fit the input: another shape, dtype or device, or a step out of
+    turn."""
 
 
 class RunError(SnnsimError, RuntimeError):

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import check_real, check_tensor, dense
+from snnsim._core.checks import check_real, check_tensor, dense
+from snnsim._core.restore import PassingHook, evaluating, hooked, restoring
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.quantizer import TensorQuantizer
-from snnsim.quiet import quiet
-from snnsim.restore import PassingHook, hooked, restoring
-from snnsim.runners import MultiStep, SingleStep, reset
-from snnsim.temporal import Temporal
+from snnsim.temporal.module import Temporal
+from snnsim.temporal.runner import MultiStep, SingleStep, reset
 
 __all__ = ["FiringMeter", "Footprint", "firing_rate", "footprint"]
 
@@ -53,13 +52,16 @@ class Footprint:
 def footprint(net: nn.Module, x: Tensor) -> Footprint:
     """Bytes of state and weights of a network, by bit width.
 
-    A quantized membrane takes the bits of its codebook, any other state the bits of its dtype; what a module holds from one time
-    step to the next is its state. Weights count the bits of their dtype; a quantized layer's, its `weight_bits`. Codebooks, a few
-    numbers a layer, are not counted.
+    A quantized membrane takes the bits of its codebook, any other state the bits of its dtype; what
+    a module holds from one time step to the next is its state. Weights count the bits of their
+    dtype; a quantized layer's, its `weight_bits`. Codebooks, a few numbers a layer, are not
+    counted.
 
     Args:
-        net: a runner (MultiStep, SingleStep) around the network, or a network that takes one time step.
-        x: an input for it, any batch size from 1; it is run once, in eval mode, without touching held states.
+        net: a runner (MultiStep, SingleStep) around the network, or a network that takes one time
+            step.
+        x: an input for it, any batch size from 1; it is run once, in eval mode, without touching
+            held states.
 
     Returns:
         The footprint for one sample.
@@ -71,7 +73,10 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
     runners = [module for module in net.modules() if isinstance(module, MultiStep | SingleStep)]
     axis = int(any(runner.time_steps is None for runner in runners))
     if x.dim() <= axis or not x.shape[axis]:
-        raise ShapeError(f"footprint(x of shape {tuple(x.shape)}): needs at least one sample, and the batch is axis {axis} here")
+        raise ShapeError(
+            f"footprint(x of shape {tuple(x.shape)}): needs at least one sample, and the batch is"
+            f" axis {axis} here"
+        )
     carried = {runner: runner.carry_state for runner in runners}
 
     def restore() -> None:
@@ -79,7 +84,7 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
             runner.carry_state = carry_state
 
     values = bits = 0
-    with quiet(net), restoring(restore):
+    with evaluating(net), restoring(restore):
         for runner in runners:
             runner.carry_state = True
         reset(net)
@@ -107,7 +112,9 @@ def footprint(net: nn.Module, x: Tensor) -> Footprint:
 
 
 def _of_one_sample(state: Tensor, batch: int) -> int:
-    """Values of a state that belong to one sample; all of them where its first axis is not the batch."""
+    """Values of a state that belong to one sample; all of them where its first axis is not the
+    batch.
+    """
     return state.numel() // batch if state.dim() and state.shape[0] % batch == 0 else state.numel()
 
 
@@ -124,12 +131,15 @@ def firing_rate(spikes: Tensor) -> float:
         InvalidValueError: an empty tensor.
     """
     if not isinstance(spikes, Tensor):
-        raise InvalidTypeError(f"firing_rate(spikes): must be a tensor, got {type(spikes).__name__}")
+        raise InvalidTypeError(
+            f"firing_rate(spikes): must be a tensor, got {type(spikes).__name__}"
+        )
     check_real("firing_rate", "spikes", spikes)
     spikes = dense("firing_rate", "spikes", spikes)
     if spikes.is_meta:
         raise InvalidValueError(
-            "firing_rate(spikes): is on the meta device and has no values; pass the spikes of a run with values"
+            "firing_rate(spikes): is on the meta device and has no values; pass the spikes of a run"
+            " with values"
         )
     if not spikes.numel():
         raise InvalidValueError(f"firing_rate(spikes): shape {tuple(spikes.shape)} holds no value")
@@ -155,8 +165,12 @@ class FiringMeter:
 
     def __init__(self, net: nn.Module) -> None:
         if not isinstance(net, nn.Module):
-            raise InvalidTypeError(f"FiringMeter(net): must be an nn.Module, got {type(net).__name__}")
-        nodes = {name: module for name, module in net.named_modules() if isinstance(module, BaseNode)}
+            raise InvalidTypeError(
+                f"FiringMeter(net): must be an nn.Module, got {type(net).__name__}"
+            )
+        nodes = {
+            name: module for name, module in net.named_modules() if isinstance(module, BaseNode)
+        }
         self._spikes = dict.fromkeys(nodes, 0.0)
         self._places = dict.fromkeys(nodes, 0)
         self._hooks: list[tuple[nn.Module, Callable[..., None]]] = [
@@ -166,7 +180,10 @@ class FiringMeter:
 
     def __enter__(self) -> FiringMeter:
         if any(hook in node._forward_hooks.values() for node, hook in self._hooks):
-            raise RunError("FiringMeter: is counting already; enter it once, or make a FiringMeter of its own for each block")
+            raise RunError(
+                "FiringMeter: is counting already; enter it once, or make a FiringMeter of its own"
+                " for each block"
+            )
         self._counting.enter_context(hooked(self._hooks))
         return self
 
@@ -174,14 +191,19 @@ class FiringMeter:
         self._counting.close()
 
     def rates(self) -> dict[str, float]:
-        """Mean spikes per neuron and time step, by module name; nodes that did not run are left out."""
+        """Mean spikes per neuron and time step, by module name; nodes that did not run are left
+        out.
+        """
         return {name: self._spikes[name] / count for name, count in self._places.items() if count}
 
     def mean(self) -> float:
         """Mean spikes per neuron and time step over all nodes, each neuron counted alike."""
         places = sum(self._places.values())
         if not places:
-            raise InvalidValueError("FiringMeter.mean(): no node has run; call the network within `with FiringMeter(net):`")
+            raise InvalidValueError(
+                "FiringMeter.mean(): no node has run; call the network within `with"
+                " FiringMeter(net):`"
+            )
         return sum(self._spikes.values()) / places
 
 

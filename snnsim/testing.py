@@ -1,6 +1,7 @@
 """Contract tests for the user's own surrogates, codebooks and neurons.
 
-Each returns nothing when all is well and raises ContractError, which is an AssertionError, with what was seen and what is expected.
+Each returns nothing when all is well and raises ContractError, which is an AssertionError, with
+what was seen and what is expected.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from snnsim.neurons.arguments import checked_surrogate
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
-from snnsim.runners import MultiStep, SingleStep
 from snnsim.surrogate import Surrogate, check_gradient, heaviside
+from snnsim.temporal.runner import MultiStep, SingleStep
 
 __all__ = ["check_codebook", "check_node", "check_surrogate"]
 
@@ -27,25 +28,38 @@ __all__ = ["check_codebook", "check_node", "check_surrogate"]
 def check_surrogate(surrogate: Surrogate) -> None:
     """Check that a surrogate keeps its contract.
 
-    The forward is the step, the backward `derivative`, elementwise, finite, in the input's shape and dtype; where there is a
-    primitive, `derivative` is its derivative; copies compare equal.
+    The forward is the step, the backward `derivative`, elementwise, finite, in the input's shape
+    and dtype; where there is a primitive, `derivative` is its derivative; copies compare equal.
 
     Raises:
         ContractError: the first rule that is broken.
     """
     surrogate = checked_surrogate("check_surrogate", surrogate)
     for dtype in (torch.float32, torch.float64):
-        x = torch.cat([torch.linspace(-3, 3, 601), torch.tensor([0.0, -1e4, 1e4])]).to(dtype).requires_grad_()
+        x = (
+            torch.cat([torch.linspace(-3, 3, 601), torch.tensor([0.0, -1e4, 1e4])])
+            .to(dtype)
+            .requires_grad_()
+        )
         slope = surrogate.derivative(x.detach())
-        _require(slope.shape == x.shape, f"{surrogate}: derivative turned shape {tuple(x.shape)} into {tuple(slope.shape)}")
+        _require(
+            slope.shape == x.shape,
+            f"{surrogate}: derivative turned shape {tuple(x.shape)} into {tuple(slope.shape)}",
+        )
         _require(slope.dtype == dtype, f"{surrogate}: derivative turned {dtype} into {slope.dtype}")
-        _require(bool(torch.isfinite(slope).all()), f"{surrogate}: derivative is not finite everywhere on [-1e4, 1e4]")
+        _require(
+            bool(torch.isfinite(slope).all()),
+            f"{surrogate}: derivative is not finite everywhere on [-1e4, 1e4]",
+        )
         alone = torch.stack([surrogate.derivative(value) for value in x.detach()[::50]])
         _require(_close(alone, slope[::50]), f"{surrogate}: derivative is not elementwise")
         spikes = surrogate(x, training=False)
         _require(torch.equal(spikes, heaviside(x)), f"{surrogate}: the forward is not the step")
         (gradient,) = torch.autograd.grad(spikes.sum(), x)
-        _require(torch.equal(gradient, slope), f"{surrogate}: the gradient of a spike is not derivative(x)")
+        _require(
+            torch.equal(gradient, slope),
+            f"{surrogate}: the gradient of a spike is not derivative(x)",
+        )
     if surrogate.has_primitive:
         report = check_gradient(surrogate)
         _require(bool(report), f"{surrogate}: derivative is not that of its primitive: {report}")
@@ -55,8 +69,8 @@ def check_surrogate(surrogate: Surrogate) -> None:
 def check_codebook(codebook: Codebook) -> None:
     """Check that a codebook keeps its contract.
 
-    Levels strictly increasing, edges in order, a value on an edge goes up, rounding idempotent, monotone and independent of the
-    rest of the batch, encode and decode inverse to each other.
+    Levels strictly increasing, edges in order, a value on an edge goes up, rounding idempotent,
+    monotone and independent of the rest of the batch, encode and decode inverse to each other.
 
     Raises:
         ContractError: the first rule that is broken.
@@ -70,8 +84,14 @@ def check_codebook(codebook: Codebook) -> None:
         f"{codebook}: levels[i] < edges[i] <= levels[i+1] is broken",
     )
     codes = torch.arange(codebook.num_levels, device=levels.device)
-    _require(torch.equal(codebook.encode(levels).long(), codes), f"{codebook}: encode(levels) is not 0 .. L-1")
-    _require(torch.equal(codebook.decode(codes), levels), f"{codebook}: decode(0 .. L-1) is not the levels")
+    _require(
+        torch.equal(codebook.encode(levels).long(), codes),
+        f"{codebook}: encode(levels) is not 0 .. L-1",
+    )
+    _require(
+        torch.equal(codebook.decode(codes), levels),
+        f"{codebook}: decode(0 .. L-1) is not the levels",
+    )
     _require(
         torch.equal(codebook.encode(edges).long(), codes[1:]),
         f"{codebook}: a value on an edge must belong to the upper cell",
@@ -82,7 +102,13 @@ def check_codebook(codebook: Codebook) -> None:
         f"{codebook}: a value just below an edge must belong to the lower cell",
     )
     spread = float(levels[-1] - levels[0])
-    h = torch.linspace(float(levels[0]) - spread, float(levels[-1]) + spread, 4097, dtype=levels.dtype, device=levels.device)
+    h = torch.linspace(
+        float(levels[0]) - spread,
+        float(levels[-1]) + spread,
+        4097,
+        dtype=levels.dtype,
+        device=levels.device,
+    )
     q = codebook(h)
     _require(bool(torch.isin(q, levels).all()), f"{codebook}: forward leaves the levels")
     _require(torch.equal(codebook(levels), levels), f"{codebook}: rounding a level moves it")
@@ -93,14 +119,20 @@ def check_codebook(codebook: Codebook) -> None:
     if torch.equal(codebook(h), q):  # a stochastic rounding is neither monotone nor the same twice
         _require(bool((q.diff() >= 0).all()), f"{codebook}: rounding is not monotone")
         alone = torch.cat([codebook(h[i : i + 1]) for i in range(0, len(h), 64)])
-        _require(torch.equal(alone, q[::64]), f"{codebook}: rounding a value depends on the rest of the batch")
+        _require(
+            torch.equal(alone, q[::64]),
+            f"{codebook}: rounding a value depends on the rest of the batch",
+        )
 
 
-def check_node(make_node: Callable[[], Membrane], shape: tuple[int, ...] = (6, 3, 5), scale: float = 1.0) -> None:
+def check_node(
+    make_node: Callable[[], Membrane], shape: tuple[int, ...] = (6, 3, 5), scale: float = 1.0
+) -> None:
     """Check that a neuron keeps its contract.
 
-    `leak` and `drive` are elementwise; spikes are 0 or 1; a quantized membrane is on its codebook after every step; single steps,
-    SingleStep and MultiStep agree; a run leaves no state behind; copies and checkpoints behave the same; gradients are finite.
+    `leak` and `drive` are elementwise; spikes are 0 or 1; a quantized membrane is on its codebook
+    after every step; single steps, SingleStep and MultiStep agree; a run leaves no state behind;
+    copies and checkpoints behave the same; gradients are finite.
 
     Args:
         make_node: returns a new node, such as the class itself or a lambda.
@@ -112,35 +144,61 @@ def check_node(make_node: Callable[[], Membrane], shape: tuple[int, ...] = (6, 3
     """
     if isinstance(make_node, nn.Module):
         raise InvalidTypeError(
-            f"check_node({type(make_node).__name__}(...)): needs what makes a node, the class or a lambda; not a node"
+            f"check_node({type(make_node).__name__}(...)): needs what makes a node, the class or a"
+            " lambda; not a node"
         )
     node = make_node()
     if not isinstance(node, Membrane):
-        raise InvalidTypeError(f"check_node(make_node): must return a neuron, got {type(node).__name__}")
+        raise InvalidTypeError(
+            f"check_node(make_node): must return a neuron, got {type(node).__name__}"
+        )
     name = type(node).__name__
     x_seq = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     node.eval()
     _check_elementwise(name, node, x_seq[0])
     output = _drawn(SingleStep(node), x_seq).detach()
-    _require(node.state() == {}, f"{name}: SingleStep left state behind; keep state only with self.hold(...)")
-    _require(torch.equal(_drawn(MultiStep(node), x_seq), output), f"{name}: MultiStep and SingleStep differ")
-    _require(node.state() == {}, f"{name}: MultiStep left state behind; keep state only with self.hold(...)")
+    _require(
+        node.state() == {},
+        f"{name}: SingleStep left state behind; keep state only with self.hold(...)",
+    )
+    _require(
+        torch.equal(_drawn(MultiStep(node), x_seq), output),
+        f"{name}: MultiStep and SingleStep differ",
+    )
+    _require(
+        node.state() == {},
+        f"{name}: MultiStep left state behind; keep state only with self.hold(...)",
+    )
     if isinstance(node, BaseNode):
-        _require(bool(((output == 0) | (output == 1)).all()), f"{name}: spikes are not 0 or 1 in eval mode")
+        _require(
+            bool(((output == 0) | (output == 1)).all()),
+            f"{name}: spikes are not 0 or 1 in eval mode",
+        )
     with _draws():
         for t, x in enumerate(x_seq):
-            _require(torch.equal(node(x), output[t]), f"{name}: single step {t} differs from the run as a whole")
+            _require(
+                torch.equal(node(x), output[t]),
+                f"{name}: single step {t} differs from the run as a whole",
+            )
             v, codebook = node.v, node.state_quant
-            on_codebook = codebook is None or v is None or bool(torch.isin(v.detach(), codebook.levels).all())
+            on_codebook = (
+                codebook is None or v is None or bool(torch.isin(v.detach(), codebook.levels).all())
+            )
             _require(on_codebook, f"{name}: after step {t} the membrane is off its codebook")
     twin = copy.deepcopy(node)
-    _require(torch.equal(_drawn(twin, x_seq[0]), _drawn(node, x_seq[0])), f"{name}: a deepcopy behaves differently")
+    _require(
+        torch.equal(_drawn(twin, x_seq[0]), _drawn(node, x_seq[0])),
+        f"{name}: a deepcopy behaves differently",
+    )
     node.reset()
     _check_checkpoint(name, node, make_node(), x_seq, output)
     x_seq.requires_grad_()
     node.train()
     loss = MultiStep(node)(x_seq).sum()
-    _require(loss.requires_grad, f"{name}: the gradient of x is missing: leak and drive must be differentiable")
+    _require(
+        loss.requires_grad,
+        f"{name}: the gradient of x is missing: leak and drive must be differentiable",
+    )
     loss.backward()
     leaves = {"x": x_seq, **dict(node.named_parameters())}
     for leaf, tensor in leaves.items():
@@ -158,11 +216,14 @@ def _check_elementwise(name: str, node: Membrane, x: Tensor) -> None:
             whole, alone = function(flat), function(flat[::2].flip(0)).flip(0)
         _require(
             whole.shape == flat.shape and _close(whole[::2], alone),
-            f"{name}.{function.__name__} must be elementwise: each value may depend on its own element alone",
+            f"{name}.{function.__name__} must be elementwise: each value may depend on its own"
+            " element alone",
         )
 
 
-def _check_checkpoint(name: str, node: Membrane, other: Membrane, x_seq: Tensor, output: Tensor) -> None:
+def _check_checkpoint(
+    name: str, node: Membrane, other: Membrane, x_seq: Tensor, output: Tensor
+) -> None:
     stream = io.BytesIO()
     torch.save(node.state_dict(), stream)
     stream.seek(0)
@@ -170,13 +231,16 @@ def _check_checkpoint(name: str, node: Membrane, other: Membrane, x_seq: Tensor,
     same = torch.equal(_drawn(MultiStep(other.eval()), x_seq), output)
     _require(
         same,
-        f"{name}: a new node with this one's state_dict behaves differently; make what differs a parameter or a buffer",
+        f"{name}: a new node with this one's state_dict behaves differently; make what differs a"
+        " parameter or a buffer",
     )
 
 
 @contextmanager
 def _draws() -> Iterator[None]:
-    """The same random numbers every time, for neurons that draw some; the user's own go on as they were."""
+    """The same random numbers every time, for neurons that draw some; the user's own go on as they
+    were.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

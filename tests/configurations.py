@@ -30,7 +30,9 @@ CODEBOOKS: dict[str, Callable[[], Codebook | None]] = {
     **{f"exponential{bits}": (lambda bits=bits: quant.exponential(bits)) for bits in (2, 4, 8)},
     "classic4": lambda: quant.state_quant(4),
     "classic8": lambda: quant.state_quant(8),
-    "classic-exponential3": lambda: quant.state_quant(3, uniform=False, upper_limit=1.0, multiplier=0.9),
+    "classic-exponential3": lambda: quant.state_quant(
+        3, uniform=False, upper_limit=1.0, multiplier=0.9
+    ),
     "floor4": lambda: quant.uniform(4).with_rounding("floor"),
     "grid6": lambda: quant.integer_grid(6, 4),
     "learned3": lambda: quant.LearnedUniform(3),
@@ -42,11 +44,18 @@ NODES: dict[str, Callable[..., Membrane]] = {
     "LIF": neurons.LIFNode,
     "LIF-undecayed": lambda **options: neurons.LIFNode(tau=3.0, decay_input=False, **options),
     "PLIF": lambda **options: neurons.ParametricLIFNode(init_tau=1.7, **options),
-    "synaptic": lambda **options: neurons.SynapticNode(0.6, 0.8, current_quant=quant.uniform(8, low=-3.0, high=3.0), **options),
+    "synaptic": lambda **options: neurons.SynapticNode(
+        0.6, 0.8, current_quant=quant.uniform(8, low=-3.0, high=3.0), **options
+    ),
     "quadratic": QuadraticNode,
 }
 
-SURROGATES = (surrogate.ATan(), surrogate.Sigmoid(4.0), surrogate.Triangle(), surrogate.FastSigmoid())
+SURROGATES = (
+    surrogate.ATan(),
+    surrogate.Sigmoid(4.0),
+    surrogate.Triangle(),
+    surrogate.FastSigmoid(),
+)
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,18 @@ class Configuration:
         )
 
     def __str__(self) -> str:
-        marks = ("hard" if self.hard else "soft") + "-detached" * self.detach + "-learned" * self.learn_threshold
+        marks = (
+            ("hard" if self.hard else "soft")
+            + "-detached" * self.detach
+            + "-learned" * self.learn_threshold
+        )
         return f"{self.node}-{self.codebook}-{marks}"
 
 
 ALL = [
-    Configuration(node, codebook, hard, detach, surrogate=i % len(SURROGATES), learn_threshold=i % 5 == 0)
+    Configuration(
+        node, codebook, hard, detach, surrogate=i % len(SURROGATES), learn_threshold=i % 5 == 0
+    )
     for i, (node, codebook, hard, detach) in enumerate(
         (node, codebook, hard, detach)
         for node in NODES

@@ -12,7 +12,9 @@ torch.set_num_threads(1)
 
 
 # the same examples every time, and none that fails for being slow
-settings.register_profile("snnsim", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "snnsim", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("snnsim")
 
 
@@ -37,7 +39,8 @@ def without_data(monkeypatch):
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder with MNIST and other recordings; tests that need it are skipped where it is not set."""
+    """Folder with MNIST and other recordings; tests that need it are skipped where it is not
+    set."""
     folder = os.environ.get("SNNSIM_DATA")
     if not folder:
         pytest.skip("SNNSIM_DATA is not set")

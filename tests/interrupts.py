@@ -9,7 +9,8 @@ PACKAGE = str(Path(snnsim.__file__).parent)
 
 
 def interrupted(call, line, beneath=PACKAGE):
-    """Whether `call` was ended by an interrupt at that line of the package, the first one being 1."""
+    """Whether `call` was ended by an interrupt at that line of the package, the first one being
+    1."""
     count = 0
 
     def tracer(frame, event, argument):
@@ -36,7 +37,9 @@ def interrupted(call, line, beneath=PACKAGE):
 
 
 def lines_that_break(call, is_intact, beneath=PACKAGE):
-    """The lines at which an interrupt of `call` leaves behind what `is_intact` does not accept; `call` comes by at least one."""
+    """The lines at which an interrupt of `call` leaves behind what `is_intact` does not accept;
+    `call` comes by at least one.
+    """
     line, broken = 1, []
     while interrupted(call, line, beneath):
         if not is_intact():

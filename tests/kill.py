@@ -2,8 +2,9 @@
 
     python tests/kill.py --kills 1000
 
-Each command first runs undisturbed. Then it is killed (SIGKILL, SIGTERM or SIGINT) at a random moment, started again as a user
-would, killed again, until it comes to its end: that must be the undisturbed one, bit for bit, with no file beside it.
+Each command first runs undisturbed. Then it is killed (SIGKILL, SIGTERM or SIGINT) at a random
+moment, started again as a user would, killed again, until it comes to its end: that must be the
+undisturbed one, bit for bit, with no file beside it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,34 @@ from pathlib import Path
 import torch
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-TRAIN = ("train", "--hidden", "8", "--time-steps", "2", "--epochs", "8", "--float-epochs", "3", "--weight-bits", "4", "--quiet")
+TRAIN = (
+    "train",
+    "--hidden",
+    "8",
+    "--time-steps",
+    "2",
+    "--epochs",
+    "8",
+    "--float-epochs",
+    "3",
+    "--weight-bits",
+    "4",
+    "--quiet",
+)
 SWEEP = (
-    *("sweep", "--hidden", "8", "--time-steps", "2", "--epochs", "3", "--float-epochs", "1", "--seeds", "1"),
+    *(
+        "sweep",
+        "--hidden",
+        "8",
+        "--time-steps",
+        "2",
+        "--epochs",
+        "3",
+        "--float-epochs",
+        "1",
+        "--seeds",
+        "1",
+    ),
     *("--state-bits", "2", "3", "4", "float", "--weight-bits", "float", "4"),
 )
 EXPORT = ("export", "--to", "integer", "--samples", "20")
@@ -59,13 +85,21 @@ def of_train(out: Path) -> Sequence[str]:
 
 def of_export(out: Path) -> Sequence[str]:
     """A whole export is replaced; one that was killed is not in the way."""
-    return *EXPORT, str(out.parent / "checkpoint.pt"), str(out), *(["--overwrite"] if out.exists() else [])
+    return (
+        *EXPORT,
+        str(out.parent / "checkpoint.pt"),
+        str(out),
+        *(["--overwrite"] if out.exists() else []),
+    )
 
 
 def train_content(out: Path) -> object:
     """Weights, moments and history, and the names of the files."""
     saved = torch.load(out / "checkpoint.pt", weights_only=True)
-    parts = {name: plain(saved[name]) for name in ("config", "model", "optimizer", "scheduler", "order", "history")}
+    parts = {
+        name: plain(saved[name])
+        for name in ("config", "model", "optimizer", "scheduler", "order", "history")
+    }
     return parts, sorted(path.name for path in out.iterdir()), (out / "summary.json").read_text()
 
 
@@ -73,12 +107,20 @@ def sweep_content(out: Path) -> object:
     """The runs, and the names of the files."""
     rows = [json.loads(path.read_text()) for path in sorted((out / "runs").iterdir())]
     steady = [{name: value for name, value in row.items() if name not in VOLATILE} for row in rows]
-    return steady, sorted(str(path.relative_to(out)) for path in out.rglob("*")), (out / "summary.md").read_text()
+    return (
+        steady,
+        sorted(str(path.relative_to(out)) for path in out.rglob("*")),
+        (out / "summary.md").read_text(),
+    )
 
 
 def export_content(out: Path) -> object:
     """Every file."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
 
 
 def plain(value: object) -> object:
@@ -107,7 +149,9 @@ def finish(process: subprocess.Popen[str], allowed: Sequence[int]) -> int:
     """Wait for its end, which must be one of these, in a few words."""
     error = process.communicate()[1]
     if process.returncode not in allowed or "Traceback" in error:
-        raise Broken(f"{' '.join(map(str, process.args))}: exit status {process.returncode}\n{error}")
+        raise Broken(
+            f"{' '.join(map(str, process.args))}: exit status {process.returncode}\n{error}"
+        )
     return process.returncode
 
 
@@ -145,15 +189,21 @@ def compare(command: Command, out: Path, whole: object) -> None:
     """See that a folder is the undisturbed one, and remove it."""
     found = command.content(out)
     if found != whole:
-        raise Broken(f"{out} is not what an undisturbed run leaves:\n{found!r:.2000}\n\n{whole!r:.2000}")
+        raise Broken(
+            f"{out} is not what an undisturbed run leaves:\n{found!r:.2000}\n\n{whole!r:.2000}"
+        )
     shutil.rmtree(out)
 
 
 def main() -> None:
     """Kill as often as asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=30, help="how many, shared among the commands")
-    parser.add_argument("--commands", nargs="+", choices=tuple(COMMANDS), default=tuple(COMMANDS), help="which")
+    parser.add_argument(
+        "--commands", nargs="+", choices=tuple(COMMANDS), default=tuple(COMMANDS), help="which"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     draw = random.Random(options.seed)

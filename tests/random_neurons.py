@@ -1,4 +1,5 @@
-"""Random neurons of a user's own: fused, in whatever way they are run, they give what their steps give.
+"""Random neurons of a user's own: fused, in whatever way they are run, they give what their steps
+give.
 
 `python tests/random_neurons.py --seeds 1000 --start 0` tries any number of them.
 """
@@ -19,7 +20,9 @@ SCALE = {"rate": 0.9}
 
 
 class Own(neurons.BaseNode):
-    """A neuron whose equations are put together from parts; what a part keeps is reset with the copy of the node."""
+    """A neuron whose equations are put together from parts; what a part keeps is reset with the
+    copy of the node.
+    """
 
     def __init__(self, parts, **options):
         super().__init__(**options)
@@ -54,9 +57,13 @@ class Own(neurons.BaseNode):
     def fire(self, q):
         return {
             "threshold": lambda: super(Own, self).fire(q),
-            "winner": lambda: super(Own, self).fire(q) * (q == q.amax(-1, keepdim=True)).to(q.dtype),
+            "winner": lambda: (
+                super(Own, self).fire(q) * (q == q.amax(-1, keepdim=True)).to(q.dtype)
+            ),
             "random": lambda: torch.bernoulli(torch.sigmoid((q - 1) / 0.1)),
-            "own generator": lambda: torch.bernoulli(torch.sigmoid((q - 1) / 0.1).detach(), generator=self.generator),
+            "own generator": lambda: torch.bernoulli(
+                torch.sigmoid((q - 1) / 0.1).detach(), generator=self.generator
+            ),
             "attribute": lambda: self._adapting(q),
             "held": lambda: self._holding(q),
         }[self.parts["fire"]]()
@@ -97,13 +104,38 @@ def random_neuron(draw):
             ]
         ),
         "drive": draw.choice(["plain", "plain", "gain", "largest", "noise"]),
-        "fire": draw.choice(["threshold", "threshold", "threshold", "winner", "random", "own generator", "attribute", "held"]),
+        "fire": draw.choice(
+            [
+                "threshold",
+                "threshold",
+                "threshold",
+                "winner",
+                "random",
+                "own generator",
+                "attribute",
+                "held",
+            ]
+        ),
     }
-    codebook = draw.choice([quant.uniform(4), quant.uniform(2), quant.exponential(3), quant.state_quant(num_bits=3), None])
+    codebook = draw.choice(
+        [
+            quant.uniform(4),
+            quant.uniform(2),
+            quant.exponential(3),
+            quant.state_quant(num_bits=3),
+            None,
+        ]
+    )
     if codebook is not None and draw.random() < 0.2:
         codebook = quant.LearnedUniform(3)
     reset = draw.choice([0.0, 0.0, None])
-    node = Own(parts, v_reset=reset, state_quant=codebook, surrogate=surrogates(draw), detach_reset=draw.random() < 0.3)
+    node = Own(
+        parts,
+        v_reset=reset,
+        state_quant=codebook,
+        surrogate=surrogates(draw),
+        detach_reset=draw.random() < 0.3,
+    )
     return node.train(draw.random() < 0.5), draw.choice([(5,), (1,), (2, 3), (4, 1, 2)]), parts
 
 
@@ -138,7 +170,9 @@ def stepwise(node, x_seq):
 
 
 def outcome(call, node, x_seq):
-    """What a run of a copy of the node gives, and its gradients; every run draws the same random numbers."""
+    """What a run of a copy of the node gives, and its gradients; every run draws the same random
+    numbers.
+    """
     torch.manual_seed(0)
     node = copy.deepcopy(node)
     x = x_seq.clone().requires_grad_()
@@ -146,7 +180,10 @@ def outcome(call, node, x_seq):
     leaves = [leaf for leaf in (x, *node.parameters()) if leaf.requires_grad]
     if not out.requires_grad:
         return [out]
-    return [out.detach(), *torch.autograd.grad(out.sum(), leaves, allow_unused=True, materialize_grads=True)]
+    return [
+        out.detach(),
+        *torch.autograd.grad(out.sum(), leaves, allow_unused=True, materialize_grads=True),
+    ]
 
 
 def try_one(seed):
@@ -156,7 +193,15 @@ def try_one(seed):
     node, shape, parts = random_neuron(draw)
     kept, compared = node, 0
     for _ in range(3):
-        x_seq = torch.rand(6, draw.choice([1, 3]), *shape, generator=torch.Generator().manual_seed(draw.randrange(100))) * 2
+        x_seq = (
+            torch.rand(
+                6,
+                draw.choice([1, 3]),
+                *shape,
+                generator=torch.Generator().manual_seed(draw.randrange(100)),
+            )
+            * 2
+        )
         expected = outcome(lambda node: lambda x: stepwise(node, x), kept, x_seq)
         for runner in (MultiStep, SingleStep):
             # a node that has been run before, as it is: its plan may be of another day
@@ -166,10 +211,20 @@ def try_one(seed):
                 again = runner(kept)(x_seq)
             kept.kept, _ = state[0], kept.generator.set_state(state[1])
             found = outcome(runner, kept, x_seq)
-            assert torch.equal(again, expected[0]), (seed, parts, runner.__name__, "a node that was run before")
+            assert torch.equal(again, expected[0]), (
+                seed,
+                parts,
+                runner.__name__,
+                "a node that was run before",
+            )
             assert torch.equal(found[0], expected[0]), (seed, parts, runner.__name__)
             for ours, loop in zip(found[1:], expected[1:], strict=True):
-                assert torch.allclose(ours, loop, rtol=1e-4, atol=1e-5), (seed, parts, runner.__name__, "gradient")
+                assert torch.allclose(ours, loop, rtol=1e-4, atol=1e-5), (
+                    seed,
+                    parts,
+                    runner.__name__,
+                    "gradient",
+                )
             compared += 2
         change(kept, draw)
     return compared

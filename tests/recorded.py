@@ -1,4 +1,5 @@
-"""Recorded outputs, to refactor under: spikes, states, gradients, refusals, integers, files and C text, as checksums by name.
+"""Recorded outputs, to refactor under: spikes, states, gradients, refusals, integers, files and C
+text, as checksums by name.
 
     python -m tests.recorded record build/before.json
     python -m tests.recorded compare build/before.json
@@ -64,20 +65,48 @@ def neurons_of_all_kinds():
     x_seq = torch.randn(SHAPE, generator=drawn) * 1.2
     for configuration in ALL:
         for single in (False, True):
-            yield f"{configuration}{'-single' * single}", lambda c=configuration, s=single: of_node(c(), x_seq, s)
+            yield (
+                f"{configuration}{'-single' * single}",
+                lambda c=configuration, s=single: of_node(c(), x_seq, s),
+            )
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         for configuration in ALL[::7]:
-            yield f"{configuration}-{dtype}", lambda c=configuration, d=dtype: of_node(c(), x_seq.to(d))
+            yield (
+                f"{configuration}-{dtype}",
+                lambda c=configuration, d=dtype: of_node(c(), x_seq.to(d)),
+            )
     channels = torch.linspace(0.6, 1.4, 37)
     for bits in (None, 2, 4, 8):
-        for change in ({"v_threshold": channels}, {"tau": channels + 1}, {"min_decay": bits is not None}):
+        for change in (
+            {"v_threshold": channels},
+            {"tau": channels + 1},
+            {"min_decay": bits is not None},
+        ):
             codebook = None if bits is None else quant.uniform(bits)
-            yield f"channels-{bits}-{[*change]}", lambda c=codebook, o=change: of_node(neurons.LIFNode(state_quant=c, **o), x_seq)
-        yield f"readout-{bits}", lambda b=bits: of_node(neurons.LIReadout(state_quant=b and quant.uniform(b)), x_seq)
+            yield (
+                f"channels-{bits}-{[*change]}",
+                lambda c=codebook, o=change: of_node(neurons.LIFNode(state_quant=c, **o), x_seq),
+            )
+        yield (
+            f"readout-{bits}",
+            lambda b=bits: of_node(neurons.LIReadout(state_quant=b and quant.uniform(b)), x_seq),
+        )
     for name, shape in vars(surrogate).items():
-        if isinstance(shape, type) and issubclass(shape, Surrogate) and shape not in (Surrogate, surrogate.FunctionSurrogate):
-            yield f"surrogate-{name}", lambda s=shape: of_node(neurons.LIFNode(surrogate=s(), state_quant=quant.uniform(4)), x_seq)
-            yield f"surrogate-{name}-float", lambda s=shape: of_node(neurons.LIFNode(surrogate=s()), x_seq)
+        if (
+            isinstance(shape, type)
+            and issubclass(shape, Surrogate)
+            and shape not in (Surrogate, surrogate.FunctionSurrogate)
+        ):
+            yield (
+                f"surrogate-{name}",
+                lambda s=shape: of_node(
+                    neurons.LIFNode(surrogate=s(), state_quant=quant.uniform(4)), x_seq
+                ),
+            )
+            yield (
+                f"surrogate-{name}-float",
+                lambda s=shape: of_node(neurons.LIFNode(surrogate=s()), x_seq),
+            )
 
 
 def small_network():
@@ -138,7 +167,10 @@ def random_network(seed):
 def nir(name):
     net, _, _ = example(name)
     graph = to_nir(net, input_shape=NETWORKS[name][1])
-    fields = [(key, node.to_dict() if hasattr(node, "to_dict") else vars(node)) for key, node in sorted(graph.nodes.items())]
+    fields = [
+        (key, node.to_dict() if hasattr(node, "to_dict") else vars(node))
+        for key, node in sorted(graph.nodes.items())
+    ]
     with np.printoptions(threshold=sys.maxsize):
         return checksum(repr(fields), repr(sorted(graph.edges)))
 

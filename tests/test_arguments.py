@@ -1,4 +1,6 @@
-"""Whatever is passed for an argument, a public function works or names the argument that it cannot use."""
+"""Whatever is passed for an argument, a public function works or names the argument that it cannot
+use.
+"""
 
 from __future__ import annotations
 
@@ -76,9 +78,13 @@ class Fresh:
         self.make = make
 
 
-# by name: what to call, and a good value for every argument; those in `free` may be anything at all, those in `text` any str
+# by name: what to call, and a good value for every argument; those in `free` may be anything at
+# all, those in `text` any str
 CALLS = {
-    "quant.Codebook": (lambda: quant.Codebook, {"levels": [0.0, 1.0], "edges": [0.5], "ste": "clip", "dtype": torch.float32}),
+    "quant.Codebook": (
+        lambda: quant.Codebook,
+        {"levels": [0.0, 1.0], "edges": [0.5], "ste": "clip", "dtype": torch.float32},
+    ),
     "quant.Codebook.encode": (lambda: CODEBOOK.encode, {"h": X}),
     "quant.Codebook.decode": (lambda: CODEBOOK.decode, {"codes": LABELS}),
     "quant.Codebook.forward": (lambda: CODEBOOK.forward, {"h": X}),
@@ -91,14 +97,23 @@ CALLS = {
         lambda: CODEBOOK.with_rounding,
         {"rounding": "toward_rest", "generator": None, "rest": 0.0},
     ),
-    "quant.Codebook.effective_threshold": (lambda: CODEBOOK.effective_threshold, {"v_threshold": 1.0}),
+    "quant.Codebook.effective_threshold": (
+        lambda: CODEBOOK.effective_threshold,
+        {"v_threshold": 1.0},
+    ),
     "quant.Codebook.stuck_codes": (lambda: CODEBOOK.stuck_codes, {"leak": 0.5}),
     "quant.StochasticCodebook": (
         lambda: quant.StochasticCodebook,
         {"levels": [0.0, 1.0], "ste": "clip", "generator": torch.Generator()},
     ),
-    "quant.LearnedUniform": (lambda: quant.LearnedUniform, {"bits": 3, "threshold": 1.0, "rest": 0.0, "low": -1.0, "high": 2.0}),
-    "quant.LearnedUniform.from_codebook": (lambda: quant.LearnedUniform.from_codebook, {"codebook": CODEBOOK, "rest": 0.0}),
+    "quant.LearnedUniform": (
+        lambda: quant.LearnedUniform,
+        {"bits": 3, "threshold": 1.0, "rest": 0.0, "low": -1.0, "high": 2.0},
+    ),
+    "quant.LearnedUniform.from_codebook": (
+        lambda: quant.LearnedUniform.from_codebook,
+        {"codebook": CODEBOOK, "rest": 0.0},
+    ),
     "quant.state_quant": (
         lambda: quant.state_quant,
         {
@@ -111,7 +126,10 @@ CALLS = {
             "multiplier": 0.5,
         },
     ),
-    "quant.uniform": (lambda: quant.uniform, {"bits": 3, "threshold": 1.0, "rest": 0.0, "low": -1.0, "high": 2.0}),
+    "quant.uniform": (
+        lambda: quant.uniform,
+        {"bits": 3, "threshold": 1.0, "rest": 0.0, "low": -1.0, "high": 2.0},
+    ),
     "quant.exponential": (
         lambda: quant.exponential,
         {"bits": 3, "threshold": 1.0, "rest": 0.0, "low": -1.0, "high": 2.0, "ratio": 0.5},
@@ -134,11 +152,20 @@ CALLS = {
             "power_of_two": False,
         },
     ),
-    "quant.QuantDescriptor.from_dict": (lambda: quant.QuantDescriptor.from_dict, {"values": {"num_bits": 4}}),
-    "quant.QuantDescriptor.from_json": (lambda: quant.QuantDescriptor.from_json, {"text": '{"num_bits": 4}'}),
+    "quant.QuantDescriptor.from_dict": (
+        lambda: quant.QuantDescriptor.from_dict,
+        {"values": {"num_bits": 4}},
+    ),
+    "quant.QuantDescriptor.from_json": (
+        lambda: quant.QuantDescriptor.from_json,
+        {"text": '{"num_bits": 4}'},
+    ),
     "quant.Histogram": (lambda: quant.Histogram, {"num_bins": 8}),
     "quant.Histogram.collect": (lambda: quant.Histogram().collect, {"values": X}),
-    "quant.MaxCalibrator": (lambda: quant.MaxCalibrator, {"num_bits": 8, "axis": 0, "unsigned": False}),
+    "quant.MaxCalibrator": (
+        lambda: quant.MaxCalibrator,
+        {"num_bits": 8, "axis": 0, "unsigned": False},
+    ),
     "quant.MaxCalibrator.collect": (lambda: quant.MaxCalibrator().collect, {"x": X}),
     "quant.HistogramCalibrator": (
         lambda: quant.HistogramCalibrator,
@@ -149,8 +176,14 @@ CALLS = {
         lambda: filled(quant.HistogramCalibrator()).compute_amax,
         {"method": "percentile", "percentile": 99.0},
     ),
-    "quant.TensorQuantizer": (lambda: quant.TensorQuantizer, {"descriptor": quant.QuantDescriptor()}),
-    "quant.TensorQuantizer.amax": (lambda: lambda amax: setattr(quantizer(), "amax", amax), {"amax": 1.0}),
+    "quant.TensorQuantizer": (
+        lambda: quant.TensorQuantizer,
+        {"descriptor": quant.QuantDescriptor()},
+    ),
+    "quant.TensorQuantizer.amax": (
+        lambda: lambda amax: setattr(quantizer(), "amax", amax),
+        {"amax": 1.0},
+    ),
     "quant.TensorQuantizer.forward": (lambda: quant.TensorQuantizer().forward, {"x": X}),
     "quant.TensorQuantizer.load_calib_amax": (
         lambda: quantizer().load_calib_amax,
@@ -158,7 +191,13 @@ CALLS = {
     ),
     "quant.calibrate_inputs": (
         lambda: quant.calibrate_inputs,
-        {"net": Fresh(quantized), "batches": [X], "forward": None, "method": "mse", "percentile": 99.0},
+        {
+            "net": Fresh(quantized),
+            "batches": [X],
+            "forward": None,
+            "method": "mse",
+            "percentile": 99.0,
+        },
     ),
     "quant.round": (lambda: quant.round, {"x": X}),
     "quant.ceil": (lambda: quant.ceil, {"x": X}),
@@ -167,7 +206,10 @@ CALLS = {
     "quant.straight_through": (lambda: quant.straight_through, {"value": X, "source": X}),
     "quant.step_quantize": (lambda: quant.step_quantize, {"x": X, "step": 0.5}),
     "quant.k_bit_quantize": (lambda: quant.k_bit_quantize, {"x": X, "k": 2}),
-    "quant.affine_k_bit_quantize": (lambda: quant.affine_k_bit_quantize, {"x": X, "k": 2, "w": 2.0, "b": 1.0}),
+    "quant.affine_k_bit_quantize": (
+        lambda: quant.affine_k_bit_quantize,
+        {"x": X, "k": 2, "w": 2.0, "b": 1.0},
+    ),
     "quant.clamp_by_linear": (lambda: quant.clamp_by_linear, {"x": X, "eps": 1e-5}),
     "quant.tensor_quant": (
         lambda: quant.tensor_quant,
@@ -179,10 +221,22 @@ CALLS = {
     ),
     "functional.delay": (lambda: functional.delay, {"x_seq": SEQUENCE, "delay_steps": 1}),
     "functional.first_spike_index": (lambda: functional.first_spike_index, {"spikes": SEQUENCE}),
-    "functional.first_spike_time": (lambda: functional.first_spike_time, {"spikes": SEQUENCE, "none_value": 4.0}),
-    "functional.soft_first_spike_time": (lambda: functional.soft_first_spike_time, {"spikes": SEQUENCE, "none_value": 4.0}),
-    "functional.redundant_one_hot": (lambda: functional.redundant_one_hot, {"labels": LABELS, "num_classes": 3, "n": 2}),
-    "functional.kaiming_normal_conv_linear_weight": (lambda: functional.kaiming_normal_conv_linear_weight, {"net": Fresh(plain)}),
+    "functional.first_spike_time": (
+        lambda: functional.first_spike_time,
+        {"spikes": SEQUENCE, "none_value": 4.0},
+    ),
+    "functional.soft_first_spike_time": (
+        lambda: functional.soft_first_spike_time,
+        {"spikes": SEQUENCE, "none_value": 4.0},
+    ),
+    "functional.redundant_one_hot": (
+        lambda: functional.redundant_one_hot,
+        {"labels": LABELS, "num_classes": 3, "n": 2},
+    ),
+    "functional.kaiming_normal_conv_linear_weight": (
+        lambda: functional.kaiming_normal_conv_linear_weight,
+        {"net": Fresh(plain)},
+    ),
     "functional.set_threshold_margin": (
         lambda: functional.set_threshold_margin,
         {
@@ -193,15 +247,27 @@ CALLS = {
             "threshold1": 1.1,
         },
     ),
-    "functional.encode.rate": (lambda: functional.encode.rate, {"x": X, "time_steps": 3, "generator": torch.Generator()}),
+    "functional.encode.rate": (
+        lambda: functional.encode.rate,
+        {"x": X, "time_steps": 3, "generator": torch.Generator()},
+    ),
     "functional.encode.latency": (lambda: functional.encode.latency, {"x": X, "time_steps": 3}),
-    "functional.encode.phase": (lambda: functional.encode.phase, {"x": X, "time_steps": 3, "period": 8}),
+    "functional.encode.phase": (
+        lambda: functional.encode.phase,
+        {"x": X, "time_steps": 3, "period": 8},
+    ),
     "functional.encode.direct": (lambda: functional.encode.direct, {"x": X, "time_steps": 3}),
-    "functional.encode.delta": (lambda: functional.encode.delta, {"x_seq": SEQUENCE, "threshold": 0.5}),
+    "functional.encode.delta": (
+        lambda: functional.encode.delta,
+        {"x_seq": SEQUENCE, "threshold": 0.5},
+    ),
     "functional.decode.rate": (lambda: functional.decode.rate, {"s_seq": SEQUENCE}),
     "functional.decode.first_spike": (lambda: functional.decode.first_spike, {"s_seq": SEQUENCE}),
     "functional.decode.membrane": (lambda: functional.decode.membrane, {"v_seq": SEQUENCE}),
-    "functional.loss.rate_mse": (lambda: functional.loss.rate_mse, {"s_seq": SEQUENCE, "target_rate": X}),
+    "functional.loss.rate_mse": (
+        lambda: functional.loss.rate_mse,
+        {"s_seq": SEQUENCE, "target_rate": X},
+    ),
     "functional.loss.rate_cross_entropy": (
         lambda: functional.loss.rate_cross_entropy,
         {"s_seq": SEQUENCE, "labels": LABELS, "scale": 1.0},
@@ -210,7 +276,10 @@ CALLS = {
         lambda: functional.loss.spike_count,
         {"s_seq": SEQUENCE, "labels": LABELS, "true_count": 3.0, "false_count": 0.0},
     ),
-    "functional.loss.temporal_mse": (lambda: functional.loss.temporal_mse, {"s_seq": SEQUENCE, "target_time": X}),
+    "functional.loss.temporal_mse": (
+        lambda: functional.loss.temporal_mse,
+        {"s_seq": SEQUENCE, "target_time": X},
+    ),
     "functional.loss.temporal_cross_entropy": (
         lambda: functional.loss.temporal_cross_entropy,
         {"s_seq": SEQUENCE, "labels": LABELS, "tau": 1.0},
@@ -219,16 +288,31 @@ CALLS = {
         lambda: functional.loss.tet,
         {"x_seq": SEQUENCE, "labels": LABELS, "regularization": 0.05, "target": 1.0},
     ),
-    "functional.loss.van_rossum": (lambda: functional.loss.van_rossum, {"s_seq": SEQUENCE, "target_seq": SEQUENCE, "tau": 2.0}),
+    "functional.loss.van_rossum": (
+        lambda: functional.loss.van_rossum,
+        {"s_seq": SEQUENCE, "target_seq": SEQUENCE, "tau": 2.0},
+    ),
     "calibrate.BitSchedule": (
         lambda: calibrate.BitSchedule,
         {"net": Fresh(spiking), "bits": {0: 8}, "make": lambda bits: {}},
     ),
-    "calibrate.BitSchedule.step": (lambda: calibrate.BitSchedule(spiking(), {0: 8}).step, {"epoch": 0}),
-    "calibrate.BitSchedule.bits_at": (lambda: calibrate.BitSchedule(spiking(), {0: 8}).bits_at, {"epoch": 0}),
+    "calibrate.BitSchedule.step": (
+        lambda: calibrate.BitSchedule(spiking(), {0: 8}).step,
+        {"epoch": 0},
+    ),
+    "calibrate.BitSchedule.bits_at": (
+        lambda: calibrate.BitSchedule(spiking(), {0: 8}).bits_at,
+        {"epoch": 0},
+    ),
     "calibrate.Scale": (lambda: calibrate.Scale, {"factor": 2.0}),
-    "calibrate.apply": (lambda: calibrate.apply, {"net": Fresh(spiking), "codebooks": {"net.1": CODEBOOK}}),
-    "calibrate.codebooks": (lambda: calibrate.codebooks, {"net": Fresh(spiking), "bits": 3, "recipe": quant.uniform}),
+    "calibrate.apply": (
+        lambda: calibrate.apply,
+        {"net": Fresh(spiking), "codebooks": {"net.1": CODEBOOK}},
+    ),
+    "calibrate.codebooks": (
+        lambda: calibrate.codebooks,
+        {"net": Fresh(spiking), "bits": 3, "recipe": quant.uniform},
+    ),
     "calibrate.convert": (
         lambda: calibrate.convert,
         {"ann": Fresh(plain), "batches": [X], "T": 4, "percentile": 99.9, "per_channel": False},
@@ -240,7 +324,14 @@ CALLS = {
     ),
     "calibrate.states": (
         lambda: calibrate.states,
-        {"net": Fresh(spiking), "batches": [X], "bits": 2, "method": "percentile", "percentile": 99.0, "recipe": quant.uniform},
+        {
+            "net": Fresh(spiking),
+            "batches": [X],
+            "bits": 2,
+            "method": "percentile",
+            "percentile": 99.0,
+            "recipe": quant.uniform,
+        },
     ),
     "calibrate.warm_start": (
         lambda: calibrate.warm_start,
@@ -248,16 +339,37 @@ CALLS = {
     ),
     "viz.bits_accuracy": (
         lambda: viz.bits_accuracy,
-        {"results": {"uniform": {2: 0.5}}, "baseline": 0.9, "cost": "bits", "baseline_name": "float", "ax": None},
+        {
+            "results": {"uniform": {2: 0.5}},
+            "baseline": 0.9,
+            "cost": "bits",
+            "baseline_name": "float",
+            "ax": None,
+        },
     ),
-    "viz.codebook": (lambda: viz.codebook, {"levels": [0.0, 1.0], "edges": [0.5], "v_threshold": 0.5, "ax": None}),
-    "viz.event_frame": (lambda: viz.event_frame, {"frame": torch.ones(2, 3, 3), "full": 2.0, "ax": None}),
+    "viz.codebook": (
+        lambda: viz.codebook,
+        {"levels": [0.0, 1.0], "edges": [0.5], "v_threshold": 0.5, "ax": None},
+    ),
+    "viz.event_frame": (
+        lambda: viz.event_frame,
+        {"frame": torch.ones(2, 3, 3), "full": 2.0, "ax": None},
+    ),
     "viz.event_movie": (
         lambda: viz.event_movie,
-        {"frames": torch.ones(1, 2, 3, 3), "path": "movie.gif", "step_ms": 1.0, "fps": 8.0, "full": 2.0},
+        {
+            "frames": torch.ones(1, 2, 3, 3),
+            "path": "movie.gif",
+            "step_ms": 1.0,
+            "fps": 8.0,
+            "full": 2.0,
+        },
     ),
     "viz.firing_rates": (lambda: viz.firing_rates, {"rates": {"first": 0.5}, "ax": None}),
-    "viz.learning_curve": (lambda: viz.learning_curve, {"history": [{"loss": [1.0]}], "labels": ["run"], "ax": None}),
+    "viz.learning_curve": (
+        lambda: viz.learning_curve,
+        {"history": [{"loss": [1.0]}], "labels": ["run"], "ax": None},
+    ),
     "viz.log": (lambda: viz.log, {"writer": Writer(), "recorder": Fresh(recorded), "step": 0}),
     "viz.membrane": (
         lambda: viz.membrane,
@@ -270,17 +382,34 @@ CALLS = {
             "ax": None,
         },
     ),
-    "viz.occupancy": (lambda: viz.occupancy, {"v": [0.0, 0.5], "levels": [0.0, 0.5], "v_threshold": 0.5, "ax": None}),
+    "viz.occupancy": (
+        lambda: viz.occupancy,
+        {"v": [0.0, 0.5], "levels": [0.0, 0.5], "v_threshold": 0.5, "ax": None},
+    ),
     "viz.pareto_front": (lambda: viz.pareto_front, {"costs": [1.0, 2.0], "values": [0.5, 0.9]}),
     "viz.raster": (lambda: viz.raster, {"spikes": SEQUENCE[:, 0], "ax": None}),
     "viz.save": (lambda: viz.save, {"picture": Fresh(Figure), "path": "picture.svg", "dpi": 100}),
-    "viz.surrogate": (lambda: viz.surrogate, {"function": surrogate.ATan(), "span": 2.0, "ax": None}),
-    "viz.surrogate_gallery": (lambda: viz.surrogate_gallery, {"functions": [surrogate.ATan()], "span": 2.0, "axes": None}),
-    "viz.weight_histogram": (lambda: viz.weight_histogram, {"before": X, "after": X.round(), "ax": None}),
+    "viz.surrogate": (
+        lambda: viz.surrogate,
+        {"function": surrogate.ATan(), "span": 2.0, "ax": None},
+    ),
+    "viz.surrogate_gallery": (
+        lambda: viz.surrogate_gallery,
+        {"functions": [surrogate.ATan()], "span": 2.0, "axes": None},
+    ),
+    "viz.weight_histogram": (
+        lambda: viz.weight_histogram,
+        {"before": X, "after": X.round(), "ax": None},
+    ),
 }
-# what is tried elsewhere: layers and their conversion (tests/quant/test_layers.py, test_convert.py), results, neurons, types
+# what is tried elsewhere: layers and their conversion (tests/quant/test_layers.py,
+# test_convert.py), results, neurons, types
 ELSEWHERE = {
-    *(f"quant.{name}" for name in quant.__all__ if name.startswith(("QuantConv", "QuantLinear", "QUANT_DESC"))),
+    *(
+        f"quant.{name}"
+        for name in quant.__all__
+        if name.startswith(("QuantConv", "QuantLinear", "QUANT_DESC"))
+    ),
     *("quant.QuantizedWeight", "quant.ConversionReport", "quant.LayerNote"),
     *("quant.quantize", "quant.freeze", "quant.fold_batch_norm", "quant.weight_descriptor"),
     *("calibrate.BalancedIFNode", "calibrate.Finding", "calibrate.Recipe"),
@@ -322,7 +451,17 @@ HOSTILE = {
     "file": io.StringIO("a"),
 }
 # never right, unless ACCEPTED says so: whatever comes of these is a guess
-NEVER = {"text", "bytes", "complex", "list of text", "list of complex", "array of text", "complex tensor", "object", "dict"}
+NEVER = {
+    "text",
+    "bytes",
+    "complex",
+    "list of text",
+    "list of complex",
+    "array of text",
+    "complex tensor",
+    "object",
+    "dict",
+}
 # what the user's own network or function is called with, or is
 RUN = {"batches", "forward", "leak", "make", "recipe"}
 ACCEPTED = {
@@ -335,7 +474,15 @@ ACCEPTED = {
 
 
 def public_names():
-    for package in (quant, functional, functional.encode, functional.decode, functional.loss, calibrate, viz):
+    for package in (
+        quant,
+        functional,
+        functional.encode,
+        functional.decode,
+        functional.loss,
+        calibrate,
+        viz,
+    ):
         for name in package.__all__:
             if not isinstance(getattr(package, name), types.ModuleType):
                 yield f"{package.__name__.removeprefix('snnsim.')}.{name}"
@@ -343,7 +490,10 @@ def public_names():
 
 def call(name, **other):
     make, good = CALLS[name]
-    values = {key: value.make() if isinstance(value, Fresh) else copy.deepcopy(value) for key, value in good.items()}
+    values = {
+        key: value.make() if isinstance(value, Fresh) else copy.deepcopy(value)
+        for key, value in good.items()
+    }
     with warnings.catch_warnings():
         # of what the values are; not of numbers that lose their imaginary part
         warnings.simplefilter("ignore", UserWarning)
@@ -360,9 +510,14 @@ def complaint(name, argument, label):
         expected = isinstance(error, SnnsimError | TypeError | ValueError)
         # of two that do not fit together either may be named
         named = any(re.search(rf"\b{known}\b", str(error)) for known in CALLS[name][1])
-        # raised by a function of the user's own, or by a network that is given other data than it takes
+        # raised by a function of the user's own, or by a network that is given other data than it
+        # takes
         of_user = argument in RUN and isinstance(value, Iterable | Callable)
-        return None if (expected and named) or of_user else f"{argument}={label}: {type(error).__name__}: {error}"
+        return (
+            None
+            if (expected and named) or of_user
+            else f"{argument}={label}: {type(error).__name__}: {error}"
+        )
     guessed = label in NEVER - ACCEPTED.get((name, argument), set())
     return f"{argument}={label}: accepted" if guessed else None
 

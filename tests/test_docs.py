@@ -1,4 +1,6 @@
-"""The documentation stays true: its code runs and prints what the pages show, and the site is built without a warning."""
+"""The documentation stays true: its code runs and prints what the pages show, and the site is built
+without a warning.
+"""
 
 import contextlib
 import importlib.util
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from snnsim import sweep
+from snnsim.apps import sweep
 from snnsim.bench import report
 from snnsim.bench.environment import MEMORY
 from snnsim.bench.report import markdown_table
@@ -21,14 +23,18 @@ from snnsim.bench.results import Results
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "```python" in path.read_text(encoding="utf-8")]
+PAGES = [
+    path for path in sorted(DOCS.rglob("*.md")) if "```python" in path.read_text(encoding="utf-8")
+]
 # code, and what it prints where the page shows that
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 PEERS = ("snntorch", "spikingjelly")
 
 
 def blocks_that_run(path: Path) -> list[tuple[str, str]]:
-    """Code blocks of a page with their output; of a page about a peer that is not installed, those about snnsim alone."""
+    """Code blocks of a page with their output; of a page about a peer that is not installed, those
+    about snnsim alone.
+    """
     text = path.read_text(encoding="utf-8")
     blocks = BLOCK.findall(text)
     needed = [peer for peer in PEERS if re.search(rf"^(import|from) {peer}", text, re.MULTILINE)]
@@ -55,12 +61,19 @@ def test_code_on_page_runs_and_prints_what_it_shows(path, tmp_path):
 
 def test_every_page_shows_some_output():
     # the pattern above finds an output only right below its code
-    shown = {path.name: sum(bool(output) for _, output in BLOCK.findall(path.read_text(encoding="utf-8"))) for path in PAGES}
+    shown = {
+        path.name: sum(
+            bool(output) for _, output in BLOCK.findall(path.read_text(encoding="utf-8"))
+        )
+        for path in PAGES
+    }
     outputs = {path.name: path.read_text(encoding="utf-8").count("```text") for path in PAGES}
     assert shown == outputs
 
 
-@pytest.mark.parametrize("name", ["sweep_mnist", "sweep_mnist_one_epoch", "sweep_mnist_hard_reset", "sweep_mnist_conv"])
+@pytest.mark.parametrize(
+    "name", ["sweep_mnist", "sweep_mnist_one_epoch", "sweep_mnist_hard_reset", "sweep_mnist_conv"]
+)
 def test_tables_of_a_sweep_are_those_of_its_runs(name):
     results = sweep.summary(sweep.read_csv(ROOT / "benchmarks" / "results" / f"{name}.csv"))
     assert sweep.grid(results) in (DOCS / "how-many-bits.md").read_text(encoding="utf-8")
@@ -77,8 +90,18 @@ def test_tables_of_speed_and_memory_are_those_of_the_run():
     for title in shown:
         assert tables[title] in page
     row = []
-    for name in ("snnsim uniform 4", "snnsim float", "torch.compile", "spikingjelly", "snntorch", "snntorch state_quant 4"):
-        times = (results.timing("16x1000000", "forward+backward", name, 1, memory).milliseconds for memory in MEMORY)
+    for name in (
+        "snnsim uniform 4",
+        "snnsim float",
+        "torch.compile",
+        "spikingjelly",
+        "snntorch",
+        "snntorch state_quant 4",
+    ):
+        times = (
+            results.timing("16x1000000", "forward+backward", name, 1, memory).milliseconds
+            for memory in MEMORY
+        )
         row.append(" / ".join(f"{time:.0f}" for time in times))
     assert f"| {' | '.join(row)} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -89,7 +112,16 @@ def site(tmp_path_factory) -> Path:
     for package in ("mkdocs", "material", "mkdocstrings_handlers"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(folder),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -98,7 +130,9 @@ def site(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_site_has_no_pages_left_out(site):
     built = {str(path.parent.relative_to(site)) for path in site.rglob("index.html")}
-    written = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md")} - {"index"} | {"."}
+    written = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md")} - {
+        "index"
+    } | {"."}
     written |= {f"tutorials/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert built == written
 
@@ -121,8 +155,8 @@ def test_site_has_no_pages_left_out(site):
         "snnsim.data.events",
         "snnsim.viz",
         "snnsim.metrics",
-        "snnsim.training",
-        "snnsim.sweep",
+        "snnsim.apps.train",
+        "snnsim.apps.sweep",
         "snnsim.testing",
     ],
 )
@@ -135,7 +169,10 @@ def test_reference_documents_every_public_name(site, module):
         thing = getattr(public, name)
         # of constants the value says all; a module has a page of its own
         if inspect.isclass(thing) or inspect.isfunction(thing):
-            assert f"{thing.__module__}.{thing.__qualname__}" in documented or f"{module}.{name}" in documented
+            assert (
+                f"{thing.__module__}.{thing.__qualname__}" in documented
+                or f"{module}.{name}" in documented
+            )
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ MODULES = [
 
 
 def test_there_are_examples():
-    assert "snnsim.record" in MODULES
+    assert "snnsim.temporal.record" in MODULES
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -20,13 +20,27 @@ EXAMPLES = ROOT / "examples"
 PRINTED = {
     "custom_neuron.py": [r"keep their contracts", r"test accuracy \d+\.\d%; tau started at 4"],
     "distributed.py": [r"batch 4: loss \d", r"test accuracy \d+\.\d% with 1 process\n"],
-    "dvs_conv.py": [r"200 recordings of 20 x 20 pixels", r"fold 2/2", r"4 bits - float, fold by fold: -?\d+\.\d ± \d"],
+    "dvs_conv.py": [
+        r"200 recordings of 20 x 20 pixels",
+        r"fold 2/2",
+        r"4 bits - float, fold by fold: -?\d+\.\d ± \d",
+    ],
     "mnist_conv.py": [r"test accuracy with 4-bit states: \d+\.\d%"],
-    "mnist_mlp.py": [r"float32: test accuracy \d+\.\d%", r"4 bits: test accuracy \d+\.\d%.* 133 bytes of neuron state"],
+    "mnist_mlp.py": [
+        r"float32: test accuracy \d+\.\d%",
+        r"4 bits: test accuracy \d+\.\d%.* 133 bytes of neuron state",
+    ],
     "recurrent.py": [r"without feedback: test accuracy \d", r"with    feedback: test accuracy \d"],
     "resnet.py": [r"test accuracy with 4-bit states: \d+\.\d%"],
-    "threshold_margin.py": [r"per class: 1, without margin", r"per class: 1, with    margin", r"per class: 5, without margin"],
-    "time_to_first_spike.py": [r"answer after \d\.\d of 8 steps", r"every first spike comes 3 steps later: True"],
+    "threshold_margin.py": [
+        r"per class: 1, without margin",
+        r"per class: 1, with    margin",
+        r"per class: 5, without margin",
+    ],
+    "time_to_first_spike.py": [
+        r"answer after \d\.\d of 8 steps",
+        r"every first spike comes 3 steps later: True",
+    ],
 }
 
 
@@ -35,7 +49,9 @@ def run(*arguments: str | Path, flags: tuple[str, ...] = ("-W", "error")) -> str
     # the package beside these tests, and one thread: tests run side by side
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *flags, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=900, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     if "error" in flags:
         assert done.stderr == ""
@@ -65,7 +81,14 @@ def test_example_says_how_to_run_it(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["custom_neuron.py", "mnist_mlp.py", "recurrent.py", "threshold_margin.py", "time_to_first_spike.py"]
+    "name",
+    [
+        "custom_neuron.py",
+        "mnist_mlp.py",
+        "recurrent.py",
+        "threshold_margin.py",
+        "time_to_first_spike.py",
+    ],
 )
 def test_example_runs(name):
     quick(name)
@@ -74,7 +97,11 @@ def test_example_runs(name):
 @pytest.mark.slow
 def test_conv_example_draws_levels_rates_and_weights(tmp_path):
     quick("mnist_conv.py", "--out", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["levels.png", "rates.png", "weights.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "levels.png",
+        "rates.png",
+        "weights.png",
+    ]
 
 
 @pytest.mark.slow
@@ -92,14 +119,23 @@ def test_event_example_reads_nmnist(tmp_path, real_data):
 
 @pytest.mark.slow
 def test_image_examples_read_mnist(tmp_path, real_data):
-    for name, options in (("mnist_mlp.py", ()), ("mnist_conv.py", ("--out", tmp_path)), ("resnet.py", ())):
-        assert "test accuracy" in run(EXAMPLES / name, "--quick", "--data", real_data / "MNIST", *options)
+    for name, options in (
+        ("mnist_mlp.py", ()),
+        ("mnist_conv.py", ("--out", tmp_path)),
+        ("resnet.py", ()),
+    ):
+        assert "test accuracy" in run(
+            EXAMPLES / name, "--quick", "--data", real_data / "MNIST", *options
+        )
 
 
 @pytest.mark.slow
 def test_residual_example_trains_alike_with_checkpointing():
-    # not so the accuracy, which comes from the running statistics of batch norm: they see recomputed batches twice
-    plain, checkpointed = (quick("resnet.py", *options).splitlines()[0] for options in ((), ("--checkpoint",)))
+    # not so the accuracy, which comes from the running statistics of batch norm: they see
+    # recomputed batches twice
+    plain, checkpointed = (
+        quick("resnet.py", *options).splitlines()[0] for options in ((), ("--checkpoint",))
+    )
     assert plain.startswith("epoch 1/1: loss of the last batch")
     assert plain == checkpointed
 

@@ -11,55 +11,37 @@ import snnsim
 
 PACKAGE = Path(snnsim.__file__).parent
 
-# lower number, lower layer; a module may import from lower layers and from its own folder
-LAYERS = {
-    "errors": 0,
-    "_version": 0,
-    "warn": 1,
-    "scalars": 0.5,
-    "checks": 1,
-    "files": 1,
-    "debug": 1,
-    "fixed_dtype": 1,
-    "functions": 1,
-    "restore": 1,
-    "surrogate": 2,
-    "quant": 2,
-    "kernels": 3,
-    "transition": 4,
-    "temporal": 5,
-    "event_network": 6,
-    "run": 6,
-    "quiet": 6,
-    "neurons": 6,
-    "layers": 6,
-    "runners": 7,
-    "record": 7,
-    "functional": 7,
-    "metrics": 8,
-    "calibrate": 8,
-    "deploy": 9,
-    "data": 9,
-    "viz": 9,
-    "testing": 9,
-    "config": 9,
-    "checkpoints": 10,
-    "training": 11,
-    "bench": 12,
-    "sweep": 12,
-    "cli": 13,
-    "__main__": 14,
-}
+# from the ground up; a module may import from the ranks below its own, and from its own folder
+RANKS = (
+    ("_core",),
+    ("surrogate", "quant", "temporal"),
+    ("automaton",),
+    ("kernels",),
+    ("neurons", "layers"),
+    ("functional", "calibrate", "metrics"),
+    ("deploy", "data", "viz", "testing"),
+    ("apps",),
+)
+# names and nothing else: importable from everywhere, and the names by which users call `apps`
+EVERYWHERE, ABOVE = {"errors", "_version"}, {"training", "sweep", "__main__"}
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+RANK |= dict.fromkeys(EVERYWHERE, -1) | dict.fromkeys(ABOVE, len(RANKS))
 
 
 def imported(path):
     """Names of the snnsim parts that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "snnsim":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "snnsim"
+        ):
             parts = node.module.split(".")[1:]
             yield from [parts[0]] if parts else [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("snnsim."))
+            yield from (
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("snnsim.")
+            )
 
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -69,16 +51,20 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 def test_imports_go_downward(path):
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for other in imported(path):
-        assert other == own or LAYERS[other] < LAYERS[own], f"{own} must not import {other}"
+        assert other == own or RANK[other] < RANK[own], f"{own} must not import {other}"
 
 
 def run_python(code):
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
     return done.stdout.strip()
 
 
-HEAVY = "print([m for m in ('torch', 'matplotlib', 'numba', 'sklearn', 'triton') if m in sys.modules])"
+HEAVY = (
+    "print([m for m in ('torch', 'matplotlib', 'numba', 'sklearn', 'triton') if m in sys.modules])"
+)
 
 
 def test_import_is_quiet_and_light():
@@ -95,13 +81,19 @@ def test_every_public_name_is_there(name):
 @pytest.mark.parametrize("name", ["debug", "checkpoint"])
 def test_a_name_is_that_of_its_home_whatever_was_loaded_before(name):
     # `debug` is a module and a function: the function it is
-    code = f"from snnsim import {name}; import snnsim.runners, snnsim.debug; print(callable({name}), snnsim.{name} is {name})"
+    code = (
+        f"from snnsim import {name}; import snnsim.temporal.runner, snnsim._core.debug;"
+        f" print(callable({name}), snnsim.{name} is {name})"
+    )
     assert run_python(code) == "True True"
 
 
 def test_parts_that_are_no_public_names_are_loaded_too():
-    assert run_python("import snnsim; print(snnsim.errors.SnnsimError.__name__, snnsim.deploy.__name__)") == (
-        "SnnsimError snnsim.deploy"
+    assert (
+        run_python(
+            "import snnsim; print(snnsim.errors.SnnsimError.__name__, snnsim.deploy.__name__)"
+        )
+        == "SnnsimError snnsim.deploy"
     )
 
 
@@ -113,7 +105,12 @@ def test_what_is_not_there_is_an_attribute_error(name):
 
 def test_tools_see_what_is_loaded_on_first_use():
     tree = ast.parse(Path(snnsim.__file__).read_text())
-    seen = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    seen = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert set(snnsim.__all__) <= seen
 
 
@@ -148,7 +145,9 @@ print(wrong)
 
 PUBLIC = {name for name in snnsim.__all__ if not name.startswith("_")}
 LOADED_TOGETHER = [
-    path for path in FILES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in PUBLIC | {"record", "runners"}
+    path
+    for path in FILES
+    if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in PUBLIC | {"temporal"}
 ]
 
 
@@ -156,4 +155,8 @@ LOADED_TOGETHER = [
 def test_public_parts_import_each_other_by_their_full_names(path):
     # whoever loads one holds the lock that the names of `snnsim` itself wait for
     tree = ast.parse(path.read_text())
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "snnsim"]
+    assert not [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "snnsim"
+    ]

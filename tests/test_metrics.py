@@ -12,7 +12,12 @@ from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeEr
 
 def network(bits):
     codebook = None if bits is None else quant.uniform(bits)
-    return nn.Sequential(nn.Linear(4, 6), neurons.IFNode(state_quant=codebook), nn.Linear(6, 2, bias=False), neurons.IFNode())
+    return nn.Sequential(
+        nn.Linear(4, 6),
+        neurons.IFNode(state_quant=codebook),
+        nn.Linear(6, 2, bias=False),
+        neurons.IFNode(),
+    )
 
 
 @pytest.mark.parametrize(("bits", "state_bits"), [(None, 6 * 32 + 64), (4, 24 + 64), (3, 18 + 64)])
@@ -28,7 +33,11 @@ def test_footprint_counts_the_bits_of_one_sample(bits, state_bits):
 
 
 def test_footprint_counts_both_states_of_a_synaptic_neuron():
-    net = nn.Sequential(neurons.SynapticNode(state_quant=quant.uniform(4), current_quant=quant.uniform(8, low=-2.0, high=2.0)))
+    net = nn.Sequential(
+        neurons.SynapticNode(
+            state_quant=quant.uniform(4), current_quant=quant.uniform(8, low=-2.0, high=2.0)
+        )
+    )
     size = metrics.footprint(net, torch.rand(2, 10))
     assert (size.state_values, size.state_bits) == (20, 120)
 
@@ -72,7 +81,9 @@ class Held(layers.Temporal):
 
     def forward_sequence(self, x_seq):
         last = x_seq[-1]
-        self.hold(last=last.double(), count=(last > 0).to(torch.int16), sign=last > 0, seen=torch.zeros(3))
+        self.hold(
+            last=last.double(), count=(last > 0).to(torch.int16), sign=last > 0, seen=torch.zeros(3)
+        )
         return x_seq
 
 
@@ -88,7 +99,8 @@ class Patches(nn.Module):
 def test_footprint_counts_whatever_a_module_holds(runner, batch):
     def size(*modules):
         found = metrics.footprint(
-            runner(nn.Sequential(*modules)), torch.rand(6, batch, 5, generator=torch.Generator().manual_seed(0))
+            runner(nn.Sequential(*modules)),
+            torch.rand(6, batch, 5, generator=torch.Generator().manual_seed(0)),
         )
         return found.state_values, found.state_bits
 
@@ -141,7 +153,10 @@ def test_firing_meter_adds_up_runs():
 
 
 def test_firing_meter_needs_a_run():
-    with metrics.FiringMeter(neurons.IFNode()) as meter, pytest.raises(InvalidValueError, match="no node has run"):
+    with (
+        metrics.FiringMeter(neurons.IFNode()) as meter,
+        pytest.raises(InvalidValueError, match="no node has run"),
+    ):
         meter.mean()
 
 
@@ -191,9 +206,15 @@ def test_firing_rate_of_other_layouts():
     for x, message in (
         (spikes.to("meta"), "has no values"),
         (spikes.cfloat(), "must be real"),
-        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), "a nested one"),
+        (
+            torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+            "a nested one",
+        ),
     ):
         with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
             metrics.firing_rate(x)
     with pytest.raises(InvalidTypeError, match="a nested one"):
-        metrics.footprint(neurons.IFNode(), torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))
+        metrics.footprint(
+            neurons.IFNode(),
+            torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        )

@@ -29,7 +29,9 @@ def code_cells(notebook):
 
 
 def shown(cell):
-    """Kind and text of each output; numbers aside, which differ in their last digits from machine to machine."""
+    """Kind and text of each output; numbers aside, which differ in their last digits from machine
+    to machine.
+    """
     outputs = []
     for output in cell.outputs:
         data = output.get("data", {})
@@ -51,7 +53,9 @@ def test_kept_outputs_are_of_one_run_from_top_to_bottom(path):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     kinds = [output.output_type for cell in cells for output in cell.outputs]
     assert "error" not in kinds
-    assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    assert not [
+        output for cell in cells for output in cell.outputs if output.get("name") == "stderr"
+    ]
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
     assert path.stat().st_size < LARGEST
 

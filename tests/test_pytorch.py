@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import snnsim
 from snnsim import MultiStep, SingleStep, functional, layers, neurons, quant
 from snnsim.errors import RunError, StateError
-from snnsim.runners import checkpoint
+from snnsim.temporal.runner import checkpoint
 
 
 def network():
@@ -65,11 +65,16 @@ def test_dtype_and_device_moves():
     net = network().bfloat16()
     assert MultiStep(net)(X_SEQ.bfloat16()).dtype == torch.bfloat16
     assert net[1].state_quant.levels.dtype == torch.float32
-    assert all(tensor.device.type == "meta" for tensor in network().to("meta").state_dict().values())
+    assert all(
+        tensor.device.type == "meta" for tensor in network().to("meta").state_dict().values()
+    )
 
 
 @compiles
-@pytest.mark.parametrize("make", [lambda: neurons.LIFNode(state_quant=quant.uniform(4)), neurons.LIFNode, neurons.SynapticNode])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: neurons.LIFNode(state_quant=quant.uniform(4)), neurons.LIFNode, neurons.SynapticNode],
+)
 def test_compiles_a_step_whole(make):
     node = make()
     twin = copy.deepcopy(node)
@@ -171,7 +176,14 @@ class OwnStep(neurons.LIFNode):
 @pytest.mark.parametrize("runner", [MultiStep, SingleStep])
 @pytest.mark.parametrize(
     "make",
-    [OwnStep, lambda: nn.Sequential(nn.Unflatten(1, (2, 3)), nn.MultiheadAttention(3, 1, batch_first=True), neurons.LIFNode())],
+    [
+        OwnStep,
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (2, 3)),
+            nn.MultiheadAttention(3, 1, batch_first=True),
+            neurons.LIFNode(),
+        ),
+    ],
 )
 def test_gradient_checkpointing_of_modules_that_others_stand_in_for(runner, make):
     torch.manual_seed(0)
@@ -245,7 +257,9 @@ def test_gradient_checkpointing_of_steps_outside_a_runner():
 def carried(call, make_runner, carry_state):
     net = network()
     run = make_runner(net, carry_state=carry_state)
-    torch.cat([call(run, part) for part in X_SEQ.repeat(2, 1, 1).split(3)]).square().sum().backward()
+    torch.cat(
+        [call(run, part) for part in X_SEQ.repeat(2, 1, 1).split(3)]
+    ).square().sum().backward()
     return [parameter.grad for parameter in net.parameters()], snnsim.states(net)
 
 
@@ -259,9 +273,16 @@ def test_a_run_that_carries_state_can_be_checkpointed_by_ours_alone(runner, carr
         assert all(torch.equal(after[name]["v"], held[name]["v"]) for name in ("1", "3", "5"))
     plain = torch.utils.checkpoint.checkpoint
     for reentrant in (False, True):
-        with pytest.raises(RunError, match=r"called within a backward pass.*use snnsim\.checkpoint\(runner, x_seq\)"):
+        with pytest.raises(
+            RunError,
+            match=r"called within a backward pass.*use snnsim\.checkpoint\(runner, x_seq\)",
+        ):
             carried(
-                lambda run, part, how=reentrant: plain(run, part.clone().requires_grad_(), use_reentrant=how), runner, carry_state
+                lambda run, part, how=reentrant: plain(
+                    run, part.clone().requires_grad_(), use_reentrant=how
+                ),
+                runner,
+                carry_state,
             )
 
 
@@ -269,7 +290,10 @@ def test_a_run_from_rest_can_be_checkpointed_by_torch():
     run = MultiStep(network())
     torch.utils.checkpoint.checkpoint(run, X_SEQ, use_reentrant=False).square().sum().backward()
     expected = gradients(MultiStep(network()), X_SEQ)
-    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(run.parameters(), expected, strict=True))
+    assert all(
+        torch.equal(parameter.grad, grad)
+        for parameter, grad in zip(run.parameters(), expected, strict=True)
+    )
 
 
 def test_an_interrupt_at_any_line_of_a_recomputation_leaves_the_network_usable():
@@ -286,13 +310,25 @@ def test_an_interrupt_at_any_line_of_a_recomputation_leaves_the_network_usable()
 
 @compiles
 @pytest.mark.parametrize(
-    "make", [lambda: nn.Sequential(nn.Linear(6, 4), neurons.LIFNode()), lambda: layers.Delay(2), neurons.SynapticNode]
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(6, 4), neurons.LIFNode()),
+        lambda: layers.Delay(2),
+        neurons.SynapticNode,
+    ],
 )
 def test_an_exported_program_that_would_lose_its_state_is_refused(make):
-    with pytest.raises(StateError, match=r"a step of its own in an exported program would forget its state.*export a whole run"):
+    with pytest.raises(
+        StateError,
+        match=(
+            r"a step of its own in an exported program would forget its state.*export a whole run"
+        ),
+    ):
         torch.export.export(make(), (X_SEQ[0],))
     for runner in (MultiStep, SingleStep):
-        with pytest.raises(StateError, match=r"an exported program holds no state.*with carry_state=False"):
+        with pytest.raises(
+            StateError, match=r"an exported program holds no state.*with carry_state=False"
+        ):
             torch.export.export(runner(make(), carry_state=True), (X_SEQ,))
     with torch.no_grad(), pytest.raises(StateError, match="would forget its state"):
         torch.jit.trace(lambda x: layers.Delay(2)(x), X_SEQ[0])
@@ -302,7 +338,9 @@ def test_an_exported_program_that_would_lose_its_state_is_refused(make):
 def test_a_traced_run_would_keep_its_results_as_constants_and_is_refused():
     for runner in (MultiStep, SingleStep):
         run = runner(neurons.LIFNode())
-        with pytest.raises(RunError, match=r"torch\.jit\.trace cannot see.*use torch\.export\.export"):
+        with pytest.raises(
+            RunError, match=r"torch\.jit\.trace cannot see.*use torch\.export\.export"
+        ):
             torch.jit.trace(lambda x, run=run: run(x), X_SEQ)
 
 
@@ -321,17 +359,24 @@ def test_a_run_is_exported_with_an_open_batch_size(make, static):
     run = MultiStep(make(), time_steps=5 if static else None).eval()
     x = torch.rand(6, 6) if static else torch.rand(5, 6, 6)
     size = torch.export.Dim("B", min=2, max=64)
-    program = torch.export.export(run, (x,), dynamic_shapes={"x_seq": ({0 if static else 1: size},)}).module()
+    program = torch.export.export(
+        run, (x,), dynamic_shapes={"x_seq": ({0 if static else 1: size},)}
+    ).module()
     few = x[:3] if static else x[:, :3]
     assert torch.equal(program(few), run(few))
 
 
 @compiles
 def test_stand_ins_are_compiled_once():
-    net = nn.Sequential(OwnStep(), nn.Unflatten(1, (2, 3)), nn.TransformerEncoderLayer(3, 1, 4, batch_first=True)).eval()
+    net = nn.Sequential(
+        OwnStep(), nn.Unflatten(1, (2, 3)), nn.TransformerEncoderLayer(3, 1, 4, batch_first=True)
+    ).eval()
     expected = MultiStep(net)(X_SEQ)
     torch._dynamo.reset()
-    for run in (MultiStep(torch.compile(net, backend="aot_eager")), torch.compile(MultiStep(net), backend="aot_eager")):
+    for run in (
+        MultiStep(torch.compile(net, backend="aot_eager")),
+        torch.compile(MultiStep(net), backend="aot_eager"),
+    ):
         torch._dynamo.utils.counters.clear()
         for _ in range(3):
             assert torch.allclose(run(X_SEQ), expected, atol=1e-6)
@@ -373,7 +418,9 @@ def test_vmap_over_an_ensemble_of_weights():
         lambda: neurons.SynapticNode(state_quant=quant.exponential(4)),
         lambda: neurons.LIFNode(state_quant=quant.LearnedUniform.from_codebook(quant.uniform(4))),
         lambda: nn.Sequential(layers.SpikeLinear(40, 8), neurons.IFNode()),
-        lambda: nn.Sequential(nn.Unflatten(1, (2, 4, 5)), layers.SpikeConv2d(2, 4, 3), neurons.IFNode()),
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (2, 4, 5)), layers.SpikeConv2d(2, 4, 3), neurons.IFNode()
+        ),
     ],
 )
 def test_what_is_on_the_cpu_runs_there_wherever_new_tensors_go(make):
@@ -428,7 +475,11 @@ def _distributed_worker(rank, port, results):
         x_seq = torch.cat([X_SEQ, X_SEQ.flip(0)], 1)[:, rank * 3 : rank * 3 + 3]
         for outside in (True, False):
             net = network()
-            run = DistributedDataParallel(MultiStep(net)) if outside else MultiStep(DistributedDataParallel(net))
+            run = (
+                DistributedDataParallel(MultiStep(net))
+                if outside
+                else MultiStep(DistributedDataParallel(net))
+            )
             run(x_seq).square().mean().backward()
             results[rank, outside] = [parameter.grad.tolist() for parameter in net.parameters()]
     finally:

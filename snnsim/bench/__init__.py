@@ -1,1 +1,3 @@
-"""The benchmark behind `snnsim bench`: what is timed, in turns, against what, and which targets are met."""
+"""The benchmark behind `snnsim bench`: what is timed, in turns, against what, and which targets are
+met.
+"""

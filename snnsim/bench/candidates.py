@@ -1,7 +1,8 @@
-"""Ways to run a layer of neurons over a sequence: snnsim's engines, a plain loop, and other simulators.
+"""Ways to run a layer of neurons over a sequence: snnsim's engines, a plain loop, and other
+simulators.
 
-The work is a leaky neuron with soft reset: tau 2, threshold 1, arctangent surrogate. snnTorch subtracts a step later than the
-others, so its spikes are its own; all the rest give the same ones.
+The work is a leaky neuron with soft reset: tau 2, threshold 1, arctangent surrogate. snnTorch
+subtracts a step later than the others, so its spikes are its own; all the rest give the same ones.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from snnsim.errors import InvalidValueError
 from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table
 from snnsim.neurons import LIFNode
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 
 __all__ = [
     "CODEBOOKS",
@@ -49,7 +50,11 @@ CODEBOOKS: dict[str, Callable[[], quant.Codebook] | None] = {
     FLOAT: None,
 }
 OWN = {f"snnsim {codebook}": codebook for codebook in CODEBOOKS}
-REFERENCE = {f"reference {codebook}": codebook for codebook in CODEBOOKS if not codebook.startswith("classic")}
+REFERENCE = {
+    f"reference {codebook}": codebook
+    for codebook in CODEBOOKS
+    if not codebook.startswith("classic")
+}
 LOOP, COMPILED = "plain loop", "torch.compile"
 SNNTORCH, SPIKINGJELLY = "snntorch", "spikingjelly"
 SNNTORCH_QUANT = {f"{SNNTORCH} state_quant {bits}": bits for bits in (4, 8)}
@@ -57,7 +62,10 @@ NAMES = (*OWN, *REFERENCE, LOOP, COMPILED, SNNTORCH, *SNNTORCH_QUANT, SPIKINGJEL
 # same neuron, same arithmetic: spikes must be equal to those of snnsim's float neuron
 SAME_SPIKES = (LOOP, COMPILED, SPIKINGJELLY)
 # elements of the input, neurons times steps, beyond which only so many of the neurons are timed
-MOST_ELEMENTS = {f"{SNNTORCH} state_quant 4": 2_000_000, f"{SNNTORCH} state_quant 8": 100_000} | dict.fromkeys(REFERENCE, 2_000_000)
+MOST_ELEMENTS = {
+    f"{SNNTORCH} state_quant 4": 2_000_000,
+    f"{SNNTORCH} state_quant 8": 100_000,
+} | dict.fromkeys(REFERENCE, 2_000_000)
 
 COMPILERS = ("g++", "clang++", "c++")
 # steps of the plain loop that are compiled as one
@@ -77,7 +85,9 @@ class Candidate:
     run: Run
 
     def neurons(self, shape: tuple[int, int]) -> int:
-        """How many of the N neurons of `[T, N]` are timed, so that a slow candidate does not take minutes."""
+        """How many of the N neurons of `[T, N]` are timed, so that a slow candidate does not take
+        minutes.
+        """
         time_steps, size = shape
         return min(size, max(1000, MOST_ELEMENTS.get(self.name, size * time_steps) // time_steps))
 
@@ -93,7 +103,10 @@ def choose_names(beginnings: Iterable[str] | None) -> tuple[str, ...]:
     wanted = tuple(beginnings)
     for beginning in wanted:
         if not any(name.startswith(beginning) for name in NAMES):
-            raise InvalidValueError(f"only={beginning!r}: no candidate begins with that; there are {', '.join(map(repr, NAMES))}")
+            raise InvalidValueError(
+                f"only={beginning!r}: no candidate begins with that; there are"
+                f" {', '.join(map(repr, NAMES))}"
+            )
     return tuple(name for name in NAMES if name.startswith(wanted))
 
 
@@ -118,7 +131,13 @@ def leaky_node(codebook: str) -> LIFNode:
     with warnings.catch_warnings():
         # many levels of some of these never leak, which costs no time
         warnings.simplefilter("ignore")
-        return LIFNode(tau=2.0, decay_input=False, v_reset=None, surrogate=SURROGATE, state_quant=None if make is None else make())
+        return LIFNode(
+            tau=2.0,
+            decay_input=False,
+            v_reset=None,
+            surrogate=SURROGATE,
+            state_quant=None if make is None else make(),
+        )
 
 
 def reference_of(codebook: str) -> Run:
@@ -131,7 +150,9 @@ def reference_of(codebook: str) -> Run:
     if isinstance(kernel, LinearMembrane) and start is not None:
         membrane, rest = kernel, start
         return lambda x: scan_linear(x, rest, membrane, "reference")[0]
-    raise InvalidValueError(f"codebook={codebook!r}: its neuron has neither a table nor a linear membrane")
+    raise InvalidValueError(
+        f"codebook={codebook!r}: its neuron has neither a table nor a linear membrane"
+    )
 
 
 def _runner(name: str) -> Run:
@@ -163,7 +184,9 @@ def _steps(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compiled() -> Run:
-    """The plain loop compiled; longer ones in parts, because compiling takes minutes for a hundred steps."""
+    """The plain loop compiled; longer ones in parts, because compiling takes minutes for a hundred
+    steps.
+    """
     steps = torch.compile(_steps, fullgraph=True, dynamic=False)
 
     def run(x: Tensor) -> Tensor:
@@ -191,7 +214,9 @@ def _snntorch(bits: int | None) -> Run:
         threshold=1.0,
         reset_mechanism="subtract",
         spike_grad=snntorch.surrogate.atan(),
-        state_quant=False if bits is None else state_quant(num_bits=bits, uniform=True, threshold=1.0),
+        state_quant=(
+            False if bits is None else state_quant(num_bits=bits, uniform=True, threshold=1.0)
+        ),
     )
 
     def run(x: Tensor) -> Tensor:
@@ -208,7 +233,9 @@ def _spikingjelly() -> Run:
     from spikingjelly.activation_based import functional, neuron
     from spikingjelly.activation_based.surrogate import ATan
 
-    node = neuron.LIFNode(tau=2.0, decay_input=False, v_reset=None, surrogate_function=ATan(), step_mode="m")
+    node = neuron.LIFNode(
+        tau=2.0, decay_input=False, v_reset=None, surrogate_function=ATan(), step_mode="m"
+    )
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(node)

@@ -1,6 +1,7 @@
 """Measurements in a process of their own: what one leaves behind in memory, the next does not find.
 
-`python -m snnsim.bench.child JOB FILE` runs one job, given as JSON, and writes what it found to a file.
+`python -m snnsim.bench.child JOB FILE` runs one job, given as JSON, and writes what it found to a
+file.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def run_in_child(job: Job) -> Results:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not out.is_file():
             wrote = "\n".join((done.stdout + done.stderr).strip().splitlines()[-SHOWN_LINES:])
-            raise RunError(f"{job.label}: its process ended with status {done.returncode} and wrote\n{wrote}")
+            raise RunError(
+                f"{job.label}: its process ended with status {done.returncode} and wrote\n{wrote}"
+            )
         return Results.load(out)
 
 

@@ -1,4 +1,5 @@
-"""What numbers depend on: the machine, versions, threads, and what happens to memory that is freed."""
+"""What numbers depend on: the machine, versions, threads, and what happens to memory that is
+freed."""
 
 from __future__ import annotations
 
@@ -13,10 +14,18 @@ import torch
 
 from snnsim._version import __version__
 from snnsim.errors import RunError
-from snnsim.kernels import pool
-from snnsim.kernels.threads import why_serial
+from snnsim.kernels.cpu import pool
+from snnsim.kernels.cpu.threads import why_serial
 
-__all__ = ["MEMORY", "PEERS", "PIP", "describe", "keep_freed_memory", "missing_peers", "why_not_kept"]
+__all__ = [
+    "MEMORY",
+    "PEERS",
+    "PIP",
+    "describe",
+    "keep_freed_memory",
+    "missing_peers",
+    "why_not_kept",
+]
 
 # what a process does with memory that it has freed
 MEMORY = {
@@ -38,7 +47,9 @@ def describe() -> dict[str, str]:
     return {
         "processor": f"{_processor()}, {os.cpu_count()} logical cores",
         "system": platform.platform(),
-        "load": f"{os.getloadavg()[0]:.1f} before the run" if hasattr(os, "getloadavg") else "unknown",
+        "load": f"{os.getloadavg()[0]:.1f} before the run"
+        if hasattr(os, "getloadavg")
+        else "unknown",
         "snnsim": __version__,
         "python": platform.python_version(),
         **versions,
@@ -50,7 +61,11 @@ def describe() -> dict[str, str]:
 
 def missing_peers() -> dict[str, str]:
     """The peers that are not installed, with the line that installs them."""
-    return {name: f"not installed; {PIP[name]}" for name in PEERS if importlib.util.find_spec(name) is None}
+    return {
+        name: f"not installed; {PIP[name]}"
+        for name in PEERS
+        if importlib.util.find_spec(name) is None
+    }
 
 
 def why_not_kept() -> str | None:
@@ -67,7 +82,9 @@ def keep_freed_memory() -> None:
     reason = why_not_kept()
     mallopt = None if reason else ctypes.CDLL(None).mallopt
     if mallopt is None or not (mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1)):
-        raise RunError(f"memory='retained': {reason or 'mallopt refused'}; measure with memory='returned' only")
+        raise RunError(
+            f"memory='retained': {reason or 'mallopt refused'}; measure with memory='returned' only"
+        )
 
 
 def _version(name: str) -> str | None:
@@ -80,4 +97,7 @@ def _version(name: str) -> str | None:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )

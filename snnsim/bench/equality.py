@@ -1,4 +1,6 @@
-"""What must hold before anything is timed: the engines agree bit for bit, and who runs the same neuron gives the same spikes."""
+"""What must hold before anything is timed: the engines agree bit for bit, and who runs the same
+neuron gives the same spikes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from snnsim.bench.candidates import FLOAT, OWN, SAME_SPIKES, Candidate, Run, leaky_node, reference_of
+from snnsim.bench.candidates import (
+    FLOAT,
+    OWN,
+    SAME_SPIKES,
+    Candidate,
+    Run,
+    leaky_node,
+    reference_of,
+)
 from snnsim.errors import ContractError, EngineError
 
 __all__ = ["check_engines", "check_peers"]
@@ -17,7 +27,8 @@ SHAPES = ((1, 1), (17, 1025), (2, 70_001))
 
 
 def check_engines(names: Iterable[str]) -> int:
-    """Compare spikes and gradients of snnsim's candidates with the reference, bit for bit; returns how many were compared.
+    """Compare spikes and gradients of snnsim's candidates with the reference, bit for bit; returns
+    how many were compared.
 
     Raises:
         EngineError: a candidate would not be run by a fused engine.
@@ -30,7 +41,10 @@ def check_engines(names: Iterable[str]) -> int:
         (candidate,) = _built(name)
         how = leaky_node(OWN[name]).explain(torch.zeros(1, 1))
         if "cpu: runs" not in how:
-            raise EngineError(f"{name}: is not run by the fused CPU engine here, which is what would be timed:\n{how}")
+            raise EngineError(
+                f"{name}: is not run by the fused CPU engine here, which is what would be"
+                f" timed:\n{how}"
+            )
         for shape in SHAPES:
             _compare(candidate.name, candidate.run, reference_of(OWN[name]), shape)
         checked += 1
@@ -38,7 +52,8 @@ def check_engines(names: Iterable[str]) -> int:
 
 
 def check_peers(candidates: Iterable[Candidate]) -> int:
-    """Compare the spikes of those that run the same float neuron with the reference; returns how many were compared.
+    """Compare the spikes of those that run the same float neuron with the reference; returns how
+    many were compared.
 
     Raises:
         ContractError: one differs.
@@ -50,7 +65,10 @@ def check_peers(candidates: Iterable[Candidate]) -> int:
             with torch.no_grad():
                 same = torch.equal(candidate.run(x), reference_of(FLOAT)(x))
             if not same:
-                raise ContractError(f"{candidate.name}: gives other spikes than snnsim's float neuron; the two cannot be compared")
+                raise ContractError(
+                    f"{candidate.name}: gives other spikes than snnsim's float neuron; the two"
+                    " cannot be compared"
+                )
             checked += 1
     return checked
 
@@ -71,7 +89,8 @@ def _compare(name: str, run: Run, reference: Run, shape: tuple[int, int]) -> Non
     for what, found, expected in zip(("spikes", "gradients"), *results, strict=True):
         if not torch.equal(found, expected):
             raise ContractError(
-                f"{name}: {what} differ from the reference engine's on shape {shape}; nothing is timed, report this"
+                f"{name}: {what} differ from the reference engine's on shape {shape}; nothing is"
+                " timed, report this"
             )
 
 

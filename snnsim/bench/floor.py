@@ -18,7 +18,8 @@ FLOOR = "memory floor"
 
 
 class Floor:
-    """Reads the input once and writes spikes and a byte of code each; backward reads gradient and codes and writes a gradient.
+    """Reads the input once and writes spikes and a byte of code each; backward reads gradient and
+    codes and writes a gradient.
 
     All of it into memory that is there already.
 

@@ -24,11 +24,16 @@ def measure_saved(names: Sequence[str], shape: tuple[int, int]) -> Results:
     """Bytes that each candidate keeps for backward per neuron and step."""
     candidates, missing = build(names)
     x = neuron_input(shape)
-    return Results(saved=[Saved(c.name, saved_bytes(c.run, x) / x.numel()) for c in candidates], missing=missing)
+    return Results(
+        saved=[Saved(c.name, saved_bytes(c.run, x) / x.numel()) for c in candidates],
+        missing=missing,
+    )
 
 
 def saved_bytes(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
-    """Bytes of the memory that autograd keeps between forward and backward, without that of the input."""
+    """Bytes of the memory that autograd keeps between forward and backward, without that of the
+    input.
+    """
     leaf = x.clone().requires_grad_()
     # kept alive, so that no address is used twice
     seen: dict[int, torch.UntypedStorage] = {}
@@ -55,9 +60,11 @@ def measure_peak(name: str, shape: tuple[int, int]) -> Results:
 
 
 def peak_bytes(run: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> int:
-    """Most memory that was there at once during forward and backward, beyond input, output and their gradients.
+    """Most memory that was there at once during forward and backward, beyond input, output and
+    their gradients.
 
-    The high-water mark of what the process holds of the machine's memory, from when input and incoming gradient were there.
+    The high-water mark of what the process holds of the machine's memory, from when input and
+    incoming gradient were there.
 
     Raises:
         RunError: this system does not say.
@@ -75,7 +82,9 @@ def peak_bytes(run: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> int:
     for _ in range(PASSES):
         spikes = run(x)
         (grad_x,) = torch.autograd.grad(spikes, x, grad)
-        beyond = _status("VmHWM") - before - sum(t.numel() * t.element_size() for t in (spikes, grad_x))
+        beyond = (
+            _status("VmHWM") - before - sum(t.numel() * t.element_size() for t in (spikes, grad_x))
+        )
         del spikes, grad_x
     return max(0, beyond)
 
@@ -83,7 +92,9 @@ def peak_bytes(run: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> int:
 def why_no_peak() -> str | None:
     """Why the high-water mark of this process cannot be read; None if it can."""
     return (
-        None if CLEAR.exists() and "VmHWM" in STATUS.read_text() else "this system keeps no high-water mark of a process's memory"
+        None
+        if CLEAR.exists() and "VmHWM" in STATUS.read_text()
+        else "this system keeps no high-water mark of a process's memory"
     )
 
 

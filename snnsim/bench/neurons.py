@@ -29,9 +29,14 @@ def neuron_input(shape: tuple[int, int]) -> Tensor:
 
 
 def measure_neurons(
-    names: Sequence[str], shapes: Sequence[tuple[int, int]], threads: Sequence[int], rounds: int, memory: str
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, int]],
+    threads: Sequence[int],
+    rounds: int,
+    memory: str,
 ) -> Results:
-    """Forward, and forward with backward, of the candidates on each shape, with each number of threads; the floor beside them.
+    """Forward, and forward with backward, of the candidates on each shape, with each number of
+    threads; the floor beside them.
 
     Args:
         names: of candidates.
@@ -52,11 +57,16 @@ def measure_neurons(
     return results
 
 
-def _measure(candidates: list[Candidate], shape: tuple[int, int], threads: int, rounds: int, memory: str) -> list[Timing]:
+def _measure(
+    candidates: list[Candidate], shape: tuple[int, int], threads: int, rounds: int, memory: str
+) -> list[Timing]:
     x = neuron_input(shape)
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     floor = Floor(x, threads)
-    works: dict[tuple[str, str], Callable[[], object]] = {(FLOOR, FORWARD): floor.forward, (FLOOR, BOTH): floor.both}
+    works: dict[tuple[str, str], Callable[[], object]] = {
+        (FLOOR, FORWARD): floor.forward,
+        (FLOOR, BOTH): floor.both,
+    }
     shares = {FLOOR: 1.0}
     for candidate in candidates:
         neurons = candidate.neurons(shape)

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from snnsim.bench import training
-from snnsim.bench.candidates import COMPILED, FLOAT, LOOP, NAMES, OWN, SNNTORCH, SNNTORCH_QUANT, SPIKINGJELLY
+from snnsim.bench.candidates import (
+    COMPILED,
+    FLOAT,
+    LOOP,
+    NAMES,
+    OWN,
+    SNNTORCH,
+    SNNTORCH_QUANT,
+    SPIKINGJELLY,
+)
 from snnsim.bench.child import Job, run_in_child
 from snnsim.bench.environment import MEMORY, describe, missing_peers, why_not_kept
 from snnsim.bench.equality import check_engines
@@ -20,7 +29,12 @@ __all__ = ["PARTS", "Plan", "full_plan", "quick_plan", "run_plan"]
 PARTS = ("neurons", "memory", "training")
 LARGE = (16, 1_000_000)
 SHAPES = (LARGE, (100, 10_000), (8, 12_800), (1, 1000))
-PEAKS = (*(f"snnsim {c}" for c in ("uniform 4", "uniform 8", "exponential 8", FLOAT)), LOOP, SNNTORCH, SPIKINGJELLY)
+PEAKS = (
+    *(f"snnsim {c}" for c in ("uniform 4", "uniform 8", "exponential 8", FLOAT)),
+    LOOP,
+    SNNTORCH,
+    SPIKINGJELLY,
+)
 # which would need 24 GB at 8 bits
 PEAKS_QUANTIZED = tuple(name for name, bits in SNNTORCH_QUANT.items() if bits == 4)
 # what is kept for backward does not depend on the size
@@ -72,13 +86,27 @@ class Plan:
                 for name in self.peaks:
                     if name in self.names:
                         arguments = {"name": name, "shape": list(self.peak_shape)}
-                        yield Job("peak", "returned", arguments, f"peak memory of {name} at {shape_name(self.peak_shape)}")
+                        yield Job(
+                            "peak",
+                            "returned",
+                            arguments,
+                            f"peak memory of {name} at {shape_name(self.peak_shape)}",
+                        )
         if "training" in self.parts:
             for network in self.networks:
                 for memory in modes:
                     rounds = min(self.rounds, MOST_TRAINING_ROUNDS)
-                    arguments = {"name": network.name, "threads": list(self.threads), "rounds": rounds}
-                    yield Job("training", memory, arguments, f"training step {network.name}, memory {memory}")
+                    arguments = {
+                        "name": network.name,
+                        "threads": list(self.threads),
+                        "rounds": rounds,
+                    }
+                    yield Job(
+                        "training",
+                        memory,
+                        arguments,
+                        f"training step {network.name}, memory {memory}",
+                    )
 
     def _neurons(self, shapes: Sequence[tuple[int, int]], memory: str) -> Job:
         arguments = {
@@ -87,7 +115,12 @@ class Plan:
             "threads": list(self.threads),
             "rounds": self.rounds,
         }
-        return Job("neurons", memory, arguments, f"neurons {', '.join(map(shape_name, shapes))}, memory {memory}")
+        return Job(
+            "neurons",
+            memory,
+            arguments,
+            f"neurons {', '.join(map(shape_name, shapes))}, memory {memory}",
+        )
 
 
 def full_plan() -> Plan:
@@ -110,8 +143,11 @@ def quick_plan() -> Plan:
     )
 
 
-def run_plan(plan: Plan, say: Callable[[str], None], keep: Callable[[Results], object] = lambda results: None) -> Results:
-    """Check that the engines agree, then measure; tells `say` what it is at, and hands `keep` what there is after each measurement.
+def run_plan(
+    plan: Plan, say: Callable[[str], None], keep: Callable[[Results], object] = lambda results: None
+) -> Results:
+    """Check that the engines agree, then measure; tells `say` what it is at, and hands `keep` what
+    there is after each measurement.
 
     Raises:
         ContractError: what is to be timed gives different results; nothing was timed.

@@ -1,4 +1,6 @@
-"""What a benchmark found, as numbers: kept whole, so that every ratio can be taken again from the file."""
+"""What a benchmark found, as numbers: kept whole, so that every ratio can be taken again from the
+file.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from snnsim._core.files import write_whole
 from snnsim.errors import DataError, InvalidValueError, MissingDataError
-from snnsim.files import write_whole
 
 __all__ = ["FORMAT", "Peak", "Results", "Saved", "Spread", "Timing", "ratio", "spread"]
 
@@ -49,7 +51,8 @@ class Timing:
         work: shape "TxN", or the name of a training step.
         what: "forward", "forward+backward" or "training step".
         name: the candidate.
-        threads: of torch. With one, times are of the processor; with more, of the clock on the wall.
+        threads: of torch. With one, times are of the processor; with more, of the clock on the
+            wall.
         memory: what happens to freed memory, a key of `environment.MEMORY`.
         samples: milliseconds, one for each round, for the whole shape.
         share: of the neurons that was timed; the times are scaled up from it.
@@ -70,22 +73,25 @@ class Timing:
 
 
 def ratio(numerator: Timing, denominator: Timing) -> Spread:
-    """How many times longer one candidate takes than another, taken round by round: what disturbs a round disturbs both.
+    """How many times longer one candidate takes than another, taken round by round: what disturbs a
+    round disturbs both.
 
     Raises:
         InvalidValueError: timings of different rounds.
     """
     if len(numerator.samples) != len(denominator.samples):
         raise InvalidValueError(
-            f"ratio({numerator.name!r}, {denominator.name!r}): {len(numerator.samples)} and {len(denominator.samples)} rounds; "
-            "only timings that took turns can be compared"
+            f"ratio({numerator.name!r}, {denominator.name!r}): {len(numerator.samples)} and"
+            f" {len(denominator.samples)} rounds; only timings that took turns can be compared"
         )
     return spread([a / b for a, b in zip(numerator.samples, denominator.samples, strict=True)])
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Bytes that a candidate keeps for the backward pass, per neuron and step, its input not counted."""
+    """Bytes that a candidate keeps for the backward pass, per neuron and step, its input not
+    counted.
+    """
 
     name: str
     bytes: float
@@ -93,7 +99,9 @@ class Saved:
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak memory of forward and backward beyond input, output and their gradients, in bytes per neuron and step."""
+    """Peak memory of forward and backward beyond input, output and their gradients, in bytes per
+    neuron and step.
+    """
 
     work: str
     name: str
@@ -129,7 +137,10 @@ class Results:
     def timing(self, work: str, what: str, name: str, threads: int, memory: str) -> Timing | None:
         """The timing of these, None if it was not measured."""
         wanted = (work, what, name, threads, memory)
-        return next((t for t in self.timings if (t.work, t.what, t.name, t.threads, t.memory) == wanted), None)
+        return next(
+            (t for t in self.timings if (t.work, t.what, t.name, t.threads, t.memory) == wanted),
+            None,
+        )
 
     def to_json(self) -> str:
         """As text, for `from_json`."""
@@ -145,8 +156,13 @@ class Results:
         try:
             document: dict[str, Any] = json.loads(text)
             if document.pop("format") != FORMAT:
-                raise DataError(f"results of another version of this benchmark, not of format {FORMAT}; measure again")
-            document["timings"] = [Timing(**t | {"samples": tuple(t["samples"])}) for t in document["timings"]]
+                raise DataError(
+                    f"results of another version of this benchmark, not of format {FORMAT}; measure"
+                    " again"
+                )
+            document["timings"] = [
+                Timing(**t | {"samples": tuple(t["samples"])}) for t in document["timings"]
+            ]
             document["saved"] = [Saved(**saved) for saved in document["saved"]]
             document["peaks"] = [Peak(**peak) for peak in document["peaks"]]
             return cls(**document)
@@ -154,7 +170,8 @@ class Results:
             if isinstance(problem, DataError):
                 raise
             raise DataError(
-                f"not the results of a benchmark ({problem}); pass a benchmarks.json that `snnsim bench` wrote"
+                f"not the results of a benchmark ({problem}); pass a benchmarks.json that `snnsim"
+                " bench` wrote"
             ) from problem
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -172,7 +189,9 @@ class Results:
         """
         path = Path(path)
         if not path.is_file():
-            raise MissingDataError(f"{path}: no such file; `snnsim bench --out DIR` writes DIR/benchmarks.json")
+            raise MissingDataError(
+                f"{path}: no such file; `snnsim bench --out DIR` writes DIR/benchmarks.json"
+            )
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (DataError, UnicodeDecodeError) as problem:

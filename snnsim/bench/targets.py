@@ -41,7 +41,8 @@ class Target:
 
 @dataclass(frozen=True)
 class RatioTarget(Target):
-    """A time on one thread against another's: ours over theirs for a limit from above, theirs over ours else.
+    """A time on one thread against another's: ours over theirs for a limit from above, theirs over
+    ours else.
 
     Attributes:
         against: the other candidate.
@@ -55,7 +56,10 @@ class RatioTarget(Target):
     def measure(self, results: Results) -> dict[str, Spread]:
         found = {}
         for memory in MEMORY:
-            ours, other = (results.timing(self.work, self.what, name, 1, memory) for name in (self.name, self.against))
+            ours, other = (
+                results.timing(self.work, self.what, name, 1, memory)
+                for name in (self.name, self.against)
+            )
             if ours is not None and other is not None:
                 found[memory] = ratio(ours, other) if self.at_most else ratio(other, ours)
         return found
@@ -80,7 +84,9 @@ class PeakTarget(Target):
     work: str
 
     def measure(self, results: Results) -> dict[str, Spread]:
-        return _alone(peak.bytes for peak in results.peaks if (peak.name, peak.work) == (self.name, self.work))
+        return _alone(
+            peak.bytes for peak in results.peaks if (peak.name, peak.work) == (self.name, self.work)
+        )
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,9 @@ _QUANTIZED = f"{SNNTORCH} state_quant"
 
 
 def _large() -> list[Target]:
-    """Against the floor and float peers at the largest shape: required and goal, those of the exponential codebook apart."""
+    """Against the floor and float peers at the largest shape: required and goal, those of the
+    exponential codebook apart.
+    """
     rows = (
         (FLOOR, "the memory floor", True, (3.0, 2.0), (6.0, 4.0)),
         (SPIKINGJELLY, "SpikingJelly float", False, (4.0, 6.0), (2.0, 2.5)),
@@ -151,29 +159,103 @@ def _large() -> list[Target]:
     return targets
 
 
-def _step(name: str, against: str, words: str, work: str, required: float, goal: float, at_most: bool = False) -> Target:
-    return RatioTarget(f"{work}: against {words}", name, required, goal, at_most, against, work, training.STEP)
+def _step(
+    name: str,
+    against: str,
+    words: str,
+    work: str,
+    required: float,
+    goal: float,
+    at_most: bool = False,
+) -> Target:
+    return RatioTarget(
+        f"{work}: against {words}", name, required, goal, at_most, against, work, training.STEP
+    )
 
 
 TARGETS: tuple[Target, ...] = (
     *_large(),
-    RatioTarget(f"[{LARGE}] uniform 4 against snnTorch state_quant", _UNIFORM_4, 50.0, 90.0, False, f"{_QUANTIZED} 4", LARGE),
-    RatioTarget(f"[{LARGE}] uniform 8 against snnTorch state_quant", _UNIFORM_8, 250.0, 800.0, False, f"{_QUANTIZED} 8", LARGE),
-    RatioTarget(f"[{MIDDLE}] uniform 4 against SpikingJelly float", _UNIFORM_4, 10.0, 18.0, False, SPIKINGJELLY, MIDDLE),
-    RatioTarget(f"[{MIDDLE}] uniform 4 against snnTorch float", _UNIFORM_4, 20.0, 40.0, False, SNNTORCH, MIDDLE),
-    RatioTarget(f"[{MIDDLE}] uniform 4 against snnTorch state_quant", _UNIFORM_4, 80.0, 120.0, False, f"{_QUANTIZED} 4", MIDDLE),
+    RatioTarget(
+        f"[{LARGE}] uniform 4 against snnTorch state_quant",
+        _UNIFORM_4,
+        50.0,
+        90.0,
+        False,
+        f"{_QUANTIZED} 4",
+        LARGE,
+    ),
+    RatioTarget(
+        f"[{LARGE}] uniform 8 against snnTorch state_quant",
+        _UNIFORM_8,
+        250.0,
+        800.0,
+        False,
+        f"{_QUANTIZED} 8",
+        LARGE,
+    ),
+    RatioTarget(
+        f"[{MIDDLE}] uniform 4 against SpikingJelly float",
+        _UNIFORM_4,
+        10.0,
+        18.0,
+        False,
+        SPIKINGJELLY,
+        MIDDLE,
+    ),
+    RatioTarget(
+        f"[{MIDDLE}] uniform 4 against snnTorch float",
+        _UNIFORM_4,
+        20.0,
+        40.0,
+        False,
+        SNNTORCH,
+        MIDDLE,
+    ),
+    RatioTarget(
+        f"[{MIDDLE}] uniform 4 against snnTorch state_quant",
+        _UNIFORM_4,
+        80.0,
+        120.0,
+        False,
+        f"{_QUANTIZED} 4",
+        MIDDLE,
+    ),
     SavedTarget("bytes saved for backward, uniform 4", _UNIFORM_4, 1.0, 0.5, True),
     SavedTarget("bytes saved for backward, uniform 8", _UNIFORM_8, 1.0, 1.0, True),
-    PeakTarget(f"[{LARGE}] peak bytes beyond input, output, gradients, uniform 4", _UNIFORM_4, 2.0, 1.2, True, LARGE),
+    PeakTarget(
+        f"[{LARGE}] peak bytes beyond input, output, gradients, uniform 4",
+        _UNIFORM_4,
+        2.0,
+        1.2,
+        True,
+        LARGE,
+    ),
     *(
         target
         for network in training.DENSE
         for target in (
-            _step(training.OWN, training.IDENTITY, "nodes that are the identity", network.name, 1.05, 1.02, True),
+            _step(
+                training.OWN,
+                training.IDENTITY,
+                "nodes that are the identity",
+                network.name,
+                1.05,
+                1.02,
+                True,
+            ),
             _step(training.OWN, training.SNNTORCH_4, "snnTorch 4 bits", network.name, 3.0, 3.2),
-            _step(training.SPARSE, SPIKINGJELLY, "SpikingJelly float, with SpikeLinear", network.name, 2.0, 3.0),
+            _step(
+                training.SPARSE,
+                SPIKINGJELLY,
+                "SpikingJelly float, with SpikeLinear",
+                network.name,
+                2.0,
+                3.0,
+            ),
         )
     ),
-    _step(training.OWN, training.SNNTORCH_4, "snnTorch 4 bits", training.CONVOLUTIONAL.name, 8.0, 12.0),
+    _step(
+        training.OWN, training.SNNTORCH_4, "snnTorch 4 bits", training.CONVOLUTIONAL.name, 8.0, 12.0
+    ),
     _step(training.OWN, SPIKINGJELLY, "SpikingJelly float", training.CONVOLUTIONAL.name, 1.4, 1.7),
 )

@@ -1,7 +1,8 @@
 """Times of whole training steps: forward, loss, backward, and Adam.
 
-Everyone gets the layers on time folded into the batch, which is how they are fastest, and the same weights; what differs are the
-neurons, and in the candidates that say so the layer that adds up spikes.
+Everyone gets the layers on time folded into the batch, which is how they are fastest, and the same
+weights; what differs are the neurons, and in the candidates that say so the layer that adds up
+spikes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from snnsim.bench.environment import missing_peers
 from snnsim.bench.results import Results, Timing
 from snnsim.bench.turns import clock_of, take_turns
 from snnsim.layers import SpikeLinear
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 
 __all__ = ["CONVOLUTIONAL", "DENSE", "NETWORKS", "QUICK", "STEP", "Network", "measure_training"]
 
@@ -51,7 +52,9 @@ class Network:
 
 def perceptron(node: Nodes) -> nn.Sequential:
     """784-1000-10."""
-    return nn.Sequential(_strong(nn.Linear(784, 1000), 4.0), node(), _strong(nn.Linear(1000, 10), 2.0), node())
+    return nn.Sequential(
+        _strong(nn.Linear(784, 1000), 4.0), node(), _strong(nn.Linear(1000, 10), 2.0), node()
+    )
 
 
 def convolutional(node: Nodes) -> nn.Sequential:
@@ -86,9 +89,19 @@ DENSE = tuple(
     for firing in (0.05, 0.1)
 )
 CONVOLUTIONAL = Network(
-    "conv32-conv64-fc, T=16, B=16, 3% input", convolutional, (16, 16, 2, 34, 34), 0.03, (OWN, IDENTITY, SNNTORCH_4, SPIKINGJELLY)
+    "conv32-conv64-fc, T=16, B=16, 3% input",
+    convolutional,
+    (16, 16, 2, 34, 34),
+    0.03,
+    (OWN, IDENTITY, SNNTORCH_4, SPIKINGJELLY),
 )
-QUICK = Network("64-64-10, T=5, B=32, 10% input", small_perceptron, (5, 32, 64), 0.1, (OWN, SPARSE, IDENTITY, SPIKINGJELLY))
+QUICK = Network(
+    "64-64-10, T=5, B=32, 10% input",
+    small_perceptron,
+    (5, 32, 64),
+    0.1,
+    (OWN, SPARSE, IDENTITY, SPIKINGJELLY),
+)
 NETWORKS = {network.name: network for network in (*DENSE, CONVOLUTIONAL, QUICK)}
 
 
@@ -102,11 +115,17 @@ def measure_training(name: str, threads: Sequence[int], rounds: int, memory: str
         memory: what this process does with freed memory, to be noted.
     """
     network = NETWORKS[name]
-    x_seq = (torch.rand(network.shape, generator=torch.Generator().manual_seed(0)) < network.firing).float()
+    x_seq = (
+        torch.rand(network.shape, generator=torch.Generator().manual_seed(0)) < network.firing
+    ).float()
     labels = torch.randint(10, (network.shape[1],), generator=torch.Generator().manual_seed(1))
     missing = missing_peers()
     kept = [c for c in network.candidates if c.split(" ")[0] not in missing]
-    results = Results(missing={c.split(" ")[0]: missing[c.split(" ")[0]] for c in network.candidates if c not in kept})
+    results = Results(
+        missing={
+            c.split(" ")[0]: missing[c.split(" ")[0]] for c in network.candidates if c not in kept
+        }
+    )
     steps = {candidate: _step(network, candidate, x_seq, labels) for candidate in kept}
     for count in threads:
         torch.set_num_threads(count)
@@ -140,7 +159,9 @@ def _network(network: Network, candidate: str, time_steps: int) -> nn.Module:
 
 
 def _with_sparse_products(net: nn.Sequential) -> nn.Sequential:
-    return nn.Sequential(*(SpikeLinear.from_linear(layer) if type(layer) is nn.Linear else layer for layer in net))
+    return nn.Sequential(
+        *(SpikeLinear.from_linear(layer) if type(layer) is nn.Linear else layer for layer in net)
+    )
 
 
 def _strong(layer: nn.Linear | nn.Conv2d, factor: float) -> nn.Linear | nn.Conv2d:

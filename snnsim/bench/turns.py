@@ -1,4 +1,6 @@
-"""Timing in turns: A B C, B C A, C A B, so that what disturbs the machine for a while disturbs everyone."""
+"""Timing in turns: A B C, B C A, C A B, so that what disturbs the machine for a while disturbs
+everyone.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,17 @@ MOST_REPEATS = 1000
 
 
 def clock_of(threads: int) -> Clock:
-    """Seconds of the processor for one thread, which other processes disturb least; of the wall for several."""
+    """Seconds of the processor for one thread, which other processes disturb least; of the wall for
+    several.
+    """
     return time.process_time if threads == 1 else time.perf_counter
 
 
-def take_turns(works: Mapping[Key, Callable[[], object]], rounds: int, clock: Clock) -> dict[Key, tuple[float, ...]]:
-    """Milliseconds of each piece of work in each round; a round before the first warms up and is not counted.
+def take_turns(
+    works: Mapping[Key, Callable[[], object]], rounds: int, clock: Clock
+) -> dict[Key, tuple[float, ...]]:
+    """Milliseconds of each piece of work in each round; a round before the first warms up and is
+    not counted.
 
     Args:
         works: what to run, by name; every round begins with the next one.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import wide
-from snnsim.runners import MultiStep
+from snnsim._core.checks import wide
+from snnsim.temporal.runner import MultiStep
 
 __all__ = ["departures"]
 
@@ -19,7 +19,14 @@ STEPS = 16
 # of float32; half precision is compared to so many of its own roundings
 TOLERANCE = 1e-3
 ROUNDINGS = 16
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+MAX_POOLS = (
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+)
 
 
 class _Event(NamedTuple):
@@ -31,12 +38,17 @@ class _Event(NamedTuple):
     values: list[Tensor]
 
 
-def departures(ann: nn.Module, spiking: nn.Module, rectifiers: Iterable[str], x: Tensor) -> list[str]:
-    """Where a spiking network leaves the network that it was made from, however many time steps it has.
+def departures(
+    ann: nn.Module, spiking: nn.Module, rectifiers: Iterable[str], x: Tensor
+) -> list[str]:
+    """Where a spiking network leaves the network that it was made from, however many time steps it
+    has.
 
-    Between one layer of neurons and the next the mean over time of what a part gives must be what it gives for the mean of the
-    spikes: so it is for layers, norms in eval mode and averages, and for nothing else. The network is run on the mean spikes of
-    each layer in place of its rectifiers' outputs, so every stretch is compared by itself, free of what few steps leave over.
+    Between one layer of neurons and the next the mean over time of what a part gives must be what
+    it gives for the mean of the spikes: so it is for layers, norms in eval mode and averages, and
+        for nothing else. The network is run on the mean spikes of
+    each layer in place of its rectifiers' outputs, so every stretch is compared by itself, free of
+    what few steps leave over.
 
     Args:
         ann: network in eval mode; hooks come and go.
@@ -51,7 +63,9 @@ def departures(ann: nn.Module, spiking: nn.Module, rectifiers: Iterable[str], x:
     with torch.no_grad():
         drawn = x.expand(STEPS, *x.shape)
         ours = _events(MultiStep(spiking).eval(), spiking, names, len(x), drawn)
-        rates = {event.name: event.values[0] for event in ours if event.name in names and not event.given}
+        rates = {
+            event.name: event.values[0] for event in ours if event.name in names and not event.given
+        }
         theirs = _events(ann, ann, names, len(x), x, rates)
     found: list[str] = []
     told = False
@@ -59,7 +73,9 @@ def departures(ann: nn.Module, spiking: nn.Module, rectifiers: Iterable[str], x:
     for mine, other in zip(ours, theirs, strict=False):
         if (mine.name, mine.given) != (other.name, other.given):
             return [*found, f"what runs behind {before} depends on the values"]
-        off = max((_distance(a, b) for a, b in zip(mine.values, other.values, strict=False)), default=0.0)
+        off = max(
+            (_distance(a, b) for a, b in zip(mine.values, other.values, strict=False)), default=0.0
+        )
         if off and not told:
             found.append(f"{_place(mine, before)} (off by {off:.0%} here)")
         told = bool(off) or told
@@ -82,9 +98,16 @@ def _place(event: _Event, before: str) -> str:
 
 
 def _events(
-    run: nn.Module, net: nn.Module, rectifiers: set[str], batch: int, x: Tensor, rates: Mapping[str, Tensor] | None = None
+    run: nn.Module,
+    net: nn.Module,
+    rectifiers: set[str],
+    batch: int,
+    x: Tensor,
+    rates: Mapping[str, Tensor] | None = None,
 ) -> list[_Event]:
-    """What the modules of `net` are given and give, in order, as `run` runs it; rectifiers give `rates`, where there are any."""
+    """What the modules of `net` are given and give, in order, as `run` runs it; rectifiers give
+    `rates`, where there are any.
+    """
     events: list[_Event] = []
 
     def given(name: str) -> Any:
@@ -100,15 +123,23 @@ def _events(
 
     with ExitStack() as hooks:
         for name, module in net.named_modules():
-            if not any(name.startswith(f"{inside}." if inside else "") and name != inside for inside in rectifiers):
-                for handle in (module.register_forward_pre_hook(given(name)), module.register_forward_hook(gave(name))):
+            if not any(
+                name.startswith(f"{inside}." if inside else "") and name != inside
+                for inside in rectifiers
+            ):
+                for handle in (
+                    module.register_forward_pre_hook(given(name)),
+                    module.register_forward_hook(gave(name)),
+                ):
                     hooks.callback(handle.remove)
         run(x)
     return events
 
 
 def _means(values: Any, batch: int) -> list[Tensor]:
-    """The means over time of all tensors in there: of those that were run step by step, `[T * B, *n]`."""
+    """The means over time of all tensors in there: of those that were run step by step, `[T * B,
+    *n]`.
+    """
     means = []
     for tensor in _tensors(values):
         numbers = wide(tensor) if tensor.is_floating_point() else tensor.double()
@@ -133,7 +164,9 @@ def _distance(found: Tensor, wanted: Tensor) -> float:
     """Relative to `wanted`; 0 within rounding."""
     if found.shape != wanted.shape:
         return 1.0
-    distance, size = (float(value.double().norm()) for value in (wide(found) - wide(wanted), wide(wanted)))
+    distance, size = (
+        float(value.double().norm()) for value in (wide(found) - wide(wanted), wide(wanted))
+    )
     roundings = ROUNDINGS * torch.finfo(wanted.dtype).eps if wanted.is_floating_point() else 0.0
     if distance <= max(TOLERANCE, roundings) * size:
         return 0.0

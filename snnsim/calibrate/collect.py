@@ -1,4 +1,6 @@
-"""Running data through a network to look at it: quietly, and the same however the data was split into batches."""
+"""Running data through a network to look at it: quietly, and the same however the data was split
+into batches.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import check_iterable
+from snnsim._core.checks import check_iterable
+from snnsim._core.restore import evaluating, restoring
 from snnsim.errors import InvalidTypeError, ShapeError, StateError
 from snnsim.neurons.membrane import Membrane
-from snnsim.quiet import quiet
-from snnsim.record import Recorder, Trace
-from snnsim.restore import restoring
-from snnsim.runners import MultiStep, SingleStep, reset
+from snnsim.temporal.record import Recorder, Trace
+from snnsim.temporal.runner import MultiStep, SingleStep, reset
 
 __all__ = ["float_states", "observe", "regroup", "runner_axis"]
 
-# samples that are run together, whatever the user's batches: a float matrix product depends on its number of rows
+# samples that are run together, whatever the user's batches: a float matrix product depends on its
+# number of rows
 SAMPLES = 64
 
 
-def observe(where: str, net: nn.Module, batches: Iterable[Any], visit: Callable[[str, Trace], None]) -> int:
+def observe(
+    where: str, net: nn.Module, batches: Iterable[Any], visit: Callable[[str, Trace], None]
+) -> int:
     """Run `batches` through a network and show the trace of every node to `visit(name, trace)`.
 
-    The samples are regrouped first, so that the same samples in the same order give the same traces in any batch size. The network
-    is left as it was.
+    The samples are regrouped first, so that the same samples in the same order give the same traces
+    in any batch size. The network is left as it was.
 
     Args:
         where: the public function that asks, for messages.
@@ -44,7 +48,7 @@ def observe(where: str, net: nn.Module, batches: Iterable[Any], visit: Callable[
     """
     axis = runner_axis(where, net)
     samples = 0
-    with quiet(net):
+    with evaluating(net):
         for x in regroup(where, batches, axis):
             samples += x.shape[axis]
             reset(net)
@@ -58,13 +62,20 @@ def observe(where: str, net: nn.Module, batches: Iterable[Any], visit: Callable[
 
 
 def runner_axis(where: str, net: nn.Module) -> int:
-    """Batch axis of what a network takes: 0 for static inputs `[B, *n]`, 1 for sequences `[T, B, *n]`."""
+    """Batch axis of what a network takes: 0 for static inputs `[B, *n]`, 1 for sequences `[T, B,
+    *n]`.
+    """
     if not isinstance(net, nn.Module):
-        raise InvalidTypeError(f"{where}(net): must be a runner around a network, got {type(net).__name__}")
+        raise InvalidTypeError(
+            f"{where}(net): must be a runner around a network, got {type(net).__name__}"
+        )
     for module in net.modules():
         if isinstance(module, MultiStep | SingleStep):
             return 1 if module.time_steps is None else 0
-    raise InvalidTypeError(f"{where}(net): {type(net).__name__} is not within a runner; wrap it, as in snnsim.MultiStep(net)")
+    raise InvalidTypeError(
+        f"{where}(net): {type(net).__name__} is not within a runner; wrap it, as in"
+        " snnsim.MultiStep(net)"
+    )
 
 
 @contextmanager
@@ -83,19 +94,22 @@ def float_states(net: nn.Module) -> Iterator[None]:
 
 
 def regroup(where: str, batches: Iterable[Any], axis: int) -> Iterator[Tensor]:
-    """The samples of `batches` in groups of SAMPLES; a group ends early where the shape of a sample changes."""
+    """The samples of `batches` in groups of SAMPLES; a group ends early where the shape of a sample
+    changes.
+    """
     check_iterable(where, "batches", batches)
     waiting: list[Tensor] = []
     for batch in batches:
         x = batch[0] if isinstance(batch, Sequence) and batch else batch
         if not isinstance(x, Tensor):
             raise InvalidTypeError(
-                f"{where}(batches): a batch must be a tensor, or a tuple or list that begins with one; got {type(batch).__name__}"
+                f"{where}(batches): a batch must be a tensor, or a tuple or list that begins with"
+                f" one; got {type(batch).__name__}"
             )
         if x.dim() <= axis:
             raise ShapeError(
-                f"{where}(batches): a batch has shape {tuple(x.shape)}, and its batch axis should be axis {axis}; give "
-                f"{'[T, B, *n]' if axis else '[B, *n]'}"
+                f"{where}(batches): a batch has shape {tuple(x.shape)}, and its batch axis should"
+                f" be axis {axis}; give {'[T, B, *n]' if axis else '[B, *n]'}"
             )
         if not x.shape[axis]:
             continue

@@ -41,15 +41,17 @@ class Finding:
 def inspect(net: nn.Module, batches: Iterable[Any]) -> list[Finding]:
     """Look for what makes a network fail silently, on data and with the codebooks that it has.
 
-    Weights that are all zero (after quantization, where they are quantized); a threshold above every level; a node that never, or
-    always, fires; a codebook most of whose levels never leak. The network is left as it was.
+    Weights that are all zero (after quantization, where they are quantized); a threshold above
+    every level; a node that never, or always, fires; a codebook most of whose levels never leak.
+    The network is left as it was.
 
     Args:
         net: a runner around the network.
         batches: inputs for it, or (input, ...) as a DataLoader gives them.
 
     Returns:
-        What was found, in network order within each kind; empty where all is well. Data is run where every node can fire.
+        What was found, in network order within each kind; empty where all is well. Data is run
+        where every node can fire.
 
     Raises:
         InvalidTypeError: no runner, or batches that hold no tensors.
@@ -67,7 +69,11 @@ def data_findings(net: nn.Module, seen: Mapping[str, Tally]) -> Iterator[Finding
     for name, module in net.named_modules():
         if isinstance(module, WEIGHTED) and _is_zero(module):
             problem = "every weight is zero, so it passes nothing on"
-            yield Finding(name, problem, "initialize or load it, or quantize it with more bits or another range")
+            yield Finding(
+                name,
+                problem,
+                "initialize or load it, or quantize it with more bits or another range",
+            )
     for name, tally in seen.items():
         node = net.get_submodule(name)
         if not isinstance(node, BaseNode):
@@ -75,15 +81,33 @@ def data_findings(net: nn.Module, seen: Mapping[str, Tally]) -> Iterator[Finding
         threshold = float(torch.as_tensor(node.v_threshold).detach().min())
         low, high = (float(end[0]) for end in tally.range())
         if not tally.spikes:
-            problem = f"no neuron ever fired on this data: the membrane reached {high:.4g} of a threshold of {threshold:.4g}"
-            yield Finding(name, problem, "scale up the weights before it, lower v_threshold, or give it stronger input")
+            problem = (
+                f"no neuron ever fired on this data: the membrane reached {high:.4g} of a threshold"
+                f" of {threshold:.4g}"
+            )
+            yield Finding(
+                name,
+                problem,
+                "scale up the weights before it, lower v_threshold, or give it stronger input",
+            )
         elif tally.spikes == tally.places:
-            problem = f"every neuron fired in every time step on this data: the membrane never fell below {low:.4g}"
-            yield Finding(name, problem, f"scale down the weights before it, or raise v_threshold={threshold:.4g}")
+            problem = (
+                "every neuron fired in every time step on this data: the membrane never fell below"
+                f" {low:.4g}"
+            )
+            yield Finding(
+                name,
+                problem,
+                f"scale down the weights before it, or raise v_threshold={threshold:.4g}",
+            )
 
 
 def _is_zero(module: nn.Module) -> bool:
-    weight = module.integer_weight()[0] if isinstance(module, QuantizedWeight) else module.get_parameter("weight")
+    weight = (
+        module.integer_weight()[0]
+        if isinstance(module, QuantizedWeight)
+        else module.get_parameter("weight")
+    )
     return not bool(weight.any())
 
 
@@ -96,8 +120,15 @@ def _unreachable(net: nn.Module) -> Iterator[Finding]:
         threshold = torch.as_tensor(node.v_threshold).detach()
         unreachable = int((threshold > highest).sum())
         if unreachable:
-            which = "" if threshold.numel() == 1 else f" for {unreachable} of its {threshold.numel()} thresholds"
-            problem = f"no state can reach the threshold {float(threshold.max()):.4g}{which}: the highest level is {highest:.4g}"
+            which = (
+                ""
+                if threshold.numel() == 1
+                else f" for {unreachable} of its {threshold.numel()} thresholds"
+            )
+            problem = (
+                f"no state can reach the threshold {float(threshold.max()):.4g}{which}: the highest"
+                f" level is {highest:.4g}"
+            )
             yield Finding(name, problem, "lower v_threshold, or calibrate the codebook again")
 
 
@@ -109,4 +140,6 @@ def _stuck(net: nn.Module) -> Iterator[Finding]:
         stuck = node.stuck_levels()
         if stuck > node.state_quant.num_levels / 2:
             problem = f"{stuck} of {node.state_quant.num_levels} levels never leak"
-            yield Finding(name, problem, "use more bits, a shorter time constant, or min_decay=True")
+            yield Finding(
+                name, problem, "use more bits, a shorter time constant, or min_decay=True"
+            )

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim._core.restore import hooked, restoring
 from snnsim.calibrate.collect import observe
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.learned import LearnedUniform
-from snnsim.record import Trace
-from snnsim.restore import hooked, restoring
-from snnsim.runners import MultiStep
+from snnsim.temporal.record import Trace
+from snnsim.temporal.runner import MultiStep
 
 __all__ = ["Replay", "replays"]
 
@@ -46,7 +46,11 @@ class Replay:
 
     def collect(self, x_seq: Tensor, spikes: Tensor) -> None:
         """Take in the input `[T, B, *n]` and the spikes that came of it, likewise."""
-        same = self._inputs and self._inputs[-1].shape[0] == len(x_seq) and self._inputs[-1].shape[2:] == x_seq.shape[2:]
+        same = (
+            self._inputs
+            and self._inputs[-1].shape[0] == len(x_seq)
+            and self._inputs[-1].shape[2:] == x_seq.shape[2:]
+        )
         counts = spikes.sum(0)
         if same and self._inputs[-1].shape[1] < LARGEST:
             self._inputs[-1] = torch.cat([self._inputs[-1], x_seq], 1)
@@ -56,8 +60,12 @@ class Replay:
             self._counts.append(counts)
 
     def difference(self, codebook: Codebook) -> float:
-        """Squared difference between the spike counts with this codebook and the recorded ones, summed over neurons and samples."""
-        self.node.state_quant = codebook.freeze() if isinstance(codebook, LearnedUniform) else codebook
+        """Squared difference between the spike counts with this codebook and the recorded ones,
+        summed over neurons and samples.
+        """
+        self.node.state_quant = (
+            codebook.freeze() if isinstance(codebook, LearnedUniform) else codebook
+        )
         total = 0.0
         with torch.no_grad(), warnings.catch_warnings():
             # of levels that never leak, say: a candidate is not a choice yet

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from snnsim._core.checks import check_callable, check_int, check_mapping, check_module
 from snnsim.calibrate.state_codebooks import apply, codebooks
-from snnsim.checks import check_callable, check_int, check_mapping, check_module
 from snnsim.errors import InvalidValueError
 from snnsim.quant.codebook import Codebook
 
@@ -15,7 +15,8 @@ __all__ = ["BitSchedule"]
 
 
 class BitSchedule:
-    """Gives the nodes of a network new codebooks as training goes on: many bits at first, then fewer.
+    """Gives the nodes of a network new codebooks as training goes on: many bits at first, then
+    fewer.
 
     Args:
         net: network, or runner around one.
@@ -35,14 +36,20 @@ class BitSchedule:
     """
 
     def __init__(
-        self, net: nn.Module, bits: Mapping[int, int], make: Callable[[int], Mapping[str, Codebook | None]] | None = None
+        self,
+        net: nn.Module,
+        bits: Mapping[int, int],
+        make: Callable[[int], Mapping[str, Codebook | None]] | None = None,
     ) -> None:
         check_module("BitSchedule", "net", net)
         check_mapping("BitSchedule", "bits", bits)
         if make is not None:
             check_callable("BitSchedule", "make", make)
         if 0 not in bits:
-            raise InvalidValueError(f"BitSchedule(bits={dict(bits)}): must say the bits of epoch 0, as in {{0: 8, 5: 4}}")
+            raise InvalidValueError(
+                f"BitSchedule(bits={dict(bits)}): must say the bits of epoch 0, as in {{0: 8,"
+                " 5: 4}"
+            )
         for epoch, width in bits.items():
             check_int("BitSchedule", "epoch of bits", epoch, at_least=0)
             check_int("BitSchedule", "bits", width, at_least=1)
@@ -57,10 +64,12 @@ class BitSchedule:
         return [width for start, width in self.bits.items() if start <= epoch][-1]
 
     def step(self, epoch: int) -> bool:
-        """Call before each epoch, counted from 0; before loading a checkpoint too, so that the codebooks have its size.
+        """Call before each epoch, counted from 0; before loading a checkpoint too, so that the
+        codebooks have its size.
 
         Returns:
-            Whether codebooks were put in; parameters of learned ones are new then, and the optimizer does not know them.
+            Whether codebooks were put in; parameters of learned ones are new then, and the
+            optimizer does not know them.
         """
         width = self.bits_at(epoch)
         if width == self._current:

@@ -9,11 +9,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from snnsim._core.checks import (
+    check_callable,
+    check_int,
+    check_iterable,
+    check_mapping,
+    check_module,
+    checked_bool,
+    is_one_of,
+)
+from snnsim._core.warn import warn_user
 from snnsim.calibrate.collect import float_states, runner_axis
 from snnsim.calibrate.findings import data_findings
 from snnsim.calibrate.replay import Replay, replays
 from snnsim.calibrate.tally import Tally, entropy, occupied, tallies
-from snnsim.checks import check_callable, check_int, check_iterable, check_mapping, check_module, checked_bool, is_one_of
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.neurons.arguments import check_firing_levels
 from snnsim.neurons.base import BaseNode
@@ -21,20 +30,27 @@ from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.ranges import check_percentile
 from snnsim.quant.state import MAX_BITS, from_levels, uniform
-from snnsim.warn import warn_user
 
 __all__ = ["Recipe", "apply", "codebooks", "ranges", "states"]
 
 METHODS = ("max", "percentile", "mse", "entropy", "spikes")
-# share of the seen range at which candidates for low and high lie: closer together near rest and threshold
+# share of the seen range at which candidates for low and high lie: closer together near rest and
+# threshold
 SHARES = [(i / 16) ** 2 for i in range(17)]
 
 
 class Recipe(Protocol):
-    """What makes a codebook for a spiking node: `quant.uniform`, `quant.exponential`, `quant.LearnedUniform`."""
+    """What makes a codebook for a spiking node: `quant.uniform`, `quant.exponential`,
+    `quant.LearnedUniform`.
+    """
 
     def __call__(
-        self, bits: int, threshold: float = ..., rest: float = ..., low: float | None = ..., high: float | None = ...
+        self,
+        bits: int,
+        threshold: float = ...,
+        rest: float = ...,
+        low: float | None = ...,
+        high: float | None = ...,
     ) -> Codebook: ...
 
 
@@ -49,11 +65,12 @@ def states(
 ) -> dict[str, Codebook]:
     """Choose a codebook for every node from the membranes that data drives through the network.
 
-    The network runs with float states, whatever its codebooks, in eval mode, and is left as it was. Rest stays a level and the
-    threshold an edge, so quantizing moves no firing decision by itself. The same samples in any batch size give the same answer.
+    The network runs with float states, whatever its codebooks, in eval mode, and is left as it was.
+    Rest stays a level and the threshold an edge, so quantizing moves no firing decision by itself.
+    The same samples in any batch size give the same answer.
 
-    A layer has one codebook. To give its channels ranges of their own, scale the weights of the layer before it, guided by
-    `ranges(..., per_channel=True)`.
+    A layer has one codebook. To give its channels ranges of their own, scale the weights of the
+    layer before it, guided by `ranges(..., per_channel=True)`.
 
     Args:
         net: a runner around the network, in floating point or not.
@@ -62,32 +79,38 @@ def states(
         method: how far the levels reach below rest and above the threshold:
             "max", as far as the charged membrane went;
             "percentile", as `percentile` % of it went on each side;
-            "mse", where the membranes from which the neuron fires in the next step have the least mean squared error. (Over all
-            membranes, strongly inhibited ones outvote the rest: on the digits, 3 bits, 81 instead of 91 % right before any
-            fine-tuning.) Where none leads to a spike, as in single time steps, all count;
-            "entropy", where the code of a membrane says most about whether the neuron fires in the next step: least entropy of the
-            firing given the code;
-            "spikes", where each neuron, run again on the same input with the levels, fires most nearly as often as with a float
-            state: least squared difference of spike counts. Slower, and keeps the inputs of all nodes meanwhile.
+            "mse", where the membranes from which the neuron fires in the next step have the least
+            mean squared error. (Over all membranes, strongly inhibited ones outvote the rest: on
+            the digits, 3 bits, 81 instead of 91 % right before any fine-tuning.) Where none leads
+            to a spike, as in single time steps, all count; "entropy", where the code of a membrane
+            says most about whether the neuron fires in the next step: least entropy of the firing
+                given the code;
+            "spikes", where each neuron, run again on the same input with the levels, fires most
+            nearly as often as with a float state: least squared difference of spike counts. Slower,
+                and keeps the inputs of all nodes meanwhile.
         percentile: in (0, 100], for that method.
-        recipe: makes the codebooks of spiking nodes from bits, threshold, rest, low and high. Readouts and synaptic currents, which
-            have no threshold, get evenly spaced levels; "entropy" and "spikes" are "mse" there.
+        recipe: makes the codebooks of spiking nodes from bits, threshold, rest, low and high.
+            Readouts and synaptic currents, which have no threshold, get evenly spaced levels;
+            "entropy" and "spikes" are "mse" there.
 
     Returns:
         A codebook for every node that ran, by module name; `apply` puts them in place.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an unknown method, bits or percentile out of range, a membrane that is not finite, or
-            "entropy" on sequences of one time step.
+        InvalidTypeError, InvalidValueError: an unknown method, bits or percentile out of range, a
+            membrane that is not finite, or "entropy" on sequences of one time step.
         StateError: no data.
 
     Warns:
-        UserWarning: what `inspect` finds about the data: a node that never or always fires, weights all zero.
+        UserWarning: what `inspect` finds about the data: a node that never or always fires, weights
+            all zero.
     """
     runner_axis("calibrate.states", net)
     _check_bits("states", bits)
     if not is_one_of(method, METHODS):
-        raise InvalidValueError(f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}")
+        raise InvalidValueError(
+            f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}"
+        )
     check_percentile("calibrate.states", percentile)
     check_callable("calibrate.states", "recipe", recipe)
     check_iterable("calibrate.states", "batches", batches)
@@ -101,7 +124,8 @@ def states(
     nodes = dict(_nodes(net))
     with torch.no_grad():
         return {
-            name: _choose(nodes[name], tally, bits, method, percentile, recipe, again.get(name)) for name, tally in seen.items()
+            name: _choose(nodes[name], tally, bits, method, percentile, recipe, again.get(name))
+            for name, tally in seen.items()
         }
 
 
@@ -127,7 +151,8 @@ def ranges(
 
 
 def codebooks(net: nn.Module, bits: int, recipe: Recipe = uniform) -> dict[str, Codebook]:
-    """A codebook for every spiking node by recipe alone, without data: its threshold and rest, and the recipe's own range.
+    """A codebook for every spiking node by recipe alone, without data: its threshold and rest, and
+    the recipe's own range.
 
     Args:
         net: network, or runner around one.
@@ -138,27 +163,36 @@ def codebooks(net: nn.Module, bits: int, recipe: Recipe = uniform) -> dict[str, 
     _check_bits("codebooks", bits)
     check_callable("calibrate.codebooks", "recipe", recipe)
     spiking = {name: node for name, node in _nodes(net) if isinstance(node, BaseNode)}
-    return {name: _made(recipe, bits, threshold=_threshold(node), rest=node.v_rest) for name, node in spiking.items()}
+    return {
+        name: _made(recipe, bits, threshold=_threshold(node), rest=node.v_rest)
+        for name, node in spiking.items()
+    }
 
 
 def _made(recipe: Recipe, bits: int, **arguments: float) -> Codebook:
     codebook = recipe(bits, **arguments)
     if not isinstance(codebook, Codebook):
-        raise InvalidTypeError(f"calibrate: recipe={recipe!r} gave {codebook!r}, which is no Codebook; see calibrate.Recipe")
+        raise InvalidTypeError(
+            f"calibrate: recipe={recipe!r} gave {codebook!r}, which is no Codebook; see"
+            " calibrate.Recipe"
+        )
     return codebook
 
 
 def apply(net: nn.Module, codebooks: Mapping[str, Codebook | None]) -> None:
-    """Put codebooks into the nodes they are named for, under the checks of a node's construction; the others keep theirs.
+    """Put codebooks into the nodes they are named for, under the checks of a node's construction;
+    the others keep theirs.
 
-    Nothing is changed if any of them is refused. Parameters of a learned codebook are new: make the optimizer after.
+    Nothing is changed if any of them is refused. Parameters of a learned codebook are new: make the
+    optimizer after.
 
     Args:
         net: the network, or the runner around it, that the names belong to.
         codebooks: by module name; None makes a state floating point.
 
     Raises:
-        InvalidValueError: a name that is no node of `net`, or a codebook that the node of that name refuses.
+        InvalidValueError: a name that is no node of `net`, or a codebook that the node of that name
+            refuses.
         StateError: a node holds a state, which lies on its old codebook.
     """
     check_module("calibrate.apply", "net", net)
@@ -167,8 +201,8 @@ def apply(net: nn.Module, codebooks: Mapping[str, Codebook | None]) -> None:
     unknown = [name for name in codebooks if name not in nodes]
     if unknown:
         raise InvalidValueError(
-            f"calibrate.apply(codebooks): no node is named {', '.join(map(repr, unknown))}; the nodes of this network are "
-            f"{', '.join(map(repr, nodes)) or 'none'}"
+            f"calibrate.apply(codebooks): no node is named {', '.join(map(repr, unknown))}; the"
+            f" nodes of this network are {', '.join(map(repr, nodes)) or 'none'}"
         )
     before = {name: nodes[name].state_quant for name in codebooks}
     device = next((tensor.device for tensor in [*net.parameters(), *net.buffers()]), None)
@@ -202,15 +236,26 @@ def _threshold(node: BaseNode) -> float:
 
 
 def _choose(
-    node: Membrane, tally: Tally, bits: int, method: str, percentile: float, recipe: Recipe, again: Replay | None
+    node: Membrane,
+    tally: Tally,
+    bits: int,
+    method: str,
+    percentile: float,
+    recipe: Recipe,
+    again: Replay | None,
 ) -> Codebook:
-    """The best of the codebooks with ends within the range of the data; of equal ones the widest."""
+    """The best of the codebooks with ends within the range of the data; of equal ones the
+    widest."""
     loss: Callable[[Codebook, Tally], float] | None = {
         "mse": _squared_error,
         "entropy": _firing_entropy if tally.spiking else _squared_error,
-        "spikes": _squared_error if again is None else lambda codebook, _: again.difference(codebook),
+        "spikes": (
+            _squared_error if again is None else lambda codebook, _: again.difference(codebook)
+        ),
     }.get(method)
-    candidates = _candidates(node, bits, tally.range(percentile if method == "percentile" else 100.0), recipe)
+    candidates = _candidates(
+        node, bits, tally.range(percentile if method == "percentile" else 100.0), recipe
+    )
     best = next(candidates)
     if loss is None:
         return best
@@ -222,8 +267,11 @@ def _choose(
     return best
 
 
-def _candidates(node: Membrane, bits: int, seen: tuple[Tensor, Tensor], recipe: Recipe) -> Iterator[Codebook]:
-    """Distinct codebooks that the node can work on, the widest first; if there is none, the widest."""
+def _candidates(
+    node: Membrane, bits: int, seen: tuple[Tensor, Tensor], recipe: Recipe
+) -> Iterator[Codebook]:
+    """Distinct codebooks that the node can work on, the widest first; if there is none, the
+    widest."""
     rest = node.v_rest
     threshold = _threshold(node) if isinstance(node, BaseNode) else rest
     # something on each side of what the levels have to enclose
@@ -232,7 +280,10 @@ def _candidates(node: Membrane, bits: int, seen: tuple[Tensor, Tensor], recipe: 
     tried: set[bytes] = set()
     refused: list[Codebook] = []
     for share_high, share_low in product(SHARES[:0:-1], SHARES[::-1]):
-        ends = {"low": rest - share_low * (rest - low), "high": threshold + share_high * (high - threshold)}
+        ends = {
+            "low": rest - share_low * (rest - low),
+            "high": threshold + share_high * (high - threshold),
+        }
         if isinstance(node, BaseNode):
             codebook = _made(recipe, bits, threshold=threshold, rest=rest, **ends)
         else:
@@ -252,7 +303,9 @@ def _candidates(node: Membrane, bits: int, seen: tuple[Tensor, Tensor], recipe: 
 def _is_refused(codebook: Codebook, threshold: float, node: BaseNode) -> bool:
     """Whether a soft reset, say, could leave the node above its threshold for ever."""
     try:
-        check_firing_levels(type(node).__name__, codebook, threshold, node.v_rest, hard=node.v_reset is not None)
+        check_firing_levels(
+            type(node).__name__, codebook, threshold, node.v_rest, hard=node.v_reset is not None
+        )
     except InvalidValueError:
         return True
     return False
@@ -273,11 +326,13 @@ def _squared_error(codebook: Codebook, tally: Tally) -> float:
 
 
 def _firing_entropy(codebook: Codebook, tally: Tally) -> float:
-    """Entropy in bits of whether a neuron fires in the next step, given the code of its membrane."""
+    """Entropy in bits of whether a neuron fires in the next step, given the code of its
+    membrane."""
     if tally.steps < 2:
         raise InvalidValueError(
-            f"calibrate.states(method='entropy'): {tally.name!r} ran single time steps, and this method asks what follows a state; "
-            "give sequences of at least two, or use method='mse'"
+            f"calibrate.states(method='entropy'): {tally.name!r} ran single time steps, and this"
+            " method asks what follows a state; give sequences of at least two, or use"
+            " method='mse'"
         )
     per_code = [torch.zeros(codebook.num_levels, dtype=torch.float64) for _ in range(2)]
     for total, histogram in zip(per_code, (tally.firing, tally.silent), strict=True):

@@ -14,7 +14,7 @@ from snnsim.errors import InvalidValueError
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.histogram import Histogram
 from snnsim.quant.ranges import percentile_amax
-from snnsim.record import Trace
+from snnsim.temporal.record import Trace
 
 __all__ = ["Tally", "entropy", "occupied", "tallies"]
 
@@ -29,7 +29,8 @@ class Tally:
 
     Attributes:
         charged: histogram of the membrane before the reset.
-        silent, firing: histograms of the membrane after it, where the next step was silent and where it fired.
+        silent, firing: histograms of the membrane after it, where the next step was silent and
+            where it fired.
         spikes: how many.
         places: neurons times time steps times samples.
         steps: most time steps of a sample.
@@ -51,7 +52,10 @@ class Tally:
         by_channel = self.per_channel and charged.dim() > 2
         rows = charged.movedim(2, 0).flatten(1) if by_channel else charged.reshape(1, -1)
         if not bool(torch.isfinite(rows).all()):
-            raise InvalidValueError(f"calibrate: the membrane of {self.name!r} is NaN or infinite; look at the layers before it")
+            raise InvalidValueError(
+                f"calibrate: the membrane of {self.name!r} is NaN or infinite; look at the layers"
+                " before it"
+            )
         self.charged.collect(rows)
         low, high = rows.amin(1), rows.amax(1)
         self._low = torch.minimum(self._low, low) if self.places else low
@@ -66,10 +70,12 @@ class Tally:
         self.silent.collect(before[~fires_next].reshape(1, -1))
 
     def range(self, percentile: float = 100.0) -> tuple[Tensor, Tensor]:
-        """Low and high `[C]`: at most `100 - percentile` % of the charged membrane lies beyond each of them.
+        """Low and high `[C]`: at most `100 - percentile` % of the charged membrane lies beyond each
+        of them.
 
         Args:
-            percentile: in (0, 100]; 100 is the exact extremes, less is exact to a bin of the histogram.
+            percentile: in (0, 100]; 100 is the exact extremes, less is exact to a bin of the
+                histogram.
         """
         if percentile == 100:
             return self._low, self._high
@@ -79,9 +85,15 @@ class Tally:
         return torch.maximum(low, self._low), torch.minimum(high, self._high)
 
 
-def tallies(where: str, net: nn.Module, batches: Iterable[Any], per_channel: bool = False) -> dict[str, Tally]:
+def tallies(
+    where: str, net: nn.Module, batches: Iterable[Any], per_channel: bool = False
+) -> dict[str, Tally]:
     """Run data through a network and count what every node does; see `observe`."""
-    spiking = {name: isinstance(module, BaseNode) for name, module in net.named_modules()} if isinstance(net, nn.Module) else {}
+    spiking = (
+        {name: isinstance(module, BaseNode) for name, module in net.named_modules()}
+        if isinstance(net, nn.Module)
+        else {}
+    )
     found: dict[str, Tally] = {}
 
     def collect(name: str, trace: Trace) -> None:
@@ -94,7 +106,9 @@ def tallies(where: str, net: nn.Module, batches: Iterable[Any], per_channel: boo
 
 
 def occupied(histogram: Histogram) -> tuple[Tensor, Tensor]:
-    """Centres of the bins of a one-channel histogram that are not empty, float64 `[M]`, and their counts; on the CPU."""
+    """Centres of the bins of a one-channel histogram that are not empty, float64 `[M]`, and their
+    counts; on the CPU.
+    """
     if histogram.empty:
         return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64)
     counts = histogram.counts[0].cpu()

@@ -1,4 +1,6 @@
-"""Data to train on: images that ship with scikit-learn, MNIST, and event recordings in `snnsim.data.events`."""
+"""Data to train on: images that ship with scikit-learn, MNIST, and event recordings in
+`snnsim.data.events`.
+"""
 
 from snnsim.data import events
 from snnsim.data.digits import digits

@@ -18,18 +18,20 @@ _WHITE = 16
 def digits(train: bool, *, seed: int = 0) -> ImageDataset:
     """1797 handwritten digits of 8 x 8 pixels, split into 1438 to train on and 359 to test on.
 
-    One image in five of every class, rounded, goes to the test set. The split depends on `seed` alone.
+    One image in five of every class, rounded, goes to the test set. The split depends on `seed`
+    alone.
 
     Args:
         train: the training part, or the test part.
-        seed: picks the split, in [0, 2**32); the default is the one that published numbers should use.
+        seed: picks the split, in [0, 2**32); the default is the one that published numbers should
+            use.
 
     Returns:
         Dataset of float32 images `[1, 8, 8]` in [0, 1] and labels 0..9.
 
     Source:
-        Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository; the
-        test part of it, as scikit-learn bundles it.
+        Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+        Repository; the test part of it, as scikit-learn bundles it.
 
     Example:
         >>> from snnsim.data import digits
@@ -37,11 +39,14 @@ def digits(train: bool, *, seed: int = 0) -> ImageDataset:
         ImageDataset(359 images [1, 8, 8], cpu)
     """
     if not isinstance(train, bool):
-        raise InvalidTypeError(f"digits(train={train!r}): expected True (training part) or False (test part)")
+        raise InvalidTypeError(
+            f"digits(train={train!r}): expected True (training part) or False (test part)"
+        )
     number = whole(seed, 0, 2**32 - 1)
     if number is None:
         raise InvalidValueError(
-            f"digits(seed={seed!r}): a seed must be in [0, 2**32), a whole number; leave it at 0 to compare with others"
+            f"digits(seed={seed!r}): a seed must be in [0, 2**32), a whole number; leave it at 0 to"
+            " compare with others"
         )
     from sklearn.datasets import load_digits
 

@@ -15,9 +15,15 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from snnsim._core.files import as_path, locked
 from snnsim.data.numbers import whole
-from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
-from snnsim.files import as_path, locked
+from snnsim.errors import (
+    DataError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingDataError,
+    OutputError,
+)
 
 __all__ = ["RemoteFile", "download", "fetch"]
 
@@ -46,35 +52,73 @@ class RemoteFile:
 
     def __post_init__(self) -> None:
         if self.name in ("", "..") or as_path(self.name, "RemoteFile: name").name != self.name:
-            raise InvalidValueError(f"RemoteFile(name={self.name!r}): expected a file name without folders")
+            raise InvalidValueError(
+                f"RemoteFile(name={self.name!r}): expected a file name without folders"
+            )
         if not isinstance(self.url, str) or not _URL.match(self.url):
-            raise InvalidValueError(f"RemoteFile(url={self.url!r}): expected an address that starts with https:// or the like")
+            raise InvalidValueError(
+                f"RemoteFile(url={self.url!r}): expected an address that starts with https:// or"
+                " the like"
+            )
         if whole(self.size, 0) is None:
-            raise InvalidValueError(f"RemoteFile(size={self.size!r}): expected its number of bytes, at least 0")
+            raise InvalidValueError(
+                f"RemoteFile(size={self.size!r}): expected its number of bytes, at least 0"
+            )
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise InvalidValueError(f"RemoteFile(sha256={self.sha256!r}): expected 64 hexadecimal digits")
+            raise InvalidValueError(
+                f"RemoteFile(sha256={self.sha256!r}): expected 64 hexadecimal digits"
+            )
 
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _MNIST = [
-    ("train-images-idx3-ubyte.gz", 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-    ("train-labels-idx1-ubyte.gz", 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-    ("t10k-images-idx3-ubyte.gz", 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-    ("t10k-labels-idx1-ubyte.gz", 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    (
+        "train-images-idx3-ubyte.gz",
+        9_912_422,
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    ),
+    (
+        "train-labels-idx1-ubyte.gz",
+        28_881,
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    ),
+    (
+        "t10k-images-idx3-ubyte.gz",
+        1_648_877,
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    ),
+    (
+        "t10k-labels-idx1-ubyte.gz",
+        4_542,
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
 ]
 
-_REMOTE = {"mnist": [RemoteFile(name, _MNIST_URL + name, size, sha256) for name, size, sha256 in _MNIST]}
+_REMOTE = {
+    "mnist": [RemoteFile(name, _MNIST_URL + name, size, sha256) for name, size, sha256 in _MNIST]
+}
 
-# what has to be fetched by hand: because of a licence to accept, or because no checksum of it is known here
+# what has to be fetched by hand: because of a licence to accept, or because no checksum of it is
+# known here
 _BY_HAND = {
-    "nmnist": "fetch Train.zip and Test.zip from https://www.garrickorchard.com/datasets/n-mnist; "
-    "read them with snnsim.data.events.NMNIST(folder)",
-    "dvs-gesture": "fetch DvsGesture.tar.gz from https://research.ibm.com/interactive/dvsgesture/ (IBM asks for its "
-    "terms to be accepted) and unpack it; read it with snnsim.data.events.DVSGesture(folder)",
-    "shd": "fetch shd_train.h5.gz and shd_test.h5.gz from https://zenkelab.org/datasets/ and unpack them; "
-    "read one with snnsim.data.events.SpokenSpikes(path)",
-    "ssc": "fetch ssc_train.h5.gz, ssc_valid.h5.gz and ssc_test.h5.gz from https://zenkelab.org/datasets/ and unpack "
-    "them; read one with snnsim.data.events.SpokenSpikes(path)",
+    "nmnist": (
+        "fetch Train.zip and Test.zip from https://www.garrickorchard.com/datasets/n-mnist; "
+        "read them with snnsim.data.events.NMNIST(folder)"
+    ),
+    "dvs-gesture": (
+        "fetch DvsGesture.tar.gz from https://research.ibm.com/interactive/dvsgesture/ (IBM asks"
+        " for its terms to be accepted) and unpack it; read it with"
+        " snnsim.data.events.DVSGesture(folder)"
+    ),
+    "shd": (
+        "fetch shd_train.h5.gz and shd_test.h5.gz from https://zenkelab.org/datasets/ and unpack"
+        " them; read one with snnsim.data.events.SpokenSpikes(path)"
+    ),
+    "ssc": (
+        "fetch ssc_train.h5.gz, ssc_valid.h5.gz and ssc_test.h5.gz from"
+        " https://zenkelab.org/datasets/ and unpack them; read one with"
+        " snnsim.data.events.SpokenSpikes(path)"
+    ),
 }
 
 
@@ -82,7 +126,8 @@ def download(name: str, folder: str | os.PathLike[str]) -> Path:
     """Fetch a dataset into a folder; files that are there and whole are left as they are.
 
     Args:
-        name: "mnist"; for "nmnist", "dvs-gesture", "shd" and "ssc" the error says what to put where by hand.
+        name: "mnist"; for "nmnist", "dvs-gesture", "shd" and "ssc" the error says what to put where
+            by hand.
         folder: where to; made if it is not there.
 
     Returns:
@@ -90,16 +135,20 @@ def download(name: str, folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         InvalidValueError: a name that is not one of these.
-        MissingDataError: the network does not give it, or it has to be fetched by hand; says what to put where.
+        MissingDataError: the network does not give it, or it has to be fetched by hand; says what
+            to put where.
         DataError: what arrived is not what was published.
         OutputError: the folder cannot be written to.
     """
     folder = as_path(folder, "download: folder")
     if not isinstance(name, str):
-        raise InvalidTypeError(f"download(name={name!r}): expected the name of one dataset, as text")
+        raise InvalidTypeError(
+            f"download(name={name!r}): expected the name of one dataset, as text"
+        )
     if name in _BY_HAND:
         raise MissingDataError(
-            f"download({name!r}): cannot be fetched for you; {_BY_HAND[name]}, where the folder is {str(folder)!r}"
+            f"download({name!r}): cannot be fetched for you; {_BY_HAND[name]}, where the folder is"
+            f" {str(folder)!r}"
         )
     if name not in _REMOTE:
         known = ", ".join(sorted([*_REMOTE, *_BY_HAND]))
@@ -110,7 +159,8 @@ def download(name: str, folder: str | os.PathLike[str]) -> Path:
 
 
 def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
-    """Fetch one file into a folder, unless it is there and whole; goes on where an earlier try was cut off.
+    """Fetch one file into a folder, unless it is there and whole; goes on where an earlier try was
+    cut off.
 
     Returns:
         Path of the file.
@@ -130,22 +180,33 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
             if path.is_file() and _is_whole(path, remote):
                 return path
             size, whole = _complete(path, remote)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+        ssl.SSLError,
+    ) as error:
         raise MissingDataError(
-            f"{remote.url}: cannot be fetched ({error}); with another machine or browser fetch it and put it there as {path}"
+            f"{remote.url}: cannot be fetched ({error}); with another machine or browser fetch it"
+            f" and put it there as {path}"
         ) from error
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); pick another folder") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); pick another folder"
+        ) from error
     if not whole:
         raise DataError(
-            f"{remote.url}: what arrived is not what was published ({size:,} of {remote.size:,} bytes, or a "
-            "wrong checksum); try again, or fetch it from elsewhere"
+            f"{remote.url}: what arrived is not what was published ({size:,} of {remote.size:,}"
+            " bytes, or a wrong checksum); try again, or fetch it from elsewhere"
         )
     return path
 
 
 def _complete(path: Path, remote: RemoteFile) -> tuple[int, bool]:
-    """Receive what is missing, and move the file to its name if it is whole: its bytes, and whether it is."""
+    """Receive what is missing, and move the file to its name if it is whole: its bytes, and whether
+    it is.
+    """
     partial = _partial(path)
     resumed = _receive(remote, partial, resume=True)
     whole = _is_whole(partial, remote)
@@ -163,11 +224,15 @@ def _complete(path: Path, remote: RemoteFile) -> tuple[int, bool]:
 
 
 def _partial(path: Path) -> Path:
-    """Where a file grows until it is whole; a folder or link that has the name already is left alone."""
+    """Where a file grows until it is whole; a folder or link that has the name already is left
+    alone.
+    """
     names = (f"{path.name}{f'.{number}' if number else ''}.partial" for number in itertools.count())
     candidates = map(path.with_name, names)
     return next(
-        partial for partial in candidates if not os.path.lexists(partial) or (partial.is_file() and not partial.is_symlink())
+        partial
+        for partial in candidates
+        if not os.path.lexists(partial) or (partial.is_file() and not partial.is_symlink())
     )
 
 
@@ -192,7 +257,9 @@ def _receive(remote: RemoteFile, partial: Path, *, resume: bool) -> bool:
         place = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         _LOG.info("%s: fetching from byte %d of %d", remote.url, place, remote.size)
         resumed = place > 0
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb") as file:
+        with os.fdopen(
+            os.open(partial, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb"
+        ) as file:
             file.seek(place)
             # one byte too many is enough to be wrong, and a server may send without end
             while place <= remote.size and (chunk := response.read(_CHUNK)):

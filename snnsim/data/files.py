@@ -1,4 +1,5 @@
-"""Reading whole files and members of archives: what is missing, damaged or far too large is named."""
+"""Reading whole files and members of archives: what is missing, damaged or far too large is
+named."""
 
 from __future__ import annotations
 
@@ -16,15 +17,36 @@ from typing import Literal
 
 import numpy as np
 
+from snnsim._core.files import as_path
 from snnsim.errors import DataError, MissingDataError
-from snnsim.files import as_path
 
-__all__ = ["has_file", "has_folder", "open_archive", "read_array", "read_content", "read_gzip", "read_member", "refuse_bomb"]
+__all__ = [
+    "has_file",
+    "has_folder",
+    "open_archive",
+    "read_array",
+    "read_content",
+    "read_gzip",
+    "read_member",
+    "refuse_bomb",
+]
 
-# what Python's own readers raise on damaged archives: negative offsets, names that are no text, unknown versions, ...
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, OSError, OverflowError, RuntimeError, ValueError)
+# what Python's own readers raise on damaged archives: negative offsets, names that are no text,
+# unknown versions, ...
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    KeyError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 
-# no recording, image or label that is real shrinks to a hundredth; of little content it does no harm
+# no recording, image or label that is real shrinks to a hundredth; of little content it does no
+# harm
 _RATIO = 100
 _HARMLESS = 2**26
 
@@ -44,9 +66,15 @@ def read_content(path: str | os.PathLike[str], caller: str) -> bytes:
         # deleted since it was looked at
         pass
     except MemoryError as error:
-        raise DataError(f"{path}: has {path.stat().st_size:,} bytes, for which there is no memory; check the file") from error
+        raise DataError(
+            f"{path}: has {path.stat().st_size:,} bytes, for which there is no memory; check the"
+            " file"
+        ) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the file and who may read it") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}); check the file and who may"
+            " read it"
+        ) from error
     raise MissingDataError(f"{caller}(path={str(path)!r}): there is no such file; check the path")
 
 
@@ -54,7 +82,8 @@ def has_file(path: Path) -> bool:
     """Whether there is a file.
 
     Raises:
-        DataError: it cannot be looked at: in a folder that is closed, or under a name that is too long.
+        DataError: it cannot be looked at: in a folder that is closed, or under a name that is too
+            long.
     """
     return _is_there(path, path.is_file)
 
@@ -68,24 +97,29 @@ def _is_there(path: Path, look: Callable[[], bool]) -> bool:
     try:
         return look()
     except OSError as error:
-        raise DataError(f"{path}: cannot be looked at ({error.strerror or error}); check the path and who may read it") from error
+        raise DataError(
+            f"{path}: cannot be looked at ({error.strerror or error}); check the path and who may"
+            " read it"
+        ) from error
 
 
 def refuse_bomb(source: str, size: int, packed: int) -> None:
-    """Refuse what would become absurdly large, from the size that it declares, before it takes memory.
+    """Refuse what would become absurdly large, from the size that it declares, before it takes
+    memory.
 
     Raises:
         DataError: `size` bytes, out of `packed`.
     """
     if size >= _HARMLESS and size > _RATIO * packed:
         raise DataError(
-            f"{source}: declares {size:,} bytes and is {packed:,} bytes compressed, as no real data is; decompress it with another "
-            "tool if it is to be trusted"
+            f"{source}: declares {size:,} bytes and is {packed:,} bytes compressed, as no real data"
+            " is; decompress it with another tool if it is to be trusted"
         )
 
 
 def read_gzip(content: bytes, size: int, source: str) -> bytes:
-    """The first `size` bytes of gzip-compressed content, or as many as there are; checked where they reach its end.
+    """The first `size` bytes of gzip-compressed content, or as many as there are; checked where
+    they reach its end.
 
     Raises:
         DataError: corrupt.
@@ -94,7 +128,8 @@ def read_gzip(content: bytes, size: int, source: str) -> bytes:
         return gzip.GzipFile(fileobj=io.BytesIO(content)).read(size)
     except _DAMAGED as error:
         raise DataError(
-            f"{source}: corrupt gzip data somewhere in byte offsets 0..{len(content)} ({error}); fetch the file again"
+            f"{source}: corrupt gzip data somewhere in byte offsets 0..{len(content)} ({error});"
+            " fetch the file again"
         ) from error
 
 
@@ -111,9 +146,13 @@ def open_archive(path: Path) -> zipfile.ZipFile:
             raise zipfile.BadZipFile("there is something there that is no file")
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
-        raise MissingDataError(f"{path}: there is no such zip archive any more; put it back") from error
+        raise MissingDataError(
+            f"{path}: there is no such zip archive any more; put it back"
+        ) from error
     except _DAMAGED as error:
-        raise DataError(f"{path}: not a zip archive, or one cut short ({error}); fetch it again") from error
+        raise DataError(
+            f"{path}: not a zip archive, or one cut short ({error}); fetch it again"
+        ) from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, *, trusted: bool = False) -> bytes:

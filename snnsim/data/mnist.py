@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from snnsim._core.files import as_path
 from snnsim.data.files import has_file, has_folder, read_content, read_gzip, refuse_bomb
 from snnsim.data.images import ImageDataset
 from snnsim.errors import DataError, InvalidTypeError, MissingDataError
-from snnsim.files import as_path
 
 __all__ = ["MNIST", "read_idx"]
 
@@ -34,7 +34,8 @@ _FILES = {
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an idx file, gzip-compressed or not (told from the content, not from the name).
 
-    Layout, big-endian: two zero bytes, a type code, the number of dimensions, one uint32 per dimension, the values.
+    Layout, big-endian: two zero bytes, a type code, the number of dimensions, one uint32 per
+    dimension, the values.
 
     Args:
         path: the file.
@@ -44,8 +45,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         MissingDataError: no such file.
-        DataError: not an idx file, or one with bytes missing, left over or corrupt; names the byte offset (of the
-            decompressed content, where the file is compressed).
+        DataError: not an idx file, or one with bytes missing, left over or corrupt; names the byte
+            offset (of the decompressed content, where the file is compressed).
 
     Source:
         LeCun, Cortes & Burges, "The MNIST database of handwritten digits", section "File formats".
@@ -57,21 +58,29 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     content = read_gzip(packed, _FRONT, str(path)) if is_packed else packed
     if len(content) < 4 or content[:2] != b"\0\0":
         raise DataError(
-            f"{path}: byte offset 0: expected an idx file (two zero bytes, type code, number of dimensions), "
-            f"found {content[:4].hex(' ') or 'an empty file'}"
+            f"{path}: byte offset 0: expected an idx file (two zero bytes, type code, number of"
+            f" dimensions), found {content[:4].hex(' ') or 'an empty file'}"
         )
     code, ndim = content[2], content[3]
     if code not in _DTYPES:
         known = ", ".join(f"0x{known:02x}" for known in _DTYPES)
-        raise DataError(f"{path}: byte offset 2: type code 0x{code:02x} is not one of the idx format's: {known}")
+        raise DataError(
+            f"{path}: byte offset 2: type code 0x{code:02x} is not one of the idx format's: {known}"
+        )
     if ndim == 0:
-        raise DataError(f"{path}: byte offset 3: an idx file has at least 1 dimension, this one declares 0")
+        raise DataError(
+            f"{path}: byte offset 3: an idx file has at least 1 dimension, this one declares 0"
+        )
     if ndim > _MOST_DIMENSIONS:
-        raise DataError(f"{path}: byte offset 3: {ndim} dimensions are declared, an array has at most {_MOST_DIMENSIONS}")
+        raise DataError(
+            f"{path}: byte offset 3: {ndim} dimensions are declared, an array has at most"
+            f" {_MOST_DIMENSIONS}"
+        )
     start = 4 + 4 * ndim
     if len(content) < start:
         raise DataError(
-            f"{path}: byte offset {len(content)}: the file ends inside its header; {ndim} dimensions need a header of {start} bytes"
+            f"{path}: byte offset {len(content)}: the file ends inside its header; {ndim}"
+            f" dimensions need a header of {start} bytes"
         )
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", ndim, offset=4))
     dtype = np.dtype(_DTYPES[code])
@@ -84,20 +93,27 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     if len(content) != stop:
         fault = "is truncated" if len(content) < stop else "has bytes after its last value"
         raise DataError(
-            f"{path}: byte offset {min(len(content), stop)}: the file {fault}; shape {list(shape)} of "
-            f"{dtype.itemsize}-byte values needs {stop} bytes, found {'at least ' * is_packed}{len(content)}"
+            f"{path}: byte offset {min(len(content), stop)}: the file {fault}; shape {list(shape)}"
+            f" of {dtype.itemsize}-byte values needs {stop} bytes, found"
+            f" {'at least ' * is_packed}{len(content)}"
         )
     try:
-        return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+        return (
+            np.frombuffer(content, dtype, offset=start)
+            .reshape(shape)
+            .astype(dtype.newbyteorder("="))
+        )
     except ValueError as error:
-        raise DataError(f"{path}: byte offset 4: no array has the shape {list(shape)} ({error})") from error
+        raise DataError(
+            f"{path}: byte offset 4: no array has the shape {list(shape)} ({error})"
+        ) from error
 
 
 class MNIST(ImageDataset):
     """Handwritten digits of 28 x 28 pixels, from the four files that MNIST is published as.
 
-    Images stay uint8 in memory (47 MB); items are float32 `[1, 28, 28]` in [0, 1] and labels 0..9. Sets in the same
-    format (Fashion-MNIST, KMNIST) load as well.
+    Images stay uint8 in memory (47 MB); items are float32 `[1, 28, 28]` in [0, 1] and labels 0..9.
+    Sets in the same format (Fashion-MNIST, KMNIST) load as well.
 
     Args:
         root: folder with the files, each gzip-compressed or not, named `train-images-idx3-ubyte` or
@@ -105,16 +121,20 @@ class MNIST(ImageDataset):
         train: the 60000 training images, or the 10000 test images.
 
     Raises:
-        MissingDataError: the folder or a file of the part asked for is not there; says which, and where to get it.
+        MissingDataError: the folder or a file of the part asked for is not there; says which, and
+            where to get it.
         DataError: a file is damaged, or images and labels do not belong together.
 
     Source:
-        LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document recognition".
+        LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document
+        recognition".
     """
 
     def __init__(self, root: str | os.PathLike[str], train: bool = True) -> None:
         if not isinstance(train, bool):
-            raise InvalidTypeError(f"MNIST(train={train!r}): expected True (training images) or False (test images)")
+            raise InvalidTypeError(
+                f"MNIST(train={train!r}): expected True (training images) or False (test images)"
+            )
         root = as_path(root, "MNIST: root")
         part = "train" if train else "t10k"
         image_path = _find(root, part, "images", 3)
@@ -123,7 +143,9 @@ class MNIST(ImageDataset):
             raise MissingDataError(_missing_message(root))
         images, labels = read_idx(image_path), read_idx(label_path)
         _check(image_path, images, label_path, labels)
-        super().__init__(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+        super().__init__(
+            torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+        )
 
 
 def _names(part: str, what: str, ndim: int) -> list[str]:
@@ -143,30 +165,50 @@ def _missing_message(root: Path) -> str:
     else:
         missing = [file for file in _FILES if _find(root, *file) is None]
         reason = f"{len(missing)} of the 4 files are missing"
-    lines = [f"  {_names(*file)[0]}.gz ({_FILES[file][0]:,} bytes; or without .gz, {_FILES[file][1]:,} bytes)" for file in missing]
+    lines = [
+        f"  {_names(*file)[0]}.gz ({_FILES[file][0]:,} bytes; or without .gz, {_FILES[file][1]:,}"
+        " bytes)"
+        for file in missing
+    ]
     return "\n".join(
         [
             f"MNIST(root={str(root)!r}): {reason}:",
             *lines,
             "Names with a dot for the first idx dash (train-images.idx3-ubyte) are found too.",
-            "Get them from the MNIST home page, http://yann.lecun.com/exdb/mnist/, or from the mirror "
-            "https://ossci-datasets.s3.amazonaws.com/mnist/ and put them into that folder, compressed or not.",
+            (
+                "Get them from the MNIST home page, http://yann.lecun.com/exdb/mnist/, or from the"
+                " mirror https://ossci-datasets.s3.amazonaws.com/mnist/ and put them into that"
+                " folder, compressed or not."
+            ),
         ]
     )
 
 
 def _check(image_path: Path, images: np.ndarray, label_path: Path, labels: np.ndarray) -> None:
     """Refuse files that are sound idx files and yet no MNIST."""
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28) or len(images) == 0:
-        raise DataError(f"{image_path}: expected uint8 images [N, 28, 28], found {images.dtype} {list(images.shape)}")
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 3
+        or images.shape[1:] != (28, 28)
+        or len(images) == 0
+    ):
+        raise DataError(
+            f"{image_path}: expected uint8 images [N, 28, 28], found {images.dtype}"
+            f" {list(images.shape)}"
+        )
     if labels.dtype != np.uint8 or labels.ndim != 1:
-        raise DataError(f"{label_path}: expected uint8 labels [N], found {labels.dtype} {list(labels.shape)}")
+        raise DataError(
+            f"{label_path}: expected uint8 labels [N], found {labels.dtype} {list(labels.shape)}"
+        )
     if len(images) != len(labels):
         raise DataError(
-            f"{image_path} holds {len(images)} images and {label_path} {len(labels)} labels: there must be one label "
-            "per image; fetch both files from one place"
+            f"{image_path} holds {len(images)} images and {label_path} {len(labels)} labels: there"
+            " must be one label per image; fetch both files from one place"
         )
     if labels.max() > 9:
         index = int(np.argmax(labels > 9))
         # 8 bytes of header come before the first label
-        raise DataError(f"{label_path}: byte offset {8 + index}: label {labels[index]} is outside 0..9, the classes of MNIST")
+        raise DataError(
+            f"{label_path}: byte offset {8 + index}: label {labels[index]} is outside 0..9, the"
+            " classes of MNIST"
+        )

@@ -56,11 +56,15 @@ def is_number(value: object) -> bool:
 def check_generator(where: str, generator: object) -> None:
     """Refuse what nothing can be drawn from."""
     if not isinstance(generator, np.random.Generator):
-        raise InvalidTypeError(f"{where}(generator={generator!r}): expected numpy.random.default_rng(seed)")
+        raise InvalidTypeError(
+            f"{where}(generator={generator!r}): expected numpy.random.default_rng(seed)"
+        )
 
 
 def first_fraction(values: np.ndarray) -> int | None:
-    """Index of the first of a numeric array `[N]` that is no whole number; NaN and infinity are none."""
+    """Index of the first of a numeric array `[N]` that is no whole number; NaN and infinity are
+    none.
+    """
     if values.dtype.kind != "f":
         return None
     return _first(~(np.isfinite(values) & (values == np.floor(values))))
@@ -73,7 +77,8 @@ def first_outside(values: np.ndarray, lowest: int, highest: int) -> int | None:
     if values.dtype.kind != "f" and lowest <= int(values.min()) and int(values.max()) <= highest:
         return None
     if values.dtype.kind == "f":
-        # at least 64 bits: in fewer the limits would round; one more than `highest` is a power of two and does not
+        # at least 64 bits: in fewer the limits would round; one more than `highest` is a power of
+        # two and does not
         values = values.astype(np.result_type(values, np.float64))
         return _first(~((values >= lowest) & (values < highest + 1)))
     return _first((values < lowest) | (values > highest))
@@ -89,7 +94,8 @@ def checked_size(where: str, size: Any) -> tuple[int, int]:
     values = [whole(value, 1) for value in given] if isinstance(given, list | tuple) else []
     if len(values) != 2 or values[0] is None or values[1] is None:
         raise InvalidValueError(
-            f"{where}(size={size!r}): size must be (height, width) of the sensor in pixels, two whole numbers of at least 1"
+            f"{where}(size={size!r}): size must be (height, width) of the sensor in pixels, two"
+            " whole numbers of at least 1"
         )
     return values[0], values[1]
 
@@ -104,16 +110,21 @@ def checked_labels(where: str, labels: Any) -> list[int]:
     try:
         values = as_array(labels if isinstance(labels, Tensor) else _items(labels))
     except TypeError as error:
-        raise InvalidTypeError(f"{where}(labels={labels!r}): labels must be a list of ints ({error})") from error
+        raise InvalidTypeError(
+            f"{where}(labels={labels!r}): labels must be a list of ints ({error})"
+        ) from error
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise InvalidTypeError(
-            f"{where}(labels={labels!r}): labels must be a list of ints, one per item; number the classes 0, 1, 2 and so on"
+            f"{where}(labels={labels!r}): labels must be a list of ints, one per item; number the"
+            " classes 0, 1, 2 and so on"
         )
     wrong = first_fraction(values)
     if wrong is None:
         wrong = first_outside(values, *_INT64)
     if wrong is not None:
-        raise InvalidValueError(f"{where}(labels): label {wrong} is {values[wrong]}; labels must be ints within 64 bits")
+        raise InvalidValueError(
+            f"{where}(labels): label {wrong} is {values[wrong]}; labels must be ints within 64 bits"
+        )
     return [int(value) for value in values.tolist()]
 
 
@@ -122,7 +133,9 @@ def _items(labels: Iterable[Any]) -> list[Any]:
         raise TypeError(f"a {type(labels).__name__} is none")
     if np.ma.is_masked(labels):
         raise TypeError("some are masked")
-    return [label.item() if isinstance(label, Tensor) and label.ndim == 0 else label for label in labels]
+    return [
+        label.item() if isinstance(label, Tensor) and label.ndim == 0 else label for label in labels
+    ]
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -135,19 +148,34 @@ def as_array(values: Any) -> np.ndarray:
         try:
             dense = values.detach().cpu()
             # numpy has no bfloat16; every number of fewer bits is one of float32
-            return (dense.to(torch.float32) if dense.is_floating_point() and dense.itemsize < 4 else dense).numpy()
+            return (
+                dense.to(torch.float32)
+                if dense.is_floating_point() and dense.itemsize < 4
+                else dense
+            ).numpy()
         except (TypeError, RuntimeError, NotImplementedError) as error:
-            raise TypeError(f"a tensor {values.dtype}, {values.layout} on {values.device} is no array; convert it") from error
+            raise TypeError(
+                f"a tensor {values.dtype}, {values.layout} on {values.device} is no array;"
+                " convert it"
+            ) from error
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(str(error)) from error
     if array.dtype.kind == "f" and not isinstance(values, np.ndarray) and array.ndim == 1:
         # numpy makes floats of whole numbers beside a float, or of signed beside unsigned ones
-        exact = [value.item() if isinstance(value, np.generic | Tensor) else value for value in values]
-        changed = [value for value, made in zip(exact, array.tolist(), strict=True) if value != made and value == value]
+        exact = [
+            value.item() if isinstance(value, np.generic | Tensor) else value for value in values
+        ]
+        changed = [
+            value
+            for value, made in zip(exact, array.tolist(), strict=True)
+            if value != made and value == value
+        ]
         if changed:
-            raise TypeError(f"{changed[0]} beside other types of numbers would be rounded; give all in one type")
+            raise TypeError(
+                f"{changed[0]} beside other types of numbers would be rounded; give all in one type"
+            )
     return array
 
 
@@ -162,7 +190,8 @@ def checked_index(where: str, index: Any, count: int, items: str = "items") -> i
         place = operator.index(index)
     except TypeError as error:
         raise InvalidTypeError(
-            f"{where}[{index!r}]: expected a whole number; of several items make a torch.utils.data.Subset"
+            f"{where}[{index!r}]: expected a whole number; of several items make a"
+            " torch.utils.data.Subset"
         ) from error
     if not -count <= place < count:
         raise IndexError(f"{where}[{place}]: the index is outside this dataset of {count} {items}")
@@ -179,13 +208,22 @@ def checked_places(where: str, index: Any, count: int) -> Tensor:
     try:
         given = torch.as_tensor(index)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidTypeError(f"{where}(index={index!r:.100}): expected a list of whole numbers ({error})") from error
-    if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
-        raise InvalidTypeError(f"{where}(index: {given.dtype}): expected whole numbers; of a mask, mask.nonzero().flatten()")
+        raise InvalidTypeError(
+            f"{where}(index={index!r:.100}): expected a list of whole numbers ({error})"
+        ) from error
+    if given.numel() and (
+        given.is_floating_point() or given.is_complex() or given.dtype == torch.bool
+    ):
+        raise InvalidTypeError(
+            f"{where}(index: {given.dtype}): expected whole numbers; of a mask,"
+            " mask.nonzero().flatten()"
+        )
     if given.ndim != 1:
         raise InvalidTypeError(f"{where}(index: {list(given.shape)}): expected whole numbers [M]")
     places = given.to(torch.int64)
     outside = (places < -count) | (places >= count)
     if outside.any():
-        raise IndexError(f"{where}(index): {int(places[outside][0])} is outside this dataset of {count} items")
+        raise IndexError(
+            f"{where}(index): {int(places[outside][0])} is outside this dataset of {count} items"
+        )
     return torch.where(places < 0, places + count, places)

@@ -7,4 +7,14 @@ from snnsim.deploy.network import IntegerNetwork
 from snnsim.deploy.preset_network import preset_network
 from snnsim.deploy.verify import Certificate, verify
 
-__all__ = ["Certificate", "IntegerNetwork", "OnGrid", "from_nir", "lower", "preset_network", "to_grid", "to_nir", "verify"]
+__all__ = [
+    "Certificate",
+    "IntegerNetwork",
+    "OnGrid",
+    "from_nir",
+    "lower",
+    "preset_network",
+    "to_grid",
+    "to_nir",
+    "verify",
+]

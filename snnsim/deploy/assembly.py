@@ -1,4 +1,6 @@
-"""What has been lowered so far, and whether its values are exact: the part of lowering that knows no module by name."""
+"""What has been lowered so far, and whether its values are exact: the part of lowering that knows
+no module by name.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,19 @@ __all__ = ["Assembly", "check_magnitude"]
 
 
 class Assembly:
-    """Operations in the order they run, and what the checks of later ones need to know of earlier ones.
+    """Operations in the order they run, and what the checks of later ones need to know of earlier
+    ones.
 
     Attributes:
         graph: the network that is being lowered.
         signals, operations: so far; signal 0 is the input, i + 1 what operation i returns.
         returned: signal that each part returns, by its position in the graph.
         index: of the part being lowered.
-        sums, layers: of each product, by its signal: bounds of its sums for every output channel, and the layer.
+        sums, layers: of each product, by its signal: bounds of its sums for every output channel,
+            and the layer.
         off_grid: of a product on no grid, by its signal: the fractional bits it would need.
-        added_bits: of each signal: fractional bits that steps of inputs and divisions have added to those of a layer's grid.
+        added_bits: of each signal: fractional bits that steps of inputs and divisions have added to
+            those of a layer's grid.
     """
 
     def __init__(self, graph: Graph, input: Signal) -> None:
@@ -49,13 +54,26 @@ class Assembly:
         self.added_bits.append(added_bits)
         return len(self.operations)
 
-    def stage(self, part: Part, source: int, edges: Tensor, leak: Tensor, frac_bits: int, shift: int, divided: int) -> Stage:
-        """How exact a neuron is with the layer in front of it, whose output it divides by `2**divided`."""
+    def stage(
+        self,
+        part: Part,
+        source: int,
+        edges: Tensor,
+        leak: Tensor,
+        frac_bits: int,
+        shift: int,
+        divided: int,
+    ) -> Stage:
+        """How exact a neuron is with the layer in front of it, whose output it divides by
+        `2**divided`.
+        """
         origin, unit = self.origin_of(source), 2.0 ** (shift - frac_bits)
         if origin not in self.sums:
             layer = self.operations[origin - 1].name if origin else "input"
             window = self.signals[source].magnitude * unit + float(leak.abs().max())
-            return Stage(part.name, layer, frac_bits, window, 0, None, self.added_bits[source] + divided)
+            return Stage(
+                part.name, layer, frac_bits, window, 0, None, self.added_bits[source] + divided
+            )
         product = self.product_at(origin)
         window = self.reach_of(origin) * unit + float(leak.abs().max())
         if isinstance(self.layers[origin], QuantizedWeight) and self.is_alone():
@@ -64,7 +82,9 @@ class Assembly:
             window = min(window, float(edges.abs().max() + leak.abs().max()) + constants)
         multiplier = int(product.multiplier.min()) << shift, int(product.multiplier.max()) << shift
         added = self.added_bits[origin] + divided
-        return Stage(part.name, product.name, frac_bits, window, self.largest_sum(origin), multiplier, added)
+        return Stage(
+            part.name, product.name, frac_bits, window, self.largest_sum(origin), multiplier, added
+        )
 
     def limit(self, source: int, shift: int, edges: Integers, leak: Integers) -> None:
         """Clamp the sums of a product where the neuron behind it could leave 32 bits."""
@@ -76,15 +96,29 @@ class Assembly:
         limits = live_limits(multiplier, offset, edges, leak, low, high)
         if limits is not None:
             bounds = product.multiplier * limits + product.offset
-            self.replace_product(source, int(bounds.min()), int(bounds.max()), product.output.frac_bits, limits=limits)
+            self.replace_product(
+                source,
+                int(bounds.min()),
+                int(bounds.max()),
+                product.output.frac_bits,
+                limits=limits,
+            )
 
-    def replace_product(self, source: int, low: int, high: int, frac_bits: int, **fields: Any) -> None:
-        """Change the product that a signal comes from, and the bounds of the signal in every shape it passes through."""
+    def replace_product(
+        self, source: int, low: int, high: int, frac_bits: int, **fields: Any
+    ) -> None:
+        """Change the product that a signal comes from, and the bounds of the signal in every shape
+        it passes through.
+        """
         while True:
             operation = self.operations[source - 1]
-            self.signals[source] = replace(operation.output, low=min(low, 0), high=max(high, 0), frac_bits=frac_bits)
+            self.signals[source] = replace(
+                operation.output, low=min(low, 0), high=max(high, 0), frac_bits=frac_bits
+            )
             if not isinstance(operation, Reshape):
-                self.operations[source - 1] = replace(operation, output=self.signals[source], **fields)
+                self.operations[source - 1] = replace(
+                    operation, output=self.signals[source], **fields
+                )
                 return
             self.operations[source - 1] = replace(operation, output=self.signals[source])
             (source,) = operation.inputs
@@ -111,10 +145,17 @@ class Assembly:
         """Largest magnitude on the way to the value of a product, on its own grid."""
         product, (low, high) = self.product_at(origin), self.sums[origin]
         # float64: a product on no reasonable grid may leave 64 bits
-        return int((product.multiplier.astype(np.float64) * np.maximum(-low, high) + np.abs(product.offset)).max())
+        return int(
+            (
+                product.multiplier.astype(np.float64) * np.maximum(-low, high)
+                + np.abs(product.offset)
+            ).max()
+        )
 
     def is_alone(self) -> bool:
-        """Whether the neuron being lowered is the only one to see what the layer before it computes."""
+        """Whether the neuron being lowered is the only one to see what the layer before it
+        computes.
+        """
         index = self.index
         while True:
             (index,) = self.graph.parts[index].inputs
@@ -124,7 +165,9 @@ class Assembly:
                 return True
 
     def check_value(self, source: int, part: Part, reader: str) -> None:
-        """Refuse a product whose values, not only the neuron behind it, would have to be exact and are not."""
+        """Refuse a product whose values, not only the neuron behind it, would have to be exact and
+        are not.
+        """
         origin = self.origin_of(source)
         if origin not in self.sums:
             return
@@ -135,20 +178,28 @@ class Assembly:
         what = f"what layer {product.name!r} hands to {reader}"
         if origin in self.off_grid:
             raise refusal(
-                part, f"{what} needs {self.off_grid[origin]} fractional bits; call snnsim.deploy.to_grid(net) and fine-tune it"
+                part,
+                f"{what} needs {self.off_grid[origin]} fractional bits; call"
+                " snnsim.deploy.to_grid(net) and fine-tune it",
             )
         magnitude = max(self.reach_of(origin), int(product.multiplier.max()))
         check_magnitude(part, magnitude, product.output.frac_bits, what, self.added_bits[origin])
 
 
-def check_magnitude(part: Part, magnitude: int, frac_bits: int, what: str, added_bits: int = 0) -> None:
+def check_magnitude(
+    part: Part, magnitude: int, frac_bits: int, what: str, added_bits: int = 0
+) -> None:
     """Refuse values of up to `magnitude * 2**-frac_bits` that float32 does not hold exactly."""
     if magnitude > FLOAT32_EXACT:
         excess = math.ceil(math.log2(magnitude / FLOAT32_EXACT))
         grid_bits = frac_bits - added_bits - excess
-        fewer = f"; call snnsim.deploy.to_grid(net, grid_bits={grid_bits}) and fine-tune it" if grid_bits >= 0 else ""
+        fewer = (
+            f"; call snnsim.deploy.to_grid(net, grid_bits={grid_bits}) and fine-tune it"
+            if grid_bits >= 0
+            else ""
+        )
         raise refusal(
             part,
-            f"{what} needs {frac_bits} fractional bits and reaches {magnitude * 2.0**-frac_bits:.4g}, "
-            f"{excess} bits more than float32 holds{fewer}",
+            f"{what} needs {frac_bits} fractional bits and reaches"
+            f" {magnitude * 2.0**-frac_bits:.4g}, {excess} bits more than float32 holds{fewer}",
         )

@@ -1,4 +1,6 @@
-"""`to_c`: an integer network as standalone C99, without floating point, memory allocation or any library."""
+"""`to_c`: an integer network as standalone C99, without floating point, memory allocation or any
+library.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snnsim._core.files import write_folder
 from snnsim._version import __version__
-from snnsim.deploy.c_layout import AREAS, CONVOLUTION, PACKED, even_spacing, geometry, layout_of, width_of
+from snnsim.deploy.c_layout import (
+    AREAS,
+    CONVOLUTION,
+    PACKED,
+    even_spacing,
+    geometry,
+    layout_of,
+    width_of,
+)
 from snnsim.deploy.c_names import check_name
 from snnsim.deploy.c_templates import HEADER, HELPERS, LAYERS, MAIN, MAKEFILE, SOURCE
 from snnsim.deploy.interface import DECISIONS, input_in_words, layout_in_words, time_in_words
@@ -31,7 +42,6 @@ from snnsim.deploy.operations import (
 from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
 from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
 from snnsim.errors import InvalidValueError
-from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -39,7 +49,14 @@ if TYPE_CHECKING:
 __all__ = ["CSource", "generate", "write_c"]
 
 NUMBERS_PER_LINE = 16
-C_TYPES = {"b": "int8_t", "B": "uint8_t", "h": "int16_t", "H": "uint16_t", "i": "int32_t", "I": "uint32_t"}
+C_TYPES = {
+    "b": "int8_t",
+    "B": "uint8_t",
+    "h": "int16_t",
+    "H": "uint16_t",
+    "i": "int32_t",
+    "I": "uint32_t",
+}
 # bits of all codes, at whose places a counter of 32 bits arrives
 COUNTED = 2**32
 # listed at a time: 2 bytes of stack each; a multiple of 4, and 16-bit lanes hold 257 weights
@@ -69,7 +86,11 @@ def write_c(network: IntegerNetwork, folder: str | os.PathLike[str], name: str) 
         OutputError: the folder exists already, or cannot be written.
     """
     source = generate(network, name)
-    write_folder(folder, {file: text.encode("ascii") for file, text in source.files.items()}, "IntegerNetwork.to_c")
+    write_folder(
+        folder,
+        {file: text.encode("ascii") for file, text in source.files.items()},
+        "IntegerNetwork.to_c",
+    )
     return source
 
 
@@ -81,7 +102,8 @@ def generate(network: IntegerNetwork, name: str = "snn") -> CSource:
         name: of the files, the struct and the functions; a C identifier in lower case.
 
     Raises:
-        InvalidValueError: a name that C could not use, or that the source uses itself; a network that C could not compute.
+        InvalidValueError: a name that C could not use, or that the source uses itself; a network
+            that C could not compute.
     """
     check_name(name)
     reason = why_not(network)
@@ -96,12 +118,18 @@ def why_not(network: IntegerNetwork) -> str | None:
         if isinstance(operation, PresetNeuron | PresetLayer):
             kind = type(operation.neuron).__name__
             return (
-                f"{operation.name!r} is a layer of {kind}, and C is generated for lowered networks; run this one as it is, its "
-                "chip has tools of its own"
+                f"{operation.name!r} is a layer of {kind}, and C is generated for lowered networks;"
+                " run this one as it is, its chip has tools of its own"
             )
-    bits = sum(operation.output.size * packed_bits(operation) for operation in network.operations if isinstance(operation, Neuron))
+    bits = sum(
+        operation.output.size * packed_bits(operation)
+        for operation in network.operations
+        if isinstance(operation, Neuron)
+    )
     if bits > COUNTED:
-        return f"its states take {bits} bits, and C counts up to 2^32; use fewer neurons or fewer bits"
+        return (
+            f"its states take {bits} bits, and C counts up to 2^32; use fewer neurons or fewer bits"
+        )
     return None
 
 
@@ -136,7 +164,8 @@ class _Generator:
         cast = "" if result.kind == given_as else f"({given_as})"
         self.steps.insert(0, "    uint32_t n;\n")
         self.steps.append(
-            f"    for (n = 0; n < {output.size}u; n++) {{\n        output[n] = {cast}({result.pointer()})[n];\n    }}\n"
+            f"    for (n = 0; n < {output.size}u; n++) {{\n        output[n] ="
+            f" {cast}({result.pointer()})[n];\n    }}\n"
         )
         if not self.fields and not self.layout.bytes:
             self.steps.append("    (void)net;\n")
@@ -144,7 +173,9 @@ class _Generator:
             if size:
                 self.fields.append((AREAS[area], area, size // width_of(AREAS[area])))
         # the widest first, so that the compiler leaves no gaps
-        fields = sorted(self.fields or [("uint8_t", "unused", 1)], key=lambda field: -width_of(field[0]))
+        fields = sorted(
+            self.fields or [("uint8_t", "unused", 1)], key=lambda field: -width_of(field[0])
+        )
         widest = width_of(fields[0][0])
         rule = "" if network.decision is None else f"; {DECISIONS[network.decision]}"
         spiking = output.is_binary
@@ -159,10 +190,21 @@ class _Generator:
             "layout": layout_in_words(network),
             "encoding": input_in_words(network),
             "time": time_in_words(network),
-            "time_steps": "" if network.time_steps is None else f"#define {name.upper()}_TIME_STEPS {network.time_steps}u\n",
+            "time_steps": (
+                ""
+                if network.time_steps is None
+                else f"#define {name.upper()}_TIME_STEPS {network.time_steps}u\n"
+            ),
             "outputs": output.size,
             "neurons": self.neurons,
-            "meaning": ("spikes of one sample and time step" if spiking else f"values, in units of 2^-{output.frac_bits}") + rule,
+            "meaning": (
+                (
+                    "spikes of one sample and time step"
+                    if spiking
+                    else f"values, in units of 2^-{output.frac_bits}"
+                )
+                + rule
+            ),
             "in_type": self.layout.values[0].kind,
             "out_type": given_as,
             "fields": "".join(f"    {kind} {field}[{count}];\n" for kind, field, count in fields),
@@ -175,7 +217,10 @@ class _Generator:
         }
         source = Template(SOURCE).substitute(values)
         if re.search(rf"^static .*\b{name}[\[(]", source, re.MULTILINE):
-            raise InvalidValueError(f"to_c(name={name!r}): is what a part of the source is called; take another, such as 'snn'")
+            raise InvalidValueError(
+                f"to_c(name={name!r}): is what a part of the source is called; take another, such"
+                " as 'snn'"
+            )
         files = {
             f"{name}.h": Template(HEADER).substitute(values),
             f"{name}.c": source,
@@ -197,7 +242,12 @@ class _Generator:
 
     def _comment(self, operation: Operation) -> None:
         # a name may hold anything, also the end of a comment
-        shown = operation.name.encode("unicode_escape").decode().replace("*/", "* /").replace("/*", "/ *")
+        shown = (
+            operation.name.encode("unicode_escape")
+            .decode()
+            .replace("*/", "* /")
+            .replace("/*", "/ *")
+        )
         self.steps.append(f"    /* {shown}: {type(operation).__name__.lower()} */\n")
 
     def _helper(self, *names: str) -> None:
@@ -207,13 +257,19 @@ class _Generator:
     def _cell(self, levels: int, edges: str, h: str, narrow: bool = False) -> str:
         """Expression for how many of `levels - 1` edges are at most h; narrow edges are int16."""
         halves = [1 << bit for bit in reversed(range(levels.bit_length() - 1))]
-        kind = {"type": "int16_t", "suffix": "_short"} if narrow else {"type": "int32_t", "suffix": ""}
+        kind = (
+            {"type": "int16_t", "suffix": "_short"} if narrow else {"type": "int32_t", "suffix": ""}
+        )
         if 1 << len(halves) != levels:
             self.helpers[f"cell{kind['suffix']}"] = Template(HELPERS["cell"]).substitute(kind)
             return f"cell{kind['suffix']}({edges}, {levels - 1}u, {h})"
-        steps = "".join(f"    if (h >= at[{half - 1}]) {{\n        at += {half};\n    }}\n" for half in halves)
+        steps = "".join(
+            f"    if (h >= at[{half - 1}]) {{\n        at += {half};\n    }}\n" for half in halves
+        )
         name = f"cell_{levels}{kind['suffix']}"
-        self.helpers[name] = Template(HELPERS["cell_of"]).substitute(kind, levels=levels, edges=levels - 1, steps=steps)
+        self.helpers[name] = Template(HELPERS["cell_of"]).substitute(
+            kind, levels=levels, edges=levels - 1, steps=steps
+        )
         return f"{name}({edges}, {h})"
 
     def _cell_of(self, edges: Integers, name: str, h: str) -> str:
@@ -223,22 +279,30 @@ class _Generator:
             return self._cell(len(edges) + 1, name, h)
         self._helper("even_cell")
         origin, multiplier, shift = spacing
-        return f"even_cell({name}, {len(edges) - 1}u, {origin % 2**32}u, {multiplier}u, {shift}u, {h})"
+        return (
+            f"even_cell({name}, {len(edges) - 1}u, {origin % 2**32}u, {multiplier}u, {shift}u, {h})"
+        )
 
     def _table(self, name: str, values: Integers, weights: bool = False) -> None:
         flat = np.ascontiguousarray(values).reshape(-1)
         suffix = "u" if flat.dtype.kind == "u" else ""
         # the smallest int32 has no literal of its own; no table of a sound network holds it
         rows = [flat[i : i + NUMBERS_PER_LINE] for i in range(0, len(flat), NUMBERS_PER_LINE)]
-        body = ",\n".join("    " + ", ".join(f"{value}{suffix}" for value in row.tolist()) for row in rows)
-        self.tables.append(f"static const {C_TYPES[flat.dtype.char]} {name}[{len(flat)}] = {{\n{body}\n}};\n")
+        body = ",\n".join(
+            "    " + ", ".join(f"{value}{suffix}" for value in row.tolist()) for row in rows
+        )
+        self.tables.append(
+            f"static const {C_TYPES[flat.dtype.char]} {name}[{len(flat)}] = {{\n{body}\n}};\n"
+        )
         if weights:
             self.weight_bytes += flat.nbytes
         else:
             self.table_bytes += flat.nbytes
 
     def _layer(self, i: int, template: str, values: dict[str, Any], *state: str) -> None:
-        """The function of operation i, and its call: it reads its inputs as `x`, or `x0` and so on, and writes `y`."""
+        """The function of operation i, and its call: it reads its inputs as `x`, or `x0` and so on,
+        and writes `y`.
+        """
         inputs = [self.layout.values[source] for source in self.network.operations[i].inputs]
         output = self.layout.values[i + 1]
         types = {"in_type": inputs[0].kind, "out_type": output.kind, "cast": output.cast}
@@ -269,7 +333,11 @@ class _Generator:
         if form == PACKED:
             dense = operation.weight[:, :, 0, 0]
             nibbles = fits_nibbles(dense)
-            self._table(f"weights_{i}", packed_nibbles(dense) if nibbles else packed_bytes(dense), weights=True)
+            self._table(
+                f"weights_{i}",
+                packed_nibbles(dense) if nibbles else packed_bytes(dense),
+                weights=True,
+            )
             self._helper("events", "nibbles" if nibbles else "bytes")
             values["kernel"] = "sum_nibbles" if nibbles else "sum_bytes"
         else:
@@ -289,10 +357,20 @@ class _Generator:
             return nothing
         lines = [f"*y = {f'{values.cast}({driven})' if values.cast else driven};", "y++;"]
         if places > 1:
-            lines = [f"for (column = 0; column < {places}; column++) {{", *(f"    {line}" for line in lines), "}"]
+            lines = [
+                f"for (column = 0; column < {places}; column++) {{",
+                *(f"    {line}" for line in lines),
+                "}",
+            ]
         # the loop variable of a convolution is signed
         end = f"{len(operation.weight)}{'u' * (form != CONVOLUTION)}"
-        return "".join([f"    for (o = 0; o < {end}; o++) {{\n", *(f"        {line}\n" for line in lines), "    }\n"])
+        return "".join(
+            [
+                f"    for (o = 0; o < {end}; o++) {{\n",
+                *(f"        {line}\n" for line in lines),
+                "    }\n",
+            ]
+        )
 
     def _driven(self, operation: Product, i: int, value: str, channel: str) -> str:
         """Expression for the driven current from a sum."""
@@ -301,7 +379,10 @@ class _Generator:
             self._table(f"low_{i}", operation.limits[0])
             self._table(f"high_{i}", operation.limits[1])
             value = f"clamped({value}, low_{i}[{channel}], high_{i}[{channel}])"
-        for name, constants, neutral, sign in (("scale", operation.multiplier, 1, "*"), ("bias", operation.offset, 0, "+")):
+        for name, constants, neutral, sign in (
+            ("scale", operation.multiplier, 1, "*"),
+            ("bias", operation.offset, 0, "+"),
+        ):
             if len(np.unique(constants)) > 1:
                 self._table(f"{name}_{i}", constants)
                 value += f" {sign} {name}_{i}[{channel}]"
@@ -313,7 +394,9 @@ class _Generator:
     def _(self, operation: Pool, i: int) -> None:
         padded = operation.window.padding != (0, 0)
         # zeros beyond the border take part in a padded maximum
-        start = self.network.signals[operation.inputs[0]].low if operation.maximum and not padded else 0
+        start = (
+            self.network.signals[operation.inputs[0]].low if operation.maximum and not padded else 0
+        )
         take = "seen = value > seen ? value : seen;" if operation.maximum else "seen += value;"
         self._layer(i, "pool", geometry(operation) | {"start": start, "take": take})
 
@@ -324,7 +407,15 @@ class _Generator:
             values = self.layout.values[source]
             parameters.append(f"const {values.kind} *x{k}")
             terms.append(_shifted(values.at(f"x{k}[n]"), shift))
-        self._layer(i, "add", {"parameters": ", ".join(parameters), "size": operation.output.size, "sum": " + ".join(terms)})
+        self._layer(
+            i,
+            "add",
+            {
+                "parameters": ", ".join(parameters),
+                "size": operation.output.size,
+                "sum": " + ".join(terms),
+            },
+        )
 
     @_operation.register
     def _(self, operation: Delay, i: int) -> None:
@@ -333,10 +424,20 @@ class _Generator:
         kind, size = self.layout.values[i + 1].kind, operation.output.size
         waiting = size * (operation.steps - 1)
         self.fields.append((kind, f"delayed_{i}", size + waiting))
-        self.reset.append(f"    for (n = 0; n < {size + waiting}u; n++) {{\n        net->delayed_{i}[n] = 0;\n    }}\n")
+        self.reset.append(
+            f"    for (n = 0; n < {size + waiting}u; n++) {{\n        net->delayed_{i}[n] = 0;\n   "
+            " }\n"
+        )
         # a loop of nothing is warned of
-        move = f"    for (n = 0; n < {waiting}u; n++) {{\n        line[n] = line[n + {size}u];\n    }}\n" if waiting else ""
-        self._layer(i, "delay", {"size": size, "waiting": waiting, "move": move}, f"net->delayed_{i}")
+        move = (
+            f"    for (n = 0; n < {waiting}u; n++) {{\n        line[n] = line[n + {size}u];\n   "
+            " }\n"
+            if waiting
+            else ""
+        )
+        self._layer(
+            i, "delay", {"size": size, "waiting": waiting, "move": move}, f"net->delayed_{i}"
+        )
 
     @_operation.register
     def _(self, operation: GridNeuron, i: int) -> None:
@@ -344,7 +445,9 @@ class _Generator:
         self._table(f"leak_{i}", operation.leak)
         driven = _shifted(self._reading_of_neuron(operation), operation.shift)
         leak = f"leak_{i}[{_row_of(operation)}code]"
-        self._neuron(operation, i, self._cell_of(operation.edges, f"edges_{i}", f"{leak} + {driven}"))
+        self._neuron(
+            operation, i, self._cell_of(operation.edges, f"edges_{i}", f"{leak} + {driven}")
+        )
 
     @_operation.register
     def _(self, operation: TableNeuron, i: int) -> None:
@@ -352,7 +455,9 @@ class _Generator:
         narrow = bool(np.abs(thresholds).max(initial=0) < 2**15)
         self._table(f"thresholds_{i}", thresholds.astype(np.int16) if narrow else thresholds)
         row = f"thresholds_{i} + ({_row_of(operation)}code) * {levels - 1}u"
-        self._neuron(operation, i, self._cell(levels, row, self._reading_of_neuron(operation), narrow))
+        self._neuron(
+            operation, i, self._cell(levels, row, self._reading_of_neuron(operation), narrow)
+        )
 
     def _reading_of_neuron(self, operation: Neuron) -> str:
         """Expression for what neuron n is driven by."""
@@ -363,7 +468,9 @@ class _Generator:
         return value
 
     def _neuron(self, operation: Neuron, i: int, charged: str) -> None:
-        """A layer of neurons; `charged` is the expression for the code before the reset of neuron n with the state `code`."""
+        """A layer of neurons; `charged` is the expression for the code before the reset of neuron n
+        with the state `code`.
+        """
         size, channels = operation.output.size, len(operation.reset)
         bits = packed_bits(operation)
         per_word = 32 // bits
@@ -371,9 +478,14 @@ class _Generator:
         self._helper("code")
         self.fields.append(("uint32_t", f"codes_{i}", words))
         start = sum(operation.start << shift for shift in range(0, 32, bits))
-        self.reset.append(f"    for (n = 0; n < {words}u; n++) {{\n        net->codes_{i}[n] = 0x{start:08X}u;\n    }}\n")
+        self.reset.append(
+            f"    for (n = 0; n < {words}u; n++) {{\n        net->codes_{i}[n] = 0x{start:08X}u;\n "
+            "   }\n"
+        )
         here = f"code_at(net->codes_{i}, n, {bits}u)"
-        self.code.append(f"    if (n < {size}u) {{\n        return {here};\n    }}\n    n -= {size}u;\n")
+        self.code.append(
+            f"    if (n < {size}u) {{\n        return {here};\n    }}\n    n -= {size}u;\n"
+        )
         self.neurons += size
         self._table(f"reset_{i}", operation.reset)
         values = {
@@ -381,7 +493,11 @@ class _Generator:
             "bits": bits,
             "mask": (1 << bits) - 1,
             "high": 32 - bits,
-            "end": f"{size}u - n < {per_word}u ? {size}u : n + {per_word}u" if rest else f"n + {per_word}u",
+            "end": (
+                f"{size}u - n < {per_word}u ? {size}u : n + {per_word}u"
+                if rest
+                else f"n + {per_word}u"
+            ),
             "rest": f"    codes[-1] >>= {32 - rest * bits};\n" if rest else "",
             "charged": charged,
             "offset": _row_of(operation),
@@ -408,13 +524,21 @@ def packed_bits(operation: Neuron) -> int:
 
 
 def _channel_counters(channels: int, inner: int) -> dict[str, str]:
-    """Lines before the loop over neurons and at its end, so that `channel` is `n // inner % channels` without a division."""
+    """Lines before the loop over neurons and at its end, so that `channel` is `n // inner %
+    channels` without a division.
+    """
     if channels == 1:
         return {"first": "", "next": ""}
-    first, step = "    uint32_t channel = 0;\n", f"channel = channel == {channels - 1}u ? 0u : channel + 1u;\n"
+    first, step = (
+        "    uint32_t channel = 0;\n",
+        f"channel = channel == {channels - 1}u ? 0u : channel + 1u;\n",
+    )
     if inner == 1:
         return {"first": first, "next": " " * 12 + step}
-    counted = f"            if (++place == {inner}u) {{\n                place = 0;\n                {step}            }}\n"
+    counted = (
+        f"            if (++place == {inner}u) {{\n                place = 0;\n               "
+        f" {step}            }}\n"
+    )
     return {"first": first + "    uint32_t place = 0;\n", "next": counted}
 
 

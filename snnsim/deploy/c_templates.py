@@ -1,7 +1,7 @@
 """The text of the generated C, with `$names` to fill in; `c.py` says what is put where.
 
-Everything is unsigned where lanes share a word, and signed only where the bounds of the network keep it within 32 bits: no
-operation overflows, and no negative number is shifted.
+Everything is unsigned where lanes share a word, and signed only where the bounds of the network
+keep it within 32 bits: no operation overflows, and no negative number is shifted.
 """
 
 from __future__ import annotations
@@ -75,14 +75,17 @@ $code}
 """
 
 HELPERS = {
-    "code": """\
+    "code": (
+        """\
 /* The code of `bits` (1, 2, 4 or 8) bits at place n. */
 static uint32_t code_at(const uint32_t *codes, uint32_t n, uint32_t bits)
 {
     return (codes[n * bits / 32u] >> (n * bits % 32u)) & ((1u << bits) - 1u);
 }
-""",
-    "cell": """\
+"""
+    ),
+    "cell": (
+        """\
 /* How many of the increasing edges are at most h. */
 static uint32_t cell${suffix}(const $type *edges, uint32_t count, int32_t h)
 {
@@ -98,16 +101,20 @@ static uint32_t cell${suffix}(const $type *edges, uint32_t count, int32_t h)
     }
     return low;
 }
-""",
-    "cell_of": """\
+"""
+    ),
+    "cell_of": (
+        """\
 /* How many of $edges increasing edges are at most h. */
 static uint32_t cell_$levels$suffix(const $type *edges, int32_t h)
 {
     const $type *at = edges;
 $steps    return (uint32_t)(at - edges);
 }
-""",
-    "even_cell": """\
+"""
+    ),
+    "even_cell": (
+        """\
 /* How many of the increasing edges are at most h, where they are almost evenly spaced: the quotient is that, or one less. */
 static uint32_t even_cell(const int32_t *edges, uint32_t last, uint32_t origin, uint32_t multiplier, uint32_t shift, int32_t h)
 {
@@ -121,14 +128,18 @@ static uint32_t even_cell(const int32_t *edges, uint32_t last, uint32_t origin, 
     n = ((uint32_t)h - origin) * multiplier >> shift;
     return n + (h >= edges[n] ? 1u : 0u);
 }
-""",
-    "clamped": """\
+"""
+    ),
+    "clamped": (
+        """\
 static int32_t clamped(int32_t value, int32_t low, int32_t high)
 {
     return value < low ? low : value > high ? high : value;
 }
-""",
-    "events": """\
+"""
+    ),
+    "events": (
+        """\
 /* Lists the inputs that are 1, from place *from on and at most $events of them, and moves it on; returns how many. */
 static uint32_t list_events(const uint8_t *input, uint32_t inputs, uint32_t *from, uint16_t *events)
 {
@@ -169,8 +180,10 @@ static uint32_t list_events(const uint8_t *input, uint32_t inputs, uint32_t *fro
     *from = n;
     return (uint32_t)(end - events);
 }
-""",
-    "bytes": """\
+"""
+    ),
+    "bytes": (
+        """\
 /* Sums of 8-bit weights over the inputs that are 1; weights are biased by 128, 4 to a word, and 8 outputs are summed at a time. A
  * 16-bit lane holds 257 of them, so the lanes of a word are summed in two: even, and (word >> 8) = odd + (upper even << 8). */
 static void sum_bytes(const uint32_t *weights, uint32_t outputs, const uint8_t *input, uint32_t inputs, int32_t *sums)
@@ -239,8 +252,10 @@ static void sum_bytes(const uint32_t *weights, uint32_t outputs, const uint8_t *
         }
     }
 }
-""",
-    "nibbles": """\
+"""
+    ),
+    "nibbles": (
+        """\
 /* Sums of 4-bit weights over the inputs that are 1; weights are biased by 8, 8 to a word, which are summed at a time. A byte lane
  * holds 17 of them, so the lanes of a word are summed in two: even, and (word >> 4) = odd + (upper even << 4). */
 static void sum_nibbles(const uint32_t *weights, uint32_t outputs, const uint8_t *input, uint32_t inputs, int32_t *sums)
@@ -303,12 +318,14 @@ static void sum_nibbles(const uint32_t *weights, uint32_t outputs, const uint8_t
         }
     }
 }
-""",
+"""
+    ),
 }
 
 LAYERS = {
     # weights [I, O]
-    "dense": """\
+    "dense": (
+        """\
 static void layer_$i(const $in_type *x, $out_type *y)
 {
     uint32_t n, o;
@@ -324,18 +341,22 @@ static void layer_$i(const $in_type *x, $out_type *y)
         }
     }
 $scale}
-""",
-    "packed": """\
+"""
+    ),
+    "packed": (
+        """\
 static void layer_$i(const $in_type *x, $out_type *y)
 {
     uint32_t o;
     $kernel(weights_$i, ${room}u, x, ${inputs}u, y);
 $scale}
-""",
-    # weights [I / groups, ky, kx, O]; sums [O, places]. What an input at (row, column) reaches through the tap (ky, kx) is at the
-    # quotient of row + padding - ky * dilation by the stride, if nothing remains; both are counted along, as some processors
-    # cannot divide
-    "convolution": """\
+"""
+    ),
+    # weights [I / groups, ky, kx, O]; sums [O, places]. What an input at (row, column) reaches
+    # through the tap (ky, kx) is at the quotient of row + padding - ky * dilation by the stride, if
+    # nothing remains; both are counted along, as some processors cannot divide
+    "convolution": (
+        """\
 static void layer_$i(const $in_type *x, $out_type *y)
 {
     int32_t channel, row, column, ky, kx, o, first = 0, in_group = 0;
@@ -389,8 +410,10 @@ static void layer_$i(const $in_type *x, $out_type *y)
         }
     }
 $scale}
-""",
-    "pool": """\
+"""
+    ),
+    "pool": (
+        """\
 static void layer_$i(const $in_type *x, $out_type *y)
 {
     int32_t channel, row, column, ky, kx;
@@ -413,8 +436,10 @@ static void layer_$i(const $in_type *x, $out_type *y)
         }
     }
 }
-""",
-    "add": """\
+"""
+    ),
+    "add": (
+        """\
 static void layer_$i($parameters, $out_type *y)
 {
     uint32_t n;
@@ -422,8 +447,10 @@ static void layer_$i($parameters, $out_type *y)
         y[n] = $cast($sum);
     }
 }
-""",
-    "delay": """\
+"""
+    ),
+    "delay": (
+        """\
 static void layer_$i($out_type *line, const $in_type *x, $out_type *y)
 {
     uint32_t n;
@@ -434,9 +461,11 @@ $move    for (n = 0; n < ${size}u; n++) {
         line[n + ${waiting}u] = ${cast}x[n];
     }
 }
-""",
+"""
+    ),
     # a word of codes goes round once: taken from its low end, put back at the high one
-    "neuron": """\
+    "neuron": (
+        """\
 static void layer_$i(uint32_t *codes, const $in_type *x, $out_type *y)
 {
     uint32_t n = 0;
@@ -452,7 +481,8 @@ $next        }
         *codes++ = word;
     }
 $rest}
-""",
+"""
+    ),
 }
 
 MAIN = """\

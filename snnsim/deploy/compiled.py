@@ -1,10 +1,13 @@
-"""The compiled engine: runs a packed program in integers, event by event; imported only when it runs.
+"""The compiled engine: runs a packed program in integers, event by event; imported only when it
+runs.
 
-One kernel, a C function of one pointer as in `snnsim.kernels.cpu_kernels`, takes samples off a shared counter, so that any number
-of threads may run it on the same record. A sample runs through all of its time steps while weights and state are in the cache.
+One kernel, a C function of one pointer as in `snnsim.kernels.cpu.passes`, takes samples off a
+shared counter, so that any number of threads may run it on the same record. A sample runs through
+all of its time steps while weights and state are in the cache.
 
-Sums of 8-bit weights are taken in 16 bits where that is exact: as many terms at once as cannot leave them whatever the signs, or
-all of them where the layer's own bound says so. Everything else is 32 bits, in which `soundness` has proven that it stays.
+Sums of 8-bit weights are taken in 16 bits where that is exact: as many terms at once as cannot
+leave them whatever the signs, or all of them where the layer's own bound says so. Everything else
+is 32 bits, in which `soundness` has proven that it stays.
 """
 
 from __future__ import annotations
@@ -19,24 +22,52 @@ from numba.extending import intrinsic, register_jitable
 
 from snnsim.deploy import presets, program
 from snnsim.deploy.dyadic import INT32_MAX
-from snnsim.deploy.presets import limited, loihi_charge, loihi_fire, speck_charge, speck_fire, xylo_charge, xylo_fire
+from snnsim.deploy.presets import (
+    limited,
+    loihi_charge,
+    loihi_fire,
+    speck_charge,
+    speck_fire,
+    xylo_charge,
+    xylo_fire,
+)
 from snnsim.deploy.program import KINDS, RECORD, Row, tile_width
-from snnsim.kernels import kernel_cache
-from snnsim.kernels.cpu_kernels import as_bytes, at, jit, next_block, pointer, retyped
-from snnsim.kernels.threads import Kernel
-from snnsim.layers import sparse_kernels
-from snnsim.layers.sparse_kernels import count_bits, lowest_bit, next_slot
+from snnsim.kernels import sparse_kernels
+from snnsim.kernels.cpu import kernel_cache
+from snnsim.kernels.cpu.passes import as_bytes, at, jit, next_block, pointer, retyped
+from snnsim.kernels.cpu.threads import Kernel
+from snnsim.kernels.sparse_kernels import count_bits, lowest_bit, next_slot
 
 __all__ = ["kernel"]
 
 # numba takes module-level numbers for constants
-PRODUCT, SUM_POOL, MAX_POOL, ADD = (KINDS[kind] for kind in ("product", "sum_pool", "max_pool", "add"))
+PRODUCT, SUM_POOL, MAX_POOL, ADD = (
+    KINDS[kind] for kind in ("product", "sum_pool", "max_pool", "add")
+)
 COPY, DELAY, TABLE = (KINDS[kind] for kind in ("copy", "delay", "table"))
 LOIHI, SPECK, XYLO = (KINDS[kind] for kind in ("loihi", "speck", "xylo"))
-SOURCE, SIZE, TARGET, COUNT, STATE, SHIFT = Row.SOURCE, Row.SIZE, Row.TARGET, Row.COUNT, Row.STATE, Row.SHIFT
-CHANNELS, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH = Row.CHANNELS, Row.HEIGHT, Row.WIDTH, Row.OUT_HEIGHT, Row.OUT_WIDTH
+SOURCE, SIZE, TARGET, COUNT, STATE, SHIFT = (
+    Row.SOURCE,
+    Row.SIZE,
+    Row.TARGET,
+    Row.COUNT,
+    Row.STATE,
+    Row.SHIFT,
+)
+CHANNELS, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH = (
+    Row.CHANNELS,
+    Row.HEIGHT,
+    Row.WIDTH,
+    Row.OUT_HEIGHT,
+    Row.OUT_WIDTH,
+)
 KERNEL_Y, KERNEL_X, STRIDE_Y, STRIDE_X = Row.KERNEL_Y, Row.KERNEL_X, Row.STRIDE_Y, Row.STRIDE_X
-PADDING_Y, PADDING_X, DILATION_Y, DILATION_X = Row.PADDING_Y, Row.PADDING_X, Row.DILATION_Y, Row.DILATION_X
+PADDING_Y, PADDING_X, DILATION_Y, DILATION_X = (
+    Row.PADDING_Y,
+    Row.PADDING_X,
+    Row.DILATION_Y,
+    Row.DILATION_X,
+)
 KIND, GROUPS, WEIGHTS, IS_NARROW, CONSTANTS, LIMITS = (
     Row.KIND,
     Row.GROUPS,
@@ -45,7 +76,12 @@ KIND, GROUPS, WEIGHTS, IS_NARROW, CONSTANTS, LIMITS = (
     Row.CONSTANTS,
     Row.LIMITS,
 )
-LEVELS, CHANNEL_OFFSETS, NUM_CHANNELS, STEPS = Row.LEVELS, Row.CHANNEL_OFFSETS, Row.NUM_CHANNELS, Row.STEPS
+LEVELS, CHANNEL_OFFSETS, NUM_CHANNELS, STEPS = (
+    Row.LEVELS,
+    Row.CHANNEL_OFFSETS,
+    Row.NUM_CHANNELS,
+    Row.STEPS,
+)
 IS_TILED, IS_BINARY, IS_STATIC, TERMS, FIRE, HAS_RUNS = (
     Row.IS_TILED,
     Row.IS_BINARY,
@@ -55,11 +91,13 @@ IS_TILED, IS_BINARY, IS_STATIC, TERMS, FIRE, HAS_RUNS = (
     Row.HAS_RUNS,
 )
 COLUMNS = Row.WIDTH_OF_TABLE
-# up to this many edges are compared one after the other, in passes that vectorize; more are searched
+# up to this many edges are compared one after the other, in passes that vectorize; more are
+# searched
 COUNTED = 31
 # values that are searched for events at once
 WORD = 64
-# neurons that go through the passes of a step together, so that what passes exchange stays in the first-level cache
+# neurons that go through the passes of a step together, so that what passes exchange stays in the
+# first-level cache
 STRIP = 1024
 
 # one definition each: of the layout of weights, and of the chips' arithmetic
@@ -79,7 +117,9 @@ def kernel() -> Kernel:
 
 
 def _has_avx512() -> bool:
-    """Whether the processor that numba compiles for has AVX-512, whose permutes compress a vector and look 16 entries up."""
+    """Whether the processor that numba compiles for has AVX-512, whose permutes compress a vector
+    and look 16 entries up.
+    """
     return "+avx512f," in cpu_target.target_context.codegen().magic_tuple()[2] + ","
 
 
@@ -94,15 +134,21 @@ def nonzero(typing_context: Any, values: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = ir.VectorType(context.get_value_type(values.dtype), WORD)
-        loaded = builder.load(builder.bitcast(args[0], vector.as_pointer()), align=values.dtype.bitwidth // 8)
-        return builder.bitcast(builder.icmp_signed("!=", loaded, ir.Constant(vector, [0] * WORD)), ir.IntType(WORD))
+        loaded = builder.load(
+            builder.bitcast(args[0], vector.as_pointer()), align=values.dtype.bitwidth // 8
+        )
+        return builder.bitcast(
+            builder.icmp_signed("!=", loaded, ir.Constant(vector, [0] * WORD)), ir.IntType(WORD)
+        )
 
     return types.uint64(values), codegen
 
 
 @_intrinsic
 def compress(typing_context: Any, mask: Any, first: Any, events: Any) -> Any:
-    """Write the places of the 1s among the lowest LANES bits, counted from `first`; what lies behind them is written too."""
+    """Write the places of the 1s among the lowest LANES bits, counted from `first`; what lies
+    behind them is written too.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         integer = ir.IntType(32)
@@ -111,19 +157,36 @@ def compress(typing_context: Any, mask: Any, first: Any, events: Any) -> Any:
         start = _everywhere(builder, builder.trunc(args[1], integer), LANES)
         places = builder.add(start, ir.Constant(vector, list(range(LANES))))
         kind = ir.FunctionType(vector, [vector, vector, lanes])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.mask.compress.v16i32")
-        builder.store(builder.call(call, [places, places, bits]), builder.bitcast(args[2], vector.as_pointer()), align=4)
+        call = cgutils.get_or_insert_function(
+            builder.module, kind, "llvm.x86.avx512.mask.compress.v16i32"
+        )
+        builder.store(
+            builder.call(call, [places, places, bits]),
+            builder.bitcast(args[2], vector.as_pointer()),
+            align=4,
+        )
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.int64, events), codegen
 
 
 @_intrinsic
-def charge_short(typing_context: Any, count: Any, tables: Any, entries: Any, x: Any, factor: Any, codes: Any, found: Any) -> Any:
-    """One step of `count` automata of up to LANES codes, LANES at a time, with their tables in registers; overruns to a vector.
+def charge_short(
+    typing_context: Any,
+    count: Any,
+    tables: Any,
+    entries: Any,
+    x: Any,
+    factor: Any,
+    codes: Any,
+    found: Any,
+) -> Any:
+    """One step of `count` automata of up to LANES codes, LANES at a time, with their tables in
+    registers; overruns to a vector.
 
-    The charged codes go to `found`, the codes after the reset to `codes`. `tables` begin with `entries` numbers of the reset, then
-    of the leak; then come the tops, LANES with what fills them up: four permutes halve the place that is searched among them.
+    The charged codes go to `found`, the codes after the reset to `codes`. `tables` begin with
+    `entries` numbers of the reset, then of the leak; then come the tops, LANES with what fills them
+    up: four permutes halve the place that is searched among them.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -131,7 +194,9 @@ def charge_short(typing_context: Any, count: Any, tables: Any, entries: Any, x: 
         integer = ir.IntType(64)
         vector = ir.VectorType(ir.IntType(32), LANES)
         permute = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector, vector]), "llvm.x86.avx512.permvar.si.512"
+            builder.module,
+            ir.FunctionType(vector, [vector, vector]),
+            "llvm.x86.avx512.permvar.si.512",
         )
 
         def place(base: Any, index: Any) -> Any:
@@ -140,13 +205,17 @@ def charge_short(typing_context: Any, count: Any, tables: Any, entries: Any, x: 
         starts = [builder.mul(entries_, ir.Constant(integer, number)) for number in range(3)]
         reset, leak, tops = (builder.load(place(tables_, start), align=4) for start in starts)
         times = _everywhere(builder, factor_, LANES)
-        with cgutils.for_range_slice(builder, ir.Constant(integer, 0), count_, ir.Constant(integer, LANES), intp=integer) as (i, _):
+        with cgutils.for_range_slice(
+            builder, ir.Constant(integer, 0), count_, ir.Constant(integer, LANES), intp=integer
+        ) as (i, _):
             left = builder.call(permute, [leak, builder.load(place(codes_, i), align=4)])
             h = builder.add(left, builder.mul(builder.load(place(x_, i), align=4), times))
             below = ir.Constant(vector, [0] * LANES)
             step = LANES // 2
             while step:
-                top = builder.call(permute, [tops, builder.add(below, ir.Constant(vector, [step - 1] * LANES))])
+                top = builder.call(
+                    permute, [tops, builder.add(below, ir.Constant(vector, [step - 1] * LANES))]
+                )
                 more = builder.add(below, ir.Constant(vector, [step] * LANES))
                 below = builder.select(builder.icmp_signed(">", h, top), more, below)
                 step //= 2
@@ -158,11 +227,15 @@ def charge_short(typing_context: Any, count: Any, tables: Any, entries: Any, x: 
 
 
 @_intrinsic(prefer_literal=True)
-def add_tile(typing_context: Any, weights: Any, events: Any, count: Any, sums: Any, width: Any) -> Any:
-    """sums[:width] += the rows of a tile of weights for `count` events; each of their sums must fit 16 bits; `width` is a literal.
+def add_tile(
+    typing_context: Any, weights: Any, events: Any, count: Any, sums: Any, width: Any
+) -> Any:
+    """sums[:width] += the rows of a tile of weights for `count` events; each of their sums must fit
+    16 bits; `width` is a literal.
 
-    Bytes are weights + 128, in pairs that are numbers of 16 bits: the pairs are added up, and their upper bytes by themselves. What
-    is left of the pairs without the upper bytes are the sums of the lower ones, modulo 2**16, which is enough.
+    Bytes are weights + 128, in pairs that are numbers of 16 bits: the pairs are added up, and their
+    upper bytes by themselves. What is left of the pairs without the upper bytes are the sums of the
+    lower ones, modulo 2**16, which is enough.
     """
     half = width.literal_value // 2
 
@@ -181,7 +254,9 @@ def add_tile(typing_context: Any, weights: Any, events: Any, count: Any, sums: A
             builder.store(builder.add(builder.load(upper), builder.lshr(row, eight)), upper)
         high = builder.load(upper)
         low = builder.sub(builder.load(pairs), builder.shl(high, eight))
-        bias = _everywhere(builder, builder.trunc(builder.mul(args[2], ir.Constant(integer, 128)), short), half)
+        bias = _everywhere(
+            builder, builder.trunc(builder.mul(args[2], ir.Constant(integer, 128)), short), half
+        )
         for begin, total in ((0, low), (half, high)):
             place = builder.gep(args[3], [ir.Constant(integer, begin)])
             _add_to(builder, place, builder.sext(builder.sub(total, bias), wide), wide)
@@ -191,19 +266,31 @@ def add_tile(typing_context: Any, weights: Any, events: Any, count: Any, sums: A
 
 
 @_intrinsic(prefer_literal=True)
-def add_scaled_tile(typing_context: Any, weights: Any, events: Any, count: Any, x: Any, sums: Any, width: Any) -> Any:
-    """sums[:width] += the rows of a tile of weights for `count` events, each times its input; `width` is a literal."""
+def add_scaled_tile(
+    typing_context: Any, weights: Any, events: Any, count: Any, x: Any, sums: Any, width: Any
+) -> Any:
+    """sums[:width] += the rows of a tile of weights for `count` events, each times its input;
+    `width` is a literal.
+    """
     size = width.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         weights_, events_, count_, x_, sums_, _ = args
-        long, bytes_, wide = ir.IntType(64), ir.VectorType(ir.IntType(8), size), ir.VectorType(ir.IntType(32), size)
+        long, bytes_, wide = (
+            ir.IntType(64),
+            ir.VectorType(ir.IntType(8), size),
+            ir.VectorType(ir.IntType(32), size),
+        )
         total = cgutils.alloca_once(builder, wide)
         builder.store(ir.Constant(wide, [0] * size), total)
         with cgutils.for_range(builder, count_, intp=long) as loop:
             number = builder.load(builder.gep(events_, [loop.index]))
-            place = builder.gep(weights_, [builder.mul(builder.sext(number, long), ir.Constant(long, size))])
-            row = builder.sext(builder.load(builder.bitcast(place, bytes_.as_pointer()), align=1), wide)
+            place = builder.gep(
+                weights_, [builder.mul(builder.sext(number, long), ir.Constant(long, size))]
+            )
+            row = builder.sext(
+                builder.load(builder.bitcast(place, bytes_.as_pointer()), align=1), wide
+            )
             value = _everywhere(builder, builder.load(builder.gep(x_, [number])), size)
             builder.store(builder.add(builder.load(total), builder.mul(row, value)), total)
         _add_to(builder, sums_, builder.load(total), wide)
@@ -219,10 +306,19 @@ def add_lanes(typing_context: Any, count: Any, sums: Any, weights: Any, value: A
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         count_, sums_, weights_, value_ = args
         integer, kind = ir.IntType(64), context.get_value_type(sums.dtype)
-        vector, narrow = ir.VectorType(kind, LANES), ir.VectorType(context.get_value_type(weights.dtype), LANES)
-        factor = _everywhere(builder, value_ if kind == value_.type else builder.trunc(value_, kind), LANES)
-        with cgutils.for_range_slice(builder, ir.Constant(integer, 0), count_, ir.Constant(integer, LANES), intp=integer) as (i, _):
-            row = builder.load(builder.bitcast(builder.gep(weights_, [i]), narrow.as_pointer()), align=1)
+        vector, narrow = (
+            ir.VectorType(kind, LANES),
+            ir.VectorType(context.get_value_type(weights.dtype), LANES),
+        )
+        factor = _everywhere(
+            builder, value_ if kind == value_.type else builder.trunc(value_, kind), LANES
+        )
+        with cgutils.for_range_slice(
+            builder, ir.Constant(integer, 0), count_, ir.Constant(integer, LANES), intp=integer
+        ) as (i, _):
+            row = builder.load(
+                builder.bitcast(builder.gep(weights_, [i]), narrow.as_pointer()), align=1
+            )
             row = row if narrow == vector else builder.sext(row, vector)
             place = builder.bitcast(builder.gep(sums_, [i]), vector.as_pointer())
             total = builder.add(builder.load(place, align=2), builder.mul(row, factor))
@@ -266,9 +362,23 @@ def run_program(memory: Any) -> None:
         for t in range(a.time_steps):
             is_known = t > 0 and a.x_step == 0
             if a.x_bytes == 1:
-                run_step(a, table, at(pointer(a.x, uint8), t * a.x_step + b * a.inputs), is_known, values, held)
+                run_step(
+                    a,
+                    table,
+                    at(pointer(a.x, uint8), t * a.x_step + b * a.inputs),
+                    is_known,
+                    values,
+                    held,
+                )
             else:
-                run_step(a, table, at(pointer(a.x, int32), t * a.x_step + b * a.inputs), is_known, values, held)
+                run_step(
+                    a,
+                    table,
+                    at(pointer(a.x, int32), t * a.x_step + b * a.inputs),
+                    is_known,
+                    values,
+                    held,
+                )
             place = (t * a.batch + b) * a.out_count
             if a.out_bytes == 1:
                 copy(at(values, a.out_first), a.out_count, at(pointer(a.out, uint8), place))
@@ -279,7 +389,9 @@ def run_program(memory: Any) -> None:
 
 @jit
 def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) -> None:
-    """One time step of a sample; `is_known` where what depends on the input alone is there from the step before."""
+    """One time step of a sample; `is_known` where what depends on the input alone is there from the
+    step before.
+    """
     constants, sums, events = pointer(a.constants, int32), at(values, a.sums), at(values, a.events)
     if a.copies_input and not is_known:
         copy(x, a.inputs, values)
@@ -313,7 +425,15 @@ def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) 
             weights = at(pointer(a.narrow, int8), row[WEIGHTS])
             xylo(row, at(constants, row[CONSTANTS]), weights, source, target, at(held, row[STATE]))
         else:
-            neuron(row, constants, source, target, at(held, row[STATE]), at(values, a.charged), at(values, a.found))
+            neuron(
+                row,
+                constants,
+                source,
+                target,
+                at(held, row[STATE]),
+                at(values, a.charged),
+                at(values, a.found),
+            )
 
 
 @jit
@@ -325,7 +445,9 @@ def copy(source: Any, count: Any, target: Any) -> None:
 
 @jit
 def unpack(parts: Any, count: Any, packed: Any, held: Any) -> None:
-    """Numbers from the bytes of one sample's state; parts are rows of first byte, first number, count, bits and lowest number."""
+    """Numbers from the bytes of one sample's state; parts are rows of first byte, first number,
+    count, bits and lowest number.
+    """
     for p in range(count):
         part = at(parts, p * 5)
         byte, number, bits, low = part[0], part[1], part[3], part[4]
@@ -364,8 +486,12 @@ def pack(parts: Any, count: Any, held: Any, packed: Any) -> None:
 
 
 @jit
-def product(a: Any, row: Any, constants: Any, found_in: Any, x: Any, target: Any, sums: Any, events: Any) -> None:
-    """Sums of weights times inputs, scaled and shifted; events are where `found_in` is not 0, which is `x` where spikes are."""
+def product(
+    a: Any, row: Any, constants: Any, found_in: Any, x: Any, target: Any, sums: Any, events: Any
+) -> None:
+    """Sums of weights times inputs, scaled and shifted; events are where `found_in` is not 0, which
+    is `x` where spikes are.
+    """
     count = find_events(found_in, row[SIZE], events)
     if row[IS_TILED]:
         add_tiles(row, at(pointer(a.narrow, int8), row[WEIGHTS]), x, events, count, sums)
@@ -392,7 +518,9 @@ def find_events(x: Any, size: Any, events: Any) -> Any:
         count = list_bits(nonzero(at(x, w)), w, events, count)
     if whole < size and whole > 0:
         # the last values once more, without those that were seen
-        count = list_bits(nonzero(at(x, size - WORD)) >> uint64(WORD - (size - whole)), whole, events, count)
+        count = list_bits(
+            nonzero(at(x, size - WORD)) >> uint64(WORD - (size - whole)), whole, events, count
+        )
     elif whole == 0:
         for n in range(size):
             # always written, so that there is no branch to mispredict
@@ -419,7 +547,9 @@ def list_bits(word: Any, first: Any, events: Any, count: Any) -> Any:
 
 @jit
 def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -> None:
-    """Sums of a layer in which every output sees every input, a tile of outputs after the other; see Program for their layout."""
+    """Sums of a layer in which every output sees every input, a tile of outputs after the other;
+    see Program for their layout.
+    """
     outputs, inputs, terms = row[NUM_CHANNELS], row[SIZE], row[TERMS]
     first = int64(0)
     while first < outputs:
@@ -453,7 +583,9 @@ def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -
 
 @jit
 def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
-    """target[o, place] = multiplier[o] * sums[place, o] + offset[o], the sums clamped to their limits."""
+    """target[o, place] = multiplier[o] * sums[place, o] + offset[o], the sums clamped to their
+    limits.
+    """
     places, outputs, limits = row[OUT_HEIGHT] * row[OUT_WIDTH], row[NUM_CHANNELS], row[LIMITS]
     multiplier = at(constants, row[CONSTANTS])
     offset, low = at(multiplier, outputs), at(constants, max(limits, 0))
@@ -478,9 +610,16 @@ def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
 
 @jit
 def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, zero: Any) -> None:
-    """Sums `[places, O]`: the weights of every event go to each place of a convolution that sees it."""
+    """Sums `[places, O]`: the weights of every event go to each place of a convolution that sees
+    it.
+    """
     height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
-    kernel_y, kernel_x, outputs, groups = row[KERNEL_Y], row[KERNEL_X], row[NUM_CHANNELS], row[GROUPS]
+    kernel_y, kernel_x, outputs, groups = (
+        row[KERNEL_Y],
+        row[KERNEL_X],
+        row[NUM_CHANNELS],
+        row[GROUPS],
+    )
     per_group, channels, stride = outputs // groups, row[CHANNELS] // groups, row[STRIDE_Y]
     is_binary, has_runs = row[IS_BINARY], row[HAS_RUNS]
     for n in range(out_height * out_width * outputs):
@@ -497,7 +636,8 @@ def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, 
                 channel += 1
         value = int32(1) if is_binary else int32(x[n])
         right = n - end + width + row[PADDING_X]
-        # places next to each other take taps next to each other, where the kernel lies turned around
+        # places next to each other take taps next to each other, where the kernel lies turned
+        # around
         left = max(right - kernel_x + 1, 0)
         length, tap = min(right, out_width - 1) - left + 1, kernel_x - 1 - right + left
         for ky in range(kernel_y):
@@ -512,7 +652,12 @@ def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, 
             begin = (channel % channels * kernel_y + ky) * kernel_x
             if has_runs:
                 if length > 0:
-                    add_row(length * outputs, at(sums, (line + left) * outputs), at(weights, (begin + tap) * outputs), value)
+                    add_row(
+                        length * outputs,
+                        at(sums, (line + left) * outputs),
+                        at(weights, (begin + tap) * outputs),
+                        value,
+                    )
             else:
                 first = channel // channels * per_group
                 for kx in range(kernel_x):
@@ -520,7 +665,9 @@ def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, 
                     if to < 0 or to % row[STRIDE_X] or to // row[STRIDE_X] >= out_width:
                         continue
                     place_sums = at(sums, (line + to // row[STRIDE_X]) * outputs + first)
-                    add_row(per_group, place_sums, at(weights, (begin + kx) * outputs + first), value)
+                    add_row(
+                        per_group, place_sums, at(weights, (begin + kx) * outputs + first), value
+                    )
 
 
 @jit
@@ -548,14 +695,21 @@ def pool(row: Any, source: Any, target: Any, maximum: Any) -> None:
             top, bottom = inside(out_height, height, row[STRIDE_Y], above)
             for channel in range(row[CHANNELS]):
                 for oy in range(top, bottom):
-                    seen = at(source, (channel * height + oy * row[STRIDE_Y] + above) * width + offset + first * row[STRIDE_X])
+                    seen = at(
+                        source,
+                        (channel * height + oy * row[STRIDE_Y] + above) * width
+                        + offset
+                        + first * row[STRIDE_X],
+                    )
                     pooled = at(target, (channel * out_height + oy) * out_width + first)
                     pool_line(last - first, seen, row[STRIDE_X], pooled, maximum)
 
 
 @jit
 def inside(places: Any, size: Any, stride: Any, offset: Any) -> Any:
-    """The first of the places whose `place * stride + offset` lies within a line of `size`, and the one after the last."""
+    """The first of the places whose `place * stride + offset` lies within a line of `size`, and the
+    one after the last.
+    """
     return max(0, -(offset // stride)), min(places, (size - 1 - offset) // stride + 1)
 
 
@@ -584,7 +738,9 @@ def delay(row: Any, source: Any, target: Any, line: Any) -> None:
 
 
 @jit
-def neuron(row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, charged: Any, found: Any) -> None:
+def neuron(
+    row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, charged: Any, found: Any
+) -> None:
     """One step of a layer of automata."""
     levels, entries, size = row[LEVELS], row[NUM_CHANNELS] * row[LEVELS], row[COUNT]
     varies = row[NUM_CHANNELS] > 1
@@ -622,7 +778,9 @@ def neuron(row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, char
 
 @jit
 def loihi(row: Any, c: Any, a: Any, emitted: Any, current: Any) -> None:
-    """One step of a layer of Loihi neurons, whose membranes lie behind their currents; `c` are the constants of `LoihiLIF`."""
+    """One step of a layer of Loihi neurons, whose membranes lie behind their currents; `c` are the
+    constants of `LoihiLIF`.
+    """
     size = row[COUNT]
     membrane = at(current, size)
     k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]), int64(c[5]))
@@ -643,10 +801,21 @@ def speck(row: Any, c: Any, a: Any, emitted: Any, membrane: Any) -> None:
 
 @jit
 def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any) -> None:
-    """One step of a layer of Xylo neurons, whose membranes lie behind their currents; `c` are the constants of `XyloLIF`."""
+    """One step of a layer of Xylo neurons, whose membranes lie behind their currents; `c` are the
+    constants of `XyloLIF`.
+    """
     size = row[COUNT]
     membrane = at(current, size)
-    k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]), int64(c[5]), int64(c[6]), int64(c[7]))
+    k = (
+        int64(c[0]),
+        int64(c[1]),
+        int64(c[2]),
+        int64(c[3]),
+        int64(c[4]),
+        int64(c[5]),
+        int64(c[6]),
+        int64(c[7]),
+    )
     low, high = k[6], k[7]
     for i in range(row[SIZE]):
         w = at(weights, i * size)

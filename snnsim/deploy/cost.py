@@ -1,4 +1,6 @@
-"""What one inference costs: synaptic operations, counted, and an energy that rests on stated assumptions."""
+"""What one inference costs: synaptic operations, counted, and an energy that rests on stated
+assumptions.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_number
+from snnsim._core.checks import checked_number
+from snnsim._core.restore import evaluating, hooked
 from snnsim.errors import InvalidValueError
 from snnsim.neurons.membrane import Membrane
-from snnsim.restore import evaluating, hooked
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 
 __all__ = ["Energy", "Operations", "count_operations"]
 
@@ -24,8 +26,10 @@ class Operations:
     """Operations of one inference, a mean over samples.
 
     Attributes:
-        additions: of a weight, one for every spike and every synapse that it reaches; weights of 0 count too.
-        multiplications: of a weight with an input that is not 0 and not 1, and their addition: pixels, sums of spikes.
+        additions: of a weight, one for every spike and every synapse that it reaches; weights of 0
+            count too.
+        multiplications: of a weight with an input that is not 0 and not 1, and their addition:
+            pixels, sums of spikes.
         updates: of a neuron by one time step.
         layers: additions and multiplications of each layer, by name.
     """
@@ -46,7 +50,10 @@ class Operations:
         total = sum(samples for samples, _ in parts)
 
         def mean_of(numbers: Iterable[float]) -> float:
-            return sum(samples * number for (samples, _), number in zip(parts, numbers, strict=True)) / total
+            return (
+                sum(samples * number for (samples, _), number in zip(parts, numbers, strict=True))
+                / total
+            )
 
         names = dict.fromkeys(name for _, part in parts for name in part.layers)
         return cls(
@@ -59,11 +66,13 @@ class Operations:
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of an operation in picojoules; a rough model, to compare networks rather than to predict a chip.
+    """Energy of an operation in picojoules; a rough model, to compare networks rather than to
+    predict a chip.
 
-    A synaptic operation reads a weight of one byte and adds it in 32 bits, after a multiplication in 8 bits where the input is no
-    spike. A neuron update is one multiplication, four additions and comparisons in 32 bits. Clock, leakage, state memory and
-    input are not counted, and weigh more than all of it in most chips.
+    A synaptic operation reads a weight of one byte and adds it in 32 bits, after a multiplication
+    in 8 bits where the input is no spike. A neuron update is one multiplication, four additions and
+    comparisons in 32 bits. Clock, leakage, state memory and input are not counted, and weigh more
+    than all of it in most chips.
 
     Args:
         add: 32-bit integer addition.
@@ -71,7 +80,8 @@ class Energy:
         update: of a neuron.
         read: of one weight; 20 pJ for the 8 bytes that a 32 kB memory reads at once.
 
-    Source: Horowitz 2014, "Computing's energy problem (and what we can do about it)", ISSCC, figure 1.1.9: 45 nm, 0.9 V; 0.1 pJ,
+    Source: Horowitz 2014, "Computing's energy problem (and what we can do about it)", ISSCC, figure
+        1.1.9: 45 nm, 0.9 V; 0.1 pJ,
     0.2 pJ, and 3.1 pJ for a 32-bit multiplication.
     """
 
@@ -82,7 +92,9 @@ class Energy:
 
     def __post_init__(self) -> None:
         for name in ("add", "multiply", "update", "read"):
-            object.__setattr__(self, name, checked_number("Energy", name, getattr(self, name), at_least=0.0))
+            object.__setattr__(
+                self, name, checked_number("Energy", name, getattr(self, name), at_least=0.0)
+            )
 
     def of(self, operations: Operations) -> float:
         """Picojoules of one inference."""
@@ -99,7 +111,8 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
 
     Args:
         net: without a runner; run in eval mode, its modes are restored.
-        x_seq: inputs as the network gets them; a static image repeated T times, as a chip without a memory of sums takes it.
+        x_seq: inputs as the network gets them; a static image repeated T times, as a chip without a
+            memory of sums takes it.
     """
     counts: dict[str, tuple[float, float]] = {}
     updates = 0.0
@@ -111,7 +124,11 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
             is_spikes = bool(((x == 0) | (x == 1)).all())
             # a layer that is used again adds to what it took before
             additions, multiplications = counts.get(name, (0.0, 0.0))
-            counts[name] = (additions + events, multiplications) if is_spikes else (additions, multiplications + events)
+            counts[name] = (
+                (additions + events, multiplications)
+                if is_spikes
+                else (additions, multiplications + events)
+            )
 
         return count
 
@@ -128,10 +145,15 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
     with evaluating(net), hooked(hooks):
         MultiStep(net)(x_seq)
     if not counts:
-        raise InvalidValueError("count_operations(net): the network has no Linear and no convolution, so no synapse to count")
+        raise InvalidValueError(
+            "count_operations(net): the network has no Linear and no convolution, so no synapse to"
+            " count"
+        )
     samples = x_seq.shape[1]
     layers = {name: sum(pair) / samples for name, pair in counts.items()}
-    additions, multiplications = (sum(pair[i] for pair in counts.values()) / samples for i in (0, 1))
+    additions, multiplications = (
+        sum(pair[i] for pair in counts.values()) / samples for i in (0, 1)
+    )
     return Operations(additions, multiplications, updates / samples, layers)
 
 
@@ -149,4 +171,6 @@ def _events(layer: nn.Module, x: Tensor) -> float:
     if not isinstance(layer, nn.Conv1d | nn.Conv2d):
         raise TypeError(f"{type(layer).__name__} is no layer")
     # a kernel of ones counts what each place of the output sees
-    return float(layer._conv_forward(active, torch.ones_like(layer.weight, dtype=active.dtype), None).sum())
+    return float(
+        layer._conv_forward(active, torch.ones_like(layer.weight, dtype=active.dtype), None).sum()
+    )

@@ -1,4 +1,6 @@
-"""Numbers on a binary grid: how many fractional bits they need, and the integers that stand for them there."""
+"""Numbers on a binary grid: how many fractional bits they need, and the integers that stand for
+them there.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,15 @@ def on_grid(values: Tensor | float, frac_bits: int) -> npt.NDArray[np.int64]:
 
 
 def rounded(values: Tensor, frac_bits: int) -> Tensor:
-    """The nearest multiples of `2**-frac_bits`, halves to even, in the dtype of `values` and without a gradient."""
-    return (torch.round(values.detach().double() * 2.0**frac_bits) * 2.0**-frac_bits).to(values.dtype)
+    """The nearest multiples of `2**-frac_bits`, halves to even, in the dtype of `values` and
+    without a gradient.
+    """
+    return (torch.round(values.detach().double() * 2.0**frac_bits) * 2.0**-frac_bits).to(
+        values.dtype
+    )
 
 
 def _float64(values: Tensor | float) -> npt.NDArray[np.float64]:
-    return np.asarray(values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, np.float64)
+    return np.asarray(
+        values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, np.float64
+    )

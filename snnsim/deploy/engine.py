@@ -1,4 +1,6 @@
-"""Running an integer network: compiled where numba is there, else by the operations' own definitions; the results are the same."""
+"""Running an integer network: compiled where numba is there, else by the operations' own
+definitions; the results are the same.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch
 
 from snnsim.deploy.operations import Integers
 from snnsim.deploy.state import Packed
-from snnsim.kernels import threads
+from snnsim.kernels.cpu import threads
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -32,22 +34,32 @@ def run(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tuple[Intege
     Returns:
         Outputs `[T, B, *m]` and the new state.
     """
-    return _run_compiled(network, x_seq, state) if is_compiled() else run_by_definition(network, x_seq, state)
+    return (
+        _run_compiled(network, x_seq, state)
+        if is_compiled()
+        else run_by_definition(network, x_seq, state)
+    )
 
 
-def run_by_definition(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
+def run_by_definition(
+    network: IntegerNetwork, x_seq: Integers, state: Packed
+) -> tuple[Integers, Packed]:
     """As `run`, in NumPy."""
     outputs, states = [], network.layout.unpack(state)
     for x in x_seq:
         values = [x.astype(np.int64)]
         for i, operation in enumerate(network.operations):
-            out, states[i] = operation.step([values[source] for source in operation.inputs], states[i])
+            out, states[i] = operation.step(
+                [values[source] for source in operation.inputs], states[i]
+            )
             values.append(out)
         outputs.append(values[network.output])
     return np.stack(outputs), network.layout.pack(states) if states else state
 
 
-def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
+def _run_compiled(
+    network: IntegerNetwork, x_seq: Integers, state: Packed
+) -> tuple[Integers, Packed]:
     program = network.program
     time_steps, batch = x_seq.shape[:2]
     # a static input is one step that is seen again and again
@@ -62,7 +74,10 @@ def _run_compiled(network: IntegerNetwork, x_seq: Integers, state: Packed) -> tu
     scratch = torch.empty(slots * program.slot_size, dtype=torch.int32)
     x_step = 0 if is_static else batch * network.input.size
     sizes = (0, 0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)
-    record = array("q", (*sizes, _address(x), _address(state), scratch.data_ptr(), _address(out), *program.fixed))
+    record = array(
+        "q",
+        (*sizes, _address(x), _address(state), scratch.data_ptr(), _address(out), *program.fixed),
+    )
     threads.run(_kernel(), record.buffer_info()[0], slots, work)
     return out, state
 
@@ -76,4 +91,6 @@ def _kernel() -> threads.Kernel:
 
 def _address(integers: Integers) -> int:
     # torch warns of memory that must not be written
-    return torch.from_numpy(integers).data_ptr() if integers.flags.writeable else integers.ctypes.data
+    return (
+        torch.from_numpy(integers).data_ptr() if integers.flags.writeable else integers.ctypes.data
+    )

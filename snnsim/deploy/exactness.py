@@ -1,9 +1,10 @@
 """When float32 computes exactly what the integers compute, and what is missing where it does not.
 
-A layer `u = a * scale + bias` in front of a neuron is exact if scale, bias, edges and leaks are multiples of `2**-F` and either
-every value on the way stays below `2**(24-F)`, or the layer feeds the neuron alone and its *live window*, largest edge + largest
-leak + largest bias + largest scale, does: float32 rounds beyond it, but rounding is monotone and the neuron saturated there.
-The sum `a` itself must stay below 2**24.
+A layer `u = a * scale + bias` in front of a neuron is exact if scale, bias, edges and leaks are
+multiples of `2**-F` and either every value on the way stays below `2**(24-F)`, or the layer feeds
+the neuron alone and its *live window*, largest edge + largest leak + largest bias + largest scale,
+does: float32 rounds beyond it, but rounding is monotone and the neuron saturated there. The sum `a`
+itself must stay below 2**24.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ __all__ = ["Report", "Stage", "accumulator_bounds", "live_limits"]
 
 # beyond this many fractional bits nothing of use fits below the exact range
 MAX_FRAC_BITS = 24
-# larger ones are refused wherever they are met, and what is computed with them must not leave 64 bits
+# larger ones are refused wherever they are met, and what is computed with them must not leave 64
+# bits
 LARGEST_SUM = 2**60
 
 
@@ -34,8 +36,10 @@ class Stage:
         frac_bits: F, fractional bits that its scales, biases, edges and leaks need.
         window: largest value at which a rounding could matter, in the unit of the threshold.
         accumulator: largest sum of weights times inputs.
-        multiplier: smallest and largest scale in units of `2**-frac_bits`; None where the input is no single layer.
-        added_bits: how many of the fractional bits the steps of the input and divisions add to those of the layer's grid.
+        multiplier: smallest and largest scale in units of `2**-frac_bits`; None where the input is
+            no single layer.
+        added_bits: how many of the fractional bits the steps of the input and divisions add to
+            those of the layer's grid.
     """
 
     name: str
@@ -53,13 +57,19 @@ class Stage:
 
     @property
     def headroom_bits(self) -> int:
-        """How many more fractional bits would still be exact; negative where too many are needed already."""
+        """How many more fractional bits would still be exact; negative where too many are needed
+        already.
+        """
         return self.largest_frac_bits - self.frac_bits
 
     @property
     def largest_frac_bits(self) -> int:
         """The most fractional bits that are exact with this window."""
-        return min(MAX_FRAC_BITS, math.floor(math.log2(FLOAT32_EXACT / self.window))) if self.window else MAX_FRAC_BITS
+        return (
+            min(MAX_FRAC_BITS, math.floor(math.log2(FLOAT32_EXACT / self.window)))
+            if self.window
+            else MAX_FRAC_BITS
+        )
 
     @property
     def accumulator_bits(self) -> int:
@@ -71,8 +81,9 @@ class Stage:
         """Why float32 is not exact here, and what would help; None where it is."""
         if self.accumulator > FLOAT32_EXACT:
             return (
-                f"sums of weights times inputs reach {self.accumulator}, and float32 is exact up to 2^24; use "
-                f"{math.ceil(math.log2(self.accumulator / FLOAT32_EXACT))} bits less for the weights or for the inputs"
+                f"sums of weights times inputs reach {self.accumulator}, and float32 is exact up to"
+                f" 2^24; use {math.ceil(math.log2(self.accumulator / FLOAT32_EXACT))} bits less for"
+                " the weights or for the inputs"
             )
         if self.window > self.limit:
             most = self.largest_frac_bits
@@ -82,10 +93,13 @@ class Stage:
                 if grid_bits >= 0
                 else "use smaller scales or fewer levels"
             )
-            added = f" ({self.added_bits} of them for the step of its input)" if self.added_bits else ""
+            added = (
+                f" ({self.added_bits} of them for the step of its input)" if self.added_bits else ""
+            )
             return (
-                f"scale, bias, edges and leak need {self.frac_bits} fractional bits{added}, and with a live window of "
-                f"{self.window:.4g} float32 is exact for at most {most}; {remedy}"
+                f"scale, bias, edges and leak need {self.frac_bits} fractional bits{added}, and"
+                f" with a live window of {self.window:.4g} float32 is exact for at most {most};"
+                f" {remedy}"
             )
         return None
 
@@ -97,36 +111,69 @@ class Report:
     stages: tuple[Stage, ...]
 
     def __str__(self) -> str:
-        rows = [("neuron", "layer", "fractional bits", "live window", "limit", "accumulator bits", "multiplier")]
+        rows = [
+            (
+                "neuron",
+                "layer",
+                "fractional bits",
+                "live window",
+                "limit",
+                "accumulator bits",
+                "multiplier",
+            )
+        ]
         for s in self.stages:
             multiplier = "" if s.multiplier is None else f"{s.multiplier[0]}..{s.multiplier[1]}"
-            numbers = (str(s.frac_bits), f"{s.window:.4g}", f"{s.limit:.4g}", str(s.accumulator_bits), multiplier)
+            numbers = (
+                str(s.frac_bits),
+                f"{s.window:.4g}",
+                f"{s.limit:.4g}",
+                str(s.accumulator_bits),
+                multiplier,
+            )
             rows.append((s.name, s.layer, *numbers))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
 
 
 def accumulator_bounds(weight: Integers, low: int, high: int) -> tuple[Integers, Integers]:
-    """Smallest and largest sum of weights times inputs of each output channel, for inputs in [low, high] that may be 0.
+    """Smallest and largest sum of weights times inputs of each output channel, for inputs in [low,
+    high] that may be 0.
 
     Sums beyond 2^60 are given as that.
     """
     flat = weight.astype(np.int64).reshape(len(weight), -1)
     # Python's whole numbers have no end
-    positive, negative = flat.clip(min=0).sum(1).astype(object), flat.clip(max=0).sum(1).astype(object)
+    positive, negative = (
+        flat.clip(min=0).sum(1).astype(object),
+        flat.clip(max=0).sum(1).astype(object),
+    )
     bounds = positive * low + negative * high, positive * high + negative * low
     least, most = (np.clip(bound, -LARGEST_SUM, LARGEST_SUM).astype(np.int64) for bound in bounds)
     return least, most
 
 
 def live_limits(
-    multiplier: Integers, offset: Integers, edges: Integers, leak: Integers, low: Integers, high: Integers
+    multiplier: Integers,
+    offset: Integers,
+    edges: Integers,
+    leak: Integers,
+    low: Integers,
+    high: Integers,
 ) -> Integers | None:
-    """Limits `[2, O]` of the sum `a` beyond which the neuron is saturated; None if no sum in [low, high] can leave 32 bits.
+    """Limits `[2, O]` of the sum `a` beyond which the neuron is saturated; None if no sum in [low,
+    high] can leave 32 bits.
 
     All other arguments on the grid of the edges.
     """
-    reach = np.maximum(np.abs(low), np.abs(high)).astype(np.float64) * multiplier + np.abs(offset) + np.abs(leak).max()
+    reach = (
+        np.maximum(np.abs(low), np.abs(high)).astype(np.float64) * multiplier
+        + np.abs(offset)
+        + np.abs(leak).max()
+    )
     if (reach <= INT32_MAX).all():
         return None
     top = -((leak.min() + offset - edges[-1]) // multiplier)

@@ -1,4 +1,5 @@
-"""Moving what no binary grid holds, divisions and constants, into factors of the layers next to it."""
+"""Moving what no binary grid holds, divisions and constants, into factors of the layers next to
+it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.constants import pool_divisor, pool_window
 from snnsim.deploy.graph import IDLE, Graph, Part, check_method, own_method, refusal
-from snnsim.deploy.shapes import AVERAGES, IDENTITIES, MAXIMA, RESHAPES, input_shape_of, output_shape
+from snnsim.deploy.shapes import (
+    AVERAGES,
+    IDENTITIES,
+    MAXIMA,
+    RESHAPES,
+    input_shape_of,
+    output_shape,
+)
 from snnsim.deploy.sum_pool import AdaptiveSumPool1d, AdaptiveSumPool2d, SumPool1d
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay
@@ -48,14 +56,18 @@ class _Factor:
 
 
 class _CannotMoveError(Exception):
-    """A factor meets a part that it passes neither through nor into; its argument is the name of that part."""
+    """A factor meets a part that it passes neither through nor into; its argument is the name of
+    that part.
+    """
 
 
 def move_factors(graph: Graph, input_shape: tuple[int, ...] | None) -> None:
-    """Move divisions by tau, by the sizes of average pools, and the constants of converted networks into layers, in place.
+    """Move divisions by tau, by the sizes of average pools, and the constants of converted networks
+    into layers, in place.
 
     Raises:
-        InvalidValueError: one that cannot move, or a layer whose uses would need different ones; nothing is changed then.
+        InvalidValueError: one that cannot move, or a layer whose uses would need different ones;
+            nothing is changed then.
     """
     _Mover(graph, input_shape).move()
 
@@ -65,7 +77,11 @@ class _Mover:
         self.graph = graph
         self.shapes: list[tuple[int, ...]] = []
         for part in graph.parts:
-            shape = output_shape(part, self.shapes.__getitem__) if part.inputs else input_shape_of(graph, input_shape)
+            shape = (
+                output_shape(part, self.shapes.__getitem__)
+                if part.inputs
+                else input_shape_of(graph, input_shape)
+            )
             self.shapes.append(shape)
         self.factors: list[_Factor] = []
         # pools that divide by no power of two somewhere, by identity
@@ -76,9 +92,14 @@ class _Mover:
         self.summing = {
             id(part.module)
             for index, part in enumerate(self.graph.parts)
-            if isinstance(part.module, AVERAGES) and not _is_power_of_two(self._divisor(index, part))
+            if isinstance(part.module, AVERAGES)
+            and not _is_power_of_two(self._divisor(index, part))
         }
-        moved = {id(part.module): part.module for index, part in enumerate(self.graph.parts) if self._find(index, part)}
+        moved = {
+            id(part.module): part.module
+            for index, part in enumerate(self.graph.parts)
+            if self._find(index, part)
+        }
         layers = self._by_layer()
         for module in moved.values():
             _without_factor(module)
@@ -90,7 +111,9 @@ class _Mover:
         """Whether a part has a factor that has to move; where to is remembered."""
         module = part.module
         if isinstance(module, Membrane):
-            return self._find_division(index, part, module.current if isinstance(module, SynapticNode) else module)
+            return self._find_division(
+                index, part, module.current if isinstance(module, SynapticNode) else module
+            )
         if isinstance(module, AVERAGES):
             return self._find_average(index, part, module)
         if isinstance(module, Scale) and not bool((module.factor == 1).all()):
@@ -105,14 +128,16 @@ class _Mover:
         known = (LIFNode.input_divisor, ParametricLIFNode.input_divisor)
         if type(node).input_divisor not in known or "input_divisor" in vars(node):
             raise InvalidValueError(
-                f"to_grid: the neuron {part.name!r} divides its input by {divisor}; scale the layer before it instead"
+                f"to_grid: the neuron {part.name!r} divides its input by {divisor}; scale the layer"
+                " before it instead"
             )
         try:
             self.factors += self._before(index, 1 / divisor.detach().double(), part)
         except _CannotMoveError as stuck:
             raise InvalidValueError(
-                f"to_grid: the neuron {part.name!r} divides its input by tau, which is no power of two, and the division cannot "
-                f"move into {stuck.args[0]!r} before it; use decay_input=False, a tau of 2, 4, ..., or one for each output channel"
+                f"to_grid: the neuron {part.name!r} divides its input by tau, which is no power of"
+                f" two, and the division cannot move into {stuck.args[0]!r} before it; use"
+                " decay_input=False, a tau of 2, 4, ..., or one for each output channel"
             ) from None
         return True
 
@@ -125,8 +150,8 @@ class _Mover:
         if part.is_function or type(pool) not in (*SUMMING, nn.AvgPool2d):
             raise refusal(
                 part,
-                f"divides by {int(divisor)}, which no binary grid holds exactly; make it a module of torch.nn, whose division "
-                "to_grid can move into a layer next to it",
+                f"divides by {int(divisor)}, which no binary grid holds exactly; make it a module"
+                " of torch.nn, whose division to_grid can move into a layer next to it",
             )
         try:
             self.factors += self._before(index, 1 / divisor, part)
@@ -135,9 +160,10 @@ class _Mover:
                 self.factors += self._behind(index, 1 / divisor, part)
             except _CannotMoveError as behind:
                 raise InvalidValueError(
-                    f"to_grid: the pool {part.name!r} divides by {int(divisor)}, which no binary grid holds, and the division can "
-                    f"move neither into {before.args[0]!r} before it nor into {behind.args[0]!r} behind it; sum instead, with "
-                    "divisor_override=1, or pool over 2, 4, ... places"
+                    f"to_grid: the pool {part.name!r} divides by {int(divisor)}, which no binary"
+                    f" grid holds, and the division can move neither into {before.args[0]!r} before"
+                    f" it nor into {behind.args[0]!r} behind it; sum instead, with"
+                    " divisor_override=1, or pool over 2, 4, ... places"
                 ) from None
         return True
 
@@ -154,8 +180,9 @@ class _Mover:
             self.factors += self._behind(index, factor, part)
         except _CannotMoveError as stuck:
             raise InvalidValueError(
-                f"to_grid: {part.name!r} multiplies by a constant, which cannot move into {stuck.args[0]!r}; let it be one "
-                "positive number for all channels (per_channel=False of calibrate.convert), with quantized layers alone behind it"
+                f"to_grid: {part.name!r} multiplies by a constant, which cannot move into"
+                f" {stuck.args[0]!r}; let it be one positive number for all channels"
+                " (per_channel=False of calibrate.convert), with quantized layers alone behind it"
             ) from None
 
     def _before(self, index: int, value: Tensor, origin: Part) -> list[_Factor]:
@@ -178,11 +205,17 @@ class _Mover:
         return found
 
     def _before_reshape(self, part: Part, per_channel: Tensor | None) -> Tensor:
-        """A constant of what a part returns in another shape, as one of what it is given: of its channels where they stay."""
+        """A constant of what a part returns in another shape, as one of what it is given: of its
+        channels where they stay.
+        """
         shape = self.shapes[part.inputs[0]]
-        if per_channel is None or (per_channel.dim() and shape != (len(per_channel), *[1] * (len(shape) - 1))):
+        if per_channel is None or (
+            per_channel.dim() and shape != (len(per_channel), *[1] * (len(shape) - 1))
+        ):
             raise _CannotMoveError(part.name)
-        return per_channel.reshape(-1, *[1] * (len(shape) - 1)) if per_channel.dim() else per_channel
+        return (
+            per_channel.reshape(-1, *[1] * (len(shape) - 1)) if per_channel.dim() else per_channel
+        )
 
     def _behind(self, index: int, value: Tensor, origin: Part) -> list[_Factor]:
         """The factors of the layers behind a part that stand for one number times its output."""
@@ -209,14 +242,21 @@ class _Mover:
                 uses.setdefault(id(part.module), []).append(index)
         layers = []
         for places in uses.values():
-            products = [_products([factor for factor in self.factors if factor.use == place]) for place in places]
+            products = [
+                _products([factor for factor in self.factors if factor.use == place])
+                for place in places
+            ]
             for place, product in zip(places[1:], products[1:], strict=True):
-                if not all(torch.equal(*torch.broadcast_tensors(a, b)) for a, b in zip(products[0], product, strict=True)):
+                if not all(
+                    torch.equal(*torch.broadcast_tensors(a, b))
+                    for a, b in zip(products[0], product, strict=True)
+                ):
                     first, second = (self._reason(use) for use in (places[0], place))
                     raise InvalidValueError(
-                        f"to_grid: the layer {self.graph.parts[place].name!r} is used in several places, and {first} and {second} "
-                        "ask for different factors of what it computes; give each place a layer of its own, whose weights may be "
-                        "tied, or one tau to both neurons"
+                        f"to_grid: the layer {self.graph.parts[place].name!r} is used in several"
+                        f" places, and {first} and {second} ask for different factors of what it"
+                        " computes; give each place a layer of its own, whose weights may be tied,"
+                        " or one tau to both neurons"
                     )
             layer: Any = self.graph.parts[places[0]].module
             layers.append((layer, [factor for factor in self.factors if factor.use == places[0]]))
@@ -226,7 +266,9 @@ class _Mover:
         """The parts that a use of a layer has its factors from; without any, what reads it."""
         origins = [repr(factor.origin.name) for factor in self.factors if factor.use == use]
         return " and ".join(
-            origins or [repr(self.graph.parts[reader].name) for reader in self.graph.readers(use)] or ["the output"]
+            origins
+            or [repr(self.graph.parts[reader].name) for reader in self.graph.readers(use)]
+            or ["the output"]
         )
 
 
@@ -244,7 +286,9 @@ def _products(factors: list[_Factor]) -> tuple[Tensor, Tensor]:
 
 
 def _per_channel(value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """A constant that broadcasts against samples of this shape as one number or `[C]`; None where it differs within a channel."""
+    """A constant that broadcasts against samples of this shape as one number or `[C]`; None where
+    it differs within a channel.
+    """
     if value.numel() == 1:
         return value.reshape(())
     sizes = (*[1] * (len(shape) - value.dim()), *value.shape)

@@ -1,4 +1,6 @@
-"""Integer networks in files: a folder with `network.json` (what the network is) and `tensors.safetensors` (its integers)."""
+"""Integer networks in files: a folder with `network.json` (what the network is) and
+`tensors.safetensors` (its integers).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snnsim._core.files import write_folder
 from snnsim._version import __version__
 from snnsim.deploy.operations import (
     Add,
@@ -28,7 +31,6 @@ from snnsim.deploy.operations import (
 from snnsim.deploy.preset_operations import Preset, PresetLayer, PresetNeuron
 from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
 from snnsim.errors import DataError, MissingDataError, SnnsimError
-from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -39,14 +41,38 @@ FORMAT = "snnsim integer network"
 FORMAT_VERSION = 1
 MANIFEST, TENSORS = "network.json", "tensors.safetensors"
 KINDS: dict[str, type[Operation]] = {
-    kind.__name__: kind for kind in (Add, Delay, GridNeuron, Pool, PresetLayer, PresetNeuron, Product, Reshape, TableNeuron)
+    kind.__name__: kind
+    for kind in (
+        Add,
+        Delay,
+        GridNeuron,
+        Pool,
+        PresetLayer,
+        PresetNeuron,
+        Product,
+        Reshape,
+        TableNeuron,
+    )
 }
-PRESETS: dict[str, type[Preset]] = {preset.__name__: preset for preset in (LoihiLIF, XyloLIF, SpeckIF)}
+PRESETS: dict[str, type[Preset]] = {
+    preset.__name__: preset for preset in (LoihiLIF, XyloLIF, SpeckIF)
+}
 # a network of thousands of operations is described in less; weights are loaded whole
 LARGEST = {MANIFEST: 2**26, TENSORS: 2**33}
 # fields that are arrays, some of which may be missing; everything else is plain JSON
 OPTIONAL = {"limits", "levels"}
-ARRAYS = {"weight", "multiplier", "offset", "limits", "edges", "leak", "reset", "fire", "levels", "thresholds"}
+ARRAYS = {
+    "weight",
+    "multiplier",
+    "offset",
+    "limits",
+    "edges",
+    "leak",
+    "reset",
+    "fire",
+    "levels",
+    "thresholds",
+}
 
 
 def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integers]]:
@@ -61,7 +87,9 @@ def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integer
                 entry[field.name] = f"{i}.{field.name}"
                 tensors[entry[field.name]] = np.ascontiguousarray(value)
             else:
-                entry[field.name] = asdict(value) if isinstance(value, Signal | Window | Preset) else value
+                entry[field.name] = (
+                    asdict(value) if isinstance(value, Signal | Window | Preset) else value
+                )
                 if isinstance(value, Preset):
                     entry[field.name] |= {"preset": type(value).__name__}
         operations.append(entry)
@@ -99,11 +127,13 @@ def save_network(network: IntegerNetwork, folder: str | os.PathLike[str]) -> Non
 
 
 def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `save_network` wrote: the arguments of an IntegerNetwork. Nothing in the files is executed.
+    """Read what `save_network` wrote: the arguments of an IntegerNetwork. Nothing in the files is
+    executed.
 
     Raises:
         MissingDataError: no such files.
-        DataError: files that were changed, damaged, of another format, or that describe no sound network.
+        DataError: files that were changed, damaged, of another format, or that describe no sound
+            network.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -124,9 +154,18 @@ def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
         }
     except SnnsimError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SafetensorError) as problem:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        SafetensorError,
+    ) as problem:
         raise DataError(
-            f"IntegerNetwork.load({str(folder)!r}): damaged or not an integer network ({problem}); save the network again"
+            f"IntegerNetwork.load({str(folder)!r}): damaged or not an integer network ({problem});"
+            " save the network again"
         ) from problem
 
 
@@ -137,15 +176,25 @@ def _content(folder: Path, name: str) -> bytes:
         if not path.is_file():
             # a pipe or a device would never end
             if path.exists():
-                raise DataError(f"{who}: {name} is no regular file; name a folder that IntegerNetwork.save wrote")
-            raise MissingDataError(f"{who}: {name} is not there; name a folder that IntegerNetwork.save wrote")
+                raise DataError(
+                    f"{who}: {name} is no regular file; name a folder that IntegerNetwork.save"
+                    " wrote"
+                )
+            raise MissingDataError(
+                f"{who}: {name} is not there; name a folder that IntegerNetwork.save wrote"
+            )
         if path.stat().st_size > LARGEST[name]:
-            raise DataError(f"{who}: {name} has {path.stat().st_size} bytes, more than any network; save the network again")
+            raise DataError(
+                f"{who}: {name} has {path.stat().st_size} bytes, more than any network; save the"
+                " network again"
+            )
         return path.read_bytes()
     except OSError as problem:
         if isinstance(problem, SnnsimError):
             raise
-        raise DataError(f"{who}: {name} cannot be read ({problem.strerror or problem}); make it readable") from problem
+        raise DataError(
+            f"{who}: {name} cannot be read ({problem.strerror or problem}); make it readable"
+        ) from problem
 
 
 def _check_manifest(manifest: dict[str, Any], content: bytes) -> None:
@@ -153,13 +202,16 @@ def _check_manifest(manifest: dict[str, Any], content: bytes) -> None:
         raise ValueError(f"its format is {manifest['format']!r}")
     if manifest["format_version"] != FORMAT_VERSION:
         raise DataError(
-            f"IntegerNetwork.load: the file has format version {manifest['format_version']}, this snnsim reads {FORMAT_VERSION}; "
-            f"use the snnsim that wrote it, {manifest.get('snnsim_version')}"
+            f"IntegerNetwork.load: the file has format version {manifest['format_version']}, this"
+            f" snnsim reads {FORMAT_VERSION}; use the snnsim that wrote it,"
+            f" {manifest.get('snnsim_version')}"
         )
     stated = manifest.pop("sha256")
     manifest.pop("snnsim_version", None)
     if stated != {TENSORS: hashlib.sha256(content).hexdigest(), "network": _hash(manifest)}:
-        raise ValueError("its content does not match its SHA-256, so it was changed after it was saved")
+        raise ValueError(
+            "its content does not match its SHA-256, so it was changed after it was saved"
+        )
 
 
 def _hash(manifest: dict[str, Any]) -> str:
@@ -170,7 +222,9 @@ def _operation(entry: dict[str, Any], tensors: dict[str, Integers]) -> Operation
     kind = KINDS[entry["kind"]]
     if set(entry) != {"kind", *(field.name for field in fields(kind))}:
         raise ValueError(f"an operation {entry['kind']} with the fields {sorted(entry)}")
-    return kind(**{name: _field(name, value, tensors) for name, value in entry.items() if name != "kind"})
+    return kind(
+        **{name: _field(name, value, tensors) for name, value in entry.items() if name != "kind"}
+    )
 
 
 def _field(name: str, value: Any, tensors: dict[str, Integers]) -> Any:
@@ -183,15 +237,22 @@ def _field(name: str, value: Any, tensors: dict[str, Integers]) -> Any:
     if name == "neuron":
         preset = PRESETS[value["preset"]]
         # a field without a default is an int
-        kinds = {field.name: bool if isinstance(field.default, bool) else int for field in fields(preset)}
-        return preset(**{key: _plain(number, kinds[key]) for key, number in value.items() if key != "preset"})
+        kinds = {
+            field.name: bool if isinstance(field.default, bool) else int for field in fields(preset)
+        }
+        return preset(
+            **{key: _plain(number, kinds[key]) for key, number in value.items() if key != "preset"}
+        )
     if name in ("inputs", "shifts", "planes"):
         return _integers(value)
     return _plain(value, bool if name == "maximum" else str if name == "name" else int)
 
 
 def _signal(value: dict[str, Any]) -> Signal:
-    return Signal(_integers(value["shape"]), *(_plain(value[key], int) for key in ("low", "high", "frac_bits")))
+    return Signal(
+        _integers(value["shape"]),
+        *(_plain(value[key], int) for key in ("low", "high", "frac_bits")),
+    )
 
 
 def _integers(values: Any) -> tuple[int, ...]:

@@ -20,8 +20,8 @@ from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.layers import Delay, Dropout
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.weight import QuantizedWeight
-from snnsim.runners import MultiStep, SingleStep, reset
-from snnsim.temporal import Temporal
+from snnsim.temporal.module import Temporal
+from snnsim.temporal.runner import MultiStep, SingleStep, reset
 
 __all__ = [
     "IDLE",
@@ -42,9 +42,23 @@ IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 ADDITIONS = (operator.add, torch.add, "add", *IN_PLACE_ADDITIONS)
 # functions and methods that keep the order of the numbers
 RESHAPINGS = ("contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view")
-RESHAPING_FUNCTIONS = (torch.flatten, torch.reshape, torch.squeeze, torch.unflatten, torch.unsqueeze)
+RESHAPING_FUNCTIONS = (
+    torch.flatten,
+    torch.reshape,
+    torch.squeeze,
+    torch.unflatten,
+    torch.unsqueeze,
+)
 # what sizes are computed with
-SIZE_FUNCTIONS = (getattr, operator.getitem, operator.mul, operator.floordiv, operator.add, operator.sub, operator.neg)
+SIZE_FUNCTIONS = (
+    getattr,
+    operator.getitem,
+    operator.mul,
+    operator.floordiv,
+    operator.add,
+    operator.sub,
+    operator.neg,
+)
 MEANS = (torch.mean, "mean")
 POOLS: dict[Any, type[nn.Module]] = {
     F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
@@ -62,7 +76,16 @@ IDLE = frozenset({"extra_repr", "reset_parameters", "train", "eval"})
 # and those that are called in lowering as they are
 HARMLESS = IDLE | {"integer_weight", "quantized_bias"}
 # what a user's forward may raise when it is called with stand-ins for tensors
-UNREADABLE = (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
+UNREADABLE = (
+    fx.proxy.TraceError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    AssertionError,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,8 @@ class Part:
         name: dotted name of the module; for a function its name in the trace.
         module: None for the network's input and for a sum.
         inputs: the parts that feed it, by position in the graph.
-        is_function: whether `module` stands for a function of the forward and is none of the network's.
+        is_function: whether `module` stands for a function of the forward and is none of the
+            network's.
     """
 
     name: str
@@ -84,7 +108,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Graph:
-    """The parts of a network in the order they run, the input first, and which of them is its output."""
+    """The parts of a network in the order they run, the input first, and which of them is its
+    output.
+    """
 
     parts: tuple[Part, ...]
     output: int
@@ -95,7 +121,8 @@ class Graph:
 
 
 class Reshaping(nn.Module):
-    """A function within a forward that gives the numbers of a tensor another shape, such as `x.view(x.size(0), -1)`.
+    """A function within a forward that gives the numbers of a tensor another shape, such as
+    `x.view(x.size(0), -1)`.
 
     Args:
         node: of the trace.
@@ -109,24 +136,37 @@ class Reshaping(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Only its shape is known outside of the forward that it stands in."""
-        raise InvalidValueError(f"the change of shape {self.node.name!r} is no module; write nn.Flatten() or x.flatten(1)")
+        raise InvalidValueError(
+            f"the change of shape {self.node.name!r} is no module; write nn.Flatten() or"
+            " x.flatten(1)"
+        )
 
     def reshaped(self, shape_of: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
-        """The shape that it gives, with the batch axis in front, from those of the tensors before it."""
-        return tuple(_evaluated(self.node, {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()}).shape)
+        """The shape that it gives, with the batch axis in front, from those of the tensors before
+        it.
+        """
+        return tuple(
+            _evaluated(
+                self.node,
+                {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()},
+            ).shape
+        )
 
 
 def _evaluated(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
     if node in known:
         return known[node]
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _evaluated(source, known))
+    args, kwargs = fx.node.map_arg(
+        (node.args, node.kwargs), lambda source: _evaluated(source, known)
+    )
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def network_of(net: object) -> tuple[nn.Module, int | None]:
-    """The network inside a runner, and how often that presents a static input (None: it takes sequences).
+    """The network inside a runner, and how often that presents a static input (None: it takes
+    sequences).
 
     Raises:
         InvalidTypeError: not a module.
@@ -137,12 +177,16 @@ def network_of(net: object) -> tuple[nn.Module, int | None]:
         reason = "forward hooks" if hooked else "a forward of its own" if own_method(net) else None
         if reason:
             raise InvalidValueError(
-                f"the runner around the network has {reason}, which a lowered network would not have; pass the network alone"
+                f"the runner around the network has {reason}, which a lowered network would not"
+                " have; pass the network alone"
             )
         return net.net, net.time_steps
     if isinstance(net, nn.Module):
         return net, None
-    raise InvalidTypeError(f"net must be an nn.Module, got {type(net).__name__}; pass the trained network, or a runner around it")
+    raise InvalidTypeError(
+        f"net must be an nn.Module, got {type(net).__name__}; pass the trained network, or a runner"
+        " around it"
+    )
 
 
 def at_rest(net: nn.Module) -> nn.Module:
@@ -156,27 +200,38 @@ def at_rest(net: nn.Module) -> nn.Module:
     for name, module in copied.named_modules():
         part = Part(name, module, ())
         if module.training:
-            raise refusal(part, "it stays in training mode when the network goes to eval mode; let eval() reach it")
+            raise refusal(
+                part,
+                "it stays in training mode when the network goes to eval mode; let eval() reach it",
+            )
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if tensor.is_floating_point() and tensor.dtype not in EXACT_DTYPES:
-                raise refusal(part, f"it is in {tensor.dtype}, which rounds what integers do not; convert it with net.float()")
+                raise refusal(
+                    part,
+                    f"it is in {tensor.dtype}, which rounds what integers do not; convert it with"
+                    " net.float()",
+                )
     reset(copied)
     return copied
 
 
 def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
-    """Inputs of the linear layer that comes first, behind reshapings and modules of the kinds `skipped`.
+    """Inputs of the linear layer that comes first, behind reshapings and modules of the kinds
+    `skipped`.
 
     Raises:
         InvalidValueError: another layer comes first.
     """
     index = 0
-    while isinstance(graph.parts[index].module, (type(None), nn.Flatten, Reshaping, *skipped)) and graph.readers(index):
+    while isinstance(
+        graph.parts[index].module, (type(None), nn.Flatten, Reshaping, *skipped)
+    ) and graph.readers(index):
         index = graph.readers(index)[0]
     first = graph.parts[index].module
     if not isinstance(first, nn.Linear):
         raise InvalidValueError(
-            "input_shape: the shape of one sample cannot be told from the first layer; give it, as in input_shape=(1, 28, 28)"
+            "input_shape: the shape of one sample cannot be told from the first layer; give it, as"
+            " in input_shape=(1, 28, 28)"
         )
     return first.in_features
 
@@ -184,7 +239,11 @@ def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
 def refusal(part: Part, reason: str) -> InvalidValueError:
     """The error that names a part and says why it cannot be lowered."""
     kind = "" if part.module is None else f" ({type(part.module).__name__})"
-    return InvalidValueError(f"{part.name!r}{kind} cannot be lowered exactly: {reason}" if part.name else f"the network: {reason}")
+    return InvalidValueError(
+        f"{part.name!r}{kind} cannot be lowered exactly: {reason}"
+        if part.name
+        else f"the network: {reason}"
+    )
 
 
 class _Proxy(fx.Proxy):
@@ -210,17 +269,20 @@ def read(net: nn.Module) -> Graph:
     """Read a network of one input and one output.
 
     Raises:
-        InvalidValueError: feedback, control flow that depends on data, hooks, or an operation other than a module, a sum, a pool
-            and a change of shape.
+        InvalidValueError: feedback, control flow that depends on data, hooks, or an operation other
+            than a module, a sum, a pool and a change of shape.
     """
     if isinstance(net, Temporal | QuantizedWeight) or not any(True for _ in net.children()):
-        raise InvalidValueError(f"the network is a single {type(net).__name__}; put it into an nn.Sequential")
+        raise InvalidValueError(
+            f"the network is a single {type(net).__name__}; put it into an nn.Sequential"
+        )
     _check_as_written(net)
     try:
         trace = _Tracer().trace(net)
     except UNREADABLE as problem:
         raise InvalidValueError(
-            f"the network's forward cannot be read ({problem}); let it call modules and add their results, without branches on data"
+            f"the network's forward cannot be read ({problem}); let it call modules and add their"
+            " results, without branches on data"
         ) from problem
     parts: list[Part] = []
     index: dict[fx.Node, int] = {}
@@ -231,7 +293,10 @@ def read(net: nn.Module) -> Graph:
             continue
         if node.op == "output":
             if not isinstance(node.args[0], fx.Node) or node.args[0] not in index:
-                raise InvalidValueError("the network returns several tensors; let its forward return the last layer's alone")
+                raise InvalidValueError(
+                    "the network returns several tensors; let its forward return the last layer's"
+                    " alone"
+                )
             output = index[node.args[0]]
             continue
         found = _parts(net, node, index, len(parts))
@@ -251,21 +316,27 @@ def _check_as_written(net: nn.Module) -> None:
     every: Any = nn.modules.module
     if every._global_forward_hooks or every._global_forward_pre_hooks:
         raise InvalidValueError(
-            "the network runs under global forward hooks, which may change anything; remove them before lowering"
+            "the network runs under global forward hooks, which may change anything; remove them"
+            " before lowering"
         )
     if "forward" in vars(net) or type(net).__call__ is not nn.Module.__call__:
-        raise InvalidValueError("the network has a forward or __call__ put in place of its class's; define forward in the class")
+        raise InvalidValueError(
+            "the network has a forward or __call__ put in place of its class's; define forward in"
+            " the class"
+        )
     for name, module in net.named_modules():
         part = Part(name, module, ())
         if isinstance(module, Feedback):
             raise InvalidValueError(
-                f"the network has feedback through {name!r}, and is read in one direction only; take the loop out"
+                f"the network has feedback through {name!r}, and is read in one direction only;"
+                " take the loop out"
             )
         if module._forward_hooks or module._forward_pre_hooks:
             raise refusal(
                 part,
-                "it has forward hooks, which may change what it takes or returns; remove them first, those of torch's pruning with "
-                "torch.nn.utils.prune.remove(layer, 'weight')",
+                "it has forward hooks, which may change what it takes or returns; remove them"
+                " first, those of torch's pruning with torch.nn.utils.prune.remove(layer,"
+                " 'weight')",
             )
 
 
@@ -281,7 +352,9 @@ def _is_size(node: fx.Node, index: dict[fx.Node, int]) -> bool:
 
 
 def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: int) -> list[Part]:
-    """What a node of a trace is: one part, or two behind each other, the first at a position of the graph."""
+    """What a node of a trace is: one part, or two behind each other, the first at a position of the
+    graph.
+    """
     tensors = [source for source in node.all_input_nodes if source in index]
     inputs = tuple(index[source] for source in tensors)
     if node.op == "placeholder":
@@ -290,11 +363,15 @@ def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: i
         module = net.get_submodule(str(node.target))
         part = Part(str(node.target), module, inputs)
         if len(node.args) + len(node.kwargs) != 1 or len(inputs) != 1:
-            raise refusal(part, "it is called with more than a tensor; call it with its input alone")
+            raise refusal(
+                part, "it is called with more than a tensor; call it with its input alone"
+            )
         return [part]
     is_method = node.op == "call_method"
     if node.op == "call_function" or is_method:
-        summands = [index[value] for value in node.args if isinstance(value, fx.Node) and value in index]
+        summands = [
+            index[value] for value in node.args if isinstance(value, fx.Node) and value in index
+        ]
         if node.target in ADDITIONS and not node.kwargs and len(node.args) == len(summands) == 2:
             return [Part(node.name, None, tuple(summands))]
         # one tensor, which comes first
@@ -305,24 +382,43 @@ def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: i
             if node.target in (RESHAPINGS if is_method else RESHAPING_FUNCTIONS):
                 return [Part(node.name, Reshaping(node, dict(index)), inputs, is_function=True)]
             if node.target in MEANS and _mean(node) is not None:
-                without_axes = Part(node.name, Reshaping(node, dict(index)), (position,), is_function=True)
+                without_axes = Part(
+                    node.name, Reshaping(node, dict(index)), (position,), is_function=True
+                )
                 return [Part(node.name, _mean(node), inputs, is_function=True), without_axes]
             if node.target in POOLS and len(node.all_input_nodes) == 1:
-                return [Part(node.name, POOLS[node.target](*node.args[1:], **node.kwargs), inputs, is_function=True)]
+                return [
+                    Part(
+                        node.name,
+                        POOLS[node.target](*node.args[1:], **node.kwargs),
+                        inputs,
+                        is_function=True,
+                    )
+                ]
     raise InvalidValueError(
-        f"{node.name!r} ({_spelled(node.target)}) cannot be lowered: an integer network is made of modules, sums of two tensors, "
-        "pools and changes of shape; replace it by one of those"
+        f"{node.name!r} ({_spelled(node.target)}) cannot be lowered: an integer network is made of"
+        " modules, sums of two tensors, pools and changes of shape; replace it by one of those"
     )
 
 
 def _flatten(node: fx.Node) -> nn.Flatten | None:
-    """The module that a change of shape is, where it flattens: `flatten` itself, and `x.view(x.size(0), -1)`."""
+    """The module that a change of shape is, where it flattens: `flatten` itself, and
+    `x.view(x.size(0), -1)`.
+    """
     names = ("start_dim", "end_dim") if node.target in (torch.flatten, "flatten") else ("shape",)
     given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-    if len(names) == 2 and all(isinstance(value, int) for value in given.values()) and set(given) <= set(names):
+    if (
+        len(names) == 2
+        and all(isinstance(value, int) for value in given.values())
+        and set(given) <= set(names)
+    ):
         return nn.Flatten(given.get("start_dim", 0), given.get("end_dim", -1))  # type: ignore[arg-type]
     sizes: Any = node.args[1:] if len(node.args) == 3 else given.get("shape")
-    if node.target in ("view", "reshape", torch.reshape) and isinstance(sizes, tuple | list) and len(sizes) == 2:
+    if (
+        node.target in ("view", "reshape", torch.reshape)
+        and isinstance(sizes, tuple | list)
+        and len(sizes) == 2
+    ):
         return nn.Flatten() if _is_batch(sizes[0]) and sizes[1] == -1 else None
     return None
 
@@ -333,7 +429,11 @@ def _is_batch(size: Any) -> bool:
         return False
     source: Any = size.args[0]
     of_shape = size.target == "size" or source.target == "size" or source.args[1:] == ("shape",)
-    return of_shape and size.args[1:] == (0,) and (size.target == "size" or len(source.args) == 1 + (source.target is getattr))
+    return (
+        of_shape
+        and size.args[1:] == (0,)
+        and (size.target == "size" or len(source.args) == 1 + (source.target is getattr))
+    )
 
 
 def _mean(node: fx.Node) -> nn.Module | None:
@@ -341,7 +441,9 @@ def _mean(node: fx.Node) -> nn.Module | None:
     names = ("dim", "keepdim")
     given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
     dims: Any = given.get("dim")
-    axes = {dims} if isinstance(dims, int) else set(dims) if isinstance(dims, tuple | list) else set()
+    axes = (
+        {dims} if isinstance(dims, int) else set(dims) if isinstance(dims, tuple | list) else set()
+    )
     if set(given) - set(names):
         return None
     if axes in ({2}, {-1}):
@@ -350,7 +452,9 @@ def _mean(node: fx.Node) -> nn.Module | None:
 
 
 def check_methods(graph: Graph) -> None:
-    """Refuse a module with a method of the user's own in place of a known one, which would not be followed."""
+    """Refuse a module with a method of the user's own in place of a known one, which would not be
+    followed.
+    """
     for part in graph.parts:
         # of a neuron its equations are looked at, whoever wrote them
         if part.module is not None and not isinstance(part.module, Membrane):
@@ -361,17 +465,28 @@ def check_method(part: Part, module: nn.Module, harmless: frozenset[str] = HARML
     """Refuse a part whose module has a method of the user's own in place of a known one."""
     own = own_method(module, harmless)
     if own is not None:
-        raise refusal(part, f"it has a {own} of its own, which would not be followed; use the layer as it is")
+        raise refusal(
+            part, f"it has a {own} of its own, which would not be followed; use the layer as it is"
+        )
 
 
 def own_method(module: nn.Module, harmless: frozenset[str] = HARMLESS) -> str | None:
-    """A method that the user has put in place of one of torch's or of this package, in a subclass or on the object."""
+    """A method that the user has put in place of one of torch's or of this package, in a subclass
+    or on the object.
+    """
     kinds = type(module).__mro__
     known = next(kind for kind in kinds if kind.__module__.partition(".")[0] in ("torch", "snnsim"))
-    for names in (vars(module), *(vars(kind) for kind in takewhile(lambda kind: kind is not known, kinds))):
+    for names in (
+        vars(module),
+        *(vars(kind) for kind in takewhile(lambda kind: kind is not known, kinds)),
+    ):
         for name in names:
             special = name.startswith("__") and name != "__call__"
-            if not special and name not in harmless and inspect.isroutine(getattr(known, name, None)):
+            if (
+                not special
+                and name not in harmless
+                and inspect.isroutine(getattr(known, name, None))
+            ):
                 return name
     return None
 
@@ -381,7 +496,11 @@ def _check_used_once(parts: list[Part]) -> None:
     for part in parts:
         if isinstance(part.module, Temporal):
             if id(part.module) in seen:
-                raise refusal(part, "it is used twice, and would continue from its own state; give each place a neuron of its own")
+                raise refusal(
+                    part,
+                    "it is used twice, and would continue from its own state; give each place a"
+                    " neuron of its own",
+                )
             seen.add(id(part.module))
 
 
@@ -394,15 +513,23 @@ def _check_in_place(parts: list[Part], in_place: list[int], output: int) -> None
         passes_on = i in in_place or isinstance(module, Reshaping) or type(module) in PASSING
         passes_on = passes_on or (isinstance(module, Delay) and module.delay_steps == 0)
         tensor.append(tensor[part.inputs[0]] if passes_on else i)
-    reads = [*((i, source) for i, part in enumerate(parts) for source in part.inputs), (len(parts), output)]
+    reads = [
+        *((i, source) for i, part in enumerate(parts) for source in part.inputs),
+        (len(parts), output),
+    ]
     for changed in in_place:
         target = tensor[changed]
         if parts[target].module is None and not parts[target].inputs:
             raise refusal(
-                parts[changed], "it adds to the network's input in place, which changes the caller's tensor; write x = x + y"
+                parts[changed],
+                "it adds to the network's input in place, which changes the caller's tensor; write"
+                " x = x + y",
             )
         if any(reader > changed > source and tensor[source] == target for reader, source in reads):
-            raise refusal(parts[changed], "it adds in place to a tensor that is read again later; write x = x + y")
+            raise refusal(
+                parts[changed],
+                "it adds in place to a tensor that is read again later; write x = x + y",
+            )
 
 
 def _spelled(target: Any) -> str:

@@ -1,4 +1,6 @@
-"""`to_grid`: scales, biases, edges and leaks on a binary grid, so that float32 computes what integers do."""
+"""`to_grid`: scales, biases, edges and leaks on a binary grid, so that float32 computes what
+integers do.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim._core.checks import check_int
 from snnsim.calibrate.conversion import BalancedIFNode
-from snnsim.checks import check_int
 from snnsim.deploy.constants import check_finite
 from snnsim.deploy.dyadic import frac_bits_of, rounded
 from snnsim.deploy.exactness import MAX_FRAC_BITS, Report
@@ -18,7 +20,15 @@ from snnsim.deploy.graph import IDLE, Graph, Part, at_rest, check_method, networ
 from snnsim.deploy.lower import build
 from snnsim.deploy.shapes import LINEAR_LAYERS
 from snnsim.errors import InvalidValueError
-from snnsim.neurons import IFNode, LIFNode, LIReadout, Membrane, ParametricLIFNode, Readout, SynapticNode
+from snnsim.neurons import (
+    IFNode,
+    LIFNode,
+    LIReadout,
+    Membrane,
+    ParametricLIFNode,
+    Readout,
+    SynapticNode,
+)
 from snnsim.neurons.synaptic import SynapticCurrent
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.fold import fold_batch_norm
@@ -41,9 +51,11 @@ __all__ = [
 
 
 class OnGrid(Membrane):
-    """A membrane whose leaked potential is rounded to a multiple of `2**-grid_bits`, with straight-through gradient.
+    """A membrane whose leaked potential is rounded to a multiple of `2**-grid_bits`, with
+    straight-through gradient.
 
-    To bring a neuron of your own onto the grid: `class GridMyNode(OnGrid, MyNode): pass`, and use it in the network.
+    To bring a neuron of your own onto the grid: `class GridMyNode(OnGrid, MyNode): pass`, and use
+        it in the network.
     """
 
     grid_bits: int = 16
@@ -55,9 +67,12 @@ class OnGrid(Membrane):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        # a network that is not on the grid must not take these values for its own: its layers would divide by tau twice
+        # a network that is not on the grid must not take these values for its own: its layers would
+        # divide by tau twice
         tensor = next(iter((*self.parameters(), *self.buffers())), None)
-        destination[prefix + "grid_bits"] = torch.tensor(self.grid_bits, device=None if tensor is None else tensor.device)
+        destination[prefix + "grid_bits"] = torch.tensor(
+            self.grid_bits, device=None if tensor is None else tensor.device
+        )
 
     def _load_from_state_dict(
         self,
@@ -72,10 +87,13 @@ class OnGrid(Membrane):
         bits = state_dict.pop(prefix + "grid_bits", None)
         if bits is not None and not bits.is_meta and int(bits) != self.grid_bits:
             errors.append(
-                f"{prefix}grid_bits: the file is of a network on the grid of 2**-{int(bits)}, and this one is on that of "
-                f"2**-{self.grid_bits}; call to_grid with grid_bits={int(bits)} on a fresh one"
+                f"{prefix}grid_bits: the file is of a network on the grid of 2**-{int(bits)}, and"
+                f" this one is on that of 2**-{self.grid_bits}; call to_grid with"
+                f" grid_bits={int(bits)} on a fresh one"
             )
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        super()._load_from_state_dict(
+            state_dict, prefix, metadata, strict, missing, unexpected, errors
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, grid_bits={self.grid_bits}"
@@ -127,14 +145,17 @@ def to_grid(
     input_shape: tuple[int, ...] | None = None,
     input_range: tuple[int, int] = (0, 1),
 ) -> Report:
-    """Put a network with quantized weights and states on the grid of multiples of `2**-grid_bits`, in place.
+    """Put a network with quantized weights and states on the grid of multiples of `2**-grid_bits`,
+    in place.
 
-    Batch normalization is folded; what no binary grid holds moves into a factor of a layer next to it, whose weights stay as they
-    are: the division of a neuron's input by a tau that is no power of two (a learned tau then acts on the leak alone), the
-    division of an average pool (which sums from then on), and the constants of a converted network. Scales and biases are snapped,
-    the weights being quantized with the snapped scale; then edges, leaks, and the levels of readouts. Every module stays the
-    object it was and trains on, with straight-through gradients: fine-tune a few epochs with a new optimizer. A learned codebook
-    is fixed as it is. Nothing is changed when anything is refused.
+    Batch normalization is folded; what no binary grid holds moves into a factor of a layer next to
+    it, whose weights stay as they are: the division of a neuron's input by a tau that is no power
+        of two (a learned tau then acts on the leak alone), the
+    division of an average pool (which sums from then on), and the constants of a converted network.
+    Scales and biases are snapped, the weights being quantized with the snapped scale; then edges,
+    leaks, and the levels of readouts. Every module stays the object it was and trains on, with
+    straight-through gradients: fine-tune a few epochs with a new optimizer. A learned codebook is
+    fixed as it is. Nothing is changed when anything is refused.
 
     Args:
         net: a network after `snnsim.quant.quantize`, or a runner around it.
@@ -145,12 +166,16 @@ def to_grid(
         How exact every stage is; print it.
 
     Raises:
-        InvalidValueError: what would not be exact; names the layer and the smallest change that makes it so.
+        InvalidValueError: what would not be exact; names the layer and the smallest change that
+            makes it so.
     """
     network, _ = network_of(net)
     check_int("to_grid", "grid_bits", grid_bits, at_least=0)
     if grid_bits > MAX_FRAC_BITS:
-        raise InvalidValueError(f"to_grid(grid_bits={grid_bits}): must be at most {MAX_FRAC_BITS}, what float32 holds; 16 is usual")
+        raise InvalidValueError(
+            f"to_grid(grid_bits={grid_bits}): must be at most {MAX_FRAC_BITS}, what float32 holds;"
+            " 16 is usual"
+        )
     # on a copy first, so that a refusal leaves the network as it was
     trial = at_rest(network)
     _snap(trial, grid_bits, input_shape)
@@ -187,7 +212,11 @@ def _norms_behind_layers(graph: Graph) -> list[tuple[str, str]]:
             (source,) = part.inputs
             layer = graph.parts[source]
             calls = [p for p in graph.parts if p.module in (layer.module, part.module)]
-            if isinstance(layer.module, LINEAR_LAYERS) and len(calls) == 2 and graph.readers(source) == [graph.parts.index(part)]:
+            if (
+                isinstance(layer.module, LINEAR_LAYERS)
+                and len(calls) == 2
+                and graph.readers(source) == [graph.parts.index(part)]
+            ):
                 check_method(layer, layer.module, IDLE)
                 check_method(part, part.module)
                 pairs.append((layer.name, part.name))
@@ -202,8 +231,9 @@ def _snap_layer(name: str, layer: QuantizedWeight, grid_bits: int) -> None:
         needed = frac_bits_of(step)
         if needed > grid_bits:
             raise InvalidValueError(
-                f"to_grid: the scale of layer {name!r} is frozen and needs {needed} fractional bits; snapping it to "
-                f"{grid_bits} would change what its weights stand for; call to_grid before freeze"
+                f"to_grid: the scale of layer {name!r} is frozen and needs {needed} fractional"
+                f" bits; snapping it to {grid_bits} would change what its weights stand for; call"
+                " to_grid before freeze"
             )
     # what multiplies sums of 0 may be anything
     live = channel_rows(w_int, layer.channel_axis).any(1)
@@ -211,10 +241,12 @@ def _snap_layer(name: str, layer: QuantizedWeight, grid_bits: int) -> None:
     smallest = float(scale.expand(len(live))[live].min()) if bool(live.any()) else 1.0
     if smallest * 2.0**grid_bits < 0.5:
         needed = math.ceil(-math.log2(smallest))
-        remedy = f"use grid_bits={needed} or more" if needed <= MAX_FRAC_BITS else "rescale its weights"
+        remedy = (
+            f"use grid_bits={needed} or more" if needed <= MAX_FRAC_BITS else "rescale its weights"
+        )
         raise InvalidValueError(
-            f"to_grid(grid_bits={grid_bits}): the smallest scale of layer {name!r}, {smallest:.4g}, would vanish on this grid; "
-            f"{remedy}"
+            f"to_grid(grid_bits={grid_bits}): the smallest scale of layer {name!r}, {smallest:.4g},"
+            f" would vanish on this grid; {remedy}"
         )
     layer.grid_bits = grid_bits
 
@@ -228,8 +260,9 @@ def _snap_node(name: str, node: Membrane, grid_bits: int) -> None:
         if type(node) not in GRID_CLASSES:
             kind = type(node).__name__
             raise InvalidValueError(
-                f"to_grid: the neuron {name!r} is a {kind}, whose leak is not on a grid; derive `class Grid{kind}(OnGrid, {kind})` "
-                "with OnGrid from snnsim.deploy, and use that in the network"
+                f"to_grid: the neuron {name!r} is a {kind}, whose leak is not on a grid; derive"
+                f" `class Grid{kind}(OnGrid, {kind})` with OnGrid from snnsim.deploy, and use that"
+                " in the network"
             )
         node.__class__ = GRID_CLASSES[type(node)]
     node.grid_bits = grid_bits
@@ -255,6 +288,7 @@ def _snapped(name: str, codebook: Codebook, grid_bits: int, levels: bool) -> Cod
     if bits != grid_bits:
         remedy = f"use grid_bits={bits}, or" if bits <= MAX_FRAC_BITS else "use"
         raise InvalidValueError(
-            f"to_grid(grid_bits={grid_bits}): the levels of the neuron {name!r} lie too close for this grid; {remedy} fewer levels"
+            f"to_grid(grid_bits={grid_bits}): the levels of the neuron {name!r} lie too close for"
+            f" this grid; {remedy} fewer levels"
         )
     return Codebook(values, edges=edges, ste=codebook.ste)

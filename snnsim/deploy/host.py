@@ -40,22 +40,34 @@ class HostProgram:
         """Run integers `[T, B, *n]` from rest.
 
         Returns:
-            Outputs `[T, B, *m]` int32, and after each step the codes `[T, B, *n]` uint8 of each neuron layer by name.
+            Outputs `[T, B, *m]` int32, and after each step the codes `[T, B, *n]` uint8 of each
+            neuron layer by name.
 
         Raises:
             RunError: the program stopped early.
         """
         network, (steps, batch) = self.network, x_seq.shape[:2]
         header = np.array([batch, steps], np.uint32).tobytes()
-        answer = _call([str(self.path)], header + np.ascontiguousarray(x_seq.swapaxes(0, 1)).tobytes())
-        output, layers = network.signals[network.output], [op for op in network.operations if isinstance(op, Neuron)]
+        answer = _call(
+            [str(self.path)], header + np.ascontiguousarray(x_seq.swapaxes(0, 1)).tobytes()
+        )
+        output, layers = (
+            network.signals[network.output],
+            [op for op in network.operations if isinstance(op, Neuron)],
+        )
         sizes = [4 * output.size, *(layer.output.size for layer in layers)]
         if len(answer) != batch * steps * sum(sizes):
-            raise RunError(f"{self.path.name} wrote {len(answer)} bytes instead of {batch * steps * sum(sizes)}")
+            raise RunError(
+                f"{self.path.name} wrote {len(answer)} bytes instead of"
+                f" {batch * steps * sum(sizes)}"
+            )
         rows = np.frombuffer(answer, np.uint8).reshape(batch, steps, sum(sizes)).swapaxes(0, 1)
         first, *rest = np.split(rows, np.cumsum(sizes)[:-1], axis=2)
         outputs = np.ascontiguousarray(first).view(np.int32).reshape(steps, batch, *output.shape)
-        codes = {layer.name: part.reshape(steps, batch, *layer.output.shape) for layer, part in zip(layers, rest, strict=True)}
+        codes = {
+            layer.name: part.reshape(steps, batch, *layer.output.shape)
+            for layer, part in zip(layers, rest, strict=True)
+        }
         return outputs, codes
 
 
@@ -96,7 +108,9 @@ def compiled(network: IntegerNetwork, folder: Path | None = None) -> Iterator[Ho
             network.to_c(folder)
         sources = [str(path) for path in sorted(folder.resolve().glob("*.c"))]
         if not sources:
-            raise RunError(f"{str(folder)!r} holds no C source; name the folder that IntegerNetwork.to_c wrote")
+            raise RunError(
+                f"{str(folder)!r} holds no C source; name the folder that IntegerNetwork.to_c wrote"
+            )
         # a name that every system runs
         program = Path(temporary) / "program.exe"
         _call([COMPILER, *FLAGS, "-o", str(program), *sources])
@@ -112,14 +126,18 @@ def _why_broken(path: str) -> str | None:
             _call([path, *FLAGS, "-o", str(program), str(source)])
             _call([str(program)])
         except RunError as problem:
-            return f"the C compiler {path} makes no program that runs ({str(problem).splitlines()[0]})"
+            return (
+                f"the C compiler {path} makes no program that runs ({str(problem).splitlines()[0]})"
+            )
     return None
 
 
 def _call(command: list[str], given: bytes = b"") -> bytes:
     """What a program writes for what it is given."""
     try:
-        done = subprocess.run(command, input=given, capture_output=True, env={**os.environ, "LC_ALL": "C"})
+        done = subprocess.run(
+            command, input=given, capture_output=True, env={**os.environ, "LC_ALL": "C"}
+        )
     except OSError as problem:
         raise RunError(f"{command[0]} cannot be run ({problem.strerror})") from problem
     if done.returncode:

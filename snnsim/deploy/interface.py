@@ -1,4 +1,6 @@
-"""What whoever runs an integer network has to know of it besides its operations: time, input, and how its outputs are read."""
+"""What whoever runs an integer network has to know of it besides its operations: time, input, and
+how its outputs are read.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ __all__ = [
 
 DECISIONS = {
     "rate": "the class is the output whose sum over the time steps is largest, the first of equals",
-    "membrane": "the class is the output whose largest value over the time steps is largest, the first of equals",
+    "membrane": (
+        "the class is the output whose largest value over the time steps is largest, the first of"
+        " equals"
+    ),
 }
 AXES = {1: "[value]", 2: "[channel][place]", 3: "[channel][row][column]"}
 
@@ -32,7 +37,9 @@ def checked_decision(caller: str, decision: str | None) -> str | None:
         InvalidValueError: another rule.
     """
     if decision is not None and decision not in DECISIONS:
-        raise InvalidValueError(f"{caller}(decision={decision!r}): must be {', '.join(map(repr, DECISIONS))} or None")
+        raise InvalidValueError(
+            f"{caller}(decision={decision!r}): must be {', '.join(map(repr, DECISIONS))} or None"
+        )
     return decision
 
 
@@ -57,7 +64,10 @@ def input_in_words(network: IntegerNetwork) -> str:
     """How a real input becomes the integers that the network reads."""
     if network.input_scale is None:
         return "whole numbers as they are"
-    return f"a real input times {network.input_scale:.17g}, rounded, halves to even, and cut off at these bounds"
+    return (
+        f"a real input times {network.input_scale:.17g}, rounded, halves to even, and cut off at"
+        " these bounds"
+    )
 
 
 def time_in_words(network: IntegerNetwork) -> str:

@@ -27,7 +27,16 @@ from snnsim.deploy.constants import (
 )
 from snnsim.deploy.dyadic import FLOAT32_EXACT, frac_bits_of, on_grid
 from snnsim.deploy.exactness import Report, Stage, accumulator_bounds
-from snnsim.deploy.graph import Graph, Part, at_rest, check_method, check_methods, network_of, read, refusal
+from snnsim.deploy.graph import (
+    Graph,
+    Part,
+    at_rest,
+    check_method,
+    check_methods,
+    network_of,
+    read,
+    refusal,
+)
 from snnsim.deploy.interface import checked_decision
 from snnsim.deploy.network import IntegerNetwork
 from snnsim.deploy.operations import (
@@ -42,7 +51,16 @@ from snnsim.deploy.operations import (
     TableNeuron,
     Window,
 )
-from snnsim.deploy.shapes import AVERAGES, IDENTITIES, LINEAR_LAYERS, MAXIMA, RESHAPES, input_shape_of, output_shape, whole_numbers
+from snnsim.deploy.shapes import (
+    AVERAGES,
+    IDENTITIES,
+    LINEAR_LAYERS,
+    MAXIMA,
+    RESHAPES,
+    input_shape_of,
+    output_shape,
+    whole_numbers,
+)
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay as DelayLayer
 from snnsim.neurons.base import BaseNode
@@ -66,30 +84,35 @@ def lower(
     input_range: tuple[int, int] = (0, 1),
     decision: str | None = None,
 ) -> IntegerNetwork:
-    """Turn a quantized network into integers with the same spikes and the same codes, at every layer and time step.
+    """Turn a quantized network into integers with the same spikes and the same codes, at every
+    layer and time step.
 
-    The network, or a runner around it, is read in eval mode and left as it is. Layers are linear and convolution layers with
-    quantized weights (or with weights that are multiples of a power of two), changes of shape, sum, average and maximum pools
-    (over whole planes too), sums of two, delays, and IF, LIF, ParametricLIF, Synaptic and readout neurons (and the user's own) on
-    a codebook of up to 8 bits. What a trace of the forward does not show is refused: hooks, methods of one's own in place of a
-    layer's, half precision.
+    The network, or a runner around it, is read in eval mode and left as it is. Layers are linear
+    and convolution layers with quantized weights (or with weights that are multiples of a power of
+    two), changes of shape, sum, average and maximum pools (over whole planes too), sums of two,
+    delays, and IF, LIF, ParametricLIF, Synaptic and readout neurons (and the user's own) on a
+    codebook of up to 8 bits. What a trace of the forward does not show is refused: hooks, methods
+    of one's own in place of a layer's, half precision.
 
-    A layer whose constants are on a binary grid (see `to_grid`) becomes one multiplication and one addition per output, for any
-    codebook. One that is not, in front of neurons of at most 16 levels, becomes a table of thresholds, found by bisection with the
-    layer's own forward as the oracle.
+    A layer whose constants are on a binary grid (see `to_grid`) becomes one multiplication and one
+    addition per output, for any codebook. One that is not, in front of neurons of at most 16
+    levels, becomes a table of thresholds, found by bisection with the layer's own forward as the
+    oracle.
 
     Args:
         net: see `to_grid` for how to make a network exact.
-        input_shape: of one sample at one time step; may be left out where a linear layer comes first.
-        input_range: smallest and largest integer of the input, as (0, 255) for 8-bit pixels. A first layer with `input_quant`
-            brings its own.
+        input_shape: of one sample at one time step; may be left out where a linear layer comes
+            first.
+        input_range: smallest and largest integer of the input, as (0, 255) for 8-bit pixels. A
+            first layer with `input_quant` brings its own.
         decision: how the outputs become a class, see `IntegerNetwork`.
 
     Returns:
         The integer network.
 
     Raises:
-        InvalidValueError: something that cannot be lowered exactly; names the layer, the reason and what to change.
+        InvalidValueError: something that cannot be lowered exactly; names the layer, the reason and
+            what to change.
     """
     checked_decision("lower", decision)
     network, time_steps = network_of(net)
@@ -109,10 +132,14 @@ def build(
     *,
     bisects: bool,
 ) -> tuple[IntegerNetwork, Report]:
-    """The integer network, and how exact each stage on a grid is; what is on none is refused, or bisected where asked."""
+    """The integer network, and how exact each stage on a grid is; what is on none is refused, or
+    bisected where asked.
+    """
     builder = _Builder(graph, _input_signal(graph, input_shape, input_range), bisects)
     output = builder.run()
-    integer = IntegerNetwork(builder.signals[0], builder.operations, output, time_steps, builder.input_scale)
+    integer = IntegerNetwork(
+        builder.signals[0], builder.operations, output, time_steps, builder.input_scale
+    )
     return integer, Report(tuple(builder.stages))
 
 
@@ -120,7 +147,10 @@ def _input_signal(graph: Graph, shape: tuple[int, ...] | None, bounds: tuple[int
     form = "two ints, the smallest and the largest input; (0, 255) for pixels"
     low, high = whole_numbers("input_range", bounds, (2,), form)
     if not (low <= 0 <= high and low < high and max(-low, high) < FLOAT32_EXACT):
-        raise InvalidValueError(f"input_range={bounds!r}: must go from at most 0 to at least 0, within 24 bits; (0, 1) for spikes")
+        raise InvalidValueError(
+            f"input_range={bounds!r}: must go from at most 0 to at least 0, within 24 bits; (0, 1)"
+            " for spikes"
+        )
     return Signal(input_shape_of(graph, shape), low, high)
 
 
@@ -143,9 +173,13 @@ class _Builder(Assembly):
         self.check_value(output, self.graph.parts[self.graph.output], "the output")
         # every reader has made sure that they fit
         self.operations = [
-            replace(op, multiplier=op.multiplier.astype(np.int32), offset=op.offset.astype(np.int32))
-            if isinstance(op, Product)
-            else op
+            (
+                replace(
+                    op, multiplier=op.multiplier.astype(np.int32), offset=op.offset.astype(np.int32)
+                )
+                if isinstance(op, Product)
+                else op
+            )
             for op in self.operations
         ]
         return output
@@ -173,34 +207,61 @@ class _Builder(Assembly):
             return self._membrane(part, module, self._membrane(current, module.current, sources[0]))
         if isinstance(module, Membrane):
             return self._membrane(part, module, sources[0])
-        raise refusal(part, self._why_not_norm(part) if isinstance(module, NORMS) else "there is no integer operation for it")
+        raise refusal(
+            part,
+            (
+                self._why_not_norm(part)
+                if isinstance(module, NORMS)
+                else "there is no integer operation for it"
+            ),
+        )
 
     def _why_not_norm(self, part: Part) -> str:
         (source,), graph = part.inputs, self.graph
-        layer, reason = graph.parts[source], "batch normalization must be folded into the layer before it"
+        layer, reason = (
+            graph.parts[source],
+            "batch normalization must be folded into the layer before it",
+        )
         if not isinstance(layer.module, LINEAR_LAYERS):
-            return f"{reason}, and {layer.name!r} is none; put it directly behind a linear or convolution layer"
+            return (
+                f"{reason}, and {layer.name!r} is none; put it directly behind a linear or"
+                " convolution layer"
+            )
         uses = [p for p in graph.parts if p.module in (layer.module, part.module)]
         if len(uses) > 2 or len(graph.readers(source)) > 1 or source == graph.output:
-            return f"{reason}, and {layer.name!r} or the normalization is read or used elsewhere too; give each place its own"
+            return (
+                f"{reason}, and {layer.name!r} or the normalization is read or used elsewhere too;"
+                " give each place its own"
+            )
         return (
-            f"{reason}; call snnsim.quant.fold_batch_norm(net) before quantize, naming the two in pairs where they do not follow "
-            "each other in an nn.Sequential"
+            f"{reason}; call snnsim.quant.fold_batch_norm(net) before quantize, naming the two in"
+            " pairs where they do not follow each other in an nn.Sequential"
         )
 
     def _add(self, part: Part, sources: list[int]) -> int:
         signals = [self.signals[source] for source in sources]
         if len({signal.shape for signal in signals}) > 1:
-            raise refusal(part, f"adds tensors of shapes {[s.shape for s in signals]}; an integer network does not broadcast")
+            raise refusal(
+                part,
+                f"adds tensors of shapes {[s.shape for s in signals]}; an integer network does not"
+                " broadcast",
+            )
         for source in sources:
             self.check_value(source, part, "a sum")
         frac_bits = max(signal.frac_bits for signal in signals)
         shifts = tuple(frac_bits - signal.frac_bits for signal in signals)
         low = sum(signal.low << shift for signal, shift in zip(signals, shifts, strict=True))
         high = sum(signal.high << shift for signal, shift in zip(signals, shifts, strict=True))
-        added = max(self.added_bits[source] for source, shift in zip(sources, shifts, strict=True) if not shift)
+        added = max(
+            self.added_bits[source]
+            for source, shift in zip(sources, shifts, strict=True)
+            if not shift
+        )
         check_magnitude(part, max(-low, high), frac_bits, "the sum", added)
-        return self.append(Add(part.name, tuple(sources), Signal(signals[0].shape, low, high, frac_bits), shifts), added)
+        return self.append(
+            Add(part.name, tuple(sources), Signal(signals[0].shape, low, high, frac_bits), shifts),
+            added,
+        )
 
     def _shape(self, part: Part) -> tuple[int, ...]:
         return output_shape(part, lambda index: self.signals[self.returned[index]].shape)
@@ -209,15 +270,17 @@ class _Builder(Assembly):
         signal, shape = self.signals[source], self._shape(part)
         if shape == signal.shape:
             return source
-        return self.append(Reshape(part.name, (source,), replace(signal, shape=shape)), self.added_bits[source])
+        return self.append(
+            Reshape(part.name, (source,), replace(signal, shape=shape)), self.added_bits[source]
+        )
 
     def _scale(self, part: Part, module: Scale, source: int) -> int:
         if bool((module.factor == 1).all()) and module.factor.numel() == 1:
             return source
         raise refusal(
             part,
-            "it multiplies by a constant; call snnsim.deploy.to_grid(net), which moves one number for all channels into the scales "
-            "of the layers behind it",
+            "it multiplies by a constant; call snnsim.deploy.to_grid(net), which moves one number"
+            " for all channels into the scales of the layers behind it",
         )
 
     def _product(self, part: Part, layer: Any, source: int) -> int:
@@ -240,17 +303,33 @@ class _Builder(Assembly):
         multiplier = on_grid(scale.expand(len(weight)), frac_bits)
         offset = on_grid(bias, frac_bits)
         exact = multiplier.astype(np.float64)
-        bounds = min(0, int((exact * low + offset).min())), max(0, int((exact * high + offset).max()))
+        bounds = (
+            min(0, int((exact * low + offset).min())),
+            max(0, int((exact * high + offset).max())),
+        )
         groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         out = Signal(shape, *bounds, frac_bits)
-        product = Product(part.name, (source,), out, signal.planes, weight, multiplier, offset, None, window, groups)
+        product = Product(
+            part.name,
+            (source,),
+            out,
+            signal.planes,
+            weight,
+            multiplier,
+            offset,
+            None,
+            window,
+            groups,
+        )
         signal_id = self.append(product, signal.frac_bits + self._input_bits(layer))
         self.sums[signal_id], self.layers[signal_id] = (low, high), layer
         if too_many:
             self.off_grid[signal_id] = needed
         return signal_id
 
-    def _constants(self, part: Part, layer: Any, source: int) -> tuple[Integers, Tensor, Tensor | None]:
+    def _constants(
+        self, part: Part, layer: Any, source: int
+    ) -> tuple[Integers, Tensor, Tensor | None]:
         """Whole-number weights `[O, ...]`, the scale `[O]` or `[]` of their sums, and the bias."""
         if not isinstance(layer, QuantizedWeight):
             weight, scale = power_of_two_weights(part, layer.weight.detach())
@@ -264,10 +343,12 @@ class _Builder(Assembly):
                 if layer.weight.dtype != torch.float32:
                     raise refusal(
                         part,
-                        f"quantizes its input in {layer.weight.dtype}, and an integer network in float32; convert the network with "
-                        "net.float()",
+                        f"quantizes its input in {layer.weight.dtype}, and an integer network in"
+                        " float32; convert the network with net.float()",
                     )
-                step = layer.scale(step, self._take_input_quantizer(part, layer.input_quantizer, source))
+                step = layer.scale(
+                    step, self._take_input_quantizer(part, layer.input_quantizer, source)
+                )
         weight = w_int.double().numpy()
         return narrowest(part, weight), step.detach(), None if bias is None else bias.detach()
 
@@ -280,16 +361,30 @@ class _Builder(Assembly):
     def _take_input_quantizer(self, part: Part, quantizer: Any, source: int) -> Tensor:
         """Let the network's input be the integers of this quantizer; returns their step."""
         if self.origin_of(source):
-            raise refusal(part, "quantizes the output of another layer; spikes need no input_quant, so leave it out")
+            raise refusal(
+                part,
+                "quantizes the output of another layer; spikes need no input_quant, so leave"
+                " it out",
+            )
         if not self._is_alone_at_input():
-            raise refusal(part, "quantizes an input that other layers read as well; quantize it for all of them before the network")
+            raise refusal(
+                part,
+                "quantizes an input that other layers read as well; quantize it for all of them"
+                " before the network",
+            )
         if quantizer.amax is None:
-            raise refusal(part, "takes the range of its input from each batch; call snnsim.quant.convert.calibrate_inputs first")
+            raise refusal(
+                part,
+                "takes the range of its input from each batch; call"
+                " snnsim.quant.convert.calibrate_inputs first",
+            )
         check_method(part, quantizer)
         _, step = quantizer.integers(torch.zeros(1))
         self.input_scale = float(1.0 / step)
         low, high = quantizer.descriptor.bounds
-        for i in [j for j in range(source + 1) if j == 0 or isinstance(self.operations[j - 1], Reshape)]:
+        for i in [
+            j for j in range(source + 1) if j == 0 or isinstance(self.operations[j - 1], Reshape)
+        ]:
             self.signals[i] = replace(self.signals[i], low=low, high=high)
             if i:
                 self.operations[i - 1] = replace(self.operations[i - 1], output=self.signals[i])
@@ -313,10 +408,18 @@ class _Builder(Assembly):
         if maximum and module.return_indices:
             raise refusal(part, "return_indices=True is not supported; leave it out")
         if maximum and window.padding != (0, 0) and signal.low < 0:
-            raise refusal(part, "pads values that may be negative; pool after the neuron, or without padding")
+            raise refusal(
+                part, "pads values that may be negative; pool after the neuron, or without padding"
+            )
         sizes = signal.planes[1:]
-        if maximum and any((first == size).any() for first, size in zip(window.firsts(*sizes), sizes, strict=True)):
-            raise refusal(part, "has places that see nothing but padding, whose maximum is -inf; use less padding or dilation")
+        if maximum and any(
+            (first == size).any() for first, size in zip(window.firsts(*sizes), sizes, strict=True)
+        ):
+            raise refusal(
+                part,
+                "has places that see nothing but padding, whose maximum is -inf; use less padding"
+                " or dilation",
+            )
         low, high, divided = signal.low, signal.high, 0
         if not maximum:
             low, high = low * window.count, high * window.count
@@ -331,12 +434,15 @@ class _Builder(Assembly):
         divisor = pool_divisor(part, module, window)
         if divisor & (divisor - 1):
             remedy = (
-                "make it a module of torch.nn and call" if part.is_function else "sum instead, with divisor_override=1, or call"
+                "make it a module of torch.nn and call"
+                if part.is_function
+                else "sum instead, with divisor_override=1, or call"
             )
             raise refusal(
                 part,
-                f"divides by {divisor}, which no binary grid holds exactly; {remedy} snnsim.deploy.to_grid(net), which moves the "
-                "division into the scale of a layer next to it",
+                f"divides by {divisor}, which no binary grid holds exactly; {remedy}"
+                " snnsim.deploy.to_grid(net), which moves the division into the scale of a layer"
+                " next to it",
             )
         return divisor.bit_length() - 1
 
@@ -368,8 +474,9 @@ class _Builder(Assembly):
             layer = self.operations[origin - 1].name
             raise refusal(
                 part,
-                f"scale and bias of layer {layer!r} need {self.off_grid[origin]} fractional bits, more than float32 is exact for; "
-                "call snnsim.deploy.to_grid(net) and fine-tune it",
+                f"scale and bias of layer {layer!r} need {self.off_grid[origin]} fractional bits,"
+                " more than float32 is exact for; call snnsim.deploy.to_grid(net) and"
+                " fine-tune it",
             )
         signal, codebook = self.signals[source], checked_codebook(part, node)
         table = automaton(part, node, codebook, signal.shape)
@@ -404,12 +511,22 @@ class _Builder(Assembly):
 
     def _bisected(self, part: Part, node: Membrane, source: int) -> int:
         """A neuron as thresholds on the sums of the layer before it."""
-        codebook, origin, signal = checked_codebook(part, node), self.origin_of(source), self.signals[source]
+        codebook, origin, signal = (
+            checked_codebook(part, node),
+            self.origin_of(source),
+            self.signals[source],
+        )
         product, (low, high) = self.product_at(origin), self.sums[origin]
         places = signal.size // len(product.weight)
         table = automaton(part, node, codebook, signal.shape)
-        if len(table.reset) > 1 and (table.inner % places or len(signal.shape) != len(product.output.shape)):
-            raise refusal(part, "its constants differ within a channel of the layer before it; call snnsim.deploy.to_grid(net)")
+        if len(table.reset) > 1 and (
+            table.inner % places or len(signal.shape) != len(product.output.shape)
+        ):
+            raise refusal(
+                part,
+                "its constants differ within a channel of the layer before it; call"
+                " snnsim.deploy.to_grid(net)",
+            )
         # one row per output channel, whether or not the node's own constants differ
         channel = np.arange(signal.size)[::places] // table.inner % len(table.reset)
         unit = 2.0 ** -self.signals[product.inputs[0]].frac_bits
@@ -418,7 +535,9 @@ class _Builder(Assembly):
         if not isinstance(node, BaseNode):
             output, levels = _readout(part, codebook, signal.shape)
         ones = np.ones_like(product.multiplier)
-        self.replace_product(source, int(low.min()), int(high.max()), 0, multiplier=ones, offset=0 * ones)
+        self.replace_product(
+            source, int(low.min()), int(high.max()), 0, multiplier=ones, offset=0 * ones
+        )
         return self.append(
             TableNeuron(
                 part.name,
@@ -435,10 +554,14 @@ class _Builder(Assembly):
 
 
 def _of_live_channels(weight: Integers, scale: Tensor) -> Tensor:
-    """Scales `[O]`, the smallest of the others where a channel's weights are all 0: sums of 0 are 0 with every scale."""
+    """Scales `[O]`, the smallest of the others where a channel's weights are all 0: sums of 0 are 0
+    with every scale.
+    """
     live = torch.from_numpy(weight.reshape(len(weight), -1).any(1))
     scale = scale.expand(len(weight))
-    return torch.where(live, scale, scale[live].min()) if bool(live.any()) else torch.ones_like(scale)
+    return (
+        torch.where(live, scale, scale[live].min()) if bool(live.any()) else torch.ones_like(scale)
+    )
 
 
 def _readout(part: Part, codebook: Codebook, shape: tuple[int, ...]) -> tuple[Signal, Integers]:

@@ -1,4 +1,5 @@
-"""Generated C on an emulated microcontroller: every output and code, and exactly how many instructions they take.
+"""Generated C on an emulated microcontroller: every output and code, and exactly how many
+instructions they take.
 
 Needs an Arm cross compiler and QEMU, which the functions here call and never install; no C library.
 """
@@ -18,23 +19,45 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from snnsim._core.files import write_folder
 from snnsim.deploy.c import CSource, generate
 from snnsim.deploy.mcu_templates import LINKER_SCRIPT, PROGRAM
 from snnsim.deploy.operations import Integers
 from snnsim.errors import InvalidValueError, RunError
-from snnsim.files import write_folder
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
 
-__all__ = ["BOARDS", "Board", "Build", "Emulation", "build", "emulate", "missing_tools", "write_board"]
+__all__ = [
+    "BOARDS",
+    "Board",
+    "Build",
+    "Emulation",
+    "build",
+    "emulate",
+    "missing_tools",
+    "write_board",
+]
 
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
 # Debian's names of the packages that hold them
-PACKAGES = {COMPILER: "gcc-arm-none-eabi", SIZE: "binutils-arm-none-eabi", EMULATOR: "qemu-system-arm"}
+PACKAGES = {
+    COMPILER: "gcc-arm-none-eabi",
+    SIZE: "binutils-arm-none-eabi",
+    EMULATOR: "qemu-system-arm",
+}
 # one instruction takes 2**6 ns of the emulated clock
 ICOUNT_SHIFT = 6
-WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wcast-qual", "-Werror")
+WARNINGS = (
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Wconversion",
+    "-Wsign-conversion",
+    "-Wshadow",
+    "-Wcast-qual",
+    "-Werror",
+)
 NAME = "snn"
 
 
@@ -100,12 +123,21 @@ class Emulation:
 
 
 def missing_tools() -> list[str]:
-    """The programs that are not on the path, each with the Debian package that holds it; empty where all are there."""
-    return [f"{tool} (package {package})" for tool, package in PACKAGES.items() if shutil.which(tool) is None]
+    """The programs that are not on the path, each with the Debian package that holds it; empty
+    where all are there.
+    """
+    return [
+        f"{tool} (package {package})"
+        for tool, package in PACKAGES.items()
+        if shutil.which(tool) is None
+    ]
 
 
-def write_board(network: IntegerNetwork, folder: str | os.PathLike[str], board: str = "mps2-an385") -> CSource:
-    """Write a network as C into a new folder, as `IntegerNetwork.to_c`, with a program and a linker script for a board.
+def write_board(
+    network: IntegerNetwork, folder: str | os.PathLike[str], board: str = "mps2-an385"
+) -> CSource:
+    """Write a network as C into a new folder, as `IntegerNetwork.to_c`, with a program and a linker
+    script for a board.
 
     Args:
         network: any integer network.
@@ -118,9 +150,20 @@ def write_board(network: IntegerNetwork, folder: str | os.PathLike[str], board: 
     """
     properties = _board(board)
     source = generate(network, NAME)
-    values = {"name": NAME, "NAME": NAME.upper(), "board": board, "flash": properties.flash, "ram": properties.ram}
-    texts = source.files | {"board.c": Template(PROGRAM).substitute(values), "board.ld": Template(LINKER_SCRIPT).substitute(values)}
-    write_folder(folder, {file: text.encode("ascii") for file, text in texts.items()}, "write_board")
+    values = {
+        "name": NAME,
+        "NAME": NAME.upper(),
+        "board": board,
+        "flash": properties.flash,
+        "ram": properties.ram,
+    }
+    texts = source.files | {
+        "board.c": Template(PROGRAM).substitute(values),
+        "board.ld": Template(LINKER_SCRIPT).substitute(values),
+    }
+    write_folder(
+        folder, {file: text.encode("ascii") for file, text in texts.items()}, "write_board"
+    )
     return source
 
 
@@ -130,7 +173,9 @@ def _board(name: str) -> Board:
     return BOARDS[name]
 
 
-def build(folder: str | os.PathLike[str], board: str = "mps2-an385", optimize: str = "-O2") -> Build:
+def build(
+    folder: str | os.PathLike[str], board: str = "mps2-an385", optimize: str = "-O2"
+) -> Build:
     """Compile what `write_board` wrote, with no header but the compiler's own and no library.
 
     Raises:
@@ -138,9 +183,32 @@ def build(folder: str | os.PathLike[str], board: str = "mps2-an385", optimize: s
     """
     core = _board(board).core
     includes = Path(_call([COMPILER, "-print-file-name=include"], folder).strip())
-    flags = ["-std=c99", optimize, f"-mcpu={core}", "-mthumb", "-ffreestanding", "-nostdinc", "-isystem", str(includes), *WARNINGS]
+    flags = [
+        "-std=c99",
+        optimize,
+        f"-mcpu={core}",
+        "-mthumb",
+        "-ffreestanding",
+        "-nostdinc",
+        "-isystem",
+        str(includes),
+        *WARNINGS,
+    ]
     _call([COMPILER, *flags, "-c", f"{NAME}.c", "-o", f"{NAME}.o"], folder)
-    _call([COMPILER, *flags, "-nostdlib", "-T", "board.ld", "-o", "board.elf", "board.c", f"{NAME}.o"], folder)
+    _call(
+        [
+            COMPILER,
+            *flags,
+            "-nostdlib",
+            "-T",
+            "board.ld",
+            "-o",
+            "board.elf",
+            "board.c",
+            f"{NAME}.o",
+        ],
+        folder,
+    )
     sections = _sections(_call([SIZE, "-A", f"{NAME}.o"], folder))
 
     def total(*kinds: str) -> int:
@@ -155,7 +223,11 @@ def _sections(text: str) -> dict[str, int]:
 
 
 def emulate(
-    network: IntegerNetwork, program: Build, x_seq: Tensor | npt.ArrayLike, board: str = "mps2-an385", timeout: float = 900.0
+    network: IntegerNetwork,
+    program: Build,
+    x_seq: Tensor | npt.ArrayLike,
+    board: str = "mps2-an385",
+    timeout: float = 900.0,
 ) -> Emulation:
     """Run a sequence `[T, B, *n]` from rest on an emulated board.
 
@@ -177,7 +249,16 @@ def emulate(
     (folder / "input").write_bytes(header + np.ascontiguousarray(x.swapaxes(0, 1)).tobytes())
     (folder / "output").unlink(missing_ok=True)
     options = "-nographic -monitor none -serial none -semihosting-config enable=on,target=native"
-    command = [EMULATOR, "-M", board, *options.split(), "-icount", f"shift={ICOUNT_SHIFT}", "-kernel", program.program.name]
+    command = [
+        EMULATOR,
+        "-M",
+        board,
+        *options.split(),
+        "-icount",
+        f"shift={ICOUNT_SHIFT}",
+        "-kernel",
+        program.program.name,
+    ]
     _call(command, folder, timeout)
     answer = (folder / "output").read_bytes()
     outputs = network.signals[network.output].size
@@ -194,13 +275,21 @@ def emulate(
 
 def _call(command: list[str], folder: str | os.PathLike[str], timeout: float | None = None) -> str:
     try:
-        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=timeout).stdout
+        return subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, text=True, timeout=timeout
+        ).stdout
     except FileNotFoundError as error:
         package = PACKAGES[command[0]]
         raise RunError(
-            f"{command[0]} is not installed; install {package} (apt-get install --no-install-recommends {package})"
+            f"{command[0]} is not installed; install {package} (apt-get install"
+            f" --no-install-recommends {package})"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise RunError(f"{command[0]} failed in {str(folder)!r} with status {error.returncode}:\n{error.stderr.strip()}") from error
+        raise RunError(
+            f"{command[0]} failed in {str(folder)!r} with status"
+            f" {error.returncode}:\n{error.stderr.strip()}"
+        ) from error
     except subprocess.TimeoutExpired as error:
-        raise RunError(f"{command[0]} took longer than timeout={timeout} s; give it more, or fewer samples") from error
+        raise RunError(
+            f"{command[0]} took longer than timeout={timeout} s; give it more, or fewer samples"
+        ) from error

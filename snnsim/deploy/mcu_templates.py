@@ -1,4 +1,6 @@
-"""The text of a program for a microcontroller board that runs a generated network, with `$names` to fill in; see `mcu.py`."""
+"""The text of a program for a microcontroller board that runs a generated network, with `$names` to
+fill in; see `mcu.py`.
+"""
 
 from __future__ import annotations
 

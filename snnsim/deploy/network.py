@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_int, checked_number
+from snnsim._core.checks import check_int, checked_number
 from snnsim.deploy.c import CSource, write_c
 from snnsim.deploy.engine import run
 from snnsim.deploy.interface import checked_decision
@@ -52,10 +52,10 @@ class IntegerNetwork:
         operations: in the order they run.
         output: which signal it returns: 0 is the input, i + 1 what operation i returns.
         time_steps: how often a static input is presented; None takes sequences.
-        input_scale: a real input is multiplied by this, rounded (halves to even) and clamped to the bounds of `input`; None
-            takes integers as they are.
-        decision: how outputs become a class: "rate", the largest sum over time, or "membrane", the largest value over time, of
-            equals the first; None where they stand for no classes.
+        input_scale: a real input is multiplied by this, rounded (halves to even) and clamped to the
+            bounds of `input`; None takes integers as they are.
+        decision: how outputs become a class: "rate", the largest sum over time, or "membrane", the
+            largest value over time, of equals the first; None where they stand for no classes.
     """
 
     def __init__(
@@ -71,15 +71,21 @@ class IntegerNetwork:
         signals = [input]
         for operation in operations:
             if not all(0 <= source < len(signals) for source in operation.inputs):
-                raise InvalidValueError(f"IntegerNetwork(operations): {operation.name!r} reads a signal that comes after it")
+                raise InvalidValueError(
+                    f"IntegerNetwork(operations): {operation.name!r} reads a signal that comes"
+                    " after it"
+                )
             check_operation(operation, [signals[source] for source in operation.inputs])
             signals.append(operation.output)
         if not 0 <= output < len(signals):
-            raise InvalidValueError(f"IntegerNetwork(output={output}): must be one of its {len(signals)} signals")
+            raise InvalidValueError(
+                f"IntegerNetwork(output={output}): must be one of its {len(signals)} signals"
+            )
         names = [operation.name for operation in operations if isinstance(operation, Neuron)]
         if len(names) != len(set(names)):
             raise InvalidValueError(
-                f"IntegerNetwork(operations): two neurons of one name, of {sorted(names)}; name each of its own"
+                f"IntegerNetwork(operations): two neurons of one name, of {sorted(names)}; name"
+                " each of its own"
             )
         if time_steps is not None:
             check_int("IntegerNetwork", "time_steps", time_steps, at_least=1)
@@ -95,7 +101,13 @@ class IntegerNetwork:
 
     def __repr__(self) -> str:
         lines = [f"  {op.name}: {type(op).__name__} -> {op.output.shape}" for op in self.operations]
-        return "\n".join([f"IntegerNetwork({self.input.shape} in {self.input.low}..{self.input.high}", *lines, ")"])
+        return "\n".join(
+            [
+                f"IntegerNetwork({self.input.shape} in {self.input.low}..{self.input.high}",
+                *lines,
+                ")",
+            ]
+        )
 
     def __getstate__(self) -> dict[str, object]:
         # a program knows where its arrays lie, and a copy has arrays of its own
@@ -133,7 +145,8 @@ class IntegerNetwork:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> IntegerNetwork:
-        """Read what `save` wrote; shapes, ranges and hashes are checked, and nothing from the files is executed.
+        """Read what `save` wrote; shapes, ranges and hashes are checked, and nothing from the files
+        is executed.
 
         Raises:
             MissingDataError: no such files.
@@ -145,9 +158,11 @@ class IntegerNetwork:
         return cls(**load_network(folder))
 
     def to_c(self, folder: str | os.PathLike[str], name: str = "snn") -> CSource:
-        """Write the network as C99 into a new folder: header, source, a main for tests and a Makefile.
+        """Write the network as C99 into a new folder: header, source, a main for tests and a
+        Makefile.
 
-        The core needs no floating point, no memory allocation and no library; what changes lies in one struct of the caller's.
+        The core needs no floating point, no memory allocation and no library; what changes lies in
+        one struct of the caller's.
 
         Args:
             folder: to make.
@@ -158,7 +173,8 @@ class IntegerNetwork:
 
         Raises:
             OutputError: the folder exists already, or cannot be written.
-            InvalidValueError: a name that is no C identifier in lower case; neurons of a chip, which have no C.
+            InvalidValueError: a name that is no C identifier in lower case; neurons of a chip,
+                which have no C.
         """
         return write_c(self, folder, name)
 
@@ -173,34 +189,40 @@ class IntegerNetwork:
         return digest.hexdigest()
 
     def encode(self, x: Tensor | npt.ArrayLike) -> Integers:
-        """Integers that stand for a network input of any shape: uint8 where its bounds allow, else int32.
+        """Integers that stand for a network input of any shape: uint8 where its bounds allow, else
+        int32.
 
         Raises:
             InvalidTypeError: values that are no real numbers.
-            InvalidValueError: without an input scale, values that are not whole or not within the input's bounds; NaN.
+            InvalidValueError: without an input scale, values that are not whole or not within the
+                input's bounds; NaN.
         """
         values = _values(x) if isinstance(x, Tensor) else np.asarray(x)
         if values.dtype.kind not in "buif":
             raise InvalidTypeError(f"IntegerNetwork: x must hold real numbers, got {values.dtype}")
         low, high = self.input.low, self.input.high
         if self.input_scale is not None:
-            values = np.rint(np.clip(values.astype(np.float32) * np.float32(self.input_scale), low, high))
+            values = np.rint(
+                np.clip(values.astype(np.float32) * np.float32(self.input_scale), low, high)
+            )
         # out of range first: converting such a value is undefined
         inside = _is_inside(values, low, high)
         integers = values.astype(self.input.given_as, copy=False) if inside else None
         if integers is None or (values.dtype.kind == "f" and (integers != values).any()):
             wrong = values[~((values >= low) & (values <= high) & (values == np.floor(values)))]
             raise InvalidValueError(
-                f"IntegerNetwork: x holds {wrong[0]!s} and must hold whole numbers in {low}..{high}; that is the input_range it "
-                "was lowered with"
+                f"IntegerNetwork: x holds {wrong[0]!s} and must hold whole numbers in"
+                f" {low}..{high}; that is the input_range it was lowered with"
             )
         return integers
 
     def __call__(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
-        """Run a sequence from rest: `[T, B, *n] -> [T, B, *m]`; a static input `[B, *n]` where `time_steps` is set.
+        """Run a sequence from rest: `[T, B, *n] -> [T, B, *m]`; a static input `[B, *n]` where
+        `time_steps` is set.
 
         Returns:
-            Spikes, uint8; int32 for anything else, in units of `2**-frac_bits` of the output signal.
+            Spikes, uint8; int32 for anything else, in units of `2**-frac_bits` of the output
+            signal.
         """
         x = self._sequence(x_seq)
         return self._as_tensor(run(self, x, self._rest(x.shape[1]))[0])
@@ -214,7 +236,8 @@ class IntegerNetwork:
         return self._onward(self._checked(self.encode(x), 1, "[B, *n], one time step")[None])[0]
 
     def run(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
-        """Several time steps `[T, B, *n] -> [T, B, *m]` from the held state, which moves on: what as many calls of `step` give.
+        """Several time steps `[T, B, *n] -> [T, B, *m]` from the held state, which moves on: what
+        as many calls of `step` give.
 
         Raises:
             StateError: another batch size than the step before; call `reset` first.
@@ -227,10 +250,11 @@ class IntegerNetwork:
 
     @property
     def state(self) -> Packed | None:
-        """The state held between steps, bytes `[B, S]` with as many bits for each number as it needs; None at rest.
+        """The state held between steps, bytes `[B, S]` with as many bits for each number as it
+        needs; None at rest.
 
-        `layout` says what lies where; `layout.unpack(net.state)` gives the state of each operation. What was read can be set again,
-        also in another process.
+        `layout` says what lies where; `layout.unpack(net.state)` gives the state of each operation.
+        What was read can be set again, also in another process.
 
         Raises:
             InvalidTypeError: set to something other than an array of uint8.
@@ -244,7 +268,8 @@ class IntegerNetwork:
         self._state = None if packed is None else self.layout.checked(packed).copy()
 
     def classify(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
-        """Class of each sample `[B]` by the decision rule: where the outputs summed over time are largest, the first of equals.
+        """Class of each sample `[B]` by the decision rule: where the outputs summed over time are
+        largest, the first of equals.
 
         With "membrane" their largest value over time takes the place of the sum.
 
@@ -253,7 +278,8 @@ class IntegerNetwork:
         """
         if len(self.signals[self.output].shape) != 1:
             raise ShapeError(
-                f"classify: the output of one sample has shape {self.signals[self.output].shape} and must be [classes]"
+                f"classify: the output of one sample has shape {self.signals[self.output].shape}"
+                " and must be [classes]"
             )
         outputs = self(x_seq).long()
         return (outputs.amax(0) if self.decision == "membrane" else outputs.sum(0)).argmax(1)
@@ -266,7 +292,9 @@ class IntegerNetwork:
         """
         x = self._sequence(x_seq)
         states, outputs = self.layout.unpack(self._rest(x.shape[1])), []
-        steps: dict[str, list[tuple[Integers, Integers, Integers]]] = {name: [] for name in self.neurons}
+        steps: dict[str, list[tuple[Integers, Integers, Integers]]] = {
+            name: [] for name in self.neurons
+        }
         for now in x:
             values = [now.astype(np.int64)]
             for i, operation in enumerate(self.operations):
@@ -279,7 +307,10 @@ class IntegerNetwork:
                     out, states[i] = operation.step(inputs, states[i])
                 values.append(out)
             outputs.append(values[self.output])
-        traces = {name: NeuronTrace(*map(np.stack, zip(*parts, strict=True))) for name, parts in steps.items()}
+        traces = {
+            name: NeuronTrace(*map(np.stack, zip(*parts, strict=True)))
+            for name, parts in steps.items()
+        }
         return self._as_tensor(np.stack(outputs)), traces
 
     def _sequence(self, x_seq: Tensor | npt.ArrayLike) -> Integers:
@@ -292,12 +323,17 @@ class IntegerNetwork:
     def _steps(self, x: Integers) -> Integers:
         x = self._checked(x, 2, "[T, B, *n], time steps first")
         if not len(x):
-            raise ShapeError(f"IntegerNetwork: x_seq has no time step, shape {x.shape}; T must be at least 1")
+            raise ShapeError(
+                f"IntegerNetwork: x_seq has no time step, shape {x.shape}; T must be at least 1"
+            )
         return x
 
     def _checked(self, x: Integers, leading: int, form: str) -> Integers:
         if x.ndim < leading or x.shape[leading:] != self.input.shape:
-            raise ShapeError(f"IntegerNetwork: x has shape {x.shape} and must be {form}, with *n = {self.input.shape}")
+            raise ShapeError(
+                f"IntegerNetwork: x has shape {x.shape} and must be {form}, with *n ="
+                f" {self.input.shape}"
+            )
         return x
 
     def _onward(self, x: Integers) -> Tensor:
@@ -306,8 +342,8 @@ class IntegerNetwork:
         state = self._rest(batch) if self._state is None else self._state
         if len(state) != batch:
             raise StateError(
-                f"IntegerNetwork: the state held from the step before is of {len(state)} samples and x of {batch}; "
-                "call reset() before another sequence"
+                f"IntegerNetwork: the state held from the step before is of {len(state)} samples"
+                f" and x of {batch}; call reset() before another sequence"
             )
         out, self._state = run(self, x, state)
         return self._as_tensor(out)
@@ -327,7 +363,9 @@ class IntegerNetwork:
 def _values(x: Tensor) -> Integers:
     """The numbers of a tensor; numpy knows no bfloat16."""
     if x.layout is not torch.strided:
-        raise InvalidTypeError(f"IntegerNetwork: x has the layout {x.layout}; give it as x.to_dense()")
+        raise InvalidTypeError(
+            f"IntegerNetwork: x has the layout {x.layout}; give it as x.to_dense()"
+        )
     narrow = x.is_floating_point() and x.dtype not in (torch.float32, torch.float64)
     return (x.float() if narrow else x).numpy(force=True)
 
@@ -337,5 +375,7 @@ def _is_inside(values: Integers, low: int, high: int) -> bool:
     if not values.size:
         return True
     never_below = values.dtype.kind in "bu" and low <= 0
-    never_above = values.dtype.kind == "b" or (values.dtype.kind == "u" and 256**values.itemsize <= high + 1)
+    never_above = values.dtype.kind == "b" or (
+        values.dtype.kind == "u" and 256**values.itemsize <= high + 1
+    )
     return bool((never_below or values.min() >= low) and (never_above or values.max() <= high))

@@ -1,7 +1,8 @@
 """What an integer network is made of: operations on integers, each with its definition in NumPy.
 
-Every operation takes and returns int64 arrays `[B, *n]`; what it holds fits 32 bits, and so does everything it computes within the
-bounds of its signals. The compiled engine and the generated C compute the same in 32 bits.
+Every operation takes and returns int64 arrays `[B, *n]`; what it holds fits 32 bits, and so does
+everything it computes within the bounds of its signals. The compiled engine and the generated C
+compute the same in 32 bits.
 """
 
 from __future__ import annotations
@@ -104,9 +105,13 @@ class Window:
         return math.prod(self.output_size(height, width))
 
     def firsts(self, height: int, width: int) -> list[Integers]:
-        """For either axis, the first place within the border that each place of the output sees; the size where it sees none."""
+        """For either axis, the first place within the border that each place of the output sees;
+        the size where it sees none.
+        """
         found = []
-        for k, (size, places) in enumerate(zip((height, width), self.output_size(height, width), strict=True)):
+        for k, (size, places) in enumerate(
+            zip((height, width), self.output_size(height, width), strict=True)
+        ):
             start, step = np.arange(places) * self.stride[k] - self.padding[k], self.dilation[k]
             first = np.where(start < 0, start % step, start)
             is_seen = (first < size) & (first - start < self.kernel[k] * step)
@@ -114,7 +119,9 @@ class Window:
         return found
 
     def views(self, planes: Integers) -> list[tuple[int, int, Integers]]:
-        """For every place of the kernel (y, x), what it sees: `[..., H, W] -> [..., Hout, Wout]`, zeros beyond the border."""
+        """For every place of the kernel (y, x), what it sees: `[..., H, W] -> [..., Hout, Wout]`,
+        zeros beyond the border.
+        """
         height, width = self.output_size(*planes.shape[-2:])
         padded = np.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(p, p) for p in self.padding])
         (down, right), (sy, sx) = self.dilation, self.stride
@@ -168,15 +175,17 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Product(Operation):
-    """Linear layer or convolution: `multiplier[o] * a + offset[o]`, where `a` is the sum of weights times inputs.
+    """Linear layer or convolution: `multiplier[o] * a + offset[o]`, where `a` is the sum of weights
+    times inputs.
 
     Attributes:
         planes: channels, height and width of the input.
         weight: `[O, I / groups, kernel height, kernel width]`, int8 where it fits.
         multiplier: `[O]` int32, the layer's scale on the output's grid.
         offset: `[O]` int32, its bias.
-        limits: `[2, O]` int32: `a` is clamped between them first, where the result could leave 32 bits otherwise; beyond them the
-            neuron behind is saturated anyway. None where nothing has to be clamped.
+        limits: `[2, O]` int32: `a` is clamped between them first, where the result could leave 32
+            bits otherwise; beyond them the neuron behind is saturated anyway. None where nothing
+            has to be clamped.
         window, groups: of the convolution.
     """
 
@@ -192,7 +201,10 @@ class Product(Operation):
         batch, (channels, height, width), groups = len(inputs[0]), self.planes, self.groups
         x = inputs[0].reshape(batch, groups, channels // groups, height, width)
         weight = self.weight.astype(np.int64).reshape(groups, -1, *self.weight.shape[1:])
-        a = sum(np.einsum("bgihw,goi->bgohw", seen, weight[..., ky, kx]) for ky, kx, seen in self.window.views(x))
+        a = sum(
+            np.einsum("bgihw,goi->bgohw", seen, weight[..., ky, kx])
+            for ky, kx, seen in self.window.views(x)
+        )
         a = np.asarray(a).reshape(batch, len(self.weight), self.output.size // len(self.weight))
         if self.limits is not None:
             a = a.clip(*self.limits[:, :, None])
@@ -215,7 +227,9 @@ class Pool(Operation):
 
     def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
         batch = len(inputs[0])
-        seen = np.stack([part for _, _, part in self.window.views(inputs[0].reshape(batch, *self.planes))])
+        seen = np.stack(
+            [part for _, _, part in self.window.views(inputs[0].reshape(batch, *self.planes))]
+        )
         pooled = seen.max(0) if self.maximum else seen.sum(0)
         return pooled.reshape(batch, *self.output.shape), state
 
@@ -227,7 +241,9 @@ class Add(Operation):
     shifts: tuple[int, ...]
 
     def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
-        return np.asarray(sum(x << shift for x, shift in zip(inputs, self.shifts, strict=True))), state
+        return np.asarray(
+            sum(x << shift for x, shift in zip(inputs, self.shifts, strict=True))
+        ), state
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +279,8 @@ class Neuron(Operation):
 
         q = charged code of state k and input x;  out = 1 if q >= fire[c] else 0;  k = reset[c, q]
 
-    A readout (`levels` given) never fires: it returns `levels[q]`. The channel of flat neuron n is `c = (n // inner) % C`.
+    A readout (`levels` given) never fires: it returns `levels[q]`. The channel of flat neuron n is
+        `c = (n // inner) % C`.
 
     Attributes:
         reset: `[C, L]` uint8, the state after the reset.
@@ -297,7 +314,9 @@ class Neuron(Operation):
 
     def channel(self) -> Integers:
         """Channel of each neuron, `[*n]`."""
-        return (np.arange(self.output.size) // self.inner % len(self.reset)).reshape(self.output.shape)
+        return (np.arange(self.output.size) // self.inner % len(self.reset)).reshape(
+            self.output.shape
+        )
 
     def charged(self, inputs: list[Integers], state: Integers) -> Integers:
         """Codes before the reset, `[B, *n]`."""

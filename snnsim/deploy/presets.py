@@ -1,4 +1,5 @@
-"""Neurons of neuromorphic chips, in the integer arithmetic of the emulator that each is named after.
+"""Neurons of neuromorphic chips, in the integer arithmetic of the emulator that each is named
+after.
 
 A preset matches an emulator and a version, not a chip:
 
@@ -6,9 +7,10 @@ A preset matches an emulator and a version, not a chip:
 - `XyloLIF`: xylosim 0.1.3, versions 1 and 2;
 - `SpeckIF`: the discretization of sinabs, except for the fault that `SpeckIF.discretized` names.
 
-Emulators of one chip disagree about overflow and offsets, so those are parameters. Everything is int64, in which no intermediate
-value overflows; arrays are `[*n]` of any shape, states come from `rest` and go through `step`. Each equation is a function at the
-end of this file that takes arrays as well as numbers: the compiled engine runs the same functions.
+Emulators of one chip disagree about overflow and offsets, so those are parameters. Everything is
+int64, in which no intermediate value overflows; arrays are `[*n]` of any shape, states come from
+`rest` and go through `step`. Each equation is a function at the end of this file that takes arrays
+as well as numbers: the compiled engine runs the same functions.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from snnsim.checks import check_int, checked_number
+from snnsim._core.checks import check_int, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 __all__ = ["EQUATIONS", "Currents", "LoihiLIF", "SpeckIF", "XyloLIF"]
@@ -42,8 +44,8 @@ class LoihiLIF:
     """Leaky integrate-and-fire neuron with a current, as Lava computes it.
 
         decay(x, d) = sign(x) * ((|x| * (4096 - d)) >> 12)
-        u = wrap(decay(u, du + du_offset) + (a << 6));  v = saturate(decay(v, dv + dv_offset) + u + bias_mant * 2**bias_exp)
-        spike where v > vth << 6, then v = 0
+        u = wrap(decay(u, du + du_offset) + (a << 6));  v = saturate(decay(v, dv + dv_offset) + u +
+        bias_mant * 2**bias_exp) spike where v > vth << 6, then v = 0
 
     Args:
         du, dv: decays of current and membrane, 0 to 4095 of 4096.
@@ -79,7 +81,8 @@ class LoihiLIF:
 
     @staticmethod
     def check_weights(weights: npt.ArrayLike) -> Int64:
-        """Weights as the chip holds them: 8 bits, and even from -256 to 254 where their signs are mixed.
+        """Weights as the chip holds them: 8 bits, and even from -256 to 254 where their signs are
+        mixed.
 
         Raises:
             InvalidValueError: weights that it could not hold.
@@ -91,8 +94,15 @@ class LoihiLIF:
         else:
             fits = bool((np.abs(values) <= 255).all())
         if not fits:
-            rule = "even and within -256..254 where signs are mixed" if mixed else "within 255 where they have one sign"
-            raise InvalidValueError(f"LoihiLIF.check_weights(weights from {values.min()} to {values.max()}): must be {rule}")
+            rule = (
+                "even and within -256..254 where signs are mixed"
+                if mixed
+                else "within 255 where they have one sign"
+            )
+            raise InvalidValueError(
+                f"LoihiLIF.check_weights(weights from {values.min()} to {values.max()}): must be"
+                f" {rule}"
+            )
         return values
 
     def rest(self, shape: tuple[int, ...]) -> Currents:
@@ -100,7 +110,9 @@ class LoihiLIF:
         return Currents(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
 
     def charge(self, a: npt.ArrayLike, state: Currents) -> Currents:
-        """Current and membrane of one step before the reset, from the sum `a` of the weights of this step's spikes."""
+        """Current and membrane of one step before the reset, from the sum `a` of the weights of
+        this step's spikes.
+        """
         charged = loihi_charge(_integers("LoihiLIF.charge", "a", a), *state, *self.constants)
         return Currents(*charged)
 
@@ -173,13 +185,18 @@ class XyloLIF:
         ):
             _check_range("XyloLIF", name, getattr(self, name), low, high)
         if self.version == 1 and self.bias:
-            raise InvalidValueError(f"XyloLIF(version=1, bias={self.bias}): version 1 has no bias; use version=2, or bias=0")
+            raise InvalidValueError(
+                f"XyloLIF(version=1, bias={self.bias}): version 1 has no bias; use version=2, or"
+                " bias=0"
+            )
 
     def rest(self, shape: tuple[int, ...]) -> Currents:
         """The state before the first step."""
         return Currents(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
 
-    def step(self, events: npt.ArrayLike, weights: npt.ArrayLike, state: Currents) -> tuple[Int64, Currents]:
+    def step(
+        self, events: npt.ArrayLike, weights: npt.ArrayLike, state: Currents
+    ) -> tuple[Int64, Currents]:
         """One time step.
 
         Args:
@@ -193,19 +210,27 @@ class XyloLIF:
         counts = _integers("XyloLIF.step", "events", events)
         if counts.size and not (counts.min() >= 0 and counts.max() <= self.max_events):
             raise InvalidValueError(
-                f"XyloLIF.step(events from {counts.min()} to {counts.max()}): an input has 0 to {self.max_events} events in a step"
+                f"XyloLIF.step(events from {counts.min()} to {counts.max()}): an input has 0 to"
+                f" {self.max_events} events in a step"
             )
         rows = _integers("XyloLIF.step", "weights", weights)
         if rows.ndim != 2 or counts.shape[-1:] != rows.shape[:1]:
             raise ShapeError(
-                f"XyloLIF.step: events {counts.shape} must be [..., inputs] and weights {rows.shape} [inputs, neurons]"
+                f"XyloLIF.step: events {counts.shape} must be [..., inputs] and weights"
+                f" {rows.shape} [inputs, neurons]"
             )
         if rows.size and not (rows.min() >= -128 and rows.max() <= 127):
-            raise InvalidValueError(f"XyloLIF.step(weights from {rows.min()} to {rows.max()}): must be within -128..127")
+            raise InvalidValueError(
+                f"XyloLIF.step(weights from {rows.min()} to {rows.max()}): must be within -128..127"
+            )
         current, v = state
         for channel, row in enumerate(rows):
             for nth in range(int(counts[..., channel].max(initial=0))):
-                current = np.where(counts[..., channel, None] > nth, limited(current + row, *self.state_bounds), current)
+                current = np.where(
+                    counts[..., channel, None] > nth,
+                    limited(current + row, *self.state_bounds),
+                    current,
+                )
         current, v = xylo_charge(current, v, *self.constants)
         spikes, v = xylo_fire(v, *self.constants)
         return spikes, Currents(current, v)
@@ -214,7 +239,16 @@ class XyloLIF:
     def constants(self) -> tuple[int, ...]:
         """What the equations take besides input and state."""
         low, high = self.state_bounds
-        return self.version, self.dash_syn, self.dash_mem, self.bias, self.threshold, self.max_spikes, low, high
+        return (
+            self.version,
+            self.dash_syn,
+            self.dash_mem,
+            self.bias,
+            self.threshold,
+            self.max_spikes,
+            low,
+            high,
+        )
 
     @property
     def state_bounds(self) -> tuple[int, int]:
@@ -226,7 +260,8 @@ class XyloLIF:
 class SpeckIF:
     """Integrate-and-fire neuron of a Speck, as sinabs discretizes it.
 
-        v = sat(v + a + bias), not below min_v;  spike where v >= threshold, then v -= threshold (or 0)
+        v = sat(v + a + bias), not below min_v;  spike where v >= threshold, then v -= threshold (or
+        0)
 
     Args:
         threshold: 1 to 2**15 - 1.
@@ -245,18 +280,27 @@ class SpeckIF:
     def __post_init__(self) -> None:
         _check_range("SpeckIF", "state_bits", self.state_bits, 2, 32)
         top = 2 ** (self.state_bits - 1)
-        for name, low, high in (("threshold", 1, top - 1), ("min_v", -top, 0), ("bias", -top, top - 1)):
+        for name, low, high in (
+            ("threshold", 1, top - 1),
+            ("min_v", -top, 0),
+            ("bias", -top, top - 1),
+        ):
             _check_range("SpeckIF", name, getattr(self, name), low, high)
 
     @classmethod
     def discretized(
-        cls, weights: npt.ArrayLike, bias: float, threshold: float, min_v: float | None = None, weight_bits: int = 8
+        cls,
+        weights: npt.ArrayLike,
+        bias: float,
+        threshold: float,
+        min_v: float | None = None,
+        weight_bits: int = 8,
     ) -> tuple[SpeckIF, Int64]:
         """A neuron and integer weights from real ones, all multiplied by one scale and rounded.
 
-        The scale takes the largest weight to the end of its range, or as far as threshold, bias and lower bound still fit the
-        state. A lower bound that was not given is that of the state and takes no part in the scale (in sinabs 3.1.3 it does, and
-        all weights round to 0).
+        The scale takes the largest weight to the end of its range, or as far as threshold, bias and
+        lower bound still fit the state. A lower bound that was not given is that of the state and
+        takes no part in the scale (in sinabs 3.1.3 it does, and all weights round to 0).
 
         Args:
             weights: real weights, any shape.
@@ -269,7 +313,9 @@ class SpeckIF:
         checked_number("SpeckIF.discretized", "threshold", threshold, above=0)
         largest = float(np.abs(real).max(initial=0.0))
         if not largest > 0 or not np.isfinite(largest):
-            raise InvalidValueError(f"SpeckIF.discretized(weights up to {largest}): must be finite, and not all 0")
+            raise InvalidValueError(
+                f"SpeckIF.discretized(weights up to {largest}): must be finite, and not all 0"
+            )
         top = 2**15 - 1
         limits = [(2 ** (weight_bits - 1) - 1) / largest, top / threshold]
         limits += [top / abs(value) for value in (bias, min_v or 0.0) if value]
@@ -283,7 +329,9 @@ class SpeckIF:
         return np.zeros(shape, np.int64)
 
     def step(self, a: npt.ArrayLike, state: Int64) -> tuple[Int64, Int64]:
-        """One time step, from the sum `a` of the weights of its spikes: spikes, 0 or 1, and the new state."""
+        """One time step, from the sum `a` of the weights of its spikes: spikes, 0 or 1, and the new
+        state.
+        """
         v = speck_charge(_integers("SpeckIF.step", "a", a), state, *self.constants)
         return speck_fire(v, *self.constants)
 
@@ -319,7 +367,9 @@ def dashed(x: Any, dash: Any) -> Any:
     return chosen(shifted == 0, np.sign(x), shifted)
 
 
-def loihi_charge(a: Any, u: Any, v: Any, du: Any, dv: Any, bias: Any, limit: Any, top: Any, wraps: Any) -> Any:
+def loihi_charge(
+    a: Any, u: Any, v: Any, du: Any, dv: Any, bias: Any, limit: Any, top: Any, wraps: Any
+) -> Any:
     """Current and membrane of a Loihi neuron before the reset."""
     u = decayed(u, du) + (a << WEIGHT_SHIFT)
     # the lower bits of an integer, and the sign that they have by themselves
@@ -333,33 +383,69 @@ def loihi_fire(v: Any, du: Any, dv: Any, bias: Any, limit: Any, top: Any, wraps:
 
 
 def xylo_charge(
-    current: Any, v: Any, version: Any, dash_syn: Any, dash_mem: Any, bias: Any, threshold: Any, most: Any, low: Any, high: Any
+    current: Any,
+    v: Any,
+    version: Any,
+    dash_syn: Any,
+    dash_mem: Any,
+    bias: Any,
+    threshold: Any,
+    most: Any,
+    low: Any,
+    high: Any,
 ) -> Any:
-    """Current and membrane of a Xylo neuron before the reset, from the current with this step's events."""
+    """Current and membrane of a Xylo neuron before the reset, from the current with this step's
+    events.
+    """
     current = current - dashed(current, dash_syn)
     leak = dashed(v, dash_mem)
     change = limited(limited(current - leak, low, high) + bias, low, high)
     return current, limited(chosen(version == 1, v - leak + current, v + change), low, high)
 
 
-def xylo_fire(v: Any, version: Any, dash_syn: Any, dash_mem: Any, bias: Any, threshold: Any, most: Any, low: Any, high: Any) -> Any:
+def xylo_fire(
+    v: Any,
+    version: Any,
+    dash_syn: Any,
+    dash_mem: Any,
+    bias: Any,
+    threshold: Any,
+    most: Any,
+    low: Any,
+    high: Any,
+) -> Any:
     """How often a Xylo neuron fires, and its membrane after that."""
     spikes = limited(v // threshold, 0, most)
     return spikes, v - spikes * threshold
 
 
-def speck_charge(a: Any, v: Any, bias: Any, threshold: Any, to_zero: Any, low: Any, high: Any) -> Any:
+def speck_charge(
+    a: Any, v: Any, bias: Any, threshold: Any, to_zero: Any, low: Any, high: Any
+) -> Any:
     """Membrane of a Speck neuron before the reset."""
     return limited(v + a + bias, low, high)
 
 
 def speck_fire(v: Any, bias: Any, threshold: Any, to_zero: Any, low: Any, high: Any) -> Any:
     """Spikes of a Speck neuron, and its membrane after the reset."""
-    return chosen(v >= threshold, 1, 0), chosen(v >= threshold, chosen(to_zero != 0, 0, v - threshold), v)
+    return chosen(v >= threshold, 1, 0), chosen(
+        v >= threshold, chosen(to_zero != 0, 0, v - threshold), v
+    )
 
 
 # every one of them, for a compiler
-EQUATIONS = chosen, limited, decayed, dashed, loihi_charge, loihi_fire, xylo_charge, xylo_fire, speck_charge, speck_fire
+EQUATIONS = (
+    chosen,
+    limited,
+    decayed,
+    dashed,
+    loihi_charge,
+    loihi_fire,
+    xylo_charge,
+    xylo_fire,
+    speck_charge,
+    speck_fire,
+)
 
 
 def _bounds(bits: int) -> tuple[int, int]:
@@ -369,11 +455,15 @@ def _bounds(bits: int) -> tuple[int, int]:
 def _integers(where: str, name: str, values: npt.ArrayLike) -> Int64:
     array = np.asarray(values)
     if array.dtype.kind not in "bui":
-        raise InvalidTypeError(f"{where}({name} of {array.dtype}): must be integers; round them first")
+        raise InvalidTypeError(
+            f"{where}({name} of {array.dtype}): must be integers; round them first"
+        )
     return array.astype(np.int64)
 
 
 def _check_range(where: str, name: str, value: object, low: int, high: int) -> None:
     check_int(where, name, value, at_least=low)
     if isinstance(value, int) and value > high:
-        raise InvalidValueError(f"{where}({name}={value}): {name} must be {low} to {high}; pass a smaller number")
+        raise InvalidValueError(
+            f"{where}({name}={value}): {name} must be {low} to {high}; pass a smaller number"
+        )

@@ -37,7 +37,19 @@ __all__ = ["KINDS", "RECORD", "Program", "Row", "tile_width"]
 KINDS = {
     kind: number
     for number, kind in enumerate(
-        ("product", "sum_pool", "max_pool", "add", "copy", "delay", "neuron", "table", "loihi", "speck", "xylo")
+        (
+            "product",
+            "sum_pool",
+            "max_pool",
+            "add",
+            "copy",
+            "delay",
+            "neuron",
+            "table",
+            "loihi",
+            "speck",
+            "xylo",
+        )
     )
 }
 # outputs that are summed at once, most and fewest
@@ -60,7 +72,18 @@ CALL = (
     "out",
 )
 FIXED = (
-    *("inputs", "copies_input", "table", "rows", "narrow", "wide", "constants", "parts", "num_parts", "state_bytes"),
+    *(
+        "inputs",
+        "copies_input",
+        "table",
+        "rows",
+        "narrow",
+        "wide",
+        "constants",
+        "parts",
+        "num_parts",
+        "state_bytes",
+    ),
     *("slot_size", "held", "sums", "events", "charged", "found", "out_first", "out_count"),
 )
 RECORD = np.dtype([(name, np.int64) for name in CALL + FIXED])
@@ -104,7 +127,7 @@ class Row:
         CONSTANTS,  # first constant
         LIMITS,  # first limit, -1 for none
         LEVELS,  # of a codebook
-        CHANNEL_OFFSETS,  # first of the constants that say where the tables of each neuron's channel begin
+        CHANNEL_OFFSETS,  # first constant of where the tables of each channel begin
         NUM_CHANNELS,
         STEPS,
         IS_TILED,  # weights are int8 and every output sees every input
@@ -123,10 +146,11 @@ class Program:
 
     Attributes:
         table: `[instructions, columns]` int64, see Row.
-        narrow, wide: weights of int8, and of more bits as int32: a layer in tiles as `[I, width]` each, any other as
-            `[I / groups, ky, kx, O]`.
+        narrow, wide: weights of int8, and of more bits as int32: a layer in tiles as `[I, width]`
+            each, any other as `[I / groups, ky, kx, O]`.
         constants: int32 tables of every instruction.
-        parts: `[P, 5]` int64, the states of one sample: first byte, first number, count, bits and smallest number.
+        parts: `[P, 5]` int64, the states of one sample: first byte, first number, count, bits and
+            smallest number.
         held: how many numbers the states of one sample take.
         values: how many integers all signals of one sample take together.
         scratch: largest number of values that one instruction reads or returns, tiles filled up.
@@ -160,7 +184,9 @@ class Program:
                     more = self._row("add", operation, source, signals, i)
                     more[Row.SHIFT] = shift
                     self._rows.append(more)
-        self.table = np.stack(self._rows) if self._rows else np.zeros((0, Row.WIDTH_OF_TABLE), np.int64)
+        self.table = (
+            np.stack(self._rows) if self._rows else np.zeros((0, Row.WIDTH_OF_TABLE), np.int64)
+        )
         self.narrow, self.wide = np.concatenate(self._narrow), np.concatenate(self._wide)
         # a short table is read as a whole vector
         self.constants = np.concatenate([*self._constants, np.zeros(SMALLEST_TILE, np.int32)])
@@ -169,18 +195,33 @@ class Program:
         finds = (reads[:, Row.KIND] == KINDS["product"]) & (reads[:, Row.IS_BINARY] == 1)
         # nothing but layers of spikes, which find them where they are, reads the input
         copies_input = bool((~finds).any()) or self._starts[self.network.output] == 0
-        # what one thread works in: values, state, sums, events, charged membranes and the codes found for them
+        # what one thread works in: values, state, sums, events, charged membranes and the codes
+        # found for them
         starts = np.cumsum([0, self.values, self.held, *[self.scratch] * 4])
         self.slot_size = int(starts[-1])
-        fields = dict(zip(("held", "sums", "events", "charged", "found"), starts[1:-1].tolist(), strict=True))
-        fields |= {name: getattr(self, name).ctypes.data for name in ("table", "narrow", "wide", "constants", "parts")}
+        fields = dict(
+            zip(("held", "sums", "events", "charged", "found"), starts[1:-1].tolist(), strict=True)
+        )
+        fields |= {
+            name: getattr(self, name).ctypes.data
+            for name in ("table", "narrow", "wide", "constants", "parts")
+        }
         fields |= {"inputs": signals[0].size, "copies_input": copies_input, "rows": len(self.table)}
-        fields |= {"num_parts": len(self.parts), "state_bytes": self.network.layout.size, "slot_size": self.slot_size}
-        fields |= {"out_first": self._starts[self.network.output], "out_count": signals[self.network.output].size}
+        fields |= {
+            "num_parts": len(self.parts),
+            "state_bytes": self.network.layout.size,
+            "slot_size": self.slot_size,
+        }
+        fields |= {
+            "out_first": self._starts[self.network.output],
+            "out_count": signals[self.network.output].size,
+        }
         self.fixed = tuple(int(fields[name]) for name in FIXED)
 
     def _place(self, signals: tuple[Signal, ...], operations: tuple[Operation, ...]) -> None:
-        """Where the values and the state of every operation begin; a reshaped signal is the signal that it was."""
+        """Where the values and the state of every operation begin; a reshaped signal is the signal
+        that it was.
+        """
         self._starts, self.values = [0], signals[0].size
         self._is_static, self._held = [True], [0]
         for operation in operations:
@@ -190,7 +231,9 @@ class Program:
                 self._starts.append(self.values)
                 self.values += operation.output.size
             count = math.prod(operation.state_shape)
-            self._is_static.append(not count and all(self._is_static[source] for source in operation.inputs))
+            self._is_static.append(
+                not count and all(self._is_static[source] for source in operation.inputs)
+            )
             # vectors that a kernel writes whole end before the next operation's numbers
             self._held.append(self._held[-1] + -(-count // SMALLEST_TILE) * SMALLEST_TILE)
         self.held = self._held[-1]
@@ -202,7 +245,9 @@ class Program:
         ]
         self.parts = np.array(rows, np.int64).reshape(-1, 5)
 
-    def _row(self, kind: str, operation: Operation, source: int, signals: tuple[Signal, ...], i: int) -> npt.NDArray[np.int64]:
+    def _row(
+        self, kind: str, operation: Operation, source: int, signals: tuple[Signal, ...], i: int
+    ) -> npt.NDArray[np.int64]:
         row = np.zeros(Row.WIDTH_OF_TABLE, np.int64)
         row[Row.KIND] = KINDS[kind]
         row[Row.SOURCE], row[Row.SIZE] = self._starts[source], signals[source].size
@@ -212,7 +257,9 @@ class Program:
 
     def _constant(self, *tables: Integers) -> int:
         first = sum(map(len, self._constants))
-        self._constants.extend(np.ascontiguousarray(table, dtype=np.int32).reshape(-1) for table in tables)
+        self._constants.extend(
+            np.ascontiguousarray(table, dtype=np.int32).reshape(-1) for table in tables
+        )
         return first
 
     @singledispatchmethod
@@ -237,13 +284,22 @@ class Program:
     def _(self, operation: Product, row: npt.NDArray[np.int64]) -> None:
         row[Row.KIND] = KINDS["product"]
         self._geometry(operation, row)
-        weight, window, source = operation.weight, operation.window, self.network.signals[operation.inputs[0]]
+        weight, window, source = (
+            operation.weight,
+            operation.window,
+            self.network.signals[operation.inputs[0]],
+        )
         row[Row.CONSTANTS] = self._constant(operation.multiplier, operation.offset)
         row[Row.LIMITS] = -1 if operation.limits is None else self._constant(operation.limits)
         row[Row.NUM_CHANNELS], row[Row.GROUPS] = len(weight), operation.groups
         row[Row.IS_BINARY] = binary = source.is_binary
         row[Row.IS_NARROW] = narrow = weight.dtype == np.int8
-        row[Row.IS_TILED] = narrow and operation.planes[1:] == (1, 1) and window == Window() and operation.groups == 1
+        row[Row.IS_TILED] = (
+            narrow
+            and operation.planes[1:] == (1, 1)
+            and window == Window()
+            and operation.groups == 1
+        )
         row[Row.HAS_RUNS] = operation.groups == 1 and window.stride[1] == window.dilation[1] == 1
         store = self._narrow if narrow else self._wide
         row[Row.WEIGHTS] = sum(map(len, store))
@@ -286,7 +342,11 @@ class Program:
         channels, levels = operation.reset.shape
         row[Row.LEVELS], row[Row.NUM_CHANNELS] = levels, channels
         fires = np.arange(levels) >= operation.fire[:, None]
-        emitted = fires if operation.levels is None else np.broadcast_to(operation.levels, (channels, levels))
+        emitted = (
+            fires
+            if operation.levels is None
+            else np.broadcast_to(operation.levels, (channels, levels))
+        )
         row[Row.CONSTANTS] = self._constant(emitted, operation.reset, *tables)
         row[Row.FIRE] = operation.fire[0] if operation.levels is None and channels == 1 else -1
         if channels > 1:
@@ -301,14 +361,18 @@ class Program:
 
 
 def _tops(edges: Integers) -> Integers:
-    """The last integer below each edge: what a value is compared with, so that nothing lies above the largest integer."""
+    """The last integer below each edge: what a value is compared with, so that nothing lies above
+    the largest integer.
+    """
     return edges.astype(np.int64) - 1
 
 
 def _tiles(weight: Integers, in_pairs: bool) -> list[Integers]:
-    """Weights `[O, I]` as tiles `[I, width]`, flat; outputs that fill up the last tile have weight 0.
+    """Weights `[O, I]` as tiles `[I, width]`, flat; outputs that fill up the last tile have weight
+    0.
 
-    In pairs, an output of the first half of a tile lies beside one of the second half, and bytes are weights + 128.
+    In pairs, an output of the first half of a tile lies beside one of the second half, and bytes
+    are weights + 128.
     """
     tiles, first = [], 0
     while first < len(weight):
@@ -317,7 +381,12 @@ def _tiles(weight: Integers, in_pairs: bool) -> list[Integers]:
         tile = np.zeros((weight.shape[1], width), np.int8)
         tile[:, : len(some)] = some.T
         if in_pairs:
-            tile = (tile.view(np.uint8) ^ np.uint8(128)).reshape(-1, 2, width // 2).transpose(0, 2, 1).view(np.int8)
+            tile = (
+                (tile.view(np.uint8) ^ np.uint8(128))
+                .reshape(-1, 2, width // 2)
+                .transpose(0, 2, 1)
+                .view(np.int8)
+            )
         tiles.append(tile.reshape(-1))
         first += width
     return tiles

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from snnsim._core.checks import check_int
 from snnsim.calibrate.conversion import Scale
-from snnsim.checks import check_int
 from snnsim.deploy.constants import layer_window, pool_window
 from snnsim.deploy.graph import Graph, Part, Reshaping, leading_features, refusal
 from snnsim.errors import InvalidTypeError, InvalidValueError
@@ -42,7 +42,12 @@ def input_shape_of(graph: Graph, shape: Any) -> Shape:
     """The argument `input_shape`, or what the first layer says where it is left out."""
     if shape is None:
         return (leading_features(graph, (*IDENTITIES, Scale)),)
-    sizes = whole_numbers("input_shape", shape, range(1, MAX_AXES + 1), "a tuple of 1 to 3 ints, as (1, 28, 28) for an image")
+    sizes = whole_numbers(
+        "input_shape",
+        shape,
+        range(1, MAX_AXES + 1),
+        "a tuple of 1 to 3 ints, as (1, 28, 28) for an image",
+    )
     for size in sizes:
         check_int("input_shape", "size", size, at_least=1)
     return sizes
@@ -84,17 +89,27 @@ def output_shape(part: Part, shape_of: Callable[[int], Shape]) -> Shape:
 
 
 def _behind_layer(part: Part, layer: Any, shape: Shape) -> Shape:
-    axes = {nn.Linear: 1, nn.Conv1d: 2, nn.Conv2d: 3}[next(kind for kind in LINEAR_LAYERS if isinstance(layer, kind))]
+    axes = {nn.Linear: 1, nn.Conv1d: 2, nn.Conv2d: 3}[
+        next(kind for kind in LINEAR_LAYERS if isinstance(layer, kind))
+    ]
     channels = layer.in_features if axes == 1 else layer.in_channels
     if len(shape) != axes or shape[0] != channels:
-        raise refusal(part, f"takes {channels} channels in {axes} axes, and one sample has shape {shape}")
+        raise refusal(
+            part, f"takes {channels} channels in {axes} axes, and one sample has shape {shape}"
+        )
     return (layer.weight.shape[0], *_seen(part, layer_window(part, layer), shape))
 
 
 def _behind_pool(part: Part, module: Any, shape: Shape) -> Shape:
     if getattr(module, "ceil_mode", False):
         raise refusal(part, "ceil_mode=True is not supported; pad the input instead")
-    spatial = 1 if isinstance(module, nn.AvgPool1d | nn.AdaptiveAvgPool1d | nn.MaxPool1d | nn.AdaptiveMaxPool1d) else 2
+    spatial = (
+        1
+        if isinstance(
+            module, nn.AvgPool1d | nn.AdaptiveAvgPool1d | nn.MaxPool1d | nn.AdaptiveMaxPool1d
+        )
+        else 2
+    )
     if len(shape) != spatial + 1:
         raise refusal(part, f"pools over {spatial} axes, and one sample has shape {shape}")
     return (shape[0], *_seen(part, pool_window(part, module, shape), shape))
@@ -121,12 +136,24 @@ def _reshaped(part: Part, module: Any, shape_of: Callable[[int], Shape]) -> Shap
             if isinstance(module, Reshaping):
                 found.append(module.reshaped(batched))
             else:
-                found.append(tuple(module(torch.empty(batched(part.inputs[0]), device="meta")).shape))
+                found.append(
+                    tuple(module(torch.empty(batched(part.inputs[0]), device="meta")).shape)
+                )
         except (RuntimeError, TypeError, ValueError, IndexError) as problem:
-            raise refusal(part, f"it does not fit one sample of shape {shape_of(part.inputs[0])} ({problem})") from problem
+            raise refusal(
+                part, f"it does not fit one sample of shape {shape_of(part.inputs[0])} ({problem})"
+            ) from problem
     first, other = found
     if first[:1] != (1,) or other[:1] != (7,) or first[1:] != other[1:]:
-        raise refusal(part, "it flattens the batch axis, or changes it otherwise; let the first axis stay, as in x.flatten(1)")
+        raise refusal(
+            part,
+            "it flattens the batch axis, or changes it otherwise; let the first axis stay, as in"
+            " x.flatten(1)",
+        )
     if not 1 <= len(first) - 1 <= MAX_AXES:
-        raise refusal(part, f"it gives one sample the shape {first[1:]}; an integer network knows 1 to {MAX_AXES} axes")
+        raise refusal(
+            part,
+            f"it gives one sample the shape {first[1:]}; an integer network knows 1 to {MAX_AXES}"
+            " axes",
+        )
     return first[1:]

@@ -1,4 +1,6 @@
-"""What a network holds from one time step to the next, packed: as many bits for each number as its bounds need."""
+"""What a network holds from one time step to the next, packed: as many bits for each number as its
+bounds need.
+"""
 
 from __future__ import annotations
 
@@ -77,14 +79,20 @@ class StateLayout:
         """
         if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:
             kind = getattr(packed, "dtype", type(packed).__name__)
-            raise InvalidTypeError(f"state: must be a uint8 array [B, {self.size}], got {kind}; set what `state` returned")
+            raise InvalidTypeError(
+                f"state: must be a uint8 array [B, {self.size}], got {kind}; set what `state`"
+                " returned"
+            )
         if packed.ndim != 2 or packed.shape[1] != self.size:
-            raise ShapeError(f"state of shape {packed.shape}: must be [B, {self.size}]; set what `state` of this network returned")
+            raise ShapeError(
+                f"state of shape {packed.shape}: must be [B, {self.size}]; set what `state` of this"
+                " network returned"
+            )
         for part, numbers in zip(self.parts, self.unpack(packed), strict=True):
             if numbers.size and numbers.max() > part.high:
                 raise InvalidValueError(
-                    f"state: operation {part.name!r} would hold {numbers.max()}, and its states are {part.low} to {part.high}; "
-                    "set what `state` of this network returned"
+                    f"state: operation {part.name!r} would hold {numbers.max()}, and its states are"
+                    f" {part.low} to {part.high}; set what `state` of this network returned"
                 )
         return packed
 
@@ -95,7 +103,9 @@ class StateLayout:
         for part, state in zip(self.parts, states, strict=True):
             offset = (state.reshape(batch, part.count) - part.low).astype(np.uint64)
             bits = (offset[..., None] >> np.arange(part.bits, dtype=np.uint64)) & np.uint64(1)
-            packed.append(np.packbits(bits.astype(np.uint8).reshape(batch, -1), axis=1, bitorder="little"))
+            packed.append(
+                np.packbits(bits.astype(np.uint8).reshape(batch, -1), axis=1, bitorder="little")
+            )
         return np.concatenate(packed, 1)
 
     def unpack(self, packed: Packed) -> list[Integers]:
@@ -104,6 +114,8 @@ class StateLayout:
         for part in self.parts:
             mine = packed[:, part.first : part.first + part.size]
             bits = np.unpackbits(mine, axis=1, count=part.count * part.bits, bitorder="little")
-            numbers = bits.reshape(len(packed), part.count, part.bits).astype(np.int64) << np.arange(part.bits)
+            numbers = bits.reshape(len(packed), part.count, part.bits).astype(
+                np.int64
+            ) << np.arange(part.bits)
             states.append((numbers.sum(-1) + part.low).reshape(len(packed), *part.shape))
         return states

@@ -1,4 +1,6 @@
-"""Average pools that leave the division to a layer next to them: their sums of spikes are whole numbers."""
+"""Average pools that leave the division to a layer next to them: their sums of spikes are whole
+numbers.
+"""
 
 from __future__ import annotations
 

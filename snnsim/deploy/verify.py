@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from snnsim._core.files import write_whole
+from snnsim._core.restore import evaluating
 from snnsim._version import __version__
 from snnsim.deploy.graph import network_of, read
 from snnsim.deploy.host import HostProgram, compiled, compiler_version, why_no_program
@@ -24,13 +26,11 @@ from snnsim.deploy.interface import interface_of
 from snnsim.deploy.network import IntegerNetwork, NeuronTrace
 from snnsim.deploy.operations import Integers
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.files import write_whole
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
-from snnsim.record import Recorder, Trace
-from snnsim.restore import evaluating
-from snnsim.runners import MultiStep
+from snnsim.temporal.record import Recorder, Trace
+from snnsim.temporal.runner import MultiStep
 
 __all__ = ["Certificate", "Difference", "verify", "verify_copy"]
 
@@ -44,12 +44,14 @@ HISTORY = 8
 
 @dataclass(frozen=True)
 class Difference:
-    """The first place where a network and its integers differ: the earliest time step, there the first layer.
+    """The first place where a network and its integers differ: the earliest time step, there the
+    first layer.
 
     Attributes:
         layer: name of the neuron layer; "output" where all neurons agree.
         time_step, sample, neuron: where; the neuron by its index in one sample.
-        expected: outputs and codes before and after the reset of that neuron in the network, the last steps up to this one.
+        expected: outputs and codes before and after the reset of that neuron in the network, the
+            last steps up to this one.
         found: the same in the integer network.
         engine: of the integer network that differs: "definition", "compiled" or "C".
     """
@@ -63,7 +65,9 @@ class Difference:
     engine: str = "definition"
 
     def __str__(self) -> str:
-        place = f"{self.layer}, time step {self.time_step}, sample {self.sample}, neuron {self.neuron}"
+        place = (
+            f"{self.layer}, time step {self.time_step}, sample {self.sample}, neuron {self.neuron}"
+        )
         lines = [f"first difference: {place}" + (" of the C" if self.engine == "C" else "")]
         for name in self.expected:
             lines.append(f"  {name}: {self.expected[name]} expected, {self.found[name]} found")
@@ -77,10 +81,12 @@ class Certificate:
     Attributes:
         difference: the first one; None where every spike, code and output agreed.
         samples, outputs, codes: how many were compared.
-        network, integers, data: SHA-256 of the network's state, of the integer network, and of the inputs.
+        network, integers, data: SHA-256 of the network's state, of the integer network, and of the
+            inputs.
         versions: of snnsim, torch, numpy and Python.
         c: how the generated C was compared too, or why it was not.
-        interface: of the integer network: time steps, scale, range and layout of the input, decision rule.
+        interface: of the integer network: time steps, scale, range and layout of the input,
+            decision rule.
     """
 
     difference: Difference | None
@@ -102,7 +108,11 @@ class Certificate:
 
     def __str__(self) -> str:
         compared = f"{self.samples} samples, {self.outputs} outputs and {self.codes} codes compared"
-        return f"exact: {compared}" if self.difference is None else f"not exact: {compared}; {self.difference}"
+        return (
+            f"exact: {compared}"
+            if self.difference is None
+            else f"not exact: {compared}; {self.difference}"
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate as JSON."""
@@ -111,18 +121,24 @@ class Certificate:
 
 
 def verify(
-    net: nn.Module, integer_net: IntegerNetwork, batches: Iterable[Any], c_folder: str | os.PathLike[str] | None = None
+    net: nn.Module,
+    integer_net: IntegerNetwork,
+    batches: Iterable[Any],
+    c_folder: str | os.PathLike[str] | None = None,
 ) -> Certificate:
-    """Run a network and its integers on the same inputs and compare every spike, every code and every output.
+    """Run a network and its integers on the same inputs and compare every spike, every code and
+    every output.
 
-    The integers are run by their definition, by the compiled engine and, where there is a C compiler, as generated C. Stops after
-    the first batch with a difference.
+    The integers are run by their definition, by the compiled engine and, where there is a C
+    compiler, as generated C. Stops after the first batch with a difference.
 
     Args:
-        net: the network that was lowered, or a runner around it; run in eval mode, its modes and states are restored.
+        net: the network that was lowered, or a runner around it; run in eval mode, its modes and
+            states are restored.
         integer_net: what `lower` made of it.
-        batches: inputs, each a sequence `[T, B, *n]`, or `[B, *n]` where the runner presents a static input; tensors or arrays of
-            any dtype, or tuples such as (inputs, labels) that begin with them.
+        batches: inputs, each a sequence `[T, B, *n]`, or `[B, *n]` where the runner presents a
+            static input; tensors or arrays of any dtype, or tuples such as (inputs, labels) that
+            begin with them.
         c_folder: what `to_c` wrote, to compare that very C; None generates it anew.
 
     Returns:
@@ -134,26 +150,43 @@ def verify(
     """
     network, time_steps = network_of(net)
     if not isinstance(integer_net, IntegerNetwork):
-        raise InvalidTypeError(f"verify(integer_net): must be an IntegerNetwork, got {type(integer_net).__name__}; call lower(net)")
+        raise InvalidTypeError(
+            f"verify(integer_net): must be an IntegerNetwork, got {type(integer_net).__name__};"
+            " call lower(net)"
+        )
     if time_steps != integer_net.time_steps:
         raise InvalidValueError(
-            f"verify: the runner has time_steps={time_steps} and the integer network {integer_net.time_steps}; lower that runner"
+            f"verify: the runner has time_steps={time_steps} and the integer network"
+            f" {integer_net.time_steps}; lower that runner"
         )
     _check_same_neurons(network, integer_net)
 
     reason = why_no_program(integer_net)
-    with nullcontext() if reason else compiled(integer_net, None if c_folder is None else Path(c_folder)) as program:
+    with (
+        nullcontext()
+        if reason
+        else compiled(integer_net, None if c_folder is None else Path(c_folder))
+    ) as program:
 
-        def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
+        def compare(
+            runner: MultiStep, batch: Tensor
+        ) -> tuple[Difference | None, tuple[int, int, int]]:
             return _compare(runner, integer_net, program, batch)
 
-        certificate = _certified(network, network, time_steps, batches, compare, integer_net.fingerprint())
+        certificate = _certified(
+            network, network, time_steps, batches, compare, integer_net.fingerprint()
+        )
     how = f"not compared: {reason}" if reason else f"compared, compiled by {compiler_version()}"
     return replace(certificate, c=how, interface=interface_of(integer_net))
 
 
 def _certified(
-    network: nn.Module, other: nn.Module, time_steps: int | None, batches: Iterable[Any], compare: Comparison, fingerprint: str
+    network: nn.Module,
+    other: nn.Module,
+    time_steps: int | None,
+    batches: Iterable[Any],
+    compare: Comparison,
+    fingerprint: str,
 ) -> Certificate:
     """The certificate of a comparison, batch by batch in eval mode, up to the first difference."""
     runner = MultiStep(network, time_steps=time_steps)
@@ -168,7 +201,9 @@ def _certified(
                 difference = found
                 break
     if not counts[0]:
-        raise InvalidValueError("verify(batches): there is no sample to compare; give at least one batch")
+        raise InvalidValueError(
+            "verify(batches): there is no sample to compare; give at least one batch"
+        )
     samples, outputs, codes = (int(count) for count in counts)
     return Certificate(
         difference,
@@ -196,19 +231,26 @@ def _inputs(batch: Any, network: nn.Module) -> Tensor:
     if not isinstance(inputs, Tensor) or inputs.is_complex():
         kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise InvalidTypeError(
-            f"verify(batches): a batch must be a tensor of numbers or begin with one, got {kind}; give x or (x, y)"
+            f"verify(batches): a batch must be a tensor of numbers or begin with one, got {kind};"
+            " give x or (x, y)"
         )
     if inputs.layout is not torch.strided:
-        raise InvalidTypeError(f"verify(batches): a batch has the layout {inputs.layout}; give it as x.to_dense()")
-    dtypes = [parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()]
+        raise InvalidTypeError(
+            f"verify(batches): a batch has the layout {inputs.layout}; give it as x.to_dense()"
+        )
+    dtypes = [
+        parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()
+    ]
     return inputs.to(dtypes[0] if dtypes else torch.float32)
 
 
 def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Any]) -> Certificate:
-    """Run a network and one read back from a file on the same inputs, and compare every spike, every code and every output.
+    """Run a network and one read back from a file on the same inputs, and compare every spike,
+    every code and every output.
 
     Args:
-        net: as for `verify`; its neurons may be in floating point, and then their potentials are compared.
+        net: as for `verify`; its neurons may be in floating point, and then their potentials are
+            compared.
         copy: a network with neurons of the same names, without a runner.
         batches: see `verify`.
 
@@ -219,17 +261,35 @@ def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Any]) -> Cert
         InvalidValueError: no batches, or neurons of other names.
     """
     network, time_steps = network_of(net)
-    names = [{name for name, module in n.named_modules() if isinstance(module, Membrane)} for n in (network, copy)]
+    names = [
+        {name for name, module in n.named_modules() if isinstance(module, Membrane)}
+        for n in (network, copy)
+    ]
     if names[0] != names[1]:
-        raise InvalidValueError(f"verify_copy: the network has the neurons {sorted(names[0])} and the copy {sorted(names[1])}")
+        raise InvalidValueError(
+            f"verify_copy: the network has the neurons {sorted(names[0])} and the copy"
+            f" {sorted(names[1])}"
+        )
 
     def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
-        (expected_out, expected), (out, found) = (_recorded(r, batch) for r in (runner, MultiStep(copy, time_steps=time_steps)))
+        (expected_out, expected), (out, found) = (
+            _recorded(r, batch) for r in (runner, MultiStep(copy, time_steps=time_steps))
+        )
         counts = (out.shape[1], out.numel(), 0)
-        differences = [_first("output", {"output": expected_out.double().numpy()}, {"output": out.double().numpy()})]
+        differences = [
+            _first(
+                "output",
+                {"output": expected_out.double().numpy()},
+                {"output": out.double().numpy()},
+            )
+        ]
         for name, trace in found.items():
             theirs, ours = _values_of(expected[name]), _values_of(trace)
-            counts = (counts[0], counts[1] + ours["output"].size, counts[2] + 2 * ours["charged"].size)
+            counts = (
+                counts[0],
+                counts[1] + ours["output"].size,
+                counts[2] + 2 * ours["charged"].size,
+            )
             differences.append(_first(name, theirs, ours))
         return _earliest(differences), counts
 
@@ -253,7 +313,8 @@ def _values_of(trace: Trace) -> dict[str, History]:
 def _compare(
     runner: MultiStep, integer_net: IntegerNetwork, program: HostProgram | None, batch: Tensor
 ) -> tuple[Difference | None, tuple[int, int, int]]:
-    """The first difference within one batch, and how many samples, outputs and codes were compared."""
+    """The first difference within one batch, and how many samples, outputs and codes were
+    compared."""
     # first: it says of an input of another shape or range what to give
     x_seq = integer_net._sequence(batch)
     with torch.no_grad(), Recorder(runner.net) as recorder:
@@ -268,11 +329,16 @@ def _compare(
         results["C"], codes = program.run(x_seq)
     differences = []
     for name, trace in found.items():
-        theirs, ours = _codes_of(_codebook(runner.net, name), expected[name]), _codes_of_integers(integer_net, name, trace)
+        theirs, ours = (
+            _codes_of(_codebook(runner.net, name), expected[name]),
+            _codes_of_integers(integer_net, name, trace),
+        )
         counts = (counts[0], counts[1] + ours["output"].size, counts[2] + 2 * ours["codes"].size)
         differences.append(_first(name, theirs, ours))
         if name in codes:
-            differences.append(_first(name, {"codes": theirs["codes"]}, {"codes": codes[name]}, "C"))
+            differences.append(
+                _first(name, {"codes": theirs["codes"]}, {"codes": codes[name]}, "C")
+            )
     signal = integer_net.signals[integer_net.output]
     scaled = expected_out.detach().cpu().double().numpy()
     for engine, result in results.items():
@@ -297,22 +363,36 @@ def _codes_of(codebook: Codebook, trace: Trace) -> dict[str, History]:
 def _codebook(network: nn.Module, name: str) -> Codebook:
     codebook = network.get_submodule(name).state_quant
     if not isinstance(codebook, Codebook):
-        raise InvalidValueError(f"verify: the neuron {name!r} of the network has no codebook; lower this network")
+        raise InvalidValueError(
+            f"verify: the neuron {name!r} of the network has no codebook; lower this network"
+        )
     return codebook
 
 
-def _codes_of_integers(integer_net: IntegerNetwork, name: str, trace: NeuronTrace) -> dict[str, History]:
+def _codes_of_integers(
+    integer_net: IntegerNetwork, name: str, trace: NeuronTrace
+) -> dict[str, History]:
     frac_bits = integer_net.neurons[name].output.frac_bits
-    return {"output": np.ldexp(trace.output.astype(np.float64), -frac_bits), "charged": trace.charged, "codes": trace.codes}
+    return {
+        "output": np.ldexp(trace.output.astype(np.float64), -frac_bits),
+        "charged": trace.charged,
+        "codes": trace.codes,
+    }
 
 
-def _first(layer: str, expected: dict[str, History], found: dict[str, History], engine: str = "definition") -> Difference | None:
+def _first(
+    layer: str, expected: dict[str, History], found: dict[str, History], engine: str = "definition"
+) -> Difference | None:
     """The earliest difference between two histories `[T, B, *n]` of one layer."""
     wrong = np.logical_or.reduce([expected[name] != found[name] for name in expected])
     if not wrong.any():
         return None
     time_step, sample, *neuron = (int(i) for i in np.argwhere(wrong)[0])
-    place: tuple[Any, ...] = (slice(max(0, time_step - HISTORY + 1), time_step + 1), sample, *neuron)
+    place: tuple[Any, ...] = (
+        slice(max(0, time_step - HISTORY + 1), time_step + 1),
+        sample,
+        *neuron,
+    )
     return Difference(
         layer,
         time_step,
@@ -328,10 +408,13 @@ def _check_same_neurons(network: nn.Module, integer_net: IntegerNetwork) -> None
     theirs = {name for name, module in network.named_modules() if isinstance(module, Membrane)}
     ours = set(integer_net.neurons)
     # a neuron that the forward never calls has nothing to be compared
-    used = {part.name for part in read(network).parts if isinstance(part.module, BaseNode)} | (theirs & ours)
+    used = {part.name for part in read(network).parts if isinstance(part.module, BaseNode)} | (
+        theirs & ours
+    )
     if ours - theirs or used - ours:
         raise InvalidValueError(
-            f"verify: the network has the neurons {sorted(theirs)} and the integer network {sorted(ours)}; lower this network"
+            f"verify: the network has the neurons {sorted(theirs)} and the integer network"
+            f" {sorted(ours)}; lower this network"
         )
 
 
@@ -345,5 +428,7 @@ def _hash_of(network: nn.Module) -> str:
 
 def _bytes(value: Tensor) -> bytes:
     # numpy knows no bfloat16: its bits
-    array = np.ascontiguousarray((value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy(force=True))
+    array = np.ascontiguousarray(
+        (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy(force=True)
+    )
     return f"{array.dtype.str}{array.shape}".encode() + array.tobytes()

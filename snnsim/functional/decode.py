@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from snnsim.checks import check_real, check_sequence, summable
+from snnsim._core.checks import check_real, check_sequence, summable
 from snnsim.functional.misc import earliest
 
 __all__ = ["first_spike", "membrane", "rate"]
@@ -17,7 +17,8 @@ def rate(s_seq: Tensor) -> Tensor:
         s_seq: spikes, `[T, B, *n]`, any numeric or bool dtype.
 
     Returns:
-        Rates `[B, *n]` within 0..1, float32 or float64: half precision, which merges different rates, is widened.
+        Rates `[B, *n]` within 0..1, float32 or float64: half precision, which merges different
+            rates, is widened.
 
     Raises:
         InvalidTypeError: complex values.
@@ -55,13 +56,15 @@ def membrane(v_seq: Tensor) -> Tensor:
         v_seq: membranes, `[T, B, *n]`, in the unit of the threshold.
 
     Returns:
-        Potentials `[B, *n]`; the gradient goes to the time step of the maximum, shared where several are equal.
+        Potentials `[B, *n]`; the gradient goes to the time step of the maximum, shared where
+        several are equal.
 
     Raises:
         InvalidTypeError: complex values.
         ShapeError: no time and batch axes, or no time step.
 
-    Source: Cramer et al. 2020, "The Heidelberg spiking datasets for the systematic evaluation of spiking neural
+    Source: Cramer et al. 2020, "The Heidelberg spiking datasets for the systematic evaluation of
+        spiking neural
     networks", arXiv 1910.07407.
     """
     check_sequence("membrane", "v_seq", v_seq)

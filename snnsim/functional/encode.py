@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnsim.checks import (
+from snnsim._core.checks import (
     MOST,
     check_generator,
     check_int,
@@ -23,7 +23,8 @@ __all__ = ["delta", "direct", "latency", "phase", "rate"]
 
 
 def rate(x: Tensor, time_steps: int, generator: torch.Generator | None = None) -> Tensor:
-    """Independent random spikes: each step fires with probability `x` (Bernoulli, the discrete Poisson process).
+    """Independent random spikes: each step fires with probability `x` (Bernoulli, the discrete
+    Poisson process).
 
     The gradient of a spike with respect to its probability is 1, that of its mean.
 
@@ -70,8 +71,9 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
 def phase(x: Tensor, time_steps: int, period: int = 8) -> Tensor:
     """The binary digits of each value, most significant first, repeated every `period` steps.
 
-    A spike at step t stands for 2^-(1 + t mod period). The value is rounded down to `period` digits, and 1 to the
-    largest of them, which gives back the pixel values of 8-bit images divided by 255.
+    A spike at step t stands for 2^-(1 + t mod period). The value is rounded down to `period`
+    digits, and 1 to the largest of them, which gives back the pixel values of 8-bit images divided
+    by 255.
 
     Args:
         x: intensity, `[B, *n]`, floating, within 0..1.
@@ -95,7 +97,9 @@ def phase(x: Tensor, time_steps: int, period: int = 8) -> Tensor:
     check_int("phase", "time_steps", time_steps, at_least=1, at_most=MOST)
     check_int("phase", "period", period, at_least=1, at_most=MOST)
     if period > 32:
-        raise InvalidValueError(f"phase(period={period}): period must be <= 32, the digits a value can have; pass 8")
+        raise InvalidValueError(
+            f"phase(period={period}): period must be <= 32, the digits a value can have; pass 8"
+        )
     code = (x.to(torch.float64) * 2**period).floor().clamp(max=2**period - 1).to(torch.int64)
     digit = period - 1 - _steps(time_steps, x) % period
     return ((code >> digit) & 1).to(x.dtype)
@@ -123,15 +127,17 @@ def direct(x: Tensor, time_steps: int) -> Tensor:
 def delta(x_seq: Tensor, threshold: float) -> Tensor:
     """Events where a signal has moved by `threshold` since the last event (send on delta).
 
-    At each step, at most one event moves the receiver's copy of the signal by one threshold toward it, so that slow
-    changes add up and `x_seq[0] + threshold * events.cumsum(0)` follows the signal.
+    At each step, at most one event moves the receiver's copy of the signal by one threshold toward
+    it, so that slow changes add up and `x_seq[0] + threshold * events.cumsum(0)` follows the
+    signal.
 
     Args:
         x_seq: signal, `[T, B, *n]`, floating, finite.
         threshold: size of a change that makes an event, in the unit of the signal, above 0.
 
     Returns:
-        Events `[T, B, *n]` in the dtype of `x_seq`: 1 upward, -1 downward, 0 none; 0 at the first step. For two
+        Events `[T, B, *n]` in the dtype of `x_seq`: 1 upward, -1 downward, 0 none; 0 at the first
+            step. For two
         channels of spikes take `events.clamp(min=0)` and `(-events).clamp(min=0)`.
 
     Raises:
@@ -139,13 +145,18 @@ def delta(x_seq: Tensor, threshold: float) -> Tensor:
         InvalidValueError: a value that is not finite, or `threshold` not above 0.
         ShapeError: no time and batch axes.
 
-    Source: Miskowicz 2006, "Send-On-Delta Concept: An Event-Based Data Reporting Strategy", Sensors 6(1).
+    Source: Miskowicz 2006, "Send-On-Delta Concept: An Event-Based Data Reporting Strategy", Sensors
+        6(1).
     """
     check_sequence("delta", "x_seq", x_seq)
     threshold = checked_number("delta", "threshold", threshold, above=0)
     if not x_seq.is_floating_point():
-        raise InvalidTypeError(f"delta(x_seq of dtype {x_seq.dtype}): x_seq must be floating; pass x_seq.float()")
-    check_values("delta", "x_seq", x_seq, x_seq.isfinite(), "finite", "remove NaN and infinities first")
+        raise InvalidTypeError(
+            f"delta(x_seq of dtype {x_seq.dtype}): x_seq must be floating; pass x_seq.float()"
+        )
+    check_values(
+        "delta", "x_seq", x_seq, x_seq.isfinite(), "finite", "remove NaN and infinities first"
+    )
     signal = wide(x_seq.detach())
     # events are counted, not summed as multiples of the threshold: no rounding error accumulates
     count = torch.zeros_like(signal[0])

@@ -9,12 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from snnsim.checks import check_class_sequence, check_labels, check_real, check_sequence, check_shape, checked_number, summable
+from snnsim._core.checks import (
+    check_class_sequence,
+    check_labels,
+    check_real,
+    check_sequence,
+    check_shape,
+    checked_number,
+    summable,
+)
 from snnsim.errors import InvalidValueError
 from snnsim.functional import decode
 from snnsim.functional.misc import earliest, redundant_one_hot
 
-__all__ = ["rate_cross_entropy", "rate_mse", "spike_count", "temporal_cross_entropy", "temporal_mse", "tet", "van_rossum"]
+__all__ = [
+    "rate_cross_entropy",
+    "rate_mse",
+    "spike_count",
+    "temporal_cross_entropy",
+    "temporal_mse",
+    "tet",
+    "van_rossum",
+]
 
 
 def rate_mse(s_seq: Tensor, target_rate: Tensor) -> Tensor:
@@ -38,8 +54,8 @@ def rate_mse(s_seq: Tensor, target_rate: Tensor) -> Tensor:
 def rate_cross_entropy(s_seq: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
     """Cross-entropy with the firing rates as logits.
 
-    Rates lie within 0..1, so that with `scale=1` the loss stays above log(1 + (C - 1)/e); `scale=T` takes the spike
-    counts as logits.
+    Rates lie within 0..1, so that with `scale=1` the loss stays above log(1 + (C - 1)/e); `scale=T`
+    takes the spike counts as logits.
 
     Args:
         s_seq: spikes, `[T, B, C]`.
@@ -57,7 +73,8 @@ def rate_cross_entropy(s_seq: Tensor, labels: Tensor, scale: float = 1.0) -> Ten
 
 
 def spike_count(s_seq: Tensor, labels: Tensor, true_count: float, false_count: float) -> Tensor:
-    """Mean squared difference of the spike counts from a count for the right class and one for the others.
+    """Mean squared difference of the spike counts from a count for the right class and one for the
+    others.
 
     Args:
         s_seq: spikes, `[T, B, C]`.
@@ -112,10 +129,12 @@ def temporal_cross_entropy(s_seq: Tensor, labels: Tensor, tau: float = 1.0) -> T
 
     Raises:
         InvalidTypeError: labels that are not integers, or a tau that is not a number.
-        InvalidValueError: a label outside 0..C-1, a tau not above 0, or a value of `s_seq` outside 0..1.
+        InvalidValueError: a label outside 0..C-1, a tau not above 0, or a value of `s_seq` outside
+            0..1.
         ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
 
-    Source: Comsa et al. 2020, "Temporal Coding in Spiking Neural Networks with Alpha Synaptic Function",
+    Source: Comsa et al. 2020, "Temporal Coding in Spiking Neural Networks with Alpha Synaptic
+        Function",
     arXiv 1907.13223.
     """
     _check_classification("temporal_cross_entropy", s_seq, labels)
@@ -126,12 +145,14 @@ def temporal_cross_entropy(s_seq: Tensor, labels: Tensor, tau: float = 1.0) -> T
 def tet(x_seq: Tensor, labels: Tensor, regularization: float = 0.05, target: float = 1.0) -> Tensor:
     """Temporal efficient training: cross-entropy of every time step by itself, not of their mean.
 
-        loss = (1 - regularization) mean over t of CE(x_seq[t], labels) + regularization mean of (x_seq - target)^2
+        loss = (1 - regularization) mean over t of CE(x_seq[t], labels) + regularization mean of
+        (x_seq - target)^2
 
     Args:
         x_seq: outputs of a last layer without neurons, or potentials of a readout, `[T, B, C]`.
         labels: `[B]` class indices.
-        regularization: weight of the second term, in [0, 1]; it keeps single steps from growing large.
+        regularization: weight of the second term, in [0, 1]; it keeps single steps from growing
+            large.
         target: what the second term draws outputs towards; the threshold.
 
     Raises:
@@ -139,13 +160,17 @@ def tet(x_seq: Tensor, labels: Tensor, regularization: float = 0.05, target: flo
         InvalidValueError: a label outside 0..C-1, or a regularization outside [0, 1].
         ShapeError: outputs that are not `[T, B, C]`, or labels for another batch.
 
-    Source: Deng et al. 2022, "Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting",
+    Source: Deng et al. 2022, "Temporal Efficient Training of Spiking Neural Network via Gradient
+        Re-weighting",
     arXiv 2202.11946.
     """
     _check_classification("tet", x_seq, labels, "x_seq")
     weight = checked_number("tet", "regularization", regularization, at_least=0)
     if weight > 1:
-        raise InvalidValueError(f"tet(regularization={regularization!r}): regularization must be in [0, 1]; pass a smaller number")
+        raise InvalidValueError(
+            f"tet(regularization={regularization!r}): regularization must be in [0, 1]; pass a"
+            " smaller number"
+        )
     wanted = checked_number("tet", "target", target)
     x_seq = summable("tet", "x_seq", x_seq)
     each = cross_entropy(x_seq.flatten(0, 1), labels.long().repeat(len(x_seq)))
@@ -157,25 +182,30 @@ def van_rossum(s_seq: Tensor, target_seq: Tensor, tau: float) -> Tensor:
 
     Both trains are filtered with a decaying exponential; the distance is that of the two traces:
 
-        f[t] = sum over r <= t of exp(-(t - r) / tau) (s_seq[r] - target_seq[r]);   D^2 = sum over t of f[t]^2 / tau
+        f[t] = sum over r <= t of exp(-(t - r) / tau) (s_seq[r] - target_seq[r]);   D^2 = sum over t
+        of f[t]^2 / tau
 
     Args:
         s_seq: spikes, `[T, B, *n]`.
         target_seq: wanted spikes, same shape.
-        tau: time constant of the filter, in time steps, above 0: small compares single spikes, large compares rates.
+        tau: time constant of the filter, in time steps, above 0: small compares single spikes,
+            large compares rates.
 
     Raises:
         InvalidTypeError: `tau` is not a number.
         InvalidValueError: `tau` not above 0.
         ShapeError: a target of another shape, or no time and batch axes.
 
-    Source: van Rossum 2001, "A Novel Spike Distance", Neural Computation 13(4), with sums over time steps for
+    Source: van Rossum 2001, "A Novel Spike Distance", Neural Computation 13(4), with sums over time
+        steps for
     integrals.
     """
     check_sequence("van_rossum", "s_seq", s_seq)
     check_shape("van_rossum", "target_seq", target_seq, s_seq.shape)
     tau = checked_number("van_rossum", "tau", tau, above=0)
-    difference = summable("van_rossum", "s_seq", s_seq) - summable("van_rossum", "target_seq", target_seq)
+    difference = summable("van_rossum", "s_seq", s_seq) - summable(
+        "van_rossum", "target_seq", target_seq
+    )
     step = torch.arange(len(s_seq), device=s_seq.device, dtype=difference.dtype)
     # [T, T]; a spike in the future is infinitely far away
     age = (step[:, None] - step).masked_fill(step[:, None] < step, torch.inf)

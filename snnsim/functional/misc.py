@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import (
+from snnsim._core.checks import (
     MOST,
     check_int,
     check_labels,
@@ -36,7 +36,8 @@ __all__ = [
 
 
 class MarginNode(Protocol):
-    """What `set_threshold_margin` needs of an output layer; every snnsim neuron that fires has it."""
+    """What `set_threshold_margin` needs of an output layer; every snnsim neuron that fires has
+    it."""
 
     def set_training_threshold(self, threshold: Tensor, evaluation: float) -> None:
         """Use `threshold`, `[B, C]`, while training and `evaluation` in eval mode."""
@@ -60,7 +61,9 @@ def delay(x_seq: Tensor, delay_steps: int) -> Tensor:
     check_sequence("delay", "x_seq", x_seq)
     check_int("delay", "delay_steps", delay_steps, at_least=0)
     late = min(delay_steps, len(x_seq))
-    return torch.cat([torch.zeros_like(x_seq[:late]), x_seq[: len(x_seq) - late]]) if late else x_seq
+    return (
+        torch.cat([torch.zeros_like(x_seq[:late]), x_seq[: len(x_seq) - late]]) if late else x_seq
+    )
 
 
 def first_spike_index(spikes: Tensor) -> Tensor:
@@ -95,15 +98,16 @@ def first_spike_index(spikes: Tensor) -> Tensor:
 
 
 def first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
-    """Time step of each neuron's first spike, counted from 0; not differentiable. Time is the **last** axis here.
+    """Time step of each neuron's first spike, counted from 0; not differentiable. Time is the
+    **last** axis here.
 
     Args:
         spikes: `[*, T]` of 0 and 1, any numeric or bool dtype.
         none_value: result for a neuron that never fires, e.g. T or `math.inf`.
 
     Returns:
-        Times `[*]` in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating; float32 at
-        least.
+        Times `[*]` in the dtype of `spikes`, or the default dtype where that is wider or `spikes`
+        is not floating; float32 at least.
 
     Raises:
         InvalidTypeError: `none_value` is not a number.
@@ -123,11 +127,13 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
 
         time = sum over t of alive[t] + (none_value - T) alive[T-1]
 
-    That is exact for spikes of 0 and 1, and for fractional ones the expected time if s[t] is the probability to fire.
-    It is linear in each s[t], so its gradient is exactly the change that flipping this one spike makes:
+    That is exact for spikes of 0 and 1, and for fractional ones the expected time if s[t] is the
+    probability to fire. It is linear in each s[t], so its gradient is exactly the change that
+    flipping this one spike makes:
 
         before the first spike at t1   t - t1             a spike here would come earlier by t1 - t
-        at the first spike             t1 - next          without it, the next spike or none_value is the first
+        at the first spike             t1 - next          without it, the next spike or none_value
+        is the first
         after it                       0                  nothing changes
         in a silent neuron             t - none_value
 
@@ -136,8 +142,8 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
         none_value: result for a neuron that never fires, finite; T is the natural choice.
 
     Returns:
-        Times `[*]`, in the dtype of `spikes`, or the default dtype where that is wider or `spikes` is not floating; float32 at
-        least.
+        Times `[*]`, in the dtype of `spikes`, or the default dtype where that is wider or `spikes`
+        is not floating; float32 at least.
 
     Raises:
         InvalidTypeError: `none_value` is not a number.
@@ -152,7 +158,9 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
 
 
 def earliest(where: str, name: str, s_seq: Tensor) -> Tensor:
-    """`soft_first_spike_time` of a sequence `[T, B, *n]`, T where a neuron is silent; for a caller who knows it as `name`."""
+    """`soft_first_spike_time` of a sequence `[T, B, *n]`, T where a neuron is silent; for a caller
+    who knows it as `name`.
+    """
     return _expected_time(where, name, s_seq.movedim(0, -1), len(s_seq))
 
 
@@ -166,7 +174,9 @@ def _expected_time(where: str, name: str, spikes: Tensor, none_value: float) -> 
 
 def _time_dtype(spikes: Tensor) -> torch.dtype:
     """What counts time steps exactly: half precision does not."""
-    return torch.promote_types(torch.promote_types(spikes.dtype, torch.get_default_dtype()), torch.float32)
+    return torch.promote_types(
+        torch.promote_types(spikes.dtype, torch.get_default_dtype()), torch.float32
+    )
 
 
 def set_threshold_margin(
@@ -178,41 +188,51 @@ def set_threshold_margin(
 ) -> None:
     """Make the right class harder to fire, and the others easier, while training on one batch.
 
-    Call it before every training batch. In eval mode the layer uses `eval_threshold`, whatever was set.
+    Call it before every training batch. In eval mode the layer uses `eval_threshold`, whatever was
+    set.
 
     Args:
         output_layer: the neuron of the last layer; it checks that it can reach the thresholds.
-        label_one_hot: `[B, C]`, one 1 per row; or `redundant_one_hot`, for a layer of several neurons per class.
+        label_one_hot: `[B, C]`, one 1 per row; or `redundant_one_hot`, for a layer of several
+            neurons per class.
         eval_threshold: threshold in eval mode, in the unit of the membrane.
         threshold0: training threshold of the other classes.
         threshold1: training threshold of the right class, at least `threshold0`.
 
     Raises:
         InvalidTypeError: `output_layer` is not a spiking neuron, or a threshold not a number.
-        InvalidValueError: not one-hot, `threshold0 > threshold1`, or a threshold that the layer cannot reach.
+        InvalidValueError: not one-hot, `threshold0 > threshold1`, or a threshold that the layer
+            cannot reach.
         ShapeError: `label_one_hot` is not `[B, C]`.
     """
     where = "set_threshold_margin"
-    if isinstance(output_layer, type) or not callable(getattr(output_layer, "set_training_threshold", None)):
+    if isinstance(output_layer, type) or not callable(
+        getattr(output_layer, "set_training_threshold", None)
+    ):
         raise InvalidTypeError(
-            f"{where}(output_layer={type(output_layer).__name__}): output_layer must be a spiking neuron; "
-            "pass the last node of the network itself, such as net[-1]"
+            f"{where}(output_layer={type(output_layer).__name__}): output_layer must be a spiking"
+            " neuron; pass the last node of the network itself, such as net[-1]"
         )
     eval_threshold = checked_number(where, "eval_threshold", eval_threshold)
     threshold0 = checked_number(where, "threshold0", threshold0)
     threshold1 = checked_number(where, "threshold1", threshold1)
     if threshold0 > threshold1:
         raise InvalidValueError(
-            f"{where}(threshold0={threshold0}, threshold1={threshold1}): threshold1, of the right class, must not be "
-            "below threshold0; swap the two"
+            f"{where}(threshold0={threshold0}, threshold1={threshold1}): threshold1, of the right"
+            " class, must not be below threshold0; swap the two"
         )
     check_one_hot(where, label_one_hot)
     # float64, so that the node can round to the dtype of its state as it does for a plain number
-    threshold = torch.full_like(label_one_hot, threshold0, dtype=torch.float64).masked_fill(label_one_hot == 1, threshold1)
+    threshold = torch.full_like(label_one_hot, threshold0, dtype=torch.float64).masked_fill(
+        label_one_hot == 1, threshold1
+    )
     try:
         output_layer.set_training_threshold(threshold, eval_threshold)
     except (InvalidValueError, ShapeError) as problem:
-        given = f"eval_threshold={eval_threshold:g}, threshold0={threshold0:g}, threshold1={threshold1:g}"
+        given = (
+            f"eval_threshold={eval_threshold:g}, threshold0={threshold0:g},"
+            f" threshold1={threshold1:g}"
+        )
         raise type(problem)(f"{where}({given}): {problem}") from problem
 
 
@@ -256,7 +276,8 @@ _WEIGHTED = (
 
 
 def kaiming_normal_conv_linear_weight(net: nn.Module) -> None:
-    """Draw the weight of every linear and convolution layer of `net` anew, Kaiming-normal with a = sqrt(5).
+    """Draw the weight of every linear and convolution layer of `net` anew, Kaiming-normal with a =
+    sqrt(5).
 
     In place; biases stay as they are. Draws from torch's global generator.
 
@@ -269,10 +290,13 @@ def kaiming_normal_conv_linear_weight(net: nn.Module) -> None:
     check_module("kaiming_normal_conv_linear_weight", "net", net)
     layers = {name: module for name, module in net.named_modules() if isinstance(module, _WEIGHTED)}
     for name, layer in layers.items():
-        if not isinstance(layer.weight, nn.Parameter) or isinstance(layer.weight, nn.UninitializedParameter):
+        if not isinstance(layer.weight, nn.Parameter) or isinstance(
+            layer.weight, nn.UninitializedParameter
+        ):
             raise InvalidValueError(
-                f"kaiming_normal_conv_linear_weight(net): the weight of {name!r} must be an initialized parameter; "
-                "call this before a layer is parametrized and after a lazy layer's first forward"
+                f"kaiming_normal_conv_linear_weight(net): the weight of {name!r} must be an"
+                " initialized parameter; call this before a layer is parametrized and after a lazy"
+                " layer's first forward"
             )
     for layer in layers.values():
         nn.init.kaiming_normal_(layer.weight, a=math.sqrt(5))
@@ -283,6 +307,6 @@ def _check_time_last(where: str, spikes: Tensor) -> None:
     check_plain(where, "spikes", spikes)
     if spikes.ndim == 0 or spikes.shape[-1] == 0:
         raise ShapeError(
-            f"{where}(spikes of shape {tuple(spikes.shape)}): spikes must be [*, T] with T >= 1, time last; "
-            "for [T, B, *n] pass spikes.movedim(0, -1)"
+            f"{where}(spikes of shape {tuple(spikes.shape)}): spikes must be [*, T] with T >= 1,"
+            " time last; for [T, B, *n] pass spikes.movedim(0, -1)"
         )

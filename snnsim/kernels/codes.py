@@ -1,7 +1,8 @@
-"""How a code is stored for the backward pass: the smallest integer that holds it, with a mark where no gradient passes.
+"""How a code is stored for the backward pass: the smallest integer that holds it, with a mark where
+no gradient passes.
 
-The top bit is the mark: the charged membrane lay outside the levels of a clipped codebook, or was NaN. Clipping marks the outermost
-codes only, so a marked code in between says NaN.
+The top bit is the mark: the charged membrane lay outside the levels of a clipped codebook, or was
+NaN. Clipping marks the outermost codes only, so a marked code in between says NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ def code_dtype(levels: int, clip: bool, plain: bool = True) -> torch.dtype:
     Args:
         levels: number of codes, L.
         clip: whether the codebook clips the gradient.
-        plain: let 129 to 256 unclipped levels take one byte, which leaves no bit for the mark; NaN must then be kept aside.
+        plain: let 129 to 256 unclipped levels take one byte, which leaves no bit for the mark; NaN
+            must then be kept aside.
     """
     if levels <= 128 or (plain and levels <= 256 and not clip):
         return torch.uint8
@@ -36,7 +38,9 @@ def mark_bit(dtype: torch.dtype) -> int:
 
 
 def stored_nan(levels: int, dtype: torch.dtype) -> int:
-    """What is stored for NaN: the mark with a code that is not outermost, or 0 where there is no mark."""
+    """What is stored for NaN: the mark with a code that is not outermost, or 0 where there is no
+    mark.
+    """
     between = 1 if levels > 2 else 2
     return mark_bit(dtype) + between if is_marked(levels, dtype) else 0
 

@@ -26,7 +26,8 @@ _reference = ReferenceEngine()
 
 
 class GpuEngine:
-    """Compiled by Triton, fused over time; outputs and input gradients equal to the reference bit for bit.
+    """Compiled by Triton, fused over time; outputs and input gradients equal to the reference bit
+    for bit.
 
     Sums over codes are those of the reference, whose order of additions on a GPU is torch's.
     """
@@ -42,7 +43,9 @@ class GpuEngine:
             return "triton is not installed; pip install triton"
         return _import_problem()
 
-    def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `ReferenceEngine.forward`."""
         time_steps, size = x.shape
         stored = code_dtype(table.levels, table.clip, plain)
@@ -50,12 +53,24 @@ class GpuEngine:
         last = torch.empty(size, dtype=table.dtype, device=x.device)
         codes = torch.empty(x.shape, dtype=stored, device=x.device) if save else None
         bits = (table.levels - 1).bit_length()
-        edges = torch.nn.functional.pad(table.edges.detach(), (0, (1 << bits) - table.levels), value=math.nan)
+        edges = torch.nn.functional.pad(
+            table.edges.detach(), (0, (1 << bits) - table.levels), value=math.nan
+        )
         entries = [value.detach().contiguous() for value in (table.out, table.carry, table.after)]
         _launch(
             "forward_kernel",
             size,
-            *(x, x.stride(0), carry, _stride(carry), out, last, out if codes is None else codes, edges, *entries),
+            *(
+                x,
+                x.stride(0),
+                carry,
+                _stride(carry),
+                out,
+                last,
+                out if codes is None else codes,
+                edges,
+                *entries,
+            ),
             *(*_constants(out, table.divisor), time_steps, size, table.levels, table.inner),
             _numbers((table.low, table.high), table.dtype, x.device),
             stored_nan(table.levels, stored),
@@ -69,7 +84,13 @@ class GpuEngine:
         return out.to(x.dtype), last, codes
 
     def backward(
-        self, codes: Tensor, aside: Tensor | None, grad_out: Tensor, grad_v: Tensor, table: Table, divide: bool
+        self,
+        codes: Tensor,
+        aside: Tensor | None,
+        grad_out: Tensor,
+        grad_v: Tensor,
+        table: Table,
+        divide: bool,
     ) -> tuple[Tensor, Tensor]:
         """As `ReferenceEngine.backward`."""
         if aside is not None:
@@ -77,14 +98,25 @@ class GpuEngine:
         time_steps, size = codes.shape
         grad = torch.empty(codes.shape, dtype=table.dtype, device=codes.device)
         grad_carry = torch.empty(size, dtype=table.dtype, device=codes.device)
-        slopes = [value.detach().contiguous() for value in (table.d_out, table.d_carry, table.d_after)]
+        slopes = [
+            value.detach().contiguous() for value in (table.d_out, table.d_carry, table.d_after)
+        ]
         divisor = table.divisor if divide else None
         start = grad_v.to(table.dtype)
         mark = mark_bit(codes.dtype) if is_marked(table.levels, codes.dtype) else 0
         _launch(
             "backward_kernel",
             size,
-            *(grad_out, grad_out.stride(0), start, _stride(start), codes, grad, grad_carry, *slopes),
+            *(
+                grad_out,
+                grad_out.stride(0),
+                start,
+                _stride(start),
+                codes,
+                grad,
+                grad_carry,
+                *slopes,
+            ),
             *(*_constants(grad, divisor), time_steps, size, table.levels, table.inner),
             CHANNELS=table.channels,
             DIVISORS=_count(divisor),
@@ -93,7 +125,9 @@ class GpuEngine:
         )
         return grad, grad_carry
 
-    def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table) -> Tensor:
+    def histogram(
+        self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table
+    ) -> Tensor:
         """As `ReferenceEngine.histogram`."""
         return _reference.histogram(codes, aside, weights, table)
 
@@ -103,13 +137,17 @@ class GpuEngine:
             return _reference.input_product(grad, x)
         return _input_product(grad, x)
 
-    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
+    def state_product(
+        self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane
+    ) -> Tensor:
         """As `ReferenceEngine.state_product`, in the order of the device."""
         if grad.device.type == "cpu":
             return _reference.state_product(grad, above, v0, membrane)
         return _state_product(grad, above, v0, membrane)
 
-    def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def linear_forward(
+        self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `ReferenceEngine.linear_forward`."""
         time_steps, size = x.shape
         spikes = torch.empty(x.shape, dtype=membrane.dtype, device=x.device)
@@ -119,7 +157,12 @@ class GpuEngine:
             "linear_forward_kernel",
             size,
             *(x, x.stride(0), v, _stride(v), spikes, last, spikes if above is None else above),
-            *(*_constants(last, membrane.threshold, membrane.tau, membrane.divisor), time_steps, size, membrane.inner),
+            *(
+                *_constants(last, membrane.threshold, membrane.tau, membrane.divisor),
+                time_steps,
+                size,
+                membrane.inner,
+            ),
             _potentials(membrane, x.device),
             **_linear_options(membrane, membrane.divisor),
             SAVE=save,
@@ -127,7 +170,12 @@ class GpuEngine:
         return spikes.to(x.dtype), last, above
 
     def linear_backward(
-        self, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+        self,
+        above: Tensor,
+        grad_out: Tensor,
+        grad_v: Tensor,
+        membrane: LinearMembrane,
+        divide: bool,
     ) -> tuple[Tensor, Tensor]:
         """As `ReferenceEngine.linear_backward`."""
         time_steps, size = above.shape
@@ -140,7 +188,12 @@ class GpuEngine:
             "linear_backward_kernel",
             size,
             *(grad_out, grad_out.stride(0), start, _stride(start), above, slopes, grad, grad_v0),
-            *(*_constants(grad_v0, membrane.threshold, membrane.tau, divisor), time_steps, size, membrane.inner),
+            *(
+                *_constants(grad_v0, membrane.threshold, membrane.tau, divisor),
+                time_steps,
+                size,
+                membrane.inner,
+            ),
             _potentials(membrane, above.device),
             **_linear_options(membrane, divisor),
             DETACH=membrane.detach_reset,
@@ -179,7 +232,9 @@ def _launch(name: str, size: int, *args: Any, **constants: Any) -> None:
     if size:
         # on the device of the tensors, whatever the current one is
         with torch.cuda.device_of(args[0]):
-            getattr(gpu_kernels, name)[(-(-size // BLOCK),)](*args, **constants, BLOCK=BLOCK, **OPTIONS)
+            getattr(gpu_kernels, name)[(-(-size // BLOCK),)](
+                *args, **constants, BLOCK=BLOCK, **OPTIONS
+            )
 
 
 def _stride(row: Tensor) -> int:
@@ -191,7 +246,9 @@ def _count(value: Tensor | None) -> int:
 
 
 def _constants(placeholder: Tensor, *values: Tensor | None) -> list[Tensor]:
-    """Constants without gaps in memory; what is not there is never read, but the kernel wants an address."""
+    """Constants without gaps in memory; what is not there is never read, but the kernel wants an
+    address.
+    """
     return [placeholder if value is None else value.detach().contiguous() for value in values]
 
 
@@ -202,7 +259,9 @@ def _numbers(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
 
 
 def _potentials(membrane: LinearMembrane, device: torch.device) -> Tensor:
-    return _numbers((membrane.rest, 0.0 if membrane.reset is None else membrane.reset), membrane.dtype, device)
+    return _numbers(
+        (membrane.rest, 0.0 if membrane.reset is None else membrane.reset), membrane.dtype, device
+    )
 
 
 def _linear_options(membrane: LinearMembrane, divisor: Tensor | None) -> dict[str, Any]:

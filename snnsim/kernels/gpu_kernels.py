@@ -1,8 +1,9 @@
 """The fused kernels of the GPU engine, in Triton; imported only when one of them runs.
 
-One program runs a block of neurons through all time steps, its state in registers. Rounding is that of `reference.py`: the launches
-switch the fusion of multiply and add off, and float32 is divided by `div_rn`, because Triton's `/` is an approximation there.
-Triton reads annotations as types of its own: a kernel has none but `tl.constexpr`.
+One program runs a block of neurons through all time steps, its state in registers. Rounding is that
+of `reference.py`: the launches switch the fusion of multiply and add off, and float32 is divided by
+`div_rn`, because Triton's `/` is an approximation there. Triton reads annotations as types of its
+own: a kernel has none but `tl.constexpr`.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
@@ -65,7 +66,8 @@ def forward_kernel(
         by = tl.load(divisor)
     elif DIVISORS > 1:
         by = tl.load(divisor + channel, mask=inside, other=1.0)
-    # a store in the loop may change anything, for all the compiler knows: what stays the same is read here
+    # a store in the loop may change anything, for all the compiler knows: what stays the same is
+    # read here
     if CLIP:
         low, high = tl.load(limits), tl.load(limits + 1)
     for step in range(time_steps):
@@ -91,7 +93,11 @@ def forward_kernel(
         if SAVE:
             if CLIP:
                 code = tl.where((h < low) | (h > high), code | MARK, code)
-            tl.store(codes + place, tl.where(known, code, nan_code).to(codes.dtype.element_ty), mask=inside)
+            tl.store(
+                codes + place,
+                tl.where(known, code, nan_code).to(codes.dtype.element_ty),
+                mask=inside,
+            )
     tl.store(last + n, v, mask=inside)
 
 

@@ -16,7 +16,9 @@ __all__ = ["Layout", "stored"]
 
 
 def stored(tensor: Tensor) -> Tensor:
-    """The same values, in memory as they are: torch keeps a negation, and zeros of a gradient, as a mark on a tensor."""
+    """The same values, in memory as they are: torch keeps a negation, and zeros of a gradient, as a
+    mark on a tensor.
+    """
     if tensor.is_neg():
         return tensor.resolve_neg()
     return torch.zeros_like(tensor) if tensor._is_zerotensor() else tensor
@@ -38,7 +40,8 @@ class Layout:
 
     @staticmethod
     def of(x_seq: Tensor, channels: int, inner: int) -> Layout:
-        """Layout of a sequence; the row-major one where its steps have gaps, overlap, or tear the channels apart.
+        """Layout of a sequence; the row-major one where its steps have gaps, overlap, or tear the
+        channels apart.
 
         Args:
             x_seq: `[T, *n]`.
@@ -46,13 +49,18 @@ class Layout:
             inner: neurons that share a channel in a row, in row-major order.
 
         Raises:
-            ShapeError: one step does not hold a whole number of groups of `channels * inner` neurons.
+            ShapeError: one step does not hold a whole number of groups of `channels * inner`
+                neurons.
         """
         row_major = _row_major(tuple(x_seq.shape), channels, inner)
         if not x_seq.is_contiguous():
             step = row_major.shape[1:]
             order = _memory_order(step, x_seq.stride()[1:])
-            inner_there = inner if order is None or channels == 1 else _moved_inner(step, order, channels, inner)
+            inner_there = (
+                inner
+                if order is None or channels == 1
+                else _moved_inner(step, order, channels, inner)
+            )
             if order is not None and inner_there is not None:
                 return Layout(row_major.shape, order, inner_there)
         return row_major
@@ -63,7 +71,9 @@ class Layout:
         return math.prod(self.shape[1:])
 
     def rows(self, sequence: Tensor) -> Tensor:
-        """`[T, *n]` as `[T, N]`, each row dense; a copy only where the memory is laid out otherwise."""
+        """`[T, *n]` as `[T, N]`, each row dense; a copy only where the memory is laid out
+        otherwise.
+        """
         sequence = stored(sequence)
         if self.order is not None:
             sequence = sequence.permute(0, *(axis + 1 for axis in self.order))
@@ -71,7 +81,8 @@ class Layout:
             return sequence.view(self.shape[0], self.size)
         size = self.size
         if _is_dense(sequence.shape[1:], sequence.stride()[1:]):
-            # the steps themselves may lie anywhere: all in one place for an input that is the same at every step
+            # the steps themselves may lie anywhere: all in one place for an input that is the same
+            # at every step
             return sequence.as_strided((self.shape[0], size), (sequence.stride(0), 1))
         return sequence.contiguous().view(self.shape[0], size)
 
@@ -103,22 +114,29 @@ def _row_major(shape: tuple[int, ...], channels: int, inner: int) -> Layout:
     step = shape[1:]
     if channels > 1 and math.prod(step) % (channels * inner):
         raise ShapeError(
-            f"x_seq: one step has shape {step}, and a table of {channels} channels of {inner} neurons each needs a multiple of "
-            f"{channels * inner} neurons; the first axis is time"
+            f"x_seq: one step has shape {step}, and a table of {channels} channels of {inner}"
+            f" neurons each needs a multiple of {channels * inner} neurons; the first axis is time"
         )
     return Layout(shape, None, inner)
 
 
 def _memory_order(step: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
-    """Axes of a dense step, outermost in memory first; None for row-major order and for a step that is not dense."""
+    """Axes of a dense step, outermost in memory first; None for row-major order and for a step that
+    is not dense.
+    """
     order = tuple(sorted(range(len(step)), key=lambda axis: (-strides[axis], axis)))
-    if order == tuple(range(len(step))) or not _is_dense([step[a] for a in order], [strides[a] for a in order]):
+    if order == tuple(range(len(step))) or not _is_dense(
+        [step[a] for a in order], [strides[a] for a in order]
+    ):
         return None
     return order
 
 
-def _moved_inner(step: Sequence[int], order: Sequence[int], channels: int, inner: int) -> int | None:
-    """`inner` after reordering; None where the axes that distinguish channels do not stay together."""
+def _moved_inner(
+    step: Sequence[int], order: Sequence[int], channels: int, inner: int
+) -> int | None:
+    """`inner` after reordering; None where the axes that distinguish channels do not stay
+    together."""
     last = len(step)
     while last and math.prod(step[last:]) != inner:
         last -= 1

@@ -1,4 +1,6 @@
-"""The definition of a scan: plain torch, one time step after the other. Every other engine reproduces it bit for bit."""
+"""The definition of a scan: plain torch, one time step after the other. Every other engine
+reproduces it bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ __all__ = [
     "state_products",
 ]
 
-# neurons whose products are added up together, neurons of a strip of them, and sums that grow side by side: fixed, so that no
-# thread count changes a rounding
+# neurons whose products are added up together, neurons of a strip of them, and sums that grow side
+# by side: fixed, so that no thread count changes a rounding
 RUN, STRIP, LANES = 4096, 512, 16
 
 
@@ -35,7 +37,9 @@ class ReferenceEngine:
         """Why this engine cannot run here: never."""
         return None
 
-    def forward(self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run a table over a sequence.
 
         Args:
@@ -46,7 +50,8 @@ class ReferenceEngine:
             plain: see `codes.code_dtype`.
 
         Returns:
-            Output `[T, N]` in the dtype of `x`, state after the reset of the last step `[N]`, and codes `[T, N]` or None.
+            Output `[T, N]` in the dtype of `x`, state after the reset of the last step `[N]`, and
+            codes `[T, N]` or None.
         """
         time_steps, size = x.shape
         offset = channel_of(size, table.channels, table.inner, x.device) * table.levels
@@ -54,7 +59,9 @@ class ReferenceEngine:
         out_seq = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         stored = code_dtype(table.levels, table.clip, plain)
         codes = torch.empty(x.shape, dtype=stored, device=x.device) if save else None
-        out, after, left = (entries.detach().reshape(-1) for entries in (table.out, table.after, table.carry))
+        out, after, left = (
+            entries.detach().reshape(-1) for entries in (table.out, table.after, table.carry)
+        )
         for t in range(time_steps):
             u = x[t].to(table.dtype)
             if divisor is not None:
@@ -71,7 +78,13 @@ class ReferenceEngine:
         return out_seq, carry, codes
 
     def backward(
-        self, codes: Tensor, aside: Tensor | None, grad_out: Tensor, grad_v: Tensor, table: Table, divide: bool
+        self,
+        codes: Tensor,
+        aside: Tensor | None,
+        grad_out: Tensor,
+        grad_v: Tensor,
+        table: Table,
+        divide: bool,
     ) -> tuple[Tensor, Tensor]:
         """Gradients of a scan.
 
@@ -84,27 +97,39 @@ class ReferenceEngine:
             divide: return the gradient of the input, not that of the charged membrane.
 
         Returns:
-            Gradient of the input or of the charged membrane `[T, N]`, and of the first carry `[N]`, in the table's dtype.
+            Gradient of the input or of the charged membrane `[T, N]`, and of the first carry `[N]`,
+            in the table's dtype.
         """
         time_steps, size = codes.shape
         offset = channel_of(size, table.channels, table.inner, codes.device) * table.levels
-        divisor = per_neuron(table.divisor, size, table.inner) if divide and table.divisor is not None else None
-        d_out, d_carry, d_after = (slope.detach().reshape(-1) for slope in (table.d_out, table.d_carry, table.d_after))
+        divisor = (
+            per_neuron(table.divisor, size, table.inner)
+            if divide and table.divisor is not None
+            else None
+        )
+        d_out, d_carry, d_after = (
+            slope.detach().reshape(-1) for slope in (table.d_out, table.d_carry, table.d_after)
+        )
         grad = torch.empty(codes.shape, dtype=table.dtype, device=codes.device)
         g, d_next = grad_v.to(table.dtype), d_after
         for t in reversed(range(time_steps)):
             code, blocked, _ = unpack(codes[t], table.levels, None if aside is None else aside[t])
             row = offset + code
             # two products and one sum, in this order; a select, because 0 * inf is NaN
-            g = torch.where(blocked, 0.0, d_out[row] * grad_out[t].to(table.dtype) + d_next[row] * g)
+            g = torch.where(
+                blocked, 0.0, d_out[row] * grad_out[t].to(table.dtype) + d_next[row] * g
+            )
             grad[t] = g if divisor is None else g / divisor
             d_next = d_carry
         return grad, g
 
-    def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table) -> Tensor:
+    def histogram(
+        self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table
+    ) -> Tensor:
         """Sum of the weights of each code of each channel; NaN counts nowhere.
 
-        Sums run in float64, over the neurons of one block, then over its time steps, then over blocks.
+        Sums run in float64, over the neurons of one block, then over its time steps, then over
+        blocks.
 
         Args:
             codes: as saved by `forward`, `[T, N]`.
@@ -121,23 +146,32 @@ class ReferenceEngine:
         block = histogram_block(size)
         for start in range(0, size, block):
             part = slice(start, start + block)
-            code, _, nan = unpack(codes[:, part], table.levels, None if aside is None else aside[:, part])
+            code, _, nan = unpack(
+                codes[:, part], table.levels, None if aside is None else aside[:, part]
+            )
             row = torch.where(nan, bins, offset[part] + code)
-            sums = torch.bincount(row.reshape(-1), weights[:, part].reshape(-1).double(), minlength=bins + 1)
+            sums = torch.bincount(
+                row.reshape(-1), weights[:, part].reshape(-1).double(), minlength=bins + 1
+            )
             total += sums[:bins]
         return total.reshape(table.channels, table.levels)
 
     def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
-        """Sum of `grad * x`, both `[T, N]`, in float64; what has no gradient adds nothing, NaN and infinite inputs included.
+        """Sum of `grad * x`, both `[T, N]`, in float64; what has no gradient adds nothing, NaN and
+        infinite inputs included.
 
-        Every strip of a run of neurons is folded in half down to LANES numbers, which are added to as many sums, in the order of
-        time and place; those are folded down to one; then runs are added.
+        Every strip of a run of neurons is folded in half down to LANES numbers, which are added to
+        as many sums, in the order of time and place; those are folded down to one; then runs are
+        added.
         """
 
         return _in_lanes(lambda neurons: input_products(grad[:, neurons], x[:, neurons]), grad)
 
-    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane) -> Tensor:
-        """Sum of `grad * (v - rest)` over all steps, `v` the state before each, in float64 and the order of `input_product`.
+    def state_product(
+        self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane
+    ) -> Tensor:
+        """Sum of `grad * (v - rest)` over all steps, `v` the state before each, in float64 and the
+        order of `input_product`.
 
         Args:
             grad: of the charged membrane, `[T, N]`.
@@ -152,7 +186,9 @@ class ReferenceEngine:
 
         return _in_lanes(part, grad)
 
-    def linear_forward(self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def linear_forward(
+        self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run an un-quantized neuron over a sequence.
 
         Args:
@@ -162,7 +198,8 @@ class ReferenceEngine:
             save: keep the distance to the threshold for the backward pass.
 
         Returns:
-            Spikes `[T, N]` in the dtype of `x`, state after the last step `[N]`, and `h - threshold` `[T, N]` or None.
+            Spikes `[T, N]` in the dtype of `x`, state after the last step `[N]`, and `h -
+            threshold` `[T, N]` or None.
         """
         threshold, tau, divisor = _constants(membrane, x.shape[1])
         spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -181,19 +218,26 @@ class ReferenceEngine:
         return spikes, v, kept
 
     def linear_backward(
-        self, above: Tensor, grad_out: Tensor, grad_v: Tensor, membrane: LinearMembrane, divide: bool
+        self,
+        above: Tensor,
+        grad_out: Tensor,
+        grad_v: Tensor,
+        membrane: LinearMembrane,
+        divide: bool,
     ) -> tuple[Tensor, Tensor]:
         """Gradients of a scan of an un-quantized neuron.
 
         Args:
-            above: distance of the charged membrane to the threshold, as saved by `linear_forward`, `[T, N]`.
+            above: distance of the charged membrane to the threshold, as saved by `linear_forward`,
+                `[T, N]`.
             grad_out: of the spikes, `[T, N]`.
             grad_v: of the state after the last step, `[N]`.
             membrane: its constants.
             divide: return the gradient of the input, not that of the charged membrane.
 
         Returns:
-            Gradient of the input or of the charged membrane `[T, N]`, and of the state before the first step `[N]`.
+            Gradient of the input or of the charged membrane `[T, N]`, and of the state before the
+            first step `[N]`.
         """
         threshold, tau, divisor = _constants(membrane, above.shape[1])
         grad = torch.empty_like(above)
@@ -205,7 +249,9 @@ class ReferenceEngine:
                 gs = gs if membrane.detach_reset else gs - g * threshold
             else:
                 past = torch.where(d >= 0, 0.0, g)
-                gs = gs if membrane.detach_reset else (gs - g * (d + threshold)) + g * membrane.reset
+                gs = (
+                    gs if membrane.detach_reset else (gs - g * (d + threshold)) + g * membrane.reset
+                )
             gh = torch.where(torch.isnan(d), 0.0, gs * membrane.slopes(d) + past)
             grad[t] = gh if divisor is None or not divide else gh / divisor
             g = gh if tau is None else gh - gh / tau
@@ -220,13 +266,19 @@ def channel_of(size: int, channels: int, inner: int, device: torch.device) -> Te
 
 
 def per_neuron(value: Tensor, size: int, inner: int) -> Tensor:
-    """A constant `[1]` or `[C]`, without its graph, in a shape that broadcasts against `[size]` neurons."""
+    """A constant `[1]` or `[C]`, without its graph, in a shape that broadcasts against `[size]`
+    neurons.
+    """
     value = value.detach()
-    return value if value.numel() == 1 else value[channel_of(size, value.numel(), inner, value.device)]
+    return (
+        value if value.numel() == 1 else value[channel_of(size, value.numel(), inner, value.device)]
+    )
 
 
 def histogram_block(size: int) -> int:
-    """Neurons whose sums are taken together: a function of the size alone, so that no thread count changes a rounding."""
+    """Neurons whose sums are taken together: a function of the size alone, so that no thread count
+    changes a rounding.
+    """
     return max(4096, -(-size // 8))
 
 
@@ -241,7 +293,9 @@ def state_products(grad: Tensor, above: Tensor, v: Tensor, membrane: LinearMembr
 
 
 def state_after(above: Tensor, membrane: LinearMembrane) -> Tensor:
-    """The state that a step of a neuron of one channel leaves, from the distance of its charged membrane to the threshold."""
+    """The state that a step of a neuron of one channel leaves, from the distance of its charged
+    membrane to the threshold.
+    """
     after = above if membrane.reset is None else torch.full_like(above, membrane.reset)
     return torch.where(above >= 0, after, above + membrane.threshold.detach())
 

@@ -6,8 +6,11 @@ from snnsim.layers.scale import Driven, Scale
 from snnsim.layers.spike_conv import SpikeConv2d
 from snnsim.layers.spike_linear import SpikeLinear
 from snnsim.layers.threshold import Threshold
-from snnsim.layers.threshold_norm import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d
-from snnsim.temporal import Temporal
+from snnsim.layers.threshold_norm import (
+    ThresholdDependentBatchNorm1d,
+    ThresholdDependentBatchNorm2d,
+)
+from snnsim.temporal.module import Temporal
 
 __all__ = [
     "Delay",

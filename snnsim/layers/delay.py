@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_int
+from snnsim._core.checks import check_int
 from snnsim.errors import ShapeError, StateError
-from snnsim.temporal import Temporal, stack_steps
+from snnsim.temporal.module import Temporal, stack_steps
 
 __all__ = ["Delay"]
 
@@ -33,8 +33,8 @@ class Delay(Temporal):
             check_int("Delay", "delay_steps", value, at_least=0)
             if self._state and value != self.delay_steps:
                 raise StateError(
-                    f"Delay(delay_steps={value}): {self.delay_steps} steps are held, which would come out at other times; call "
-                    "snnsim.reset(net) first"
+                    f"Delay(delay_steps={value}): {self.delay_steps} steps are held, which would"
+                    " come out at other times; call snnsim.reset(net) first"
                 )
         super().__setattr__(name, value)
 
@@ -44,12 +44,13 @@ class Delay(Temporal):
         expected = {f"x{i}" for i in range(self.delay_steps)}
         if state and set(state) != expected:
             raise StateError(
-                f"Delay({self.delay_steps}): its state is {sorted(expected)}, got {sorted(state)}; take states from "
-                "snnsim.states(net)"
+                f"Delay({self.delay_steps}): its state is {sorted(expected)}, got {sorted(state)};"
+                " take states from snnsim.states(net)"
             )
         if len({x.shape for x in state.values()}) > 1:
             raise ShapeError(
-                f"Delay({self.delay_steps}): all steps that wait must have one shape; take states from snnsim.states(net)"
+                f"Delay({self.delay_steps}): all steps that wait must have one shape; take states"
+                " from snnsim.states(net)"
             )
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:

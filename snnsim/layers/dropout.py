@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
-from snnsim.temporal import Temporal
+from snnsim.temporal.module import Temporal
 
 __all__ = ["Dropout"]
 
 
 class Dropout(Temporal):
-    """Dropout with one mask for all time steps of a sequence: a neuron is gone for the whole sample.
+    """Dropout with one mask for all time steps of a sequence: a neuron is gone for the whole
+    sample.
 
-    Zeroes with probability `p` and scales the rest by `1/(1-p)` in training mode; the identity in eval mode. Outside a runner the
-    mask holds until `reset`.
+    Zeroes with probability `p` and scales the rest by `1/(1-p)` in training mode; the identity in
+    eval mode. Outside a runner the mask holds until `reset`.
 
     Args:
         p: probability to zero, in [0, 1).
@@ -31,7 +32,9 @@ class Dropout(Temporal):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "p":
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise InvalidValueError(f"Dropout(p={value!r}): the probability to zero must be a number in [0, 1)")
+                raise InvalidValueError(
+                    f"Dropout(p={value!r}): the probability to zero must be a number in [0, 1)"
+                )
             value = float(value)
         super().__setattr__(name, value)
 
@@ -39,7 +42,10 @@ class Dropout(Temporal):
         """Refuse a state other than the mask."""
         super().check_state(state)
         if set(state) - {"mask"}:
-            raise StateError(f"Dropout: its state is 'mask', got {sorted(state)}; take states from snnsim.states(net)")
+            raise StateError(
+                f"Dropout: its state is 'mask', got {sorted(state)}; take states from"
+                " snnsim.states(net)"
+            )
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
         """The sequence `[T, B, *n]` under one mask `[B, *n]`."""
@@ -47,7 +53,8 @@ class Dropout(Temporal):
             return x_seq
         if not x_seq.dtype.is_floating_point or x_seq.dtype.itemsize < 2:
             raise InvalidTypeError(
-                f"Dropout: x must be floating point of 16 bits or more, got {x_seq.dtype}; convert it with x.float()"
+                f"Dropout: x must be floating point of 16 bits or more, got {x_seq.dtype}; convert"
+                " it with x.float()"
             )
         mask = self.check_held("mask", x_seq[0], x_seq.dtype)
         if mask is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from snnsim.checks import checked_numbers
+from snnsim._core.checks import checked_numbers
 from snnsim.errors import InvalidValueError
 
 __all__ = ["Driven", "Scale"]
@@ -28,7 +28,9 @@ class Scale(nn.Module):
         return self.factor * x
 
     def extra_repr(self) -> str:
-        return f"{float(self.factor):.4g}" if self.factor.dim() == 0 else f"{tuple(self.factor.shape)}"
+        return (
+            f"{float(self.factor):.4g}" if self.factor.dim() == 0 else f"{tuple(self.factor.shape)}"
+        )
 
 
 class Driven(nn.Module):
@@ -42,12 +44,17 @@ class Driven(nn.Module):
     gain: Tensor
     bias: Tensor
 
-    def __init__(self, node: nn.Module, gain: float | Tensor = 1.0, bias: float | Tensor = 0.0) -> None:
+    def __init__(
+        self, node: nn.Module, gain: float | Tensor = 1.0, bias: float | Tensor = 0.0
+    ) -> None:
         super().__init__()
         for name, given in (("gain", gain), ("bias", bias)):
             value = checked_numbers("Driven", name, given).float().clone()
             if not bool(value.isfinite().all()):
-                raise InvalidValueError(f"Driven({name}={given!r}): {name} must be finite in float32; pass ordinary numbers")
+                raise InvalidValueError(
+                    f"Driven({name}={given!r}): {name} must be finite in float32; pass ordinary"
+                    " numbers"
+                )
             self.register_buffer(name, value)
         self.node = node
 

@@ -1,4 +1,6 @@
-"""What the layers share that add up weights over spikes: the crossover, and which way an input goes."""
+"""What the layers share that add up weights over spikes: the crossover, and which way an input
+goes.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_number
+from snnsim._core.checks import checked_number
 from snnsim.errors import InvalidValueError
-from snnsim.layers.sparse_product import Spikes, percent
+from snnsim.kernels.sparse import Spikes, percent
 
 __all__ = ["Crossover", "SpikeLayer", "few_multiplications"]
 
@@ -27,10 +29,11 @@ class Crossover(NamedTuple):
 
 
 class SpikeLayer(nn.Module):
-    """Adds up weights over the spikes of an input, where few of it are, and else does what its other base class does.
+    """Adds up weights over the spikes of an input, where few of it are, and else does what its
+    other base class does.
 
-    A layer derives from this and from the layer of torch that it speeds up, in this order, and says so in `same_as`, so that
-    `quant.quantize` makes of it what it makes of that layer.
+    A layer derives from this and from the layer of torch that it speeds up, in this order, and says
+    so in `same_as`, so that `quant.quantize` makes of it what it makes of that layer.
     """
 
     weight: Any
@@ -45,7 +48,9 @@ class SpikeLayer(nn.Module):
     def crossover(self, value: float | None) -> None:
         who = type(self).__name__
         if value is not None and checked_number(who, "crossover", value, at_least=0) > 1:
-            raise InvalidValueError(f"{who}(crossover={value!r}): is a share of ones, at most 1; pass 0.1 for 10 %")
+            raise InvalidValueError(
+                f"{who}(crossover={value!r}): is a share of ones, at most 1; pass 0.1 for 10 %"
+            )
         self._crossover = value
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,10 +66,15 @@ class SpikeLayer(nn.Module):
         spikes = self._spikes(x)
         if isinstance(spikes, str):
             return f"dense: {spikes}"
-        return f"sparse: {percent(spikes.density)} of the inputs spike, up to {percent(self._limit(x))} pay"
+        return (
+            f"sparse: {percent(spikes.density)} of the inputs spike, up to"
+            f" {percent(self._limit(x))} pay"
+        )
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.crossover is None else f", crossover={self.crossover}")
+        return super().extra_repr() + (
+            "" if self.crossover is None else f", crossover={self.crossover}"
+        )
 
     def _spikes(self, x: Tensor) -> Spikes | str:
         """The spikes of an input, or why they are not added up."""
@@ -79,7 +89,9 @@ class SpikeLayer(nn.Module):
         return self._measured(x).density if self.crossover is None else self.crossover
 
     def _is_differentiated(self, x: Tensor) -> bool:
-        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, self.weight, self.bias))
+        return torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (x, self.weight, self.bias)
+        )
 
     def _obstacle(self, x: Tensor) -> str | None:
         """Why the kernels cannot run on this, whatever the values are; None if they can."""
@@ -94,7 +106,9 @@ class SpikeLayer(nn.Module):
         raise NotImplementedError
 
     def _find(self, x: Tensor, limit: float) -> Spikes | str:
-        """The spikes of an input that nothing stands in the way of, or why they are not to be added up."""
+        """The spikes of an input that nothing stands in the way of, or why they are not to be added
+        up.
+        """
         raise NotImplementedError
 
     def _product(self, x: Tensor, spikes: Spikes, differentiate: bool) -> Tensor:
@@ -106,4 +120,7 @@ def few_multiplications(count: int, measured: Crossover) -> str | None:
     """Why so few multiplications are left to the dense product; None if they are not few."""
     if count >= measured.multiplications:
         return None
-    return f"{count:.1e} multiplications; finding the spikes pays from {measured.multiplications:.1e} on"
+    return (
+        f"{count:.1e} multiplications; finding the spikes pays from"
+        f" {measured.multiplications:.1e} on"
+    )

@@ -1,4 +1,6 @@
-"""A convolution that adds up windows of weights over the inputs that spike, where few of them do: for the events of a camera."""
+"""A convolution that adds up windows of weights over the inputs that spike, where few of them do:
+for the events of a camera.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim._core.autograd import apply, differentiable_once
 from snnsim.errors import InvalidTypeError
-from snnsim.functions import apply, differentiable_once
-from snnsim.layers.sparse_conv import Geometry, convolve, find_events, input_gradient, is_last, kernel_gradient
+from snnsim.kernels.sparse import Spikes, competitor, numba_obstacle, tensor_obstacle
+from snnsim.kernels.sparse_conv import (
+    Geometry,
+    convolve,
+    find_events,
+    input_gradient,
+    is_last,
+    kernel_gradient,
+)
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
-from snnsim.layers.sparse_product import Spikes, competitor, numba_obstacle, tensor_obstacle
 
 __all__ = ["CONV_CROSSOVERS", "SpikeConv2d"]
 
-# For stride 1, as `benchmarks/spike_linear.py --layer conv --retain-memory` finds them: about the density at which the two took the
-# same time, forward and backward to the weight, from windows of 3 to 5. Where freed memory goes back to the system, as it does
-# unless told otherwise, and the output is large, the dense product spends most of its time on fresh memory, and loses up to several
-# times that density. A stride divides it by the outputs that it skips.
+# For stride 1, as `benchmarks/spike_linear.py --layer conv --retain-memory` finds them: about the
+# density at which the two took the same time, forward and backward to the weight, from windows of 3
+# to 5. Where freed memory goes back to the system, as it does unless told otherwise, and the output
+# is large, the dense product spends most of its time on fresh memory, and loses up to several times
+# that density. A stride divides it by the outputs that it skips.
 CONV_CROSSOVERS = {
     "channels side by side": Crossover(0.045, 1 << 25),
     "up to 4 channels": Crossover(0.03, 1 << 25),
@@ -30,25 +40,32 @@ REDUCED = 4
 
 
 class SpikeConv2d(SpikeLayer, nn.Conv2d):
-    """`nn.Conv2d`, faster on the CPU where few of its inputs spike, as in the first layer behind an event camera.
+    """`nn.Conv2d`, faster on the CPU where few of its inputs spike, as in the first layer behind an
+    event camera.
 
         y[o, p] = bias[o] + sum of weight[o, c, p - place] over the inputs (c, place) that spike
 
-    Whether an input is zeros and ones, and few ones, is looked at in every call; all else goes through `F.conv2d`, as everything
-    does while compiling. The gradient of the weight is summed over the spikes alike; that of the input is dense. For backward 4
-    bytes a spike and 8 a sample are kept, and not the input; nothing without grad. Channels lie side by side in the output
-    (`torch.channels_last`) where they do in the input or the weight, as in `nn.Conv2d`; that is also the faster way.
+    Whether an input is zeros and ones, and few ones, is looked at in every call; all else goes
+    through `F.conv2d`, as everything does while compiling. The gradient of the weight is summed
+    over the spikes alike; that of the input is dense. For backward 4 bytes a spike and 8 a sample
+    are kept, and not the input; nothing without grad. Channels lie side by side in the output
+    (`torch.channels_last`) where they do in the input or the weight, as in `nn.Conv2d`; that is
+    also the faster way.
 
-    Where weights and bias are integers (or on one dyadic grid) the result is that of `F.conv2d` bit for bit, and the gradient of
-    the weight where the incoming one is. Else the two differ in the order of summation, by about their own rounding errors, and
-    so two inputs on both sides of the crossover may. Under autocast the sums are float32 and only the result is rounded, to the
-    dtype of `F.conv2d`. An infinite or NaN weight reaches only the outputs whose window it spikes in. Differentiable once.
+    Where weights and bias are integers (or on one dyadic grid) the result is that of `F.conv2d` bit
+    for bit, and the gradient of the weight where the incoming one is. Else the two differ in the
+    order of summation, by about their own rounding errors, and so two inputs on both sides of the
+    crossover may. Under autocast the sums are float32 and only the result is rounded, to the dtype
+    of `F.conv2d`. An infinite or NaN weight reaches only the outputs whose window it spikes in.
+    Differentiable once.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as in
-            `nn.Conv2d`; the `state_dict` too is its. Groups, and padding other than with zeros, are dense.
-        crossover: largest share of ones, 0 to 1, for which the spikes are added up; 0 for never, None for the measured
-            `CONV_CROSSOVERS`.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+        padding_mode, device, dtype: as in
+            `nn.Conv2d`; the `state_dict` too is its. Groups, and padding other than with zeros, are
+            dense.
+        crossover: largest share of ones, 0 to 1, for which the spikes are added up; 0 for never,
+            None for the measured `CONV_CROSSOVERS`.
 
     Example:
         >>> layer = SpikeConv2d(2, 32, 3, padding=1)
@@ -66,13 +83,17 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, crossover: float | None = None) -> SpikeConv2d:
-        """The layer that computes what `conv` does, with the very same parameters; hooks stay behind.
+        """The layer that computes what `conv` does, with the very same parameters; hooks stay
+        behind.
 
         Raises:
             InvalidTypeError: a subclass, whose forward may be another.
         """
         if type(conv) is not nn.Conv2d:
-            raise InvalidTypeError(f"SpikeConv2d.from_conv(conv of type {type(conv).__name__}): must be a plain nn.Conv2d")
+            raise InvalidTypeError(
+                f"SpikeConv2d.from_conv(conv of type {type(conv).__name__}): must be a plain"
+                " nn.Conv2d"
+            )
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -97,22 +118,37 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
             return f"groups={self.groups}"
         if self.padding_mode != "zeros":
             return f"padding_mode={self.padding_mode!r}"
-        if self.padding == "same" and any(d * (k - 1) % 2 for d, k in zip(self.dilation, self.kernel_size, strict=True)):
+        if self.padding == "same" and any(
+            d * (k - 1) % 2 for d, k in zip(self.dilation, self.kernel_size, strict=True)
+        ):
             return f"padding='same' with a window of {self.kernel_size}, which has no middle"
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels or not x.numel() or min(self._out(x)) < 1:
+        if (
+            x.dim() not in (3, 4)
+            or x.shape[-3] != self.in_channels
+            or not x.numel()
+            or min(self._out(x)) < 1
+        ):
             return f"an input of shape {tuple(x.shape)}"
         return numba_obstacle()
 
     def _too_small(self, x: Tensor) -> str | None:
         samples, (height, width) = x.shape[:-3].numel(), self._out(x)
-        return few_multiplications(samples * height * width * self.weight.numel(), self._measured(x))
+        return few_multiplications(
+            samples * height * width * self.weight.numel(), self._measured(x)
+        )
 
     def _measured(self, x: Tensor) -> Crossover:
         if self._is_last(x):
             density, multiplications = CONV_CROSSOVERS["channels side by side"]
         else:
-            density, multiplications = CONV_CROSSOVERS["up to 4 channels" if self.in_channels <= MANY_CHANNELS else "more channels"]
-        skipped = self.stride[0] * self.stride[1] * (1 if competitor(x, self.weight) == "float" else REDUCED)
+            density, multiplications = CONV_CROSSOVERS[
+                "up to 4 channels" if self.in_channels <= MANY_CHANNELS else "more channels"
+            ]
+        skipped = (
+            self.stride[0]
+            * self.stride[1]
+            * (1 if competitor(x, self.weight) == "float" else REDUCED)
+        )
         return Crossover(density / skipped, multiplications)
 
     def _find(self, x: Tensor, limit: float) -> Spikes | str:
@@ -136,14 +172,21 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
         """Padding at the top and at the left."""
         if isinstance(self.padding, str):
             same = self.padding == "same"
-            down, right = (d * (k - 1) // 2 if same else 0 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+            down, right = (
+                d * (k - 1) // 2 if same else 0
+                for d, k in zip(self.dilation, self.kernel_size, strict=True)
+            )
             return down, right
         return self.padding[0], self.padding[1]
 
     def _out(self, x: Tensor) -> tuple[int, int]:
         """Height and width of the output."""
-        sizes = zip(x.shape[-2:], self._margin(), self.dilation, self.kernel_size, self.stride, strict=True)
-        height, width = ((size + 2 * margin - d * (k - 1) - 1) // s + 1 for size, margin, d, k, s in sizes)
+        sizes = zip(
+            x.shape[-2:], self._margin(), self.dilation, self.kernel_size, self.stride, strict=True
+        )
+        height, width = (
+            (size + 2 * margin - d * (k - 1) - 1) // s + 1 for size, margin, d, k, s in sizes
+        )
         return height, width
 
     def _geometry(self, x: Tensor) -> Geometry:
@@ -166,10 +209,18 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
 
 
 class _Convolution(torch.autograd.Function):
-    """The autograd node of the sparse convolution; keeps where the spikes are, and not the input."""
+    """The autograd node of the sparse convolution; keeps where the spikes are, and not the
+    input."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, spikes: Spikes, geometry: Geometry, last: bool) -> Tensor:
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        spikes: Spikes,
+        geometry: Geometry,
+        last: bool,
+    ) -> Tensor:
         return convolve(spikes, geometry, weight, bias, last)
 
     @staticmethod
@@ -177,7 +228,12 @@ class _Convolution(torch.autograd.Function):
         x, weight, _, spikes, ctx.geometry, _ = inputs
         index = (spikes.starts, spikes.active) if weight.requires_grad else (None, None)
         ctx.save_for_backward(weight if x.requires_grad else None, *index)
-        ctx.shape, ctx.dtype, ctx.weight_dtype, ctx.inputs = x.shape, x.dtype, weight.dtype, spikes.inputs
+        ctx.shape, ctx.dtype, ctx.weight_dtype, ctx.inputs = (
+            x.shape,
+            x.dtype,
+            weight.dtype,
+            spikes.inputs,
+        )
 
     @staticmethod
     @differentiable_once("a SpikeConv2d")

@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim._core.autograd import apply, differentiable_once
 from snnsim.errors import InvalidTypeError
-from snnsim.functions import apply, differentiable_once
+from snnsim.kernels.sparse import Spikes, competitor, find_spikes, obstacle, weight_gradient
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
-from snnsim.layers.sparse_product import Spikes, competitor, find_spikes, obstacle, weight_gradient
 
 __all__ = ["CROSSOVERS", "SpikeLinear"]
 
 
-# By the dense product that it competes with, as benchmarks/spike_linear.py finds them: the lowest density at which the two took the
-# same time, rounded down, in forward alone, with backward to the weight, or to the input too, from 256 -> 256 to 784 -> 1000.
+# By the dense product that it competes with, as benchmarks/spike_linear.py finds them: the lowest
+# density at which the two took the same time, rounded down, in forward alone, with backward to the
+# weight, or to the input too, from 256 -> 256 to 784 -> 1000.
 CROSSOVERS = {
     "float": Crossover(0.3, 1 << 26),
     "float32, reduced precision": Crossover(0.2, 1 << 27),
@@ -31,20 +32,24 @@ class SpikeLinear(SpikeLayer, nn.Linear):
 
         y[r] = bias + sum of weight[:, k] over the inputs k that spike in row r
 
-    Whether an input is zeros and ones, and few ones, is looked at in every call; all else goes through `F.linear`, as everything
-    does while compiling. The gradient of the weight is summed over the spikes alike; that of the input is a dense product.
-    Between the calls nothing is kept, so weights may change in any way. For backward 2 bytes a spike and 8 bytes an input and
-    1024 rows are kept, and not the input; nothing without grad.
+    Whether an input is zeros and ones, and few ones, is looked at in every call; all else goes
+    through `F.linear`, as everything does while compiling. The gradient of the weight is summed
+    over the spikes alike; that of the input is a dense product. Between the calls nothing is kept,
+    so weights may change in any way. For backward 2 bytes a spike and 8 bytes an input and 1024
+    rows are kept, and not the input; nothing without grad.
 
-    Where weights and bias are integers (or on one dyadic grid) the result is that of `F.linear` bit for bit, and the gradient of
-    the weight where the incoming one is. Else the two differ in the order of summation, by about their own rounding errors, and so
-    two inputs on both sides of the crossover may. Under autocast the sums are float32 and only the result is rounded, to the dtype
-    of `F.linear`. An infinite or NaN weight reaches only the rows in which its input spikes. Differentiable once.
+    Where weights and bias are integers (or on one dyadic grid) the result is that of `F.linear` bit
+    for bit, and the gradient of the weight where the incoming one is. Else the two differ in the
+    order of summation, by about their own rounding errors, and so two inputs on both sides of the
+    crossover may. Under autocast the sums are float32 and only the result is rounded, to the dtype
+    of `F.linear`. An infinite or NaN weight reaches only the rows in which its input spikes.
+    Differentiable once.
 
     Args:
-        in_features, out_features, bias, device, dtype: as in `nn.Linear`; the `state_dict` too is its.
-        crossover: largest share of ones, 0 to 1, for which the spikes are added up; 0 for never, None for the measured
-            `CROSSOVERS`.
+        in_features, out_features, bias, device, dtype: as in `nn.Linear`; the `state_dict` too is
+            its.
+        crossover: largest share of ones, 0 to 1, for which the spikes are added up; 0 for never,
+            None for the measured `CROSSOVERS`.
 
     Example:
         >>> layer = SpikeLinear(784, 1000)
@@ -69,14 +74,24 @@ class SpikeLinear(SpikeLayer, nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, crossover: float | None = None) -> SpikeLinear:
-        """The layer that computes what `linear` does, with the very same parameters; hooks stay behind.
+        """The layer that computes what `linear` does, with the very same parameters; hooks stay
+        behind.
 
         Raises:
             InvalidTypeError: a subclass, whose forward may be another.
         """
         if type(linear) is not nn.Linear:
-            raise InvalidTypeError(f"SpikeLinear.from_linear(linear of type {type(linear).__name__}): must be a plain nn.Linear")
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta", crossover=crossover)
+            raise InvalidTypeError(
+                f"SpikeLinear.from_linear(linear of type {type(linear).__name__}): must be a plain"
+                " nn.Linear"
+            )
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            "meta",
+            crossover=crossover,
+        )
         layer.weight, layer.bias = linear.weight, linear.bias
         return layer.train(linear.training)
 

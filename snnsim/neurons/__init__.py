@@ -9,4 +9,14 @@ from snnsim.neurons.parametric import ParametricLIFNode
 from snnsim.neurons.readout import LIReadout, Readout
 from snnsim.neurons.synaptic import SynapticNode
 
-__all__ = ["BaseNode", "IFNode", "Integrator", "LIFNode", "LIReadout", "Membrane", "ParametricLIFNode", "Readout", "SynapticNode"]
+__all__ = [
+    "BaseNode",
+    "IFNode",
+    "Integrator",
+    "LIFNode",
+    "LIReadout",
+    "Membrane",
+    "ParametricLIFNode",
+    "Readout",
+    "SynapticNode",
+]

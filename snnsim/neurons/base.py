@@ -1,4 +1,5 @@
-"""BaseNode: charge, quantize, fire, discharge; subclasses say how the membrane leaks and is driven."""
+"""BaseNode: charge, quantize, fire, discharge; subclasses say how the membrane leaks and is
+driven."""
 
 from __future__ import annotations
 
@@ -9,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_bool
+from snnsim._core.autograd import apply
+from snnsim._core.checks import checked_bool
+from snnsim._core.warn import warn_user
+from snnsim.automaton.build import channel_constants
 from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.functions import apply
 from snnsim.kernels.table import LinearMembrane
 from snnsim.neurons.arguments import check_firing_levels, checked_surrogate, warn_if_far
 from snnsim.neurons.constants import V_RESET, V_THRESHOLD, Constant
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
-from snnsim.transition import channel_constants
-from snnsim.warn import warn_user
 
 __all__ = ["BaseNode"]
 
@@ -32,12 +33,13 @@ class BaseNode(Membrane):
         fire       s = 1 if q >= v_threshold else 0
         discharge  v = v_reset where s = 1 (hard), or codebook(q - v_threshold) (soft, v_reset None)
 
-    Called on `[B, *n]` it takes one step and holds its state; within MultiStep it runs all steps. The state is float32
-    (float64 for float64 input or codebook); spikes have the dtype of the input.
+    Called on `[B, *n]` it takes one step and holds its state; within MultiStep it runs all steps.
+    The state is float32 (float64 for float64 input or codebook); spikes have the dtype of the
+    input.
 
     Args:
-        v_threshold: potential at which the neuron fires; a number, a tensor that broadcasts against `[*n]`, or a parameter, which
-            is learned.
+        v_threshold: potential at which the neuron fires; a number, a tensor that broadcasts against
+            `[*n]`, or a parameter, which is learned.
         v_reset: potential after a spike; None subtracts the threshold instead (soft reset).
         surrogate: derivative of the spike in the backward pass.
         detach_reset: take the reset out of the gradient graph.
@@ -71,8 +73,13 @@ class BaseNode(Membrane):
         self.surrogate = checked_surrogate(who, surrogate)
         self.detach_reset = checked_bool(who, "detach_reset", detach_reset)
         self.v_reset = v_reset
-        if checked_bool(who, "learn_threshold", learn_threshold) and not isinstance(v_threshold, nn.Parameter):
-            start = torch.as_tensor(V_THRESHOLD.checked(who, "v_threshold", v_threshold), dtype=torch.get_default_dtype())
+        if checked_bool(who, "learn_threshold", learn_threshold) and not isinstance(
+            v_threshold, nn.Parameter
+        ):
+            start = torch.as_tensor(
+                V_THRESHOLD.checked(who, "v_threshold", v_threshold),
+                dtype=torch.get_default_dtype(),
+            )
             v_threshold = nn.Parameter(start)
         self._margin: tuple[Tensor, float] | None = None
         self.v_threshold = v_threshold
@@ -83,7 +90,9 @@ class BaseNode(Membrane):
         return 0.0 if self.v_reset is None else self.v_reset
 
     def check_together(self) -> None:
-        """Refuse a threshold at or below the potential after a spike, or out of the codebook's reach."""
+        """Refuse a threshold at or below the potential after a spike, or out of the codebook's
+        reach.
+        """
         if hasattr(self, "v_threshold"):
             self._check_threshold()
 
@@ -93,7 +102,11 @@ class BaseNode(Membrane):
 
     def discharge(self, q: Tensor, s: Tensor) -> Tensor:
         """Membrane after the spikes `s`: reset where they are 1."""
-        target = q - self.firing_threshold(q) if self.v_reset is None else torch.full_like(q, self.v_reset)
+        target = (
+            q - self.firing_threshold(q)
+            if self.v_reset is None
+            else torch.full_like(q, self.v_reset)
+        )
         spikes = s.detach() if self.detach_reset else s
         mixed = spikes * target + (1 - spikes) * q
         if self.surrogate.spiking or not self.training:
@@ -115,7 +128,9 @@ class BaseNode(Membrane):
         return None
 
     def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
-        """This node's constants, where its equations are those of integrate-and-fire with a linear leak; else None."""
+        """This node's constants, where its equations are those of integrate-and-fire with a linear
+        leak; else None.
+        """
         if not self.is_linear():
             return None
         _, tau = self.linear_leak()
@@ -138,28 +153,49 @@ class BaseNode(Membrane):
 
     def is_linear(self) -> bool:
         """Whether the equations are those of integrate-and-fire with a linear leak."""
-        equations = (BaseNode.fire, BaseNode.firing_threshold, BaseNode.discharge, BaseNode.settle, Membrane.decayed)
-        if self.has_own(*equations) or not self.is_tabular() or type(self.surrogate).__call__ is not Surrogate.__call__:
+        equations = (
+            BaseNode.fire,
+            BaseNode.firing_threshold,
+            BaseNode.discharge,
+            BaseNode.settle,
+            Membrane.decayed,
+        )
+        if (
+            self.has_own(*equations)
+            or not self.is_tabular()
+            or type(self.surrogate).__call__ is not Surrogate.__call__
+        ):
             return False
         return self.divides_input() and "leak" not in self.__dict__ and self.linear_leak()[0]
 
     def linear_leak(self) -> tuple[bool, Tensor | None]:
-        """Whether `leak` is linear towards `v_rest`, and with which time constant; None for no leak at all."""
+        """Whether `leak` is linear towards `v_rest`, and with which time constant; None for no leak
+        at all.
+        """
         return False, None
 
     def firing_threshold(self, q: Tensor) -> float | Tensor:
-        """The threshold in force for the membrane `q`: that of `set_training_threshold` while training, else the node's own."""
+        """The threshold in force for the membrane `q`: that of `set_training_threshold` while
+        training, else the node's own.
+        """
         if self._margin is None:
             threshold, codebook = self.v_threshold, self.state_quant
-            if isinstance(threshold, float) and codebook is not None and codebook.levels.dtype != q.dtype:
+            if (
+                isinstance(threshold, float)
+                and codebook is not None
+                and codebook.levels.dtype != q.dtype
+            ):
                 # a level that is the threshold in the codebook's dtype is so in every other
-                return torch.tensor(threshold, dtype=codebook.levels.dtype, device=q.device).to(q.dtype)
+                return torch.tensor(threshold, dtype=codebook.levels.dtype, device=q.device).to(
+                    q.dtype
+                )
             return threshold
         training, evaluation = self._margin
         return training.to(q.dtype) if self.training else evaluation
 
     def set_training_threshold(self, threshold: Tensor, evaluation: float) -> None:
-        """Give every sample of the next batches its own threshold while training, and one number in eval mode.
+        """Give every sample of the next batches its own threshold while training, and one number in
+        eval mode.
 
         Not part of `state_dict`. A batch of another size raises until it is set again.
 
@@ -177,36 +213,51 @@ class BaseNode(Membrane):
         self._planner.clear()
 
     def extra_repr(self) -> str:
-        threshold = self.v_threshold if isinstance(self.v_threshold, float) else f"{tuple(self.v_threshold.shape)}"
+        threshold = (
+            self.v_threshold
+            if isinstance(self.v_threshold, float)
+            else f"{tuple(self.v_threshold.shape)}"
+        )
         text = f"v_threshold={threshold}, v_reset={self.v_reset}, surrogate={self.surrogate}"
         text += ", learn_threshold=True" * isinstance(self.v_threshold, nn.Parameter)
-        return text + ", detach_reset=True" * self.detach_reset + ", min_decay=True" * self.min_decay
+        return (
+            text + ", detach_reset=True" * self.detach_reset + ", min_decay=True" * self.min_decay
+        )
 
     def check_constants(self, x: Tensor) -> None:
-        """Refuse a threshold that does not fit one step of input, or that has learned its way out of the codebook."""
+        """Refuse a threshold that does not fit one step of input, or that has learned its way out
+        of the codebook.
+        """
         super().check_constants(x)
         if self._margin is not None:
             threshold = self.firing_threshold(x)
             if isinstance(threshold, Tensor) and threshold.shape != x.shape:
                 raise ShapeError(
-                    f"{type(self).__name__}: set_threshold_margin was given thresholds for {tuple(threshold.shape)} and this "
-                    f"step's input is {tuple(x.shape)}; set it again for every batch"
+                    f"{type(self).__name__}: set_threshold_margin was given thresholds for"
+                    f" {tuple(threshold.shape)} and this step's input is {tuple(x.shape)}; set it"
+                    " again for every batch"
                 )
         if torch.compiler.is_compiling():
             return
-        if isinstance(self.v_threshold, nn.Parameter) or (self.state_quant is not None and self.state_quant.is_learned):
+        if isinstance(self.v_threshold, nn.Parameter) or (
+            self.state_quant is not None and self.state_quant.is_learned
+        ):
             self._check_learned()
         else:
             # it may have been loaded, or moved in place
             self._check_threshold(moved=True)
 
     def check_codebook(self) -> None:
-        """Refuse a codebook on which the node could never fire, always fires, or never comes back from a spike."""
+        """Refuse a codebook on which the node could never fire, always fires, or never comes back
+        from a spike.
+        """
         self._check_threshold()
         super().check_codebook()
 
     def _check_learned(self) -> None:
-        """Once when what is learned gets out of reach: it may come back, and where it does not, saying so again is no help."""
+        """Once when what is learned gets out of reach: it may come back, and where it does not,
+        saying so again is no help.
+        """
         was_out = self._is_out_of_reach
         try:
             self._check_threshold(moved=True)
@@ -221,7 +272,11 @@ class BaseNode(Membrane):
 
     def _check_threshold(self, moved: bool = False) -> None:
         threshold = self.v_threshold
-        ends = {threshold} if isinstance(threshold, float) else {float(threshold.detach().min()), float(threshold.detach().max())}
+        ends = (
+            {threshold}
+            if isinstance(threshold, float)
+            else {float(threshold.detach().min()), float(threshold.detach().max())}
+        )
         for value in ends:
             self._check_reach(value, moved)
 
@@ -229,14 +284,23 @@ class BaseNode(Membrane):
         who = f"{type(self).__name__}(v_threshold={threshold:.6g})"
         if not np.float32(threshold) > np.float32(self.v_rest):
             raise InvalidValueError(
-                f"{who}: the threshold must lie above the potential after a spike, "
-                f"{'v_reset' if self.v_reset is not None else 'rest'}={self.v_rest:.6g}, or the neuron would fire for ever"
+                f"{who}: the threshold must lie above the potential after a spike,"
+                f" {'v_reset' if self.v_reset is not None else 'rest'}={self.v_rest:.6g}, or the"
+                " neuron would fire for ever"
             )
         if self.state_quant is not None:
-            landed = check_firing_levels(who, self.state_quant, threshold, self.v_rest, hard=self.v_reset is not None)
+            landed = check_firing_levels(
+                who, self.state_quant, threshold, self.v_rest, hard=self.v_reset is not None
+            )
             # levels that training has moved are where it wants them
             if not moved:
-                warn_if_far(who, "rest" if self.v_reset is None else "v_reset", self.v_rest, landed, threshold)
+                warn_if_far(
+                    who,
+                    "rest" if self.v_reset is None else "v_reset",
+                    self.v_rest,
+                    landed,
+                    threshold,
+                )
 
 
 class _Select(torch.autograd.Function):

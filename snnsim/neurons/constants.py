@@ -1,4 +1,6 @@
-"""The constants of a neuron's equations: what they must be, checked whenever they are set, loaded or have moved."""
+"""The constants of a neuron's equations: what they must be, checked whenever they are set, loaded
+or have moved.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_number
+from snnsim._core.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["ALPHA", "BETA", "TAU", "V_RESET", "V_THRESHOLD", "Constant", "Value"]
@@ -36,21 +38,30 @@ class Constant:
     takes_none: bool = False
 
     def checked(self, who: str, name: str, value: object) -> Value:
-        """`value` as a node keeps it: None, a float, a tensor of its own, or the given parameter itself."""
+        """`value` as a node keeps it: None, a float, a tensor of its own, or the given parameter
+        itself.
+        """
         if value is None and self.takes_none:
             return None
         if isinstance(value, Tensor) and self.takes_tensors:
             if not value.dtype.is_floating_point or not torch.isfinite(value).all():
-                raise InvalidTypeError(f"{who}({name}): a tensor must be floating point and finite, got {value.dtype}")
+                raise InvalidTypeError(
+                    f"{who}({name}): a tensor must be floating point and finite, got {value.dtype}"
+                )
             self.check(who, name, value)
             if isinstance(value, nn.Parameter):
-                if value.dim() and value.dtype == torch.float64 and torch.get_default_dtype() != torch.float64:
+                if (
+                    value.dim()
+                    and value.dtype == torch.float64
+                    and torch.get_default_dtype() != torch.float64
+                ):
                     raise InvalidTypeError(
-                        f"{who}({name}): a parameter of float64 would widen every state that it meets; give it float32, as in "
-                        f"nn.Parameter({name}.float())"
+                        f"{who}({name}): a parameter of float64 would widen every state that it"
+                        f" meets; give it float32, as in nn.Parameter({name}.float())"
                     )
                 return value
-            # float32: a wider constant would widen every state it meets, unless it is a single number
+            # float32: a wider constant would widen every state it meets, unless it is a single
+            # number
             plain = value.detach().clone()
             return plain.double() if self.is_tensor and not plain.dim() else plain.float()
         number = checked_number(who, name, value)
@@ -66,15 +77,32 @@ class Constant:
             (self.is_valid(values), self.rule or f"{name} must be finite; pass an ordinary number"),
             (
                 torch.isfinite(kept) & ((kept != 0) | (values == 0)),
-                f"float32, in which states are kept, cannot tell {name} from 0 or infinity; scale weights and thresholds together",
+                (
+                    f"float32, in which states are kept, cannot tell {name} from 0 or infinity;"
+                    " scale weights and thresholds together"
+                ),
             ),
         ):
             if not valid.all():
-                raise InvalidValueError(f"{who}({name}={values[~valid].flatten()[0].item():g}): {rule}")
+                raise InvalidValueError(
+                    f"{who}({name}={values[~valid].flatten()[0].item():g}): {rule}"
+                )
 
 
-TAU = Constant("tau is in time steps and must be > 1; for a neuron without leak use IFNode()", lambda v: v > 1, is_tensor=True)
+TAU = Constant(
+    "tau is in time steps and must be > 1; for a neuron without leak use IFNode()",
+    lambda v: v > 1,
+    is_tensor=True,
+)
 V_THRESHOLD = Constant()
 V_RESET = Constant(takes_tensors=False, takes_none=True)
-ALPHA = Constant("what is left of the current after a step lies in [0, 1)", lambda v: (v >= 0) & (v < 1), takes_tensors=False)
-BETA = Constant("what is left of the membrane after a step lies in [0, 1]", lambda v: (v >= 0) & (v <= 1), takes_tensors=False)
+ALPHA = Constant(
+    "what is left of the current after a step lies in [0, 1)",
+    lambda v: (v >= 0) & (v < 1),
+    takes_tensors=False,
+)
+BETA = Constant(
+    "what is left of the membrane after a step lies in [0, 1]",
+    lambda v: (v >= 0) & (v <= 1),
+    takes_tensors=False,
+)

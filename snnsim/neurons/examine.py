@@ -1,4 +1,6 @@
-"""Whether a table may stand for a node: what its equations depend on, and what is shown of them before a table is used."""
+"""Whether a table may stand for a node: what its equations depend on, and what is shown of them
+before a table is used.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from snnsim.automaton.build import Equations, NoTable, build_table, sample
 from snnsim.kernels.table import Table
 from snnsim.quant.codebook import Codebook
-from snnsim.transition import Equations, NoTable, build_table, sample
 
 if TYPE_CHECKING:
     from snnsim.neurons.membrane import Membrane
@@ -21,7 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["Values", "check_drive", "is_ours", "table_of", "undisturbed"]
 
 # what a subclass may define that no equation reads
-_HARMLESS = {"__annotations__", "__doc__", "__firstlineno__", "__init__", "__module__", "__qualname__", "__static_attributes__"}
+_HARMLESS = {
+    "__annotations__",
+    "__doc__",
+    "__firstlineno__",
+    "__init__",
+    "__module__",
+    "__qualname__",
+    "__static_attributes__",
+}
 _HARMLESS |= {"__repr__", "__str__", "extra_repr"}
 # levels that are looked at alone
 MAX_ALONE = 16
@@ -30,7 +40,9 @@ _OF_SHAPE = (RuntimeError, ValueError, IndexError, TypeError)
 
 
 def is_ours(node: Membrane) -> bool:
-    """Whether all equations of a node are this library's, which depend on its numbers and tensors alone."""
+    """Whether all equations of a node are this library's, which depend on its numbers and tensors
+    alone.
+    """
     surrogate = getattr(node, "surrogate", None)
     if surrogate is not None and not (_is_ours(type(surrogate)) and surrogate.is_fixed()):
         return False
@@ -38,7 +50,10 @@ def is_ours(node: Membrane) -> bool:
     if not all(_is_ours(part) or vars(part).keys() <= _HARMLESS for part in kind.__mro__):
         return False
     # no equation reads `forward`
-    return not any(callable(value) and name != "forward" and hasattr(kind, name) for name, value in vars(node).items())
+    return not any(
+        callable(value) and name != "forward" and hasattr(kind, name)
+        for name, value in vars(node).items()
+    )
 
 
 def _is_ours(kind: type) -> bool:
@@ -94,10 +109,12 @@ def table_of(
         step: shape of a step of input, `[B, *n]`.
         dtype: of the state.
         divisor: what the input is divided by.
-        is_known: whether this was shown of these equations before: only a few neurons are looked at.
+        is_known: whether this was shown of these equations before: only a few neurons are looked
+            at.
 
     Raises:
-        NoTable: equations that look at other neurons, draw random numbers or keep a state of their own.
+        NoTable: equations that look at other neurons, draw random numbers or keep a state of their
+            own.
     """
     if is_ours(node):
         return build_table(equations, codebook, step[1:], dtype, divisor)
@@ -105,30 +122,45 @@ def table_of(
         with undisturbed(node):
             return build_table(equations, codebook, step[1:], dtype, divisor, company=True)
     with undisturbed(node):
-        # first as a run without a table would: an error of the equations themselves is the user's to see
+        # first as a run without a table would: an error of the equations themselves is the user's
+        # to see
         found = [sample(equations, codebook, step, dtype)]
-        # and where all neurons are in one state: what asks for the largest of many states sees no other among random ones
-        levels = {*range(0, codebook.num_levels, 1 + codebook.num_levels // MAX_ALONE), codebook.num_levels - 1}
+        # and where all neurons are in one state: what asks for the largest of many states sees no
+        # other among random ones
+        levels = {
+            *range(0, codebook.num_levels, 1 + codebook.num_levels // MAX_ALONE),
+            codebook.num_levels - 1,
+        }
         found += [sample(equations, codebook, step, dtype, level) for level in levels]
         try:
             table = build_table(equations, codebook, step[1:], dtype, divisor, company=True)
         except _OF_SHAPE as problem:
-            raise NoTable(f"its equations do not take states of another shape ({_line(problem)})") from problem
+            raise NoTable(
+                f"its equations do not take states of another shape ({_line(problem)})"
+            ) from problem
     for step_of_levels in found:
         step_of_levels.compare(table)
     return table
 
 
-def check_drive(node: Membrane, step: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-    """Raise NoTable unless a node's own `drive` of a sequence is that of its steps one after the other."""
-    x_seq = torch.randn((2, *step), generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(device, dtype)
+def check_drive(
+    node: Membrane, step: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise NoTable unless a node's own `drive` of a sequence is that of its steps one after the
+    other.
+    """
+    x_seq = torch.randn(
+        (2, *step), generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+    ).to(device, dtype)
     with undisturbed(node), torch.no_grad():
         alone = torch.stack([node.drive(x) for x in x_seq])
         try:
             together = node.drive(x_seq)
         except _OF_SHAPE as problem:
             raise NoTable(f"its drive takes one step only ({_line(problem)})") from problem
-    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-5, atol=1e-7, equal_nan=True):
+    if together.shape != alone.shape or not torch.allclose(
+        together, alone, rtol=1e-5, atol=1e-7, equal_nan=True
+    ):
         raise NoTable("its drive is not elementwise: it looks at other values than each its own")
 
 
@@ -141,9 +173,10 @@ def undisturbed(node: Membrane) -> Iterator[None]:
     """Evaluate equations of a node so that nothing of it remains.
 
     Raises:
-        NoTable: at the end, where they drew random numbers or changed the node; both are as they were before.
+        NoTable: at the end, where they drew random numbers or changed the node; both are as they
+            were before.
     """
-    from snnsim.temporal import Temporal
+    from snnsim.temporal.module import Temporal
 
     parts = [part for part in node.modules() if part is not node.state_quant]
     before = [dict(vars(part)) for part in parts]
@@ -152,8 +185,17 @@ def undisturbed(node: Membrane) -> Iterator[None]:
             # whatever is held now shows, also where the run itself carries no state
             part._state, part._carries_state = {}, True
     during = [dict(vars(part)) for part in parts]
-    containers = [(kept, kept.copy()) for values in during for kept in values.values() if isinstance(kept, dict | list | set)]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for part in parts for buffer in part.buffers(recurse=False)]
+    containers = [
+        (kept, kept.copy())
+        for values in during
+        for kept in values.values()
+        if isinstance(kept, dict | list | set)
+    ]
+    buffers = [
+        (buffer, buffer._version, buffer.detach().clone())
+        for part in parts
+        for buffer in part.buffers(recurse=False)
+    ]
     draws = _Draws(node, during)
     changed, found = "", None
     try:
@@ -173,14 +215,21 @@ def undisturbed(node: Membrane) -> Iterator[None]:
                 with torch.no_grad():
                     buffer.copy_(values)
         for part, then, first in zip(parts, during, before, strict=True):
-            moved = [name for name in vars(part).keys() | then.keys() if vars(part).get(name, then) is not then.get(name, then)]
+            moved = [
+                name
+                for name in vars(part).keys() | then.keys()
+                if vars(part).get(name, then) is not then.get(name, then)
+            ]
             changed = repr(moved[0].lstrip("_")) if moved else changed
             # nothing but the values: whoever holds the dictionary goes on holding it
             vars(part).clear()
             vars(part).update(first)
         has_drawn = draws.restore()
     if has_drawn:
-        raise NoTable("its equations draw random numbers, which differ from neuron to neuron and from step to step")
+        raise NoTable(
+            "its equations draw random numbers, which differ from neuron to neuron and from step to"
+            " step"
+        )
     if changed:
         raise NoTable(f"its equations keep a state of their own, in {changed}")
     if found is not None:
@@ -192,14 +241,23 @@ def _is_same_container(value: Any, before: Any) -> bool:
         return False
     if isinstance(value, dict):
         return all(key in before and before[key] is kept for key, kept in value.items())
-    return all(a is b for a, b in zip(value, before, strict=True)) if isinstance(value, list) else value == before
+    return (
+        all(a is b for a, b in zip(value, before, strict=True))
+        if isinstance(value, list)
+        else value == before
+    )
 
 
 class _Draws:
     """The generators of random numbers that equations may use, and where they stood."""
 
     def __init__(self, node: Membrane, attributes: list[dict[str, Any]]) -> None:
-        own = [value for values in attributes for value in values.values() if isinstance(value, torch.Generator)]
+        own = [
+            value
+            for values in attributes
+            for value in values.values()
+            if isinstance(value, torch.Generator)
+        ]
         self.own = [(generator, generator.get_state()) for generator in own]
         self.torch, self.python = torch.get_rng_state(), random.getstate()
         self.numpy: Any = np.random.get_state()  # noqa: NPY002  the state that a user's code may draw from
@@ -216,7 +274,9 @@ class _Draws:
         if not torch.equal(torch.get_rng_state(), self.torch):
             torch.set_rng_state(self.torch)
             moved = True
-        if self.cuda is not None and not torch.equal(torch.cuda.get_rng_state(self.device), self.cuda):
+        if self.cuda is not None and not torch.equal(
+            torch.cuda.get_rng_state(self.device), self.cuda
+        ):
             torch.cuda.set_rng_state(self.cuda, self.device)
             moved = True
         if random.getstate() != self.python:

@@ -1,4 +1,6 @@
-"""The number by which an operator knows its node; apart from the operator, whose registration is not for import time."""
+"""The number by which an operator knows its node; apart from the operator, whose registration is
+not for import time.
+"""
 
 from __future__ import annotations
 

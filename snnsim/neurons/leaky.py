@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from snnsim.checks import checked_bool
+from snnsim._core.checks import checked_bool
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.constants import TAU, Constant
 from snnsim.neurons.membrane import Membrane
@@ -24,8 +24,8 @@ class Leaky(Membrane):
     h = v - (v - v_rest) / tau + x            (decay_input=False)
     """
 
-    # a tensor even where it is one number: dividing by a plain number is a multiplication by its reciprocal on CUDA devices, which
-    # rounds differently
+    # a tensor even where it is one number: dividing by a plain number is a multiplication by its
+    # reciprocal on CUDA devices, which rounds differently
     tau: Tensor
     decay_input: bool
 
@@ -47,11 +47,12 @@ class LIFNode(Leaky, BaseNode):
 
         h = v - (v - v_rest) / tau + x / tau,  v_rest = v_reset, or 0 with soft reset
 
-    Without reset, a constant input x takes the membrane to `v_rest + x` (`decay_input=True`), so an input below
-    `v_threshold - v_rest` never makes it fire.
+    Without reset, a constant input x takes the membrane to `v_rest + x` (`decay_input=True`), so an
+    input below `v_threshold - v_rest` never makes it fire.
 
     Args:
-        tau: time constant in time steps, > 1; a number, a tensor that broadcasts against `[*n]`, or a parameter, which is learned.
+        tau: time constant in time steps, > 1; a number, a tensor that broadcasts against `[*n]`, or
+            a parameter, which is learned.
         decay_input: divide the input by tau.
         others: see BaseNode.
     """
@@ -92,4 +93,8 @@ class LIFNode(Leaky, BaseNode):
 
 def tau_repr(node: Leaky) -> str:
     """`tau=2` for the node's repr."""
-    return f"tau={float(node.tau.detach()):.4g}" if node.tau.dim() == 0 else f"tau={tuple(node.tau.shape)}"
+    return (
+        f"tau={float(node.tau.detach()):.4g}"
+        if node.tau.dim() == 0
+        else f"tau={tuple(node.tau.shape)}"
+    )

@@ -9,24 +9,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_number
+from snnsim._core.checks import checked_number
+from snnsim._core.modules import FixedDtype
+from snnsim._core.warn import warn_user
 from snnsim.errors import InvalidTypeError, InvalidValueError, NoCodesError, StateError
-from snnsim.fixed_dtype import FixedDtype
 from snnsim.kernels.table import LinearMembrane
 from snnsim.neurons.arguments import check_broadcast, checked_codebook
 from snnsim.neurons.constants import Constant
-from snnsim.neurons.fused import Plan, Planner, operator_form
 from snnsim.neurons.handle import Handle
+from snnsim.neurons.plan import Plan, Planner, operator_form
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.ste import straight_through
-from snnsim.temporal import RUN_ATTRIBUTES, Temporal, stack_steps
-from snnsim.warn import warn_user
+from snnsim.temporal.module import RUN_ATTRIBUTES, Temporal, stack_steps
 
 __all__ = ["Membrane"]
 
 
 # attributes that no equation reads
-BOOKKEEPING = RUN_ATTRIBUTES | {"_trace", "_planner", "_handle", "_is_out_of_reach"}
+BOOKKEEPING = RUN_ATTRIBUTES | {"_planner", "_handle", "_is_out_of_reach"}
 
 
 class Membrane(FixedDtype, Temporal):
@@ -35,19 +35,19 @@ class Membrane(FixedDtype, Temporal):
         h = leak(v) + drive(x);  q = codebook(h)
 
     Args:
-        v_rest: potential that a fresh membrane has, in the unit of the threshold; None where it is a property of the subclass.
+        v_rest: potential that a fresh membrane has, in the unit of the threshold; None where it is
+            a property of the subclass.
         state_quant: codebook of the membrane; None keeps it in floating point.
         min_decay: a level that the leak cannot move leaks one level toward rest instead.
     """
 
     # of the equations, by attribute
     constants: ClassVar[Mapping[str, Constant]] = MappingProxyType({})
-    # where a Recorder collects (output, charged membrane, membrane after) of every step
-    _trace: list[tuple[Tensor, Tensor, Tensor]] | None = None
-
     v_rest: float
 
-    def __init__(self, v_rest: float | None, state_quant: Codebook | None, min_decay: bool = False) -> None:
+    def __init__(
+        self, v_rest: float | None, state_quant: Codebook | None, min_decay: bool = False
+    ) -> None:
         super().__init__()
         self._planner = Planner()
         self._handle = Handle(self)
@@ -56,7 +56,8 @@ class Membrane(FixedDtype, Temporal):
             self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
         if min_decay and state_quant is None:
             raise InvalidValueError(
-                f"{type(self).__name__}(min_decay=True): only a quantized state can get stuck; give state_quant"
+                f"{type(self).__name__}(min_decay=True): only a quantized state can get stuck; give"
+                " state_quant"
             )
         self.min_decay = min_decay
 
@@ -74,8 +75,8 @@ class Membrane(FixedDtype, Temporal):
         kept = self.constants[name].checked(who, name, value)
         if self._parameters.get(name) is not None and not isinstance(kept, nn.Parameter):
             raise InvalidTypeError(
-                f"{who}.{name}: is learned, and another object in its place would not be; change its value, as in "
-                f"torch.nn.init.constant_(node.{name}, {value!r})"
+                f"{who}.{name}: is learned, and another object in its place would not be; change"
+                f" its value, as in torch.nn.init.constant_(node.{name}, {value!r})"
             )
         places: tuple[dict[str, Any], ...] = (self.__dict__, self._buffers, self._parameters)
         before = [dict(place) for place in places]
@@ -129,10 +130,15 @@ class Membrane(FixedDtype, Temporal):
                 # how it goes with a codebook that is loaded later shows in the next run
                 self.__dict__[name] = found.item()
                 del state_dict[prefix + name]
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        super()._load_from_state_dict(
+            state_dict, prefix, metadata, strict, missing, unexpected, errors
+        )
         # files from before constants were in them: what was constructed stays
         missing[:] = [
-            key for key in missing if key.removeprefix(prefix) not in self.constants or key.removeprefix(prefix) in self._parameters
+            key
+            for key in missing
+            if key.removeprefix(prefix) not in self.constants
+            or key.removeprefix(prefix) in self._parameters
         ]
         self._planner.clear()
 
@@ -146,7 +152,9 @@ class Membrane(FixedDtype, Temporal):
         return x if divisor is None else x / divisor
 
     def input_divisor(self) -> Tensor | None:
-        """What `drive` divides the input by, a number or broadcasting against `[*n]`; None for nothing."""
+        """What `drive` divides the input by, a number or broadcasting against `[*n]`; None for
+        nothing.
+        """
         return None
 
     def divides_input(self) -> bool:
@@ -159,7 +167,9 @@ class Membrane(FixedDtype, Temporal):
         return self.decayed(v) + self.drive(x)
 
     def decayed(self, v: Tensor) -> Tensor:
-        """`leak(v)`, moved on by one level where `min_decay` asks and the leak alone would round back."""
+        """`leak(v)`, moved on by one level where `min_decay` asks and the leak alone would round
+        back.
+        """
         leaked = self.leak(v)
         if not self.min_decay or self.state_quant is None:
             return leaked
@@ -183,14 +193,18 @@ class Membrane(FixedDtype, Temporal):
 
     @property
     def codes(self) -> Tensor | None:
-        """Codes of the held membrane; None at rest, no attribute of a state that is not quantized."""
+        """Codes of the held membrane; None at rest, no attribute of a state that is not
+        quantized."""
         if self.state_quant is None:
             raise AttributeError
         return None if self.v is None else self.state_quant.encode(self.v)
 
     def __getattr__(self, name: str) -> Any:
         if name == "codes":
-            raise NoCodesError(f"{type(self).__name__}.codes: this state is not quantized; give the node a state_quant")
+            raise NoCodesError(
+                f"{type(self).__name__}.codes: this state is not quantized; give the node a"
+                " state_quant"
+            )
         return super().__getattr__(name)
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
@@ -198,18 +212,22 @@ class Membrane(FixedDtype, Temporal):
         super().check_state(state)
         # a step of the user's own may hold more
         if set(state) - {"v"} and not self.has_own(Membrane.step):
-            raise StateError(f"{type(self).__name__}: its state is 'v', got {sorted(state)}; take states from snnsim.states(net)")
+            raise StateError(
+                f"{type(self).__name__}: its state is 'v', got {sorted(state)}; take states from"
+                " snnsim.states(net)"
+            )
         codebook = self.state_quant
         if "v" in state and codebook is not None:
             v = state["v"]
             if v.is_meta:
                 raise StateError(
-                    f"{type(self).__name__}: this state is on the meta device and has no values to be on {codebook}; take states "
-                    "from snnsim.states(net)"
+                    f"{type(self).__name__}: this state is on the meta device and has no values to"
+                    f" be on {codebook}; take states from snnsim.states(net)"
                 )
             if not torch.isin(v[~v.isnan()], codebook.levels.to(v.dtype)).all():
                 raise StateError(
-                    f"{type(self).__name__}: this state is off the node's codebook, {codebook}; it is of another network"
+                    f"{type(self).__name__}: this state is off the node's codebook, {codebook}; it"
+                    " is of another network"
                 )
 
     def state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
@@ -222,15 +240,27 @@ class Membrane(FixedDtype, Temporal):
         if not isinstance(x_seq, Tensor):
             raise InvalidTypeError(f"{who}: x must be a tensor, got {type(x_seq).__name__}")
         if not x_seq.dtype.is_floating_point:
-            raise InvalidTypeError(f"{who}: x must be floating point, got {x_seq.dtype}; convert it with x.float()")
+            raise InvalidTypeError(
+                f"{who}: x must be floating point, got {x_seq.dtype}; convert it with x.float()"
+            )
         if x_seq.dtype.itemsize < 2:
-            raise InvalidTypeError(f"{who}: x must have 16 bits or more, got {x_seq.dtype}; convert it with x.half() or x.float()")
+            raise InvalidTypeError(
+                f"{who}: x must have 16 bits or more, got {x_seq.dtype}; convert it with x.half()"
+                " or x.float()"
+            )
         if codebook is not None and x_seq.is_meta:
-            raise InvalidTypeError(f"{who}: x is on the meta device and has no values to round to a codebook; give it values")
-        return torch.promote_types(x_seq.dtype, torch.float32 if codebook is None else codebook.levels.dtype)
+            raise InvalidTypeError(
+                f"{who}: x is on the meta device and has no values to round to a codebook; give it"
+                " values"
+            )
+        return torch.promote_types(
+            x_seq.dtype, torch.float32 if codebook is None else codebook.levels.dtype
+        )
 
     def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
-        """The state at rest for input like `x`, `[B, *n]`: one number, on a level of the codebook if there is one."""
+        """The state at rest for input like `x`, `[B, *n]`: one number, on a level of the codebook
+        if there is one.
+        """
         with torch.inference_mode(False), torch.no_grad():
             rest = torch.full([1] * x.dim(), self.v_rest, dtype=dtype, device=x.device)
             return rest if codebook is None else codebook.snap(rest, self.v_rest)
@@ -248,18 +278,24 @@ class Membrane(FixedDtype, Temporal):
         return self.settle(self.quantize(self.charge(x, v)))
 
     def settle(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What follows from the quantized membrane alone: output, the membrane itself, state after the reset."""
+        """What follows from the quantized membrane alone: output, the membrane itself, state after
+        the reset.
+        """
         return q, q, q
 
     def transition(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What a quantized membrane leads to: output, state after the reset, what is left of that one step later."""
+        """What a quantized membrane leads to: output, state after the reset, what is left of that
+        one step later.
+        """
         output, _, after = self.settle(q)
         return output, after, self.decayed(after)
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
-        """Outputs of a whole sequence `[T, B, *n]`, from the held state or from rest, in the dtype of the input.
+        """Outputs of a whole sequence `[T, B, *n]`, from the held state or from rest, in the dtype
+        of the input.
 
-        Fused over time where the node's equations allow, else step by step; the values are the same.
+        Fused over time where the node's equations allow, else step by step; the values are the
+        same.
         """
         if self._calls is None and self._carries_state:
             self._check_step()
@@ -268,21 +304,27 @@ class Membrane(FixedDtype, Temporal):
         first = x_seq.detach()[0]
         held = self.check_held("v", first, dtype)
         plan = self._planner.plan(self, first, dtype)
-        as_operator, keep_input = self._as_operator(first, dtype) if torch.compiler.is_compiling() else (False, False)
+        as_operator, keep_input = (
+            self._as_operator(first, dtype) if torch.compiler.is_compiling() else (False, False)
+        )
         if as_operator:
-            from snnsim.neurons import operator
+            from snnsim.neurons import compile as operator
 
             output, v = operator.run(self, x_seq, held, keep_input)
         elif plan.kernel is not None:
             output, v = plan.run(self, x_seq, held)
         else:
-            v = (self.rest(first, dtype, self.state_quant) if held is None else held).expand(first.shape)
+            v = (self.rest(first, dtype, self.state_quant) if held is None else held).expand(
+                first.shape
+            )
             output, v = self._run_steps(x_seq, dtype, v)
         self.hold(v=v)
         return output
 
     def _run_steps(self, x_seq: Tensor, dtype: torch.dtype, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of a sequence one step after the other, and the state after it; what steps hold besides reaches the next one."""
+        """Outputs of a sequence one step after the other, and the state after it; what steps hold
+        besides reaches the next one.
+        """
         outputs, carries, keeps, before = [], self._carries_state, self._keeps_graph, self._state
         own: dict[str, Tensor] = {}
         try:
@@ -300,7 +342,9 @@ class Membrane(FixedDtype, Temporal):
         return stack_steps(outputs).to(x_seq.dtype), v
 
     def explain(self, x: Tensor) -> str:
-        """How the node would run on one step of input `[B, *n]`, and why: fused, by which engine, or step by step."""
+        """How the node would run on one step of input `[B, *n]`, and why: fused, by which engine,
+        or step by step.
+        """
         return f"{type(self).__name__}: {self.plan(x).explain(x.unsqueeze(0))}"
 
     def plan(self, x: Tensor) -> Plan:
@@ -308,7 +352,9 @@ class Membrane(FixedDtype, Temporal):
         return self._planner.plan(self, x, self.state_dtype(x, self.state_quant))
 
     def _as_operator(self, x: Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
-        """While compiling: whether the node is one operator for steps like `x`, and whether its backward needs the input."""
+        """While compiling: whether the node is one operator for steps like `x`, and whether its
+        backward needs the input.
+        """
         # an exported program knows no node
         if torch.compiler.is_exporting() or self._trace is not None or self.coupling() is not None:
             return False, False
@@ -326,7 +372,9 @@ class Membrane(FixedDtype, Temporal):
         return None
 
     def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
-        """This node's constants, where its equations are those of integrate-and-fire with a linear leak; else None."""
+        """This node's constants, where its equations are those of integrate-and-fire with a linear
+        leak; else None.
+        """
         return None
 
     def is_linear(self) -> bool:
@@ -334,16 +382,23 @@ class Membrane(FixedDtype, Temporal):
         return False
 
     def has_own(self, *methods: Callable[..., Any]) -> bool:
-        """Whether this node, or a subclass of it, has replaced any of these methods of its base classes."""
-        return any(getattr(type(self), m.__name__) is not m or m.__name__ in self.__dict__ for m in methods)
+        """Whether this node, or a subclass of it, has replaced any of these methods of its base
+        classes.
+        """
+        return any(
+            getattr(type(self), m.__name__) is not m or m.__name__ in self.__dict__ for m in methods
+        )
 
     def is_tabular(self) -> bool:
         """Whether a step is: charge, quantize, and what follows from the quantized state alone."""
         return not self.has_own(Membrane.charge, Membrane.quantize, Membrane.step)
 
     def __getstate__(self) -> dict[str, Any]:
-        # nor does a copy go into what a recorder of the original collects
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_planner", "_handle", "_trace")}
+        return {
+            name: value
+            for name, value in super().__getstate__().items()
+            if name not in ("_planner", "_handle")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -351,7 +406,9 @@ class Membrane(FixedDtype, Temporal):
         self._planner, self._handle = Planner(), Handle(self)
 
     def check_constants(self, x: Tensor) -> None:
-        """Refuse constants that do not fit one step of input, or that were moved to where they must not be."""
+        """Refuse constants that do not fit one step of input, or that were moved to where they must
+        not be.
+        """
         for name, constant in self.constants.items():
             value = self._buffers.get(name)
             value = self._parameters.get(name) if value is None else value
@@ -361,24 +418,25 @@ class Membrane(FixedDtype, Temporal):
                 if not torch.compiler.is_compiling():
                     constant.check(type(self).__name__, name, value)
 
-    def trace(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
-        """Hand one time step to the recorder, if there is one."""
-        if self._trace is not None:
-            self._trace.append((output.detach(), charged.detach(), after.detach()))
-
     def set_state_quant(self, state_quant: Codebook | None) -> None:
         """Put another codebook in place, or none, under the checks of the construction.
 
         Raises:
-            InvalidTypeError, InvalidValueError: what the construction refuses; the old codebook stays then.
+            InvalidTypeError, InvalidValueError: what the construction refuses; the old codebook
+                stays then.
             StateError: a state is held, which lies on the old codebook.
         """
         who = type(self).__name__
         codebook = checked_codebook(who, "state_quant", state_quant)
         if self._state:
-            raise StateError(f"{who}.set_state_quant: a state is held, on the old codebook; call snnsim.reset(net) first")
+            raise StateError(
+                f"{who}.set_state_quant: a state is held, on the old codebook; call"
+                " snnsim.reset(net) first"
+            )
         if self.min_decay and codebook is None:
-            raise InvalidValueError(f"{who}(min_decay=True): only a quantized state can get stuck; give state_quant")
+            raise InvalidValueError(
+                f"{who}(min_decay=True): only a quantized state can get stuck; give state_quant"
+            )
         before = self.state_quant
         try:
             self.state_quant = codebook
@@ -393,20 +451,27 @@ class Membrane(FixedDtype, Temporal):
             self.warn_if_stuck(self.state_quant, self.leak)
 
     def stuck_levels(self) -> int:
-        """How many levels the leak alone cannot move; 0 where `min_decay` does, or where neurons leak differently."""
+        """How many levels the leak alone cannot move; 0 where `min_decay` does, or where neurons
+        leak differently.
+        """
         if self.state_quant is None or self.min_decay:
             return 0
         levels = self.state_quant.levels
         with torch.no_grad():
             # behind the axes of any per-neuron constant, whose table would be larger
             leaked = self.leak(levels.reshape(-1, *[1] * 8))
-        return len(self.state_quant.stuck_codes(lambda _: leaked.flatten())) if leaked.numel() == len(levels) else 0
+        return (
+            len(self.state_quant.stuck_codes(lambda _: leaked.flatten()))
+            if leaked.numel() == len(levels)
+            else 0
+        )
 
     def warn_if_stuck(self, codebook: Codebook, leak: Any) -> None:
         """Warn where most levels of a codebook are beyond the leak's reach."""
         stuck = len(codebook.stuck_codes(leak))
         if not self.min_decay and stuck > codebook.num_levels / 2:
             warn_user(
-                f"{type(self).__name__}: {stuck} of {codebook.num_levels} levels never leak, because the leak moves them by less "
-                "than half a gap; use more bits, a shorter time constant, or min_decay=True"
+                f"{type(self).__name__}: {stuck} of {codebook.num_levels} levels never leak,"
+                " because the leak moves them by less than half a gap; use more bits, a shorter"
+                " time constant, or min_decay=True"
             )

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_number
+from snnsim._core.checks import checked_number
 from snnsim.errors import InvalidValueError
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.leaky import Leaky, tau_repr
@@ -52,7 +52,10 @@ class ParametricLIFNode(Leaky, BaseNode):
         )
         who = type(self).__name__
         if not checked_number(who, "init_tau", init_tau) > 1:
-            raise InvalidValueError(f"{who}(init_tau={init_tau}): tau is in time steps and must be > 1; without leak use IFNode()")
+            raise InvalidValueError(
+                f"{who}(init_tau={init_tau}): tau is in time steps and must be > 1; without leak"
+                " use IFNode()"
+            )
         self.w = nn.Parameter(torch.tensor(-math.log(init_tau - 1)))
         self.decay_input = decay_input
         if state_quant is not None:

@@ -16,11 +16,14 @@ __all__ = ["LIReadout", "Readout"]
 
 
 class Readout(Membrane):
-    """A membrane whose output is its own potential after every step: `v = codebook(leak(v) + drive(x))`."""
+    """A membrane whose output is its own potential after every step: `v = codebook(leak(v) +
+    drive(x))`.
+    """
 
 
 class LIReadout(Leaky, Readout):
-    """Leaky integrator that never fires; the last layer of a network that is read by its potentials.
+    """Leaky integrator that never fires; the last layer of a network that is read by its
+    potentials.
 
         v = codebook(v - v/tau + x/tau)
 
@@ -49,4 +52,7 @@ class LIReadout(Leaky, Readout):
             self.warn_if_stuck(state_quant, self.leak)
 
     def extra_repr(self) -> str:
-        return f"{tau_repr(self)}, decay_input={self.decay_input}" + ", min_decay=True" * self.min_decay
+        return (
+            f"{tau_repr(self)}, decay_input={self.decay_input}"
+            + ", min_decay=True" * self.min_decay
+        )

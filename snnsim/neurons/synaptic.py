@@ -42,7 +42,8 @@ class SynapticCurrent(Readout):
 class SynapticNode(BaseNode):
     """Current-based leaky integrate-and-fire neuron.
 
-        i = codebook_i(alpha * i + x);  h = beta * v + i;  then quantize, fire and discharge as every node
+        i = codebook_i(alpha * i + x);  h = beta * v + i;  then quantize, fire and discharge as
+        every node
 
     Args:
         alpha: what is left of the synaptic current after one step, in [0, 1).
@@ -87,7 +88,9 @@ class SynapticNode(BaseNode):
         return self.beta * v
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
-        """Spikes of a whole sequence `[T, B, *n]`: a scan of the current, then one of the membrane it drives."""
+        """Spikes of a whole sequence `[T, B, *n]`: a scan of the current, then one of the membrane
+        it drives.
+        """
         before = self.current._state
         try:
             # the current reaches the membrane in its own precision, not in that of the input

@@ -2,7 +2,14 @@
 
 from snnsim.quant.calibrate import HistogramCalibrator, MaxCalibrator
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.convert import ConversionReport, LayerNote, calibrate_inputs, freeze, quantize, weight_descriptor
+from snnsim.quant.convert import (
+    ConversionReport,
+    LayerNote,
+    calibrate_inputs,
+    freeze,
+    quantize,
+    weight_descriptor,
+)
 from snnsim.quant.descriptor import (
     QUANT_DESC_8BIT_CONV1D_WEIGHT_PER_CHANNEL,
     QUANT_DESC_8BIT_CONV2D_WEIGHT_PER_CHANNEL,

@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_generator, check_real, checked_float, checked_numbers, is_one_of
+from snnsim._core.checks import (
+    check_generator,
+    check_real,
+    checked_float,
+    checked_numbers,
+    is_one_of,
+)
+from snnsim._core.modules import FixedDtype
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.fixed_dtype import FixedDtype
 from snnsim.quant import ste as straight
 
 __all__ = ["Codebook"]
@@ -23,20 +29,25 @@ ROUNDINGS = ("nearest", "floor", "stochastic", "toward_rest")
 
 
 class Codebook(FixedDtype):
-    """Strictly increasing levels, with edges between them; calling it rounds a tensor to its levels.
+    """Strictly increasing levels, with edges between them; calling it rounds a tensor to its
+    levels.
 
-    Cell `i` covers `edges[i-1] <= h < edges[i]`; a value on an edge belongs to the upper cell. Infinities go to the outermost
-    levels, NaN stays NaN. The levels and edges are buffers: they move with `.to(device)` and keep their dtype.
+    Cell `i` covers `edges[i-1] <= h < edges[i]`; a value on an edge belongs to the upper cell.
+    Infinities go to the outermost levels, NaN stays NaN. The levels and edges are buffers: they
+    move with `.to(device)` and keep their dtype.
 
     Args:
         levels: `[L]`, L from 2 to 65536, strictly increasing, finite, in the unit of the threshold.
         edges: `[L-1]` with `levels[i] < edges[i] <= levels[i+1]`; midpoints by default.
-        ste: gradient of the rounding: "clip" is 1 within the outermost levels and 0 outside, "pass" is 1 everywhere.
+        ste: gradient of the rounding: "clip" is 1 within the outermost levels and 0 outside, "pass"
+            is 1 everywhere.
         dtype: float32 or float64; float64 by default only for levels given as a float64 tensor.
 
     Raises:
-        InvalidValueError: levels that are not strictly increasing in the dtype, too many of them, or edges out of order.
-        InvalidTypeError: levels or edges that are no real numbers, or a dtype other than float32 and float64.
+        InvalidValueError: levels that are not strictly increasing in the dtype, too many of them,
+            or edges out of order.
+        InvalidTypeError: levels or edges that are no real numbers, or a dtype other than float32
+            and float64.
     """
 
     levels: Tensor
@@ -53,11 +64,15 @@ class Codebook(FixedDtype):
     ) -> None:
         super().__init__()
         if not is_one_of(ste, STE_KINDS):
-            raise InvalidValueError(f"Codebook(ste={ste!r}): the straight-through gradient is 'pass' or 'clip'")
+            raise InvalidValueError(
+                f"Codebook(ste={ste!r}): the straight-through gradient is 'pass' or 'clip'"
+            )
         exact = checked_numbers("Codebook", "levels", levels)
         rounded = _checked_levels(exact, _codebook_dtype(levels, exact, dtype)).clone()
         self.register_buffer("levels", rounded)
-        self.register_buffer("edges", _midpoints(rounded) if edges is None else _checked_edges(edges, rounded))
+        self.register_buffer(
+            "edges", _midpoints(rounded) if edges is None else _checked_edges(edges, rounded)
+        )
         self.ste = ste
         self._remember_limits()
 
@@ -93,8 +108,9 @@ class Codebook(FixedDtype):
             missing = int(torch.isnan(h).sum())
             if missing:
                 raise InvalidValueError(
-                    f"Codebook.encode(h): h holds {missing} NaN of {h.numel()} values and NaN has no code; "
-                    "find its source with snnsim.debug(True), or use forward, which keeps NaN"
+                    f"Codebook.encode(h): h holds {missing} NaN of {h.numel()} values and NaN has"
+                    " no code; find its source with snnsim._core.debug(True), or use forward,"
+                    " which keeps NaN"
                 )
         return self._cell(h).to(self.code_dtype)
 
@@ -113,13 +129,15 @@ class Codebook(FixedDtype):
         """
         check_real("Codebook.decode", "codes", codes)
         if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
-            raise InvalidTypeError(f"Codebook.decode(codes): codes must be integers, got {codes.dtype}")
+            raise InvalidTypeError(
+                f"Codebook.decode(codes): codes must be integers, got {codes.dtype}"
+            )
         if not torch.compiler.is_compiling() and codes.numel():
             low, high = int(codes.min()), int(codes.max())
             if low < 0 or high >= self.num_levels:
                 raise InvalidValueError(
-                    f"Codebook.decode(codes): codes run from {low} to {high}; a code of this codebook is in "
-                    f"[0, {self.num_levels - 1}]"
+                    f"Codebook.decode(codes): codes run from {low} to {high}; a code of this"
+                    f" codebook is in [0, {self.num_levels - 1}]"
                 )
         return self.levels[codes.long()]
 
@@ -136,10 +154,12 @@ class Codebook(FixedDtype):
         return self.with_gradient(self._on_level(self._cell(h.detach()), h), h)
 
     def snap(self, target: Tensor, rest: float) -> Tensor:
-        """Level that a reset to `target` lands on: the cell's level, a value on an edge going toward `rest`.
+        """Level that a reset to `target` lands on: the cell's level, a value on an edge going
+        toward `rest`.
 
-        Decided in float64, with a few float32 roundings of slack around each edge, so that a target that is a tie on paper is
-        a tie here. Carries the straight-through gradient with respect to `target`.
+        Decided in float64, with a few float32 roundings of slack around each edge, so that a target
+        that is a tie on paper is a tie here. Carries the straight-through gradient with respect to
+        `target`.
 
         Args:
             target: potentials to reset to, any shape.
@@ -149,10 +169,14 @@ class Codebook(FixedDtype):
             Values on the levels, same shape.
         """
         target, rest = self._widened("target", target), checked_float("Codebook.snap", "rest", rest)
-        return self.with_gradient(self._on_level(self._snap_cell(target.detach(), rest), target), target)
+        return self.with_gradient(
+            self._on_level(self._snap_cell(target.detach(), rest), target), target
+        )
 
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
-        """`value` in the forward, the gradient of this codebook's rounding with respect to `h` in the backward."""
+        """`value` in the forward, the gradient of this codebook's rounding with respect to `h` in
+        the backward.
+        """
         if self.ste == "clip":
             h = straight.clamp(h, *self.limits)
         return straight.straight_through(value, h)
@@ -162,15 +186,18 @@ class Codebook(FixedDtype):
         """Lowest and highest level."""
         return self._limits
 
-    def with_rounding(self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None) -> Codebook:
+    def with_rounding(
+        self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None
+    ) -> Codebook:
         """The same levels under another rounding.
 
         Rounding moves the firing decision too: see `effective_threshold` of the result.
 
         Args:
-            rounding: "nearest"; "floor" (the level at or below); "toward_rest" (the neighbour on the side of rest, so that
-                rounding never adds to a membrane's distance from rest); or "stochastic" (one of the two neighbours, with the
-                probability that makes the mean exact).
+            rounding: "nearest"; "floor" (the level at or below); "toward_rest" (the neighbour on
+                the side of rest, so that rounding never adds to a membrane's distance from rest);
+                or "stochastic" (one of the two neighbours, with the probability that makes the mean
+                exact).
             generator: source of randomness for "stochastic"; torch's global one by default.
             rest: rest potential of the node, for "toward_rest".
 
@@ -178,14 +205,19 @@ class Codebook(FixedDtype):
             A new codebook; this one is unchanged.
         """
         if not is_one_of(rounding, ROUNDINGS):
-            raise InvalidValueError(f"with_rounding(rounding={rounding!r}): choose one of {', '.join(ROUNDINGS)}")
+            raise InvalidValueError(
+                f"with_rounding(rounding={rounding!r}): choose one of {', '.join(ROUNDINGS)}"
+            )
         check_generator("with_rounding", "generator", generator)
         if generator is not None and rounding != "stochastic":
-            raise InvalidValueError(f"with_rounding({rounding!r}, generator=...): only 'stochastic' draws; drop the generator")
+            raise InvalidValueError(
+                f"with_rounding({rounding!r}, generator=...): only 'stochastic' draws; drop the"
+                " generator"
+            )
         if (rest is not None) != (rounding == "toward_rest"):
             raise InvalidValueError(
-                f"with_rounding({rounding!r}, rest={rest}): 'toward_rest', and no other, needs the node's rest potential; "
-                "write with_rounding('toward_rest', rest=0.0)"
+                f"with_rounding({rounding!r}, rest={rest}): 'toward_rest', and no other, needs the"
+                " node's rest potential; write with_rounding('toward_rest', rest=0.0)"
             )
         if rounding == "stochastic":
             from snnsim.quant.stochastic import StochasticCodebook
@@ -197,17 +229,24 @@ class Codebook(FixedDtype):
         if rest is not None:
             rest = checked_float("with_rounding", "rest", rest)
             # below rest only the lower level itself belongs to the lower cell
-            home = int(self._snap_cell(torch.tensor(rest, dtype=torch.float64, device=upper.device), rest))
+            home = int(
+                self._snap_cell(torch.tensor(rest, dtype=torch.float64, device=upper.device), rest)
+            )
             lower = self.levels[:home]
-            upper = torch.cat([torch.nextafter(lower, torch.full_like(lower, math.inf)), upper[home:]])
+            upper = torch.cat(
+                [torch.nextafter(lower, torch.full_like(lower, math.inf)), upper[home:]]
+            )
         return Codebook(self.levels, edges=upper, ste=self.ste)
 
     def effective_threshold(self, v_threshold: float) -> float:
         """Charged membrane at which a neuron with this codebook starts to fire.
 
-        The lower edge of the first level at or above `v_threshold`: -inf if every level fires, inf if none does.
+        The lower edge of the first level at or above `v_threshold`: -inf if every level fires, inf
+            if none does.
         """
-        firing = torch.nonzero(self.levels >= checked_float("effective_threshold", "v_threshold", v_threshold))
+        firing = torch.nonzero(
+            self.levels >= checked_float("effective_threshold", "v_threshold", v_threshold)
+        )
         if not len(firing):
             return math.inf
         first = int(firing[0])
@@ -220,13 +259,20 @@ class Codebook(FixedDtype):
             leak: function of the membrane, or the factor of an exponential leak towards 0.
 
         Returns:
-            int64 codes whose leaked level rounds back to themselves; levels that the leak leaves where they are (rest) not
-            counted.
+            int64 codes whose leaked level rounds back to themselves; levels that the leak leaves
+            where they are (rest) not counted.
         """
         with torch.no_grad():
-            leaked = leak(self.levels) if callable(leak) else self.levels * checked_float("stuck_codes", "leak", leak)
+            leaked = (
+                leak(self.levels)
+                if callable(leak)
+                else self.levels * checked_float("stuck_codes", "leak", leak)
+            )
         if not isinstance(leaked, Tensor) or leaked.shape != self.levels.shape:
-            raise InvalidTypeError(f"stuck_codes(leak={leak!r}): leak must give one value for each of the {self.num_levels} levels")
+            raise InvalidTypeError(
+                f"stuck_codes(leak={leak!r}): leak must give one value for each of the"
+                f" {self.num_levels} levels"
+            )
         same = self._cell(leaked) == torch.arange(self.num_levels, device=leaked.device)
         return torch.nonzero(same & (leaked != self.levels)).flatten()
 
@@ -238,7 +284,10 @@ class Codebook(FixedDtype):
     def _widened(self, name: str, h: Tensor) -> Tensor:
         check_real("Codebook", name, h)
         if not h.dtype.is_floating_point:
-            raise InvalidTypeError(f"Codebook: {name} must be floating point, got {h.dtype}; convert it with {name}.float()")
+            raise InvalidTypeError(
+                f"Codebook: {name} must be floating point, got {h.dtype}; convert it with"
+                f" {name}.float()"
+            )
         return h.to(torch.promote_types(h.dtype, self.levels.dtype))
 
     def _cell(self, h: Tensor) -> Tensor:
@@ -254,22 +303,37 @@ class Codebook(FixedDtype):
     def _snap_cell(self, target: Tensor, rest: float) -> Tensor:
         shape = target.shape
         # at least one axis: indexing with a 0-dim tensor reads it back from its device
-        levels, edges, target = self.levels.double(), self.edges.double(), target.double().reshape(-1)
+        levels, edges, target = (
+            self.levels.double(),
+            self.edges.double(),
+            target.double().reshape(-1),
+        )
         gaps = levels.diff()
         slack = torch.minimum(4 * torch.finfo(self.levels.dtype).eps * levels.abs().max(), gaps / 8)
         nearer_rest = ((levels[1:] - rest).abs() < (levels[:-1] - rest).abs()).long()
         cell = torch.bucketize(target, edges, right=True)
         below, above = (cell - 1).clamp(min=0), cell.clamp(max=len(edges) - 1)
-        cell = torch.where((edges[above] - target).abs() <= slack[above], above + nearer_rest[above], cell)
-        cell = torch.where((target - edges[below]).abs() <= slack[below], below + nearer_rest[below], cell)
+        cell = torch.where(
+            (edges[above] - target).abs() <= slack[above], above + nearer_rest[above], cell
+        )
+        cell = torch.where(
+            (target - edges[below]).abs() <= slack[below], below + nearer_rest[below], cell
+        )
         # a level is never a tie, also where an edge lies on it (floor)
         nearest = torch.bucketize(target, levels[:-1] + gaps / 2, right=True)
         on_level = (target - levels[nearest]).abs() <= slack[nearest.clamp(max=len(slack) - 1)]
         return torch.where(on_level, nearest, cell).reshape(shape)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         levels, edges = (state_dict.get(prefix + name) for name in ("levels", "edges"))
-        if not self.is_learned and levels is not None and edges is not None and levels.shape == self.levels.shape:
+        if (
+            not self.is_learned
+            and levels is not None
+            and edges is not None
+            and levels.shape == self.levels.shape
+        ):
             try:
                 _checked_edges(edges, _checked_levels(levels.double(), self.levels.dtype))
             except InvalidValueError as problem:
@@ -292,37 +356,47 @@ def _codebook_dtype(levels: object, exact: Tensor, dtype: torch.dtype | None) ->
         return dtype
     distinct = ""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        distinct = f" (in {dtype} only {exact.to(dtype).unique().numel()} of the {exact.numel()} levels stay distinct)"
+        distinct = (
+            f" (in {dtype} only {exact.to(dtype).unique().numel()} of the {exact.numel()} levels"
+            " stay distinct)"
+        )
     raise InvalidTypeError(
-        f"Codebook(dtype={dtype}): a codebook is float32 or float64{distinct}; spikes still take the dtype of the input"
+        f"Codebook(dtype={dtype}): a codebook is float32 or float64{distinct}; spikes still take"
+        " the dtype of the input"
     )
 
 
 def _checked_levels(exact: Tensor, dtype: torch.dtype) -> Tensor:
     if exact.dim() != 1 or exact.numel() < 2:
-        raise InvalidValueError(f"Codebook(levels): needs a list of at least 2 levels, got shape {tuple(exact.shape)}")
+        raise InvalidValueError(
+            f"Codebook(levels): needs a list of at least 2 levels, got shape {tuple(exact.shape)}"
+        )
     if exact.numel() > MAX_LEVELS:
         raise InvalidValueError(
-            f"Codebook(levels): {exact.numel()} levels are more than {MAX_LEVELS}, those of 16 bits; use state_quant=None for a "
-            "state that is as good as not quantized"
+            f"Codebook(levels): {exact.numel()} levels are more than {MAX_LEVELS}, those of 16"
+            " bits; use state_quant=None for a state that is as good as not quantized"
         )
     rounded = exact.to(dtype)
     infinite = torch.nonzero(~torch.isfinite(rounded)).flatten()
     if len(infinite):
         i = int(infinite[0])
-        raise InvalidValueError(f"Codebook(levels): every level must be finite in {dtype}, but level {i} is {float(exact[i])!r}")
+        raise InvalidValueError(
+            f"Codebook(levels): every level must be finite in {dtype}, but level {i} is"
+            f" {float(exact[i])!r}"
+        )
     wrong = torch.nonzero(rounded.diff() <= 0).flatten()
     if len(wrong):
         i = int(wrong[0])
         a, b = float(exact[i]), float(exact[i + 1])
         if a < b:
             raise InvalidValueError(
-                f"Codebook(levels): levels {i} and {i + 1} ({a!r} and {b!r}) are one value in {dtype}; "
-                f"{rounded.unique().numel()} of {len(rounded)} stay distinct: use fewer levels, or dtype=torch.float64"
+                f"Codebook(levels): levels {i} and {i + 1} ({a!r} and {b!r}) are one value in"
+                f" {dtype}; {rounded.unique().numel()} of {len(rounded)} stay distinct: use fewer"
+                " levels, or dtype=torch.float64"
             )
         raise InvalidValueError(
-            f"Codebook(levels): levels must be strictly increasing, but level {i} is {a!r} and level {i + 1} is {b!r}; "
-            "sort them and drop duplicates"
+            f"Codebook(levels): levels must be strictly increasing, but level {i} is {a!r} and"
+            f" level {i + 1} is {b!r}; sort them and drop duplicates"
         )
     return rounded
 
@@ -337,13 +411,14 @@ def _checked_edges(edges: Sequence[float] | Tensor, levels: Tensor) -> Tensor:
     rounded = checked_numbers("Codebook", "edges", edges).to(levels, copy=True)
     if rounded.shape != (len(levels) - 1,):
         raise InvalidValueError(
-            f"Codebook(edges): {len(levels)} levels need {len(levels) - 1} edges, got shape {tuple(rounded.shape)}"
+            f"Codebook(edges): {len(levels)} levels need {len(levels) - 1} edges, got shape"
+            f" {tuple(rounded.shape)}"
         )
     wrong = torch.nonzero(~((levels[:-1] < rounded) & (rounded <= levels[1:]))).flatten()
     if len(wrong):
         i = int(wrong[0])
         raise InvalidValueError(
-            f"Codebook(edges): edge {i} is {float(rounded[i])!r}; it must lie above level {i} ({float(levels[i])!r}) and not "
-            f"above level {i + 1} ({float(levels[i + 1])!r})"
+            f"Codebook(edges): edge {i} is {float(rounded[i])!r}; it must lie above level {i}"
+            f" ({float(levels[i])!r}) and not above level {i + 1} ({float(levels[i + 1])!r})"
         )
     return rounded

@@ -1,6 +1,7 @@
 """From a plain network to a quantized one, in place and in separate steps.
 
-    report = quantize(net, weights=4)            # prepare: the same layers, now with quantized weights
+    report = quantize(net, weights=4)            # prepare: the same layers, now with quantized
+    weights
     calibrate_inputs(net, batches)               # only where inputs are quantized too
     ...                                          # train, with an optimizer made after quantize
     freeze(net)                                  # fix the integers
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import check_callable, check_iterable, check_module
+from snnsim._core.checks import check_callable, check_iterable, check_module
+from snnsim._core.restore import evaluating, restoring
 from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import (
@@ -32,9 +34,15 @@ from snnsim.quant.layers import (
 )
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.quant.weight import QuantizedWeight
-from snnsim.restore import evaluating, restoring
 
-__all__ = ["ConversionReport", "LayerNote", "calibrate_inputs", "freeze", "quantize", "weight_descriptor"]
+__all__ = [
+    "ConversionReport",
+    "LayerNote",
+    "calibrate_inputs",
+    "freeze",
+    "quantize",
+    "weight_descriptor",
+]
 
 QUANTIZED_LAYERS: dict[type[nn.Module], type[QuantizedWeight]] = {
     nn.Linear: QuantLinear,
@@ -66,19 +74,27 @@ class ConversionReport:
     left: tuple[LayerNote, ...]
 
     def __str__(self) -> str:
-        rows = [(mark, *vars(note).values()) for mark, notes in (("+", self.changed), ("-", self.left)) for note in notes]
+        rows = [
+            (mark, *vars(note).values())
+            for mark, notes in (("+", self.changed), ("-", self.left))
+            for note in notes
+        ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else []
-        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+        lines = [
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
+            for row in rows
+        ]
         return "\n".join([*lines, f"{len(self.changed)} changed, {len(self.left)} left alone"])
 
 
 def weight_descriptor(num_bits: int) -> QuantDescriptor:
     """The format that `quantize(net, weights=num_bits)` gives a layer.
 
-    Always symmetric: 1 bit is binary and 2 bits are ternary. With 8 bits and more each output channel has a scale, from
-    its largest weight; with fewer there is one learned scale, which starts where the squared error is least. Training
-    64-64-64-10 networks on the digits (1 to 4 bits, five seeds each), a learned scale was the best rule or within 0.2
-    points of it, and it needs no search at every step.
+    Always symmetric: 1 bit is binary and 2 bits are ternary. With 8 bits and more each output
+        channel has a scale, from
+    its largest weight; with fewer there is one learned scale, which starts where the squared error
+    is least. Training 64-64-64-10 networks on the digits (1 to 4 bits, five seeds each), a learned
+    scale was the best rule or within 0.2 points of it, and it needs no search at every step.
     """
     if num_bits >= 8:
         return QuantDescriptor(num_bits, axis=0, narrow_range=True)
@@ -95,16 +111,16 @@ def quantize(
 ) -> ConversionReport:
     """Turn the linear and convolution layers of a network into quantized ones, in place.
 
-    Every layer stays the object it was, under its name, with its parameters (tied ones stay tied), its hooks and its
-    `state_dict` keys; only its class changes. What has no quantized version is left alone and reported. Nothing is
-    changed when anything is refused.
+    Every layer stays the object it was, under its name, with its parameters (tied ones stay tied),
+    its hooks and its `state_dict` keys; only its class changes. What has no quantized version is
+    left alone and reported. Nothing is changed when anything is refused.
 
     Args:
         net: the network; a single layer too.
-        weights: number of bits (see `weight_descriptor`) or a descriptor. With an axis there is one scale per output
-            channel, whichever axis that is in a layer.
-        inputs: number of bits, signed, or a descriptor, for the inputs of these layers; None leaves them, as is right
-            for spikes.
+        weights: number of bits (see `weight_descriptor`) or a descriptor. With an axis there is one
+            scale per output channel, whichever axis that is in a layer.
+        inputs: number of bits, signed, or a descriptor, for the inputs of these layers; None leaves
+            them, as is right for spikes.
         exclude: names of layers, or of parts of the network with all their layers; or classes.
         grid_bits: as in `QuantizedWeight`.
 
@@ -113,8 +129,8 @@ def quantize(
 
     Raises:
         InvalidTypeError: `net` is no module, or weights, inputs or exclude have another type.
-        InvalidValueError: an excluded name that does not exist, no layer to quantize, NaN or infinite weights, or a
-            descriptor that does not fit a layer.
+        InvalidValueError: an excluded name that does not exist, no layer to quantize, NaN or
+            infinite weights, or a descriptor that does not fit a layer.
 
     Warns:
         UserWarning: a layer whose weights are all zero.
@@ -124,7 +140,9 @@ def quantize(
     weight_quant = _as_descriptor("weights", weights, weight_descriptor)
     input_quant = None if inputs is None else _as_descriptor("inputs", inputs, QuantDescriptor)
     if isinstance(exclude, str):
-        raise InvalidTypeError(f"quantize(exclude={exclude!r}): must be a list of them, exclude=[{exclude!r}]")
+        raise InvalidTypeError(
+            f"quantize(exclude={exclude!r}): must be a list of them, exclude=[{exclude!r}]"
+        )
     plan: list[tuple[str, nn.Module, type[QuantizedWeight], QuantDescriptor]] = []
     left: list[LayerNote] = []
     for name, module, reason in _survey(net, tuple(exclude)):
@@ -132,17 +150,26 @@ def quantize(
             left.append(LayerNote(name, type(module).__name__, reason))
             continue
         kind = QUANTIZED_LAYERS[_plain_type(module)]
-        descriptor = weight_quant if weight_quant.axis is None else replace(weight_quant, axis=kind.channel_axis)
+        descriptor = (
+            weight_quant
+            if weight_quant.axis is None
+            else replace(weight_quant, axis=kind.channel_axis)
+        )
         kind.check_quantizers(_checked_weight(name, module), descriptor, input_quant, grid_bits)
         plan.append((name, module, kind, descriptor))
     if not plan:
         raise InvalidValueError(
             "quantize(net): there is no layer to quantize; of those with parameters: "
-            + ("; ".join(f"{note.name or 'net'} ({note.layer}): {note.note}" for note in left) or "none")
+            + (
+                "; ".join(f"{note.name or 'net'} ({note.layer}): {note.note}" for note in left)
+                or "none"
+            )
         )
     changed = []
     for name, module, kind, descriptor in plan:
-        changed.append(LayerNote(name, type(module).__name__, f"{kind.__name__}, {_describe(descriptor)}"))
+        changed.append(
+            LayerNote(name, type(module).__name__, f"{kind.__name__}, {_describe(descriptor)}")
+        )
         _become(module, kind).attach_quantizers(descriptor, input_quant, grid_bits)
     return ConversionReport(tuple(changed), tuple(left))
 
@@ -155,22 +182,25 @@ def calibrate_inputs(
     method: str = "mse",
     percentile: float = 99.99,
 ) -> ConversionReport:
-    """Run data through a network to find the ranges of its input quantizers, and use them from then on.
+    """Run data through a network to find the ranges of its input quantizers, and use them from then
+    on.
 
-    The network runs in eval mode, without gradient, and with its inputs not yet quantized; its modes are restored.
+    The network runs in eval mode, without gradient, and with its inputs not yet quantized; its
+    modes are restored.
 
     Args:
         net: a network with quantized inputs, or with `TensorQuantizer` modules of its own.
         batches: inputs, one by one; their split into batches does not matter.
-        forward: how to run one batch; None is `net(batch)`. Give the runner of a spiking network here.
-        method: how the range is taken from a histogram: "max", "percentile", "mse" or "entropy"; for descriptors that say
-            "histogram". Others name their method themselves.
+        forward: how to run one batch; None is `net(batch)`. Give the runner of a spiking network
+            here.
+        method: how the range is taken from a histogram: "max", "percentile", "mse" or "entropy";
+            for descriptors that say "histogram". Others name their method themselves.
         percentile: in (0, 100], for that method.
 
     Raises:
         InvalidTypeError: `net` is no module, batches no iterable, or forward no function.
-        InvalidValueError: no input is quantized, a method that a quantizer does not have (before any batch is run), or a batch with
-            NaN or infinite values on the way.
+        InvalidValueError: no input is quantized, a method that a quantizer does not have (before
+            any batch is run), or a batch with NaN or infinite values on the way.
         StateError: no batches, or a quantizer that none of them reached.
 
     Warns:
@@ -182,9 +212,14 @@ def calibrate_inputs(
         check_callable("calibrate_inputs", "forward", forward)
     quantizers = dict(_activation_quantizers(net))
     if not quantizers:
-        raise InvalidValueError("calibrate_inputs(net): no input is quantized; call quantize(net, inputs=...) first")
+        raise InvalidValueError(
+            "calibrate_inputs(net): no input is quantized; call quantize(net, inputs=...) first"
+        )
     methods = {
-        name: quantizer.calib_method(method if quantizer.descriptor.calib_method == "histogram" else None, percentile=percentile)
+        name: quantizer.calib_method(
+            method if quantizer.descriptor.calib_method == "histogram" else None,
+            percentile=percentile,
+        )
         for name, quantizer in quantizers.items()
     }
     enabled = {name: quantizer.enabled for name, quantizer in quantizers.items()}
@@ -205,19 +240,25 @@ def calibrate_inputs(
     unseen = [name for name, quantizer in quantizers.items() if quantizer.calibrator.empty]
     if unseen:
         raise StateError(
-            f"calibrate_inputs(batches): no data reached {', '.join(unseen)}; give at least one batch that runs the whole network"
+            f"calibrate_inputs(batches): no data reached {', '.join(unseen)}; give at least one"
+            " batch that runs the whole network"
         )
     for name, quantizer in quantizers.items():
-        quantizer.load_calib_amax(methods[name], percentile=percentile, name=f"calibrate_inputs: {name}")
-    return ConversionReport(tuple(LayerNote(name, type(q).__name__, q.extra_repr()) for name, q in quantizers.items()), ())
+        quantizer.load_calib_amax(
+            methods[name], percentile=percentile, name=f"calibrate_inputs: {name}"
+        )
+    return ConversionReport(
+        tuple(LayerNote(name, type(q).__name__, q.extra_repr()) for name, q in quantizers.items()),
+        (),
+    )
 
 
 def freeze(net: nn.Module) -> ConversionReport:
     """Fix the integer weights of every quantized layer: the step after training.
 
-    Integers and steps go into the `state_dict` (keys `weight_int` and `weight_step` beside `weight`), the layers'
-    parameters stop training, and what the network computes does not change. Already frozen layers are left alone and
-    reported.
+    Integers and steps go into the `state_dict` (keys `weight_int` and `weight_step` beside
+    `weight`), the layers' parameters stop training, and what the network computes does not change.
+    Already frozen layers are left alone and reported.
 
     Raises:
         InvalidValueError: no quantized layer, or NaN weights.
@@ -226,14 +267,18 @@ def freeze(net: nn.Module) -> ConversionReport:
     Warns:
         UserWarning: a layer whose weights are all quantized to 0.
     """
-    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedWeight)}
+    layers = {
+        name: module for name, module in net.named_modules() if isinstance(module, QuantizedWeight)
+    }
     if not layers:
-        raise InvalidValueError("freeze(net): there is no quantized layer; call quantize(net, ...) first")
+        raise InvalidValueError(
+            "freeze(net): there is no quantized layer; call quantize(net, ...) first"
+        )
     for name, quantizer in _activation_quantizers(net):
         if quantizer.enabled and quantizer.amax is None:
             raise StateError(
-                f"freeze(net): {name} takes its range from each batch, so results would depend on the batch; "
-                "call calibrate_inputs(net, batches) first"
+                f"freeze(net): {name} takes its range from each batch, so results would depend on"
+                " the batch; call calibrate_inputs(net, batches) first"
             )
     for name, layer in layers.items():
         _checked_weight(name, layer)
@@ -247,39 +292,55 @@ def freeze(net: nn.Module) -> ConversionReport:
         changed.append(LayerNote(name, kind, _describe(layer.weight_quantizer.descriptor)))
         if not bool(layer.integer_weight()[0].any()):
             warnings.warn(
-                f"freeze(net): every weight of {name or 'net'} is quantized to 0, so it passes nothing on; "
-                "use more bits or a smaller range",
+                f"freeze(net): every weight of {name or 'net'} is quantized to 0, so it passes"
+                " nothing on; use more bits or a smaller range",
                 stacklevel=2,
             )
     return ConversionReport(tuple(changed), tuple(left))
 
 
-def _as_descriptor(argument: str, value: object, of_bits: Callable[[int], QuantDescriptor]) -> QuantDescriptor:
+def _as_descriptor(
+    argument: str, value: object, of_bits: Callable[[int], QuantDescriptor]
+) -> QuantDescriptor:
     if isinstance(value, QuantDescriptor):
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"quantize({argument}={value!r}): must be a number of bits or a QuantDescriptor")
+        raise InvalidTypeError(
+            f"quantize({argument}={value!r}): must be a number of bits or a QuantDescriptor"
+        )
     return of_bits(value)
 
 
-def _survey(net: nn.Module, exclude: tuple[str | type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module, str | None]]:
-    """Every module with parameters of its own, and why it cannot be quantized, or None if it can."""
+def _survey(
+    net: nn.Module, exclude: tuple[str | type[nn.Module], ...]
+) -> Iterator[tuple[str, nn.Module, str | None]]:
+    """Every module with parameters of its own, and why it cannot be quantized, or None if it
+    can."""
     modules = dict(net.named_modules())
     for entry in exclude:
         if isinstance(entry, str) and entry not in modules:
             raise InvalidValueError(
-                f"quantize(exclude={entry!r}): the network has no such part; it has {', '.join(n for n in modules if n)}"
+                f"quantize(exclude={entry!r}): the network has no such part; it has"
+                f" {', '.join(n for n in modules if n)}"
             )
-        if not isinstance(entry, str) and not (isinstance(entry, type) and issubclass(entry, nn.Module)):
-            raise InvalidTypeError(f"quantize(exclude={entry!r}): must be names of layers or module classes")
+        if not isinstance(entry, str) and not (
+            isinstance(entry, type) and issubclass(entry, nn.Module)
+        ):
+            raise InvalidTypeError(
+                f"quantize(exclude={entry!r}): must be names of layers or module classes"
+            )
     names = [entry for entry in exclude if isinstance(entry, str)]
     classes = tuple(entry for entry in exclude if not isinstance(entry, str))
     for name, module in modules.items():
-        if isinstance(module, TensorQuantizer) or not any(True for _ in module.parameters(recurse=False)):
+        if isinstance(module, TensorQuantizer) or not any(
+            True for _ in module.parameters(recurse=False)
+        ):
             continue
         parts = name.split(".")
         above = {".".join(parts[:i]) for i in range(len(parts))} if name else set()
-        if any(n == name or n in above for n in names) or any(isinstance(modules[n], classes) for n in {name, *above}):
+        if any(n == name or n in above for n in names) or any(
+            isinstance(modules[n], classes) for n in {name, *above}
+        ):
             yield name, module, "excluded"
         else:
             yield name, module, _obstacle(module, [modules[n] for n in above])
@@ -300,7 +361,9 @@ def _obstacle(module: nn.Module, above: list[nn.Module]) -> str | None:
 
 
 def _plain_type(module: nn.Module) -> type[nn.Module]:
-    """The layer of torch that a module computes the same as, by its class attribute `same_as`; else its own type."""
+    """The layer of torch that a module computes the same as, by its class attribute `same_as`; else
+    its own type.
+    """
     # of a subclass, which may compute something else, the attribute must be its own
     return vars(type(module)).get("same_as", type(module))
 
@@ -309,18 +372,24 @@ def _checked_weight(name: str, module: nn.Module) -> Tensor:
     weight = module.get_parameter("weight")
     if not bool(torch.isfinite(weight).all()):
         raise InvalidValueError(
-            f"{name or 'net'}.weight has NaN or infinite values and cannot be quantized; find the step of training where they arise"
+            f"{name or 'net'}.weight has NaN or infinite values and cannot be quantized; find the"
+            " step of training where they arise"
         )
     if not bool(weight.any()):
         warnings.warn(
-            f"{name or 'net'}.weight is all zero, so the quantized layer passes nothing on; initialize or load it first",
+            f"{name or 'net'}.weight is all zero, so the quantized layer passes nothing on;"
+            " initialize or load it first",
             stacklevel=3,
         )
     return weight
 
 
 def _activation_quantizers(net: nn.Module) -> Iterator[tuple[str, TensorQuantizer]]:
-    of_weights = {id(module.weight_quantizer) for module in net.modules() if isinstance(module, QuantizedWeight)}
+    of_weights = {
+        id(module.weight_quantizer)
+        for module in net.modules()
+        if isinstance(module, QuantizedWeight)
+    }
     for name, module in net.named_modules():
         if isinstance(module, TensorQuantizer) and id(module) not in of_weights:
             yield name, module
@@ -333,6 +402,18 @@ def _become(module: Any, kind: type[QuantizedWeight]) -> QuantizedWeight:
 
 
 def _describe(descriptor: QuantDescriptor) -> str:
-    kind = "binary" if descriptor.is_binary else "ternary" if descriptor.is_ternary else f"{descriptor.num_bits} bits"
-    source = "learned" if descriptor.learn_amax else "given" if descriptor.amax is not None else descriptor.calib_method
+    kind = (
+        "binary"
+        if descriptor.is_binary
+        else "ternary"
+        if descriptor.is_ternary
+        else f"{descriptor.num_bits} bits"
+    )
+    source = (
+        "learned"
+        if descriptor.learn_amax
+        else "given"
+        if descriptor.amax is not None
+        else descriptor.calib_method
+    )
     return f"{kind}, scale {source}, {'per tensor' if descriptor.axis is None else 'per channel'}"

@@ -1,8 +1,8 @@
 """How a tensor is quantized, as one immutable value; and the descriptors that are used most.
 
-Per channel, weights keep the axis of their output channels: 0 for linear and convolution layers, 1 for transposed
-convolutions. One published listing of these names has axis 0 for the transposed ones too, which are their *input*
-channels: a scale there cannot be taken out of the product.
+Per channel, weights keep the axis of their output channels: 0 for linear and convolution layers, 1
+for transposed convolutions. One published listing of these names has axis 0 for the transposed ones
+too, which are their *input* channels: a scale there cannot be taken out of the product.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnsim.checks import checked_float, checked_numbers, is_one_of
+from snnsim._core.checks import checked_float, checked_numbers, is_one_of
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.functional import MAX_BITS, check_bits, integer_bounds
 
@@ -34,7 +34,8 @@ __all__ = [
     "QuantDescriptor",
 ]
 
-# "histogram" collects one and leaves the choice of method to load_calib_amax; "twn" is for ternary weights
+# "histogram" collects one and leaves the choice of method to load_calib_amax; "twn" is for ternary
+# weights
 CALIB_METHODS = ("max", "histogram", "percentile", "mse", "entropy", "twn")
 
 Amax: TypeAlias = float | Sequence[Any] | np.ndarray | Tensor
@@ -42,30 +43,34 @@ Amax: TypeAlias = float | Sequence[Any] | np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class QuantDescriptor:
-    """The format of a quantized tensor and where its range comes from. Compares by value, hashes, and survives JSON.
+    """The format of a quantized tensor and where its range comes from. Compares by value, hashes,
+    and survives JSON.
 
     Args:
         num_bits: 1 to 24. Signed 1 bit is for weights only: -1 and +1 times a scale.
         name: free text.
-        fake_quant: True: results are on the grid in the unit of the input; False: they are the integers.
-        axis: the axis that keeps its own scale (negative counts from the end); None is one scale for the tensor.
-        amax: largest magnitude represented, >= 0, in the unit of the input: a number, or one per channel as a list,
-            array or tensor. Kept as a float or nested tuples of floats. None: calibrated, learned, or taken from each
-            input.
-        learn_amax: the range is a parameter, trained with the gradient of learned step size quantization; needs
-            axis=None.
+        fake_quant: True: results are on the grid in the unit of the input; False: they are the
+            integers.
+        axis: the axis that keeps its own scale (negative counts from the end); None is one scale
+            for the tensor.
+        amax: largest magnitude represented, >= 0, in the unit of the input: a number, or one per
+            channel as a list, array or tensor. Kept as a float or nested tuples of floats. None:
+            calibrated, learned, or taken from each input.
+        learn_amax: the range is a parameter, trained with the gradient of learned step size
+            quantization; needs axis=None.
         scale_amax: the range is multiplied by this, > 0, once.
-        calib_method: "max", "percentile", "mse", "entropy"; "histogram" names the method when the range is loaded;
-            "twn" is the threshold rule of ternary weight networks and needs num_bits=2 with narrow_range=True.
+        calib_method: "max", "percentile", "mse", "entropy"; "histogram" names the method when the
+            range is loaded; "twn" is the threshold rule of ternary weight networks and needs
+            num_bits=2 with narrow_range=True.
         unsigned: no negative values.
         narrow_range: leave out the most negative integer. With num_bits=2 that is ternary.
         power_of_two: the step between two levels is raised to the next power of two.
 
     Raises:
-        InvalidTypeError: num_bits or axis is not an int, name not a str, amax not numeric, or axis together with
-            learn_amax. An unknown keyword is Python's own TypeError.
-        InvalidValueError: num_bits, amax or scale_amax out of range, an unknown calib_method, or "twn" on another
-            format.
+        InvalidTypeError: num_bits or axis is not an int, name not a str, amax not numeric, or axis
+            together with learn_amax. An unknown keyword is Python's own TypeError.
+        InvalidValueError: num_bits, amax or scale_amax out of range, an unknown calib_method, or
+            "twn" on another format.
 
     Example:
         >>> QuantDescriptor(4, axis=0, narrow_range=True).bounds
@@ -88,10 +93,14 @@ class QuantDescriptor:
     def __post_init__(self) -> None:
         check_bits("QuantDescriptor", "num_bits", self.num_bits, MAX_BITS)
         if self.name is not None and not isinstance(self.name, str):
-            raise InvalidTypeError(f"QuantDescriptor(name={self.name!r}): name must be a str or None; write name='...'")
+            raise InvalidTypeError(
+                f"QuantDescriptor(name={self.name!r}): name must be a str or None; write name='...'"
+            )
         for flag in ("fake_quant", "learn_amax", "unsigned", "narrow_range", "power_of_two"):
             if not isinstance(getattr(self, flag), bool):
-                raise InvalidTypeError(f"QuantDescriptor({flag}={getattr(self, flag)!r}): {flag} must be True or False")
+                raise InvalidTypeError(
+                    f"QuantDescriptor({flag}={getattr(self, flag)!r}): {flag} must be True or False"
+                )
         self._check_axis()
         self._check_range()
         self._check_method()
@@ -101,32 +110,38 @@ class QuantDescriptor:
             return
         if isinstance(self.axis, bool) or not isinstance(self.axis, int):
             raise InvalidTypeError(
-                f"QuantDescriptor(axis={self.axis!r}): axis must be one int or None; give the axis that keeps its own scale"
+                f"QuantDescriptor(axis={self.axis!r}): axis must be one int or None; give the axis"
+                " that keeps its own scale"
             )
         if self.learn_amax:
             raise InvalidTypeError(
-                f"QuantDescriptor(axis={self.axis}, learn_amax=True): a learned range is one per tensor; "
-                "use axis=None, or learn_amax=False"
+                f"QuantDescriptor(axis={self.axis}, learn_amax=True): a learned range is one per"
+                " tensor; use axis=None, or learn_amax=False"
             )
 
     def _check_range(self) -> None:
         if self.amax is not None:
             object.__setattr__(self, "amax", _as_nested_floats(self.amax))
-        if self.scale_amax is not None and not 0 < checked_float("QuantDescriptor", "scale_amax", self.scale_amax) < math.inf:
+        if (
+            self.scale_amax is not None
+            and not 0 < checked_float("QuantDescriptor", "scale_amax", self.scale_amax) < math.inf
+        ):
             raise InvalidValueError(
-                f"QuantDescriptor(scale_amax={self.scale_amax}): "
-                "scale_amax multiplies the range and must be positive and finite; leave it out for 1"
+                f"QuantDescriptor(scale_amax={self.scale_amax}): scale_amax multiplies the range"
+                " and must be positive and finite; leave it out for 1"
             )
 
     def _check_method(self) -> None:
         if not is_one_of(self.calib_method, CALIB_METHODS):
             raise InvalidValueError(
-                f"QuantDescriptor(calib_method={self.calib_method!r}): must be one of {', '.join(CALIB_METHODS)}"
+                f"QuantDescriptor(calib_method={self.calib_method!r}): must be one of"
+                f" {', '.join(CALIB_METHODS)}"
             )
         if self.calib_method == "twn" and (self.learn_amax or not self.is_ternary):
             raise InvalidValueError(
-                "QuantDescriptor(calib_method='twn'): the threshold rule is for ternary weights with a range that "
-                "follows them; use num_bits=2, narrow_range=True, unsigned=False, learn_amax=False"
+                "QuantDescriptor(calib_method='twn'): the threshold rule is for ternary weights"
+                " with a range that follows them; use num_bits=2, narrow_range=True,"
+                " unsigned=False, learn_amax=False"
             )
 
     @property
@@ -142,14 +157,19 @@ class QuantDescriptor:
     @property
     def bounds(self) -> tuple[int, int]:
         """Smallest and largest integer of the format; (-1, 1) for binary."""
-        return (-1, 1) if self.is_binary else integer_bounds(self.num_bits, self.unsigned, self.narrow_range)
+        return (
+            (-1, 1)
+            if self.is_binary
+            else integer_bounds(self.num_bits, self.unsigned, self.narrow_range)
+        )
 
     def amax_tensor(self) -> Tensor | None:
         """`amax` as a float32 tensor, in the shape it was given."""
         return None if self.amax is None else torch.tensor(self.amax, dtype=torch.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, in plain Python types; `from_dict` gives back an equal descriptor."""
+        """Every field by name, in plain Python types; `from_dict` gives back an equal
+        descriptor."""
         return asdict(self)
 
     @classmethod
@@ -161,11 +181,15 @@ class QuantDescriptor:
         """
         if not isinstance(values, Mapping):
             raise InvalidTypeError(
-                f"QuantDescriptor.from_dict(values={values!r}): values must be a mapping; pass to_dict()'s result"
+                f"QuantDescriptor.from_dict(values={values!r}): values must be a mapping; pass"
+                " to_dict()'s result"
             )
         unknown = sorted(set(map(str, values)) - {field.name for field in fields(cls)})
         if unknown:
-            raise InvalidTypeError(f"QuantDescriptor.from_dict(values with {', '.join(unknown)}): no such field; remove it")
+            raise InvalidTypeError(
+                f"QuantDescriptor.from_dict(values with {', '.join(unknown)}): no such field;"
+                " remove it"
+            )
         return cls(**values)
 
     def to_json(self) -> str:
@@ -176,24 +200,33 @@ class QuantDescriptor:
     def from_json(cls, text: str) -> QuantDescriptor:
         """A descriptor from `to_json`'s result."""
         if not isinstance(text, str):
-            raise InvalidTypeError(f"QuantDescriptor.from_json(text={text!r}): text must be a str; pass to_json()'s result")
+            raise InvalidTypeError(
+                f"QuantDescriptor.from_json(text={text!r}): text must be a str; pass to_json()'s"
+                " result"
+            )
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InvalidValueError(f"QuantDescriptor.from_json(text={text!r}): text is no JSON ({error})") from error
+            raise InvalidValueError(
+                f"QuantDescriptor.from_json(text={text!r}): text is no JSON ({error})"
+            ) from error
         return cls.from_dict(values)
 
 
 def _as_nested_floats(amax: object) -> Any:
     """A float, or nested tuples of floats: immutable, hashable, and the same after JSON."""
-    if isinstance(amax, bool | str) or not isinstance(amax, float | int | Sequence | np.ndarray | np.number | Tensor):
+    if isinstance(amax, bool | str) or not isinstance(
+        amax, float | int | Sequence | np.ndarray | np.number | Tensor
+    ):
         raise InvalidTypeError(
-            f"QuantDescriptor(amax={amax!r}): must be a number, list, array or tensor, not {type(amax).__name__}"
+            f"QuantDescriptor(amax={amax!r}): must be a number, list, array or tensor, not"
+            f" {type(amax).__name__}"
         )
     array = checked_numbers("QuantDescriptor", "amax", amax).cpu().numpy()
     if array.size == 0 or not bool(np.all((array >= 0) & (array < np.inf))):
         raise InvalidValueError(
-            f"QuantDescriptor(amax={amax!r}): the largest magnitude must be finite and >= 0, one value or one per channel"
+            f"QuantDescriptor(amax={amax!r}): the largest magnitude must be finite and >= 0, one"
+            " value or one per channel"
         )
     return _nested_tuple(array.tolist())
 

@@ -29,21 +29,25 @@ LAYER_DIMS: dict[type[nn.Module], int] = {
 }
 
 
-def fold_batch_norm(net: nn.Module, pairs: Iterable[tuple[str, str]] | None = None) -> ConversionReport:
-    """Fold each batch normalization into the layer that feeds it, in place, and leave an `nn.Identity` under its name.
+def fold_batch_norm(
+    net: nn.Module, pairs: Iterable[tuple[str, str]] | None = None
+) -> ConversionReport:
+    """Fold each batch normalization into the layer that feeds it, in place, and leave an
+    `nn.Identity` under its name.
 
         factor = gamma / sqrt(running_var + eps)
-        weight = weight * factor,   bias = (bias - running_mean) * factor + beta        per output channel
+        weight = weight * factor,   bias = (bias - running_mean) * factor + beta        per output
+        channel
 
-    The result computes what the network computed in eval mode. A layer whose weights are quantized already keeps its
-    integers (of a channel with a negative factor, with the other sign): there the factor joins the step. A linear layer
-    is taken to feed its normalization `[B, C]`.
+    The result computes what the network computed in eval mode. A layer whose weights are quantized
+    already keeps its integers (of a channel with a negative factor, with the other sign): there the
+    factor joins the step. A linear layer is taken to feed its normalization `[B, C]`.
 
     Args:
         net: the network.
-        pairs: (layer name, normalization name) of those to fold; None finds every normalization that directly follows a
-            linear or convolution layer in an `nn.Sequential`. Name the others only where nothing else reads the layer's
-            output.
+        pairs: (layer name, normalization name) of those to fold; None finds every normalization
+            that directly follows a linear or convolution layer in an `nn.Sequential`. Name the
+            others only where nothing else reads the layer's output.
 
     Returns:
         Which normalizations were folded, and which were left and why.
@@ -52,9 +56,13 @@ def fold_batch_norm(net: nn.Module, pairs: Iterable[tuple[str, str]] | None = No
         InvalidValueError: a named pair that does not exist or cannot be folded.
     """
     modules = dict(net.named_modules())
-    norms = {name: module for name, module in modules.items() if isinstance(module, tuple(NORM_DIMS))}
+    norms = {
+        name: module for name, module in modules.items() if isinstance(module, tuple(NORM_DIMS))
+    }
     uses = _uses(net)
-    missed = "not directly after a linear or convolution layer in an nn.Sequential; name it in pairs"
+    missed = (
+        "not directly after a linear or convolution layer in an nn.Sequential; name it in pairs"
+    )
     left = dict.fromkeys(norms, missed if pairs is None else "not named in pairs")
     plan: dict[str, str] = {}
     for layer, norm in _adjacent(net) if pairs is None else pairs:
@@ -67,7 +75,9 @@ def fold_batch_norm(net: nn.Module, pairs: Iterable[tuple[str, str]] | None = No
         elif pairs is None:
             left[norm] = obstacle
         else:
-            raise InvalidValueError(f"fold_batch_norm(pairs): ({layer!r}, {norm!r}) cannot be folded: {obstacle}")
+            raise InvalidValueError(
+                f"fold_batch_norm(pairs): ({layer!r}, {norm!r}) cannot be folded: {obstacle}"
+            )
     changed = []
     for norm, layer in plan.items():
         _fold(modules[layer], modules[norm])
@@ -75,14 +85,17 @@ def fold_batch_norm(net: nn.Module, pairs: Iterable[tuple[str, str]] | None = No
         setattr(modules[parent], key, nn.Identity())
         changed.append(LayerNote(norm, type(modules[norm]).__name__, f"folded into {layer}"))
     return ConversionReport(
-        tuple(changed), tuple(LayerNote(name, type(norms[name]).__name__, reason) for name, reason in left.items())
+        tuple(changed),
+        tuple(LayerNote(name, type(norms[name]).__name__, reason) for name, reason in left.items()),
     )
 
 
 def _adjacent(net: nn.Module) -> Iterator[tuple[str, str]]:
     for name, module in net.named_modules():
         if isinstance(module, nn.Sequential):
-            children = [(f"{name}.{key}" if name else key, child) for key, child in module.named_children()]
+            children = [
+                (f"{name}.{key}" if name else key, child) for key, child in module.named_children()
+            ]
             for (first, layer), (second, norm) in pairwise(children):
                 if isinstance(layer, tuple(LAYER_DIMS)) and isinstance(norm, tuple(NORM_DIMS)):
                     yield first, second
@@ -101,10 +114,15 @@ def _obstacle(layer: nn.Module | None, norm: nn.Module | None, uses: Counter[int
     dims = next((dims for kind, dims in LAYER_DIMS.items() if isinstance(layer, kind)), None)
     norm_dims = next((dims for kind, dims in NORM_DIMS.items() if isinstance(norm, kind)), None)
     if dims is None or norm_dims is None or dims not in norm_dims:
-        return f"{type(layer).__name__} and {type(norm).__name__} are no layer and normalization of the same dimensions"
+        return (
+            f"{type(layer).__name__} and {type(norm).__name__} are no layer and normalization of"
+            " the same dimensions"
+        )
     if not isinstance(norm.running_mean, Tensor):
         return "it keeps no running statistics"
-    if norm.running_mean.numel() != getattr(layer, "out_features", getattr(layer, "out_channels", None)):
+    if norm.running_mean.numel() != getattr(
+        layer, "out_features", getattr(layer, "out_channels", None)
+    ):
         return "its number of channels is not the layer's"
     parameters = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, QuantizedWeight):
@@ -144,7 +162,9 @@ def _fold(layer: Any, norm: Any) -> None:
     else:
         weight.copy_(_per_channel(layer, weight.double(), factor))
     if bias is None:
-        layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=any(p.requires_grad for p in layer.parameters()))
+        layer.bias = nn.Parameter(
+            shift.to(weight.dtype), requires_grad=any(p.requires_grad for p in layer.parameters())
+        )
     else:
         bias.copy_(shift)
 
@@ -155,4 +175,6 @@ def _per_channel(layer: Any, weight: Tensor, factor: Tensor) -> Tensor:
         return weight * factor.view(-1, *[1] * (weight.ndim - 1))
     # [in, out / groups, ...]: each group of inputs has its own outputs
     grouped = weight.view(layer.groups, -1, *weight.shape[1:])
-    return (grouped * factor.view(layer.groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))).view_as(weight)
+    return (
+        grouped * factor.view(layer.groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+    ).view_as(weight)

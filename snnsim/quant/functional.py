@@ -1,8 +1,8 @@
 """Quantizers of weights and activations, as functions.
 
-All are straight-through in the backward (`quant.ste`) except `clamp_by_linear`, which is differentiated as written.
-Half-precision inputs are computed in float32 and rounded once, at the end. Checks that look at values are skipped while
-`torch.compile` traces.
+All are straight-through in the backward (`quant.ste`) except `clamp_by_linear`, which is
+differentiated as written. Half-precision inputs are computed in float32 and rounded once, at the
+end. Checks that look at values are skipped while `torch.compile` traces.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_real, checked_bool, checked_float, checked_number, checked_numbers, wide
+from snnsim._core.checks import (
+    check_real,
+    checked_bool,
+    checked_float,
+    checked_number,
+    checked_numbers,
+    wide,
+)
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant import ste
 
@@ -50,7 +57,10 @@ def step_quantize(x: Tensor, step: float) -> Tensor:
     """
     check_floating("step_quantize", x)
     if not 0 < checked_float("step_quantize", "step", step) < math.inf:
-        raise InvalidValueError(f"step_quantize(step={step}): step must be positive and finite; give the distance between levels")
+        raise InvalidValueError(
+            f"step_quantize(step={step}): step must be positive and finite; give the distance"
+            " between levels"
+        )
     return ste.straight_through((torch.round(wide(x.detach()) / step) * step).to(x.dtype), x)
 
 
@@ -71,11 +81,13 @@ def k_bit_quantize(x: Tensor, k: int) -> Tensor:
     check_bits("k_bit_quantize", "k", k, MAX_K)
     if not torch.compiler.is_compiling() and not bool(((x >= 0) & (x <= 1)).all()):
         raise InvalidValueError(
-            f"k_bit_quantize(x in [{float(x.min())}, {float(x.max())}]): every value must lie in [0, 1]; "
-            "normalize first, for example with clamp_by_linear(x)"
+            f"k_bit_quantize(x in [{float(x.min())}, {float(x.max())}]): every value must lie in"
+            " [0, 1]; normalize first, for example with clamp_by_linear(x)"
         )
     intervals = 2**k - 1
-    return ste.straight_through((torch.round(wide(x.detach()) * intervals) / intervals).to(x.dtype), x)
+    return ste.straight_through(
+        (torch.round(wide(x.detach()) * intervals) / intervals).to(x.dtype), x
+    )
 
 
 def affine_k_bit_quantize(x: Tensor, k: int, w: Tensor | float, b: Tensor | float) -> Tensor:
@@ -101,7 +113,8 @@ def affine_k_bit_quantize(x: Tensor, k: int, w: Tensor | float, b: Tensor | floa
 
 
 def clamp_by_linear(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """(x - min) / (max - min + eps): the whole tensor mapped linearly into [0, 1). Not straight-through.
+    """(x - min) / (max - min + eps): the whole tensor mapped linearly into [0, 1). Not
+    straight-through.
 
     Args:
         x: any shape, not empty.
@@ -113,30 +126,39 @@ def clamp_by_linear(x: Tensor, eps: float = 1e-5) -> Tensor:
     """
     check_floating("clamp_by_linear", x)
     if not checked_number("clamp_by_linear", "eps", eps) > 0:
-        raise InvalidValueError(f"clamp_by_linear(eps={eps}): eps must be > 0; leave it out for 1e-5")
+        raise InvalidValueError(
+            f"clamp_by_linear(eps={eps}): eps must be > 0; leave it out for 1e-5"
+        )
     if x.numel() == 0:
-        raise InvalidValueError("clamp_by_linear(x): x is empty and has no range; give at least one value")
+        raise InvalidValueError(
+            "clamp_by_linear(x): x is empty and has no range; give at least one value"
+        )
     values = wide(x)
     low, high = values.aminmax()
     return ((values - low) / (high - low + eps)).to(x.dtype)
 
 
 def tensor_quant(
-    x: Tensor, amax: Tensor | float, num_bits: int = 8, unsigned: bool = False, narrow_range: bool = True
+    x: Tensor,
+    amax: Tensor | float,
+    num_bits: int = 8,
+    unsigned: bool = False,
+    narrow_range: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Integers that stand for `x`, and the scale that made them.
 
     bound = 2^(num_bits - 1 + unsigned) - 1
     scale = bound / amax
-    q     = clamp(round(x * scale), low, bound),  halves to even;  low = 0 unsigned, -bound narrow, -bound - 1 full
+    q     = clamp(round(x * scale), low, bound),  halves to even;  low = 0 unsigned, -bound narrow,
+    -bound - 1 full
 
-    Where amax <= 2^-24, q is 0 and the scale 1. The gradient of q by x is 1 where |x| <= amax and 0 elsewhere; amax
-    gets none.
+    Where amax <= 2^-24, q is 0 and the scale 1. The gradient of q by x is 1 where |x| <= amax and 0
+    elsewhere; amax gets none.
 
     Args:
         x: any shape, floating point.
-        amax: largest magnitude represented, >= 0, in the unit of `x`; a number, or a shape that broadcasts to that of
-            `x`.
+        amax: largest magnitude represented, >= 0, in the unit of `x`; a number, or a shape that
+            broadcasts to that of `x`.
         num_bits: 1 to 24; at least 2 where signed.
         unsigned: integers from 0; no value of `x` may be negative.
         narrow_range: leave out the most negative integer, so that the grid is symmetric.
@@ -145,13 +167,14 @@ def tensor_quant(
         (q, scale), both in the dtype of `x`: q in the shape of `x`, scale in that of `amax`.
 
     Raises:
-        InvalidTypeError: `x` is not floating point; `x` has negative values and unsigned is set; num_bits is not an
-            int.
-        InvalidValueError: amax negative or not finite; num_bits out of range; the scale overflows float16 (float16
-            `x`).
+        InvalidTypeError: `x` is not floating point; `x` has negative values and unsigned is set;
+            num_bits is not an int.
+        InvalidValueError: amax negative or not finite; num_bits out of range; the scale overflows
+            float16 (float16 `x`).
         ShapeError: amax does not broadcast to the shape of `x`.
 
-    Source: NVIDIA pytorch-quantization, whose recorded results this reproduces; signed 1 bit, all NaN there, is
+    Source: NVIDIA pytorch-quantization, whose recorded results this reproduces; signed 1 bit, all
+        NaN there, is
     refused.
     """
     amax = _as_range("tensor_quant", x, amax)
@@ -160,18 +183,24 @@ def tensor_quant(
         largest, limit = float(scale.max()), torch.finfo(x.dtype).max
         if largest > limit:
             raise InvalidValueError(
-                f"tensor_quant(amax={amax}): the scale {largest:g} overflows float16 (at most {limit:g}); "
-                "give x in float32, or call fake_tensor_quant, which needs no scale in float16"
+                f"tensor_quant(amax={amax}): the scale {largest:g} overflows float16 (at most"
+                f" {limit:g}); give x in float32, or call fake_tensor_quant, which needs no scale"
+                " in float16"
             )
     return _gradient_within(q.to(x.dtype), x, amax), scale.to(x.dtype)
 
 
 def fake_tensor_quant(
-    x: Tensor, amax: Tensor | float, num_bits: int = 8, unsigned: bool = False, narrow_range: bool = True
+    x: Tensor,
+    amax: Tensor | float,
+    num_bits: int = 8,
+    unsigned: bool = False,
+    narrow_range: bool = True,
 ) -> Tensor:
     """`x` on the grid of `tensor_quant`: q / scale.
 
-    Arguments, gradient and errors are those of `tensor_quant`, without the float16 limit on the scale.
+    Arguments, gradient and errors are those of `tensor_quant`, without the float16 limit on the
+    scale.
 
     Returns:
         Same shape and dtype as `x`.
@@ -181,7 +210,9 @@ def fake_tensor_quant(
     return _gradient_within((q / scale).to(x.dtype), x, amax)
 
 
-def integer_bounds(num_bits: int, unsigned: bool = False, narrow_range: bool = True) -> tuple[int, int]:
+def integer_bounds(
+    num_bits: int, unsigned: bool = False, narrow_range: bool = True
+) -> tuple[int, int]:
     """Smallest and largest integer of a format.
 
     (0, 2^n - 1) unsigned, (-bound, bound) narrow, (-bound - 1, bound) full.
@@ -203,10 +234,11 @@ def integer_bounds(num_bits: int, unsigned: bool = False, narrow_range: bool = T
 
 
 def scaled_integers(x: Tensor, scale: Tensor | float, low: int, high: int) -> Tensor:
-    """clamp(round(x * scale), low, high), halves to even; straight-through in `x` and in `scale` within the bounds.
+    """clamp(round(x * scale), low, high), halves to even; straight-through in `x` and in `scale`
+    within the bounds.
 
-    Multiplied by 1/scale this is learned step size quantization: the gradient by the step is q - x/step inside, q
-    outside.
+    Multiplied by 1/scale this is learned step size quantization: the gradient by the step is q -
+    x/step inside, q outside.
 
     Source: Esser et al. 2020, "Learned Step Size Quantization", arXiv 1902.08153, equation 3.
     """
@@ -229,11 +261,13 @@ def check_bits(caller: str, argument: str, value: object, largest: int) -> None:
     """Raise unless `value` is an int (bool is none) in 1..largest."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(
-            f"{caller}({argument}={value!r}): {argument} must be an int, not {type(value).__name__}; give a number of bits"
+            f"{caller}({argument}={value!r}): {argument} must be an int, not"
+            f" {type(value).__name__}; give a number of bits"
         )
     if not 1 <= value <= largest:
         raise InvalidValueError(
-            f"{caller}({argument}={value}): {argument} must be 1 to {largest}; give the number of bits of one value"
+            f"{caller}({argument}={value}): {argument} must be 1 to {largest}; give the number of"
+            " bits of one value"
         )
 
 
@@ -260,7 +294,9 @@ def _integers_and_scale(
         check_unsigned(caller, x)
     empty = limit <= TINY_AMAX
     scale = high / limit.masked_fill(empty, 1.0)
-    return scaled_integers(values, scale.masked_fill(empty, 0.0), low, high), scale.masked_fill(empty, 1.0)
+    return scaled_integers(values, scale.masked_fill(empty, 0.0), low, high), scale.masked_fill(
+        empty, 1.0
+    )
 
 
 def _gradient_within(value: Tensor, x: Tensor, amax: Tensor | float) -> Tensor:
@@ -272,14 +308,17 @@ def _gradient_within(value: Tensor, x: Tensor, amax: Tensor | float) -> Tensor:
 def check_floating(caller: str, x: Tensor) -> None:
     check_real(caller, "x", x)
     if not x.is_floating_point():
-        raise InvalidTypeError(f"{caller}(x of {x.dtype}): x must be floating point; convert it with x.float()")
+        raise InvalidTypeError(
+            f"{caller}(x of {x.dtype}): x must be floating point; convert it with x.float()"
+        )
 
 
 def check_unsigned(caller: str, x: Tensor) -> None:
     """Raise where an unsigned format is given negative values; skipped while compiling."""
     if not torch.compiler.is_compiling() and bool((x < 0).any()):
         raise InvalidTypeError(
-            f"{caller}(unsigned=True): x has negative values, down to {float(x.min()):g}; use unsigned=False, or rectify x first"
+            f"{caller}(unsigned=True): x has negative values, down to {float(x.min()):g}; use"
+            " unsigned=False, or rectify x first"
         )
 
 
@@ -288,8 +327,9 @@ def _check_broadcasts(caller: str, name: str, value: Tensor, x: Tensor) -> None:
     aligned = zip(reversed(value.shape), reversed(x.shape), strict=False)
     if value.ndim > x.ndim or any(size not in (1, full) for size, full in aligned):
         raise ShapeError(
-            f"{caller}({name} of shape {tuple(value.shape)}): must broadcast to the shape of x, {tuple(x.shape)}; "
-            "give one value, or one per channel with size 1 along the other axes"
+            f"{caller}({name} of shape {tuple(value.shape)}): must broadcast to the shape of x,"
+            f" {tuple(x.shape)}; give one value, or one per channel with size 1 along the other"
+            " axes"
         )
 
 
@@ -297,6 +337,7 @@ def _check_amax(caller: str, x: Tensor, amax: Tensor) -> None:
     _check_broadcasts(caller, "amax", amax, x)
     if not torch.compiler.is_compiling() and not bool(((amax >= 0) & (amax < math.inf)).all()):
         raise InvalidValueError(
-            f"{caller}(amax from {float(amax.min()):g} to {float(amax.max()):g}): "
-            "amax is the largest magnitude and must be finite and >= 0; take it from x.abs().amax() of clean data"
+            f"{caller}(amax from {float(amax.min()):g} to {float(amax.max()):g}): amax is the"
+            " largest magnitude and must be finite and >= 0; take it from x.abs().amax() of clean"
+            " data"
         )

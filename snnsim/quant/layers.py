@@ -1,7 +1,8 @@
-"""Linear and convolution layers with quantized weights: the torch layers with `weight.QuantizedWeight` in front.
+"""Linear and convolution layers with quantized weights: the torch layers with
+`weight.QuantizedWeight` in front.
 
-Arguments are those of the torch layer, and by keyword `weight_quant`, `input_quant` and `grid_bits` of
-`QuantizedWeight`, where the arithmetic is written down.
+Arguments are those of the torch layer, and by keyword `weight_quant`, `input_quant` and `grid_bits`
+of `QuantizedWeight`, where the arithmetic is written down.
 """
 
 from __future__ import annotations
@@ -73,9 +74,13 @@ class _QuantConvTranspose(QuantizedWeight):
     def _product(self, x: Tensor, w_int: Tensor, *args: Any) -> Tensor:
         dims = self.spatial_dims
         output_size = args[0] if args else None
-        output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation)
+        output_padding = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        )
         transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        return transposed(x, w_int, None, self.stride, self.padding, output_padding, self.groups, self.dilation)
+        return transposed(
+            x, w_int, None, self.stride, self.padding, output_padding, self.groups, self.dilation
+        )
 
 
 class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):

@@ -10,37 +10,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_number
+from snnsim._core.autograd import apply
+from snnsim._core.checks import checked_number
+from snnsim._core.modules import FixedDtype
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.fixed_dtype import FixedDtype
-from snnsim.functions import apply
 from snnsim.quant.codebook import Codebook, _midpoints
 from snnsim.quant.state import uniform
 
 __all__ = ["LearnedUniform"]
 
-# the step never becomes smaller than this share of its first value: levels stay apart, whatever the optimizer does
+# the step never becomes smaller than this share of its first value: levels stay apart, whatever the
+# optimizer does
 LEAST_STEP = 2.0**-8
 
 
 class LearnedUniform(Codebook):
     """Evenly spaced levels `offset + step * i`, i a whole number, with step and offset learned.
 
-    The forward is that of a Codebook with the same levels, exactly. The gradient treats the rounding as straight-through:
+    The forward is that of a Codebook with the same levels, exactly. The gradient treats the
+    rounding as straight-through:
 
-        levels[0] <= h <= levels[-1]    dq/dh = 1    dq/dstep = (q - h) / step         dq/doffset = 0
-        outside                         dq/dh = 0    dq/dstep = (q - offset) / step    dq/doffset = 1
+        levels[0] <= h <= levels[-1]    dq/dh = 1    dq/dstep = (q - h) / step         dq/doffset =
+        0
+        outside                         dq/dh = 0    dq/dstep = (q - offset) / step    dq/doffset =
+        1
 
-    The gradients of step and offset are divided by sqrt(neurons * largest i), neurons being those of one sample, so that both
-    learn about as fast as weights. Neither rest nor threshold holds the levels in place: they start where `uniform` puts them, and
-    a node warns in training, and raises in eval mode, once no level reaches its threshold. In training a node keeps its input as
-    well as its codes, because this gradient needs both; `freeze` gives a plain Codebook of the same values.
+    The gradients of step and offset are divided by sqrt(neurons * largest i), neurons being those
+    of one sample, so that both learn about as fast as weights. Neither rest nor threshold holds the
+    levels in place: they start where `uniform` puts them, and a node warns in training, and raises
+        in eval mode, once no level reaches its threshold. In training a node keeps its input as
+    well as its codes, because this gradient needs both; `freeze` gives a plain Codebook of the same
+    values.
 
     Args:
         bits: bits of a state, 1..16.
         threshold, rest, low, high: as for `uniform`, where the levels start.
 
-    Source: Esser et al. 2020, "Learned Step Size Quantization", arXiv 1902.08153, equation 3 and section 2.2; with an offset as in
+    Source: Esser et al. 2020, "Learned Step Size Quantization", arXiv 1902.08153, equation 3 and
+        section 2.2; with an offset as in
     Bhalgat et al. 2020, "LSQ+", arXiv 2004.09576.
     """
 
@@ -53,7 +60,12 @@ class LearnedUniform(Codebook):
     _neurons: int | None = None
 
     def __init__(
-        self, bits: int, threshold: float = 1.0, rest: float = 0.0, low: float | None = None, high: float | None = None
+        self,
+        bits: int,
+        threshold: float = 1.0,
+        rest: float = 0.0,
+        low: float | None = None,
+        high: float | None = None,
     ) -> None:
         self._start(uniform(bits, threshold, rest, low, high), rest)
 
@@ -66,7 +78,9 @@ class LearnedUniform(Codebook):
             rest: rest potential: the level nearest to it is the one that `offset` moves.
         """
         if not isinstance(codebook, Codebook):
-            raise InvalidTypeError(f"LearnedUniform.from_codebook(codebook={codebook!r}): must be a Codebook")
+            raise InvalidTypeError(
+                f"LearnedUniform.from_codebook(codebook={codebook!r}): must be a Codebook"
+            )
         learned = cls.__new__(cls)
         learned._start(codebook, checked_number("LearnedUniform.from_codebook", "rest", rest))
         return learned
@@ -113,15 +127,20 @@ class LearnedUniform(Codebook):
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
         """`value` in the forward; gradients to `h`, step and offset in the backward."""
         neurons = math.prod(h.shape[1:]) if self._neurons is None else self._neurons
-        return apply(_LearnedRounding, value, h, *self.scaled_parameters(neurons), self.levels, self.offset)
+        return apply(
+            _LearnedRounding, value, h, *self.scaled_parameters(neurons), self.levels, self.offset
+        )
 
     def scaled_parameters(self, neurons: int) -> tuple[Tensor, Tensor]:
-        """Step and offset as a layer of so many neurons per sample sees them: what counts is their gradient, scaled."""
+        """Step and offset as a layer of so many neurons per sample sees them: what counts is their
+        gradient, scaled.
+        """
         scale = (self.multiples[-1].clamp(min=1) * neurons).to(self.step.dtype).rsqrt()
         return self.step * scale, self.offset * scale
 
     def slopes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient that the class states, by level, float64: a constant inside, one outside, and a factor of `h` inside.
+        """The gradient that the class states, by level, float64: a constant inside, one outside,
+        and a factor of `h` inside.
 
         Returns:
             `[2, L]`, `[2, L]` and `[2]`, for step and offset.
@@ -129,12 +148,17 @@ class LearnedUniform(Codebook):
         levels, offset = self.levels.double(), self.offset.detach().double()
         spacing = _spacing(levels)
         ones, zeros = torch.ones_like(levels), torch.zeros_like(levels)
-        inside, outside = torch.stack([levels / spacing, zeros]), torch.stack([(levels - offset) / spacing, ones])
+        inside, outside = (
+            torch.stack([levels / spacing, zeros]),
+            torch.stack([(levels - offset) / spacing, ones]),
+        )
         return inside, outside, torch.stack([-1 / spacing, zeros[0]])
 
     @contextmanager
     def seen_by(self, neurons: int) -> Iterator[None]:
-        """Scale gradients for a layer of so many neurons per sample, whatever the shape of what is rounded."""
+        """Scale gradients for a layer of so many neurons per sample, whatever the shape of what is
+        rounded.
+        """
         before = self._neurons
         # as restoring does, in a function that is called for every step of training
         try:
@@ -147,11 +171,13 @@ class LearnedUniform(Codebook):
             self._neurons = before
             raise
 
-    def with_rounding(self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None) -> Codebook:
+    def with_rounding(
+        self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None
+    ) -> Codebook:
         """Refused: a learned step goes with rounding to the nearest level."""
         raise InvalidValueError(
-            f"LearnedUniform.with_rounding({rounding!r}): its gradient is that of rounding to the nearest level; freeze it first, "
-            f"as in codebook.freeze().with_rounding({rounding!r})"
+            f"LearnedUniform.with_rounding({rounding!r}): its gradient is that of rounding to the"
+            f" nearest level; freeze it first, as in codebook.freeze().with_rounding({rounding!r})"
         )
 
     def freeze(self) -> Codebook:
@@ -164,10 +190,14 @@ class LearnedUniform(Codebook):
 
 
 class _LearnedRounding(torch.autograd.Function):
-    """`value`, exactly, with the gradients that LearnedUniform states: to the scaled step and offset; `origin` is the offset."""
+    """`value`, exactly, with the gradients that LearnedUniform states: to the scaled step and
+    offset; `origin` is the offset.
+    """
 
     @staticmethod
-    def forward(value: Tensor, h: Tensor, step: Tensor, offset: Tensor, levels: Tensor, origin: Tensor) -> Tensor:
+    def forward(
+        value: Tensor, h: Tensor, step: Tensor, offset: Tensor, levels: Tensor, origin: Tensor
+    ) -> Tensor:
         return value.clone()
 
     @staticmethod
@@ -183,7 +213,14 @@ class _LearnedRounding(torch.autograd.Function):
         grad = grad.masked_fill(value.isnan(), 0.0)
         slope = torch.where(outside, value - origin, value - h).nan_to_num(0.0) / _spacing(levels)
         grad_step, grad_offset = (grad * slope).sum(), (grad * outside).sum()
-        return None, grad.masked_fill(outside, 0.0), grad_step.to(step.dtype), grad_offset.to(offset.dtype), None, None
+        return (
+            None,
+            grad.masked_fill(outside, 0.0),
+            grad_step.to(step.dtype),
+            grad_offset.to(offset.dtype),
+            None,
+            None,
+        )
 
 
 def _spacing(levels: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.checks import checked_numbers
+from snnsim._core.checks import checked_numbers
+from snnsim._core.warn import warn_user
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant import ste
 from snnsim.quant.calibrate import HistogramCalibrator, MaxCalibrator
@@ -25,7 +26,6 @@ from snnsim.quant.functional import (
 )
 from snnsim.quant.histogram import NUM_BINS
 from snnsim.quant.ranges import channel_rows, entropy_bins
-from snnsim.warn import warn_user
 
 __all__ = ["TensorQuantizer", "effective_amax", "learning_rate_matched"]
 
@@ -33,11 +33,14 @@ __all__ = ["TensorQuantizer", "effective_amax", "learning_rate_matched"]
 class TensorQuantizer(nn.Module):
     """Quantizes its input as a `QuantDescriptor` says.
 
-    The range is the first there is of: the descriptor's amax, one loaded from a calibrator or assigned to `amax`, a
-    learned one, and else the largest magnitude of each input. An explicit load or assignment replaces what was there.
-    A range taken from each input depends on what else is in the batch; calibrate where that matters.
+    The range is the first there is of: the descriptor's amax, one loaded from a calibrator or
+        assigned to `amax`, a
+    learned one, and else the largest magnitude of each input. An explicit load or assignment
+    replaces what was there. A range taken from each input depends on what else is in the batch;
+    calibrate where that matters.
 
-    Per-tensor ranges are scalars, ranges per channel are `[C]`; both are in the `state_dict` once they exist.
+    Per-tensor ranges are scalars, ranges per channel are `[C]`; both are in the `state_dict` once
+    they exist.
 
     Args:
         descriptor: format and source of the range.
@@ -59,7 +62,8 @@ class TensorQuantizer(nn.Module):
         super().__init__()
         if not isinstance(descriptor, QuantDescriptor):
             raise InvalidTypeError(
-                f"TensorQuantizer(descriptor={descriptor!r}): needs a QuantDescriptor; write QuantDescriptor(num_bits=...)"
+                f"TensorQuantizer(descriptor={descriptor!r}): needs a QuantDescriptor; write"
+                " QuantDescriptor(num_bits=...)"
             )
         self.descriptor = descriptor
         self.enabled = True
@@ -79,12 +83,17 @@ class TensorQuantizer(nn.Module):
         if d.calib_method == "max" or d.is_binary:
             return MaxCalibrator(d.num_bits, d.axis, d.unsigned)
         # fine enough for the method that the descriptor names
-        num_bins = max(NUM_BINS, entropy_bins(d.num_bits, d.unsigned)) if d.calib_method == "entropy" else NUM_BINS
+        num_bins = (
+            max(NUM_BINS, entropy_bins(d.num_bits, d.unsigned))
+            if d.calib_method == "entropy"
+            else NUM_BINS
+        )
         return HistogramCalibrator(d.num_bits, d.axis, d.unsigned, num_bins=num_bins)
 
     @property
     def amax(self) -> Tensor | None:
-        """The range in use: scalar, or `[C]` with an axis; None while it is taken from each input."""
+        """The range in use: scalar, or `[C]` with an axis; None while it is taken from each
+        input."""
         return self._amax
 
     @amax.setter
@@ -92,22 +101,25 @@ class TensorQuantizer(nn.Module):
         amax = self._in_storage_shape(checked_numbers("TensorQuantizer", "amax", value).float())
         if not bool(((amax >= 0) & torch.isfinite(amax)).all()):
             raise InvalidValueError(
-                f"TensorQuantizer.amax = {value}: the largest magnitude must be finite and >= 0; take it from clean data"
+                f"TensorQuantizer.amax = {value}: the largest magnitude must be finite and >= 0;"
+                " take it from clean data"
             )
         held = self._amax
         if held is None:
             self._amax = amax.to(self._device_anchor.device)
         elif held.shape != amax.shape:
             raise StateError(
-                f"TensorQuantizer.amax of shape {tuple(amax.shape)}: the range in use has shape {tuple(held.shape)}, "
-                "which is fixed; make a new TensorQuantizer for another axis or number of channels"
+                f"TensorQuantizer.amax of shape {tuple(amax.shape)}: the range in use has shape"
+                f" {tuple(held.shape)}, which is fixed; make a new TensorQuantizer for another axis"
+                " or number of channels"
             )
         else:
             with torch.no_grad():
                 held.copy_(amax)
 
     def _in_storage_shape(self, amax: Tensor) -> Tensor:
-        """Scalar without an axis, else `[C]`: also from shapes that broadcast against some input."""
+        """Scalar without an axis, else `[C]`: also from shapes that broadcast against some
+        input."""
         if self.descriptor.axis is not None:
             return amax.reshape(-1).clone()
         if amax.numel() != 1:
@@ -129,8 +141,9 @@ class TensorQuantizer(nn.Module):
         if axis is not None:
             if not -x.ndim <= axis < x.ndim or amax.shape[0] not in (1, x.shape[axis]):
                 raise ShapeError(
-                    f"TensorQuantizer: a range of {amax.shape[0]} channels along axis {axis} does not fit an input "
-                    f"of shape {tuple(x.shape)}; the range must have one value per channel of that axis"
+                    f"TensorQuantizer: a range of {amax.shape[0]} channels along axis {axis} does"
+                    f" not fit an input of shape {tuple(x.shape)}; the range must have one value"
+                    " per channel of that axis"
                 )
             amax = amax.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
         return effective_amax(amax, self.descriptor)
@@ -162,12 +175,14 @@ class TensorQuantizer(nn.Module):
             self.calibrator.check_method(method, percentile)
         elif method != "max":
             raise InvalidValueError(
-                f"TensorQuantizer.load_calib_amax(method={method!r}): this calibrator keeps the maximum only; "
-                "collect with QuantDescriptor(calib_method='histogram')"
+                f"TensorQuantizer.load_calib_amax(method={method!r}): this calibrator keeps the"
+                " maximum only; collect with QuantDescriptor(calib_method='histogram')"
             )
         return method
 
-    def load_calib_amax(self, method: str | None = None, *, percentile: float = 99.99, name: str = "TensorQuantizer") -> None:
+    def load_calib_amax(
+        self, method: str | None = None, *, percentile: float = 99.99, name: str = "TensorQuantizer"
+    ) -> None:
         """Take the range from what the calibrator has seen.
 
         Args:
@@ -176,11 +191,13 @@ class TensorQuantizer(nn.Module):
             name: of the quantizer, for the warning.
 
         Raises:
-            StateError: the calibrator has seen nothing, or the range has another shape than the one in use.
+            StateError: the calibrator has seen nothing, or the range has another shape than the one
+                in use.
             InvalidValueError: a method the calibrator does not have.
 
         Warns:
-            UserWarning: a range of 0, from data that was 0 throughout: everything will be quantized to 0.
+            UserWarning: a range of 0, from data that was 0 throughout: everything will be quantized
+                to 0.
         """
         method = self.calib_method(method, percentile=percentile)
         if isinstance(self.calibrator, HistogramCalibrator):
@@ -192,12 +209,14 @@ class TensorQuantizer(nn.Module):
         if silent:
             which = "" if amax.numel() == 1 else f" in {silent} of {amax.numel()} channels"
             warn_user(
-                f"{name} saw nothing but 0{which} and will quantize every value there to 0; calibrate with data of the kind "
-                "that it will see"
+                f"{name} saw nothing but 0{which} and will quantize every value there to 0;"
+                " calibrate with data of the kind that it will see"
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` on the grid, in its own shape and dtype; the integers where the descriptor has fake_quant=False."""
+        """`x` on the grid, in its own shape and dtype; the integers where the descriptor has
+        fake_quant=False.
+        """
         self.observe(x)
         if not self.enabled:
             return x
@@ -216,11 +235,14 @@ class TensorQuantizer(nn.Module):
             self.calibrator.collect(x)
 
     def integers(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Integers q and step with q * step on the grid: what a layer multiplies before it scales once.
+        """Integers q and step with q * step on the grid: what a layer multiplies before it scales
+        once.
 
         Returns:
-            (q, step): q in the shape of `x`, in float32 for half inputs; step broadcasts against it. The gradient of q
-            * step by `x` is 1 inside the bounds; a learned range gets that of learned step size quantization.
+            (q, step): q in the shape of `x`, in float32 for half inputs; step broadcasts against
+            it. The gradient of q
+            * step by `x` is 1 inside the bounds; a learned range gets that of learned step size
+            quantization.
         """
         d = self.descriptor
         if d.unsigned:
@@ -237,7 +259,9 @@ class TensorQuantizer(nn.Module):
             scale = scale.masked_fill(amax <= TINY_AMAX, 0.0)
         return scaled_integers(x, scale, low, high), step
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         loaded = state_dict.get(f"{prefix}_amax")
         if self._amax is None and loaded is not None:
             self._amax = torch.empty_like(loaded, device=self._device_anchor.device)
@@ -250,19 +274,25 @@ class TensorQuantizer(nn.Module):
         elif amax.numel() == 1:
             source = f"amax={float(amax.detach()):g}"
         else:
-            source = f"amax of {amax.numel()} channels from {float(amax.min()):g} to {float(amax.max()):g}"
+            source = (
+                f"amax of {amax.numel()} channels from {float(amax.min()):g} to"
+                f" {float(amax.max()):g}"
+            )
         off = "" if self.enabled else ", disabled"
         return f"num_bits={self.descriptor.num_bits}, axis={self.descriptor.axis}, {source}{off}"
 
 
 def effective_amax(amax: Tensor, descriptor: QuantDescriptor) -> Tensor:
-    """The range after the descriptor's scale_amax and power_of_two, each applied once; kept above zero.
+    """The range after the descriptor's scale_amax and power_of_two, each applied once; kept above
+    zero.
 
-    A range of 0 becomes the smallest one: everything then quantizes to 0, and the step can still be divided by.
+    A range of 0 becomes the smallest one: everything then quantizes to 0, and the step can still be
+        divided by.
     """
     if descriptor.scale_amax is not None:
         amax = amax * descriptor.scale_amax
-    # a learned range may have stepped below zero; its gradient still passes, so that it can come back
+    # a learned range may have stepped below zero; its gradient still passes, so that it can come
+    # back
     amax = ste.straight_through(amax.detach().clamp(min=TINY_AMAX), amax)
     if descriptor.power_of_two:
         bound = descriptor.bounds[1]
@@ -271,10 +301,12 @@ def effective_amax(amax: Tensor, descriptor: QuantDescriptor) -> Tensor:
 
 
 def learning_rate_matched(amax: Tensor, bound: int, count: int) -> Tensor:
-    """`amax` with its gradient scaled so that, relative to its size, it learns as fast as the values it quantizes.
+    """`amax` with its gradient scaled so that, relative to its size, it learns as fast as the
+    values it quantizes.
 
-    Learned step size quantization scales the gradient of the step by 1/sqrt(count * bound). The parameter here is
-    amax = bound * step, so its gradient takes bound^2 more for the step to move as far.
+    Learned step size quantization scales the gradient of the step by 1/sqrt(count * bound). The
+    parameter here is amax = bound * step, so its gradient takes bound^2 more for the step to move
+    as far.
 
     Args:
         amax: learned range.

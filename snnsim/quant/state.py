@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnsim.checks import checked_bool, checked_number
+from snnsim._core.checks import checked_bool, checked_number
+from snnsim._core.scalars import MAX_STATE_BITS as MAX_BITS
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.codebook import Codebook
-from snnsim.scalars import MAX_STATE_BITS as MAX_BITS
 
 __all__ = ["exponential", "from_levels", "integer_grid", "state_quant", "uniform"]
 
@@ -31,28 +31,34 @@ def state_quant(
     upper_limit: float = 0.2,
     multiplier: float | None = None,
 ) -> Codebook:
-    """The classic recipe, level for level: uniform, or exponential around the threshold or around 0.
+    """The classic recipe, level for level: uniform, or exponential around the threshold or around
+    0.
 
-    The levels run from `low = -threshold * (1 + lower_limit)` to `high = threshold * (1 + upper_limit)`. Exponential levels
-    are dense at the centre, their gaps shrinking by `multiplier` from one to the next. Neither rest nor threshold is a level,
-    so the effective threshold moves (see `Codebook.effective_threshold`); `uniform` and `exponential` of this module keep it.
+    The levels run from `low = -threshold * (1 + lower_limit)` to `high = threshold * (1 +
+    upper_limit)`. Exponential levels are dense at the centre, their gaps shrinking by `multiplier`
+    from one to the next. Neither rest nor threshold is a level, so the effective threshold moves
+    (see `Codebook.effective_threshold`); `uniform` and `exponential` of this module keep it.
 
     Args:
         num_bits: bits of a state, 1..16.
-        uniform: evenly spaced levels; the three arguments about centre and multiplier then play no part.
+        uniform: evenly spaced levels; the three arguments about centre and multiplier then play no
+            part.
         thr_centered: exponential levels dense at the threshold (else at 0).
         threshold: firing threshold, > 0.
         lower_limit: how far below -threshold the levels reach, as a fraction of the threshold.
         upper_limit: how far above the threshold they reach, likewise.
-        multiplier: ratio of neighbouring gaps in (0, 1]; by default .05 .1 .3 .5 .7 .9 .925 for 1..7 bits, .95 above.
+        multiplier: ratio of neighbouring gaps in (0, 1]; by default .05 .1 .3 .5 .7 .9 .925 for
+            1..7 bits, .95 above.
 
     Returns:
         A Codebook with `ste="pass"`.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an argument outside the rules above, or levels that collapse in float32.
+        InvalidTypeError, InvalidValueError: an argument outside the rules above, or levels that
+            collapse in float32.
 
-    Source: the state quantization published with snnTorch 1.0; its recorded levels are reproduced bit for bit.
+    Source: the state quantization published with snnTorch 1.0; its recorded levels are reproduced
+        bit for bit.
     """
     _check_bits("state_quant", "num_bits", num_bits)
     checked_bool("state_quant", "uniform", uniform)
@@ -64,41 +70,56 @@ def state_quant(
     low, high = -threshold * (1 + lower_limit), threshold * (1 + upper_limit)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InvalidValueError(
-            f"state_quant(lower_limit={lower_limit}, upper_limit={upper_limit}): levels would run from {low:.4g} to "
-            f"{high:.4g}; raise one of the limits"
+            f"state_quant(lower_limit={lower_limit}, upper_limit={upper_limit}): levels would run"
+            f" from {low:.4g} to {high:.4g}; raise one of the limits"
         )
-    if multiplier is not None and not 0 < checked_number("state_quant", "multiplier", multiplier) <= 1:
-        raise InvalidValueError(f"state_quant(multiplier={multiplier}): the ratio of neighbouring gaps lies in (0, 1]")
+    if (
+        multiplier is not None
+        and not 0 < checked_number("state_quant", "multiplier", multiplier) <= 1
+    ):
+        raise InvalidValueError(
+            f"state_quant(multiplier={multiplier}): the ratio of neighbouring gaps lies in (0, 1]"
+        )
     num_levels = 2**num_bits
     if uniform:
         return Codebook(torch.linspace(low, high, num_levels), ste="pass")
     centre = float(threshold) if thr_centered else 0.0
     if not low <= centre <= high:
         raise InvalidValueError(
-            f"state_quant(thr_centered={thr_centered}): the centre {centre:.4g} must lie within the levels, "
-            f"{low:.4g} to {high:.4g}; change lower_limit or upper_limit"
+            f"state_quant(thr_centered={thr_centered}): the centre {centre:.4g} must lie within the"
+            f" levels, {low:.4g} to {high:.4g}; change lower_limit or upper_limit"
         )
-    ratio = CLASSIC_MULTIPLIERS.get(num_bits, CLASSIC_MULTIPLIER) if multiplier is None else multiplier
+    ratio = (
+        CLASSIC_MULTIPLIERS.get(num_bits, CLASSIC_MULTIPLIER) if multiplier is None else multiplier
+    )
     levels = _exponential_levels(num_levels, low, high, centre, ratio)
     if not _increasing(levels):
         raise InvalidValueError(
-            f"state_quant(num_bits={num_bits}, multiplier={ratio}): the gaps at {centre:.4g} vanish in float32; "
-            + _classic_remedy(num_bits, low, high, centre, ratio)
+            f"state_quant(num_bits={num_bits}, multiplier={ratio}): the gaps at {centre:.4g} vanish"
+            " in float32; " + _classic_remedy(num_bits, low, high, centre, ratio)
         )
     return Codebook(levels.float(), ste="pass")
 
 
-def uniform(bits: int, threshold: float = 1.0, rest: float = 0.0, low: float | None = None, high: float | None = None) -> Codebook:
+def uniform(
+    bits: int,
+    threshold: float = 1.0,
+    rest: float = 0.0,
+    low: float | None = None,
+    high: float | None = None,
+) -> Codebook:
     """Evenly spaced levels with the rest potential on a level and an edge exactly at the threshold.
 
-    The step is `(threshold - rest) / (n + 1/2)` for the whole number `n` of levels between rest and threshold that brings the
-    ends nearest to `low` and `high`. Quantizing never moves the firing decision.
+    The step is `(threshold - rest) / (n + 1/2)` for the whole number `n` of levels between rest and
+    threshold that brings the ends nearest to `low` and `high`. Quantizing never moves the firing
+    decision.
 
     Args:
         bits: bits of a state, 1..16.
         threshold: firing threshold.
         rest: rest potential, below the threshold.
-        low: wanted lowest level, at most `rest`; by default the value that trained best for this width.
+        low: wanted lowest level, at most `rest`; by default the value that trained best for this
+            width.
         high: wanted highest level, above `threshold`; likewise.
 
     Returns:
@@ -115,7 +136,8 @@ def exponential(
     high: float | None = None,
     ratio: float | None = None,
 ) -> Codebook:
-    """Levels dense at the threshold, with the rest potential on a level and an edge exactly at the threshold.
+    """Levels dense at the threshold, with the rest potential on a level and an edge exactly at the
+    threshold.
 
     From the threshold outwards, on both sides, each gap is the last one divided by `ratio`.
 
@@ -125,7 +147,8 @@ def exponential(
         rest: rest potential, below the threshold.
         low: wanted lowest level, at most `rest`.
         high: wanted highest level, above `threshold`.
-        ratio: of a gap to the next one outwards, in (0, 1]; by default the one that trained best for this width.
+        ratio: of a gap to the next one outwards, in (0, 1]; by default the one that trained best
+            for this width.
 
     Returns:
         A Codebook with `ste="clip"`.
@@ -134,12 +157,15 @@ def exponential(
     if ratio is None:
         ratio = EXPONENTIAL_RATIOS.get(bits, 1 - 2.0 ** (1 - bits))
     if not 0 < checked_number("exponential", "ratio", ratio) <= 1:
-        raise InvalidValueError(f"exponential(ratio={ratio}): the ratio of neighbouring gaps lies in (0, 1]")
+        raise InvalidValueError(
+            f"exponential(ratio={ratio}): the ratio of neighbouring gaps lies in (0, 1]"
+        )
     return _threshold_grid("exponential", bits, threshold, rest, low, high, ratio)
 
 
 def integer_grid(bits: int, frac_bits: int) -> Codebook:
-    """Signed fixed point: the integers of `bits` bits in two's complement, divided by `2**frac_bits`.
+    """Signed fixed point: the integers of `bits` bits in two's complement, divided by
+    `2**frac_bits`.
 
     Args:
         bits: width of the integer, sign included, 1..16.
@@ -154,19 +180,28 @@ def integer_grid(bits: int, frac_bits: int) -> Codebook:
     return Codebook(torch.arange(-half, half, dtype=torch.float32) / 2**frac_bits)
 
 
-def from_levels(levels: Sequence[float] | Tensor, edges: Sequence[float] | Tensor | None = None) -> Codebook:
+def from_levels(
+    levels: Sequence[float] | Tensor, edges: Sequence[float] | Tensor | None = None
+) -> Codebook:
     """Any strictly increasing levels; edges at the midpoints unless given."""
     return Codebook(levels, edges)
 
 
-# defaults of the recipes above, in units of (threshold - rest): reach below rest and above threshold, by bits.
-# found by training on MNIST (docs/how-many-bits.md shows what they come to); the last entry serves wider states
+# defaults of the recipes above, in units of (threshold - rest): reach below rest and above
+# threshold, by bits. found by training on MNIST (docs/how-many-bits.md shows what they come to);
+# the last entry serves wider states
 RANGES = {1: (0.0, 1.0), 2: (0.7, 0.3), 3: (0.5, 0.5), 4: (1.0, 1.0)}
 EXPONENTIAL_RATIOS = {1: 1.0, 2: 1.0, 3: 0.8, 4: 0.85, 5: 0.92, 6: 0.96, 7: 0.98}
 
 
 def _threshold_grid(
-    recipe: str, bits: int, threshold: float, rest: float, low: float | None, high: float | None, ratio: float
+    recipe: str,
+    bits: int,
+    threshold: float,
+    rest: float,
+    low: float | None,
+    high: float | None,
+    ratio: float,
 ) -> Codebook:
     _check_bits(recipe, "bits", bits)
     for name, value in (("threshold", threshold), ("rest", rest), ("low", low), ("high", high)):
@@ -175,57 +210,81 @@ def _threshold_grid(
             checked_number(recipe, name, value)
     distance = threshold - rest
     if not distance > 0:
-        raise InvalidValueError(f"{recipe}(threshold={threshold}, rest={rest}): the threshold must lie above rest")
+        raise InvalidValueError(
+            f"{recipe}(threshold={threshold}, rest={rest}): the threshold must lie above rest"
+        )
     below, above = RANGES.get(bits, RANGES[max(RANGES)])
     low = rest - below * distance if low is None else low
     high = threshold + above * distance if high is None else high
     if low > rest:
-        raise InvalidValueError(f"{recipe}(low={low}): must not lie above rest={rest}, which is a level")
+        raise InvalidValueError(
+            f"{recipe}(low={low}): must not lie above rest={rest}, which is a level"
+        )
     if high <= threshold:
-        raise InvalidValueError(f"{recipe}(high={high}): must lie above threshold={threshold}, or the neuron never fires")
-    # offsets[i]: distance of the i-th level from the threshold, on either side, in units of the innermost gap
+        raise InvalidValueError(
+            f"{recipe}(high={high}): must lie above threshold={threshold}, or the neuron never"
+            " fires"
+        )
+    # offsets[i]: distance of the i-th level from the threshold, on either side, in units of the
+    # innermost gap
     with np.errstate(over="ignore"):
         offsets = 0.5 + np.concatenate([[0.0], np.cumsum(ratio ** -np.arange(1.0, 2**bits))])
-    between, negative, positive = _level_counts(2**bits, offsets, (threshold - low) / distance, (high - threshold) / distance)
+    between, negative, positive = _level_counts(
+        2**bits, offsets, (threshold - low) / distance, (high - threshold) / distance
+    )
     gap = distance / offsets[between]
     lower = threshold - gap * offsets[: between + negative + 1][::-1]
     levels = torch.from_numpy(np.concatenate([lower, threshold + gap * offsets[:positive]]))
     levels[negative] = rest
     if not _increasing(levels):
         raise InvalidValueError(
-            f"{recipe}(bits={bits}, ratio={ratio}): the gaps at the threshold vanish in float32; use a ratio nearer to 1"
+            f"{recipe}(bits={bits}, ratio={ratio}): the gaps at the threshold vanish in float32;"
+            " use a ratio nearer to 1"
         )
     codebook = Codebook(levels.float())
-    # the midpoint may be a rounding away from the threshold; the firing edge is the threshold itself
+    # the midpoint may be a rounding away from the threshold; the firing edge is the threshold
+    # itself
     codebook.edges[negative + between] = threshold
     return codebook
 
 
-def _level_counts(num_levels: int, offsets: np.ndarray, reach_low: float, reach_high: float) -> tuple[int, int, int]:
+def _level_counts(
+    num_levels: int, offsets: np.ndarray, reach_low: float, reach_high: float
+) -> tuple[int, int, int]:
     """How many levels to put between rest and threshold, below rest, and above the threshold.
 
-    For every number between rest and threshold the lowest level is brought nearest to its wanted reach; of those choices the one
-    whose two ends miss least. Reaches are distances from the threshold in units of (threshold - rest).
+    For every number between rest and threshold the lowest level is brought nearest to its wanted
+    reach; of those choices the one whose two ends miss least. Reaches are distances from the
+    threshold in units of (threshold - rest).
     """
     between = np.arange(num_levels - 1)
     unit = 1 / offsets[between]
-    # levels from the threshold down to the lowest one, rest included; at least one level stays for firing
+    # levels from the threshold down to the lowest one, rest included; at least one level stays for
+    # firing
     down = np.searchsorted(offsets, reach_low / unit)
     nearer = np.abs(offsets[np.maximum(down - 1, 0)] * unit - reach_low) <= np.abs(
         offsets[np.minimum(down, num_levels - 1)] * unit - reach_low
     )
     down = np.clip(down - nearer, between, num_levels - 2)
     positive = num_levels - 1 - down
-    miss = np.abs(offsets[down] * unit - reach_low) + np.abs(offsets[positive - 1] * unit - reach_high)
+    miss = np.abs(offsets[down] * unit - reach_low) + np.abs(
+        offsets[positive - 1] * unit - reach_high
+    )
     best = int(np.argmin(miss))
     return best, int(down[best]) - best, int(positive[best])
 
 
-def _exponential_levels(num_levels: int, low: float, high: float, centre: float, ratio: float) -> Tensor:
+def _exponential_levels(
+    num_levels: int, low: float, high: float, centre: float, ratio: float
+) -> Tensor:
     """Float64 levels of the classic exponential recipe; `centre` itself is not among them."""
     num_lower = math.floor(num_levels * (centre - low) / (high - low))
     # both sides are summed from left to right: other orders miss recorded levels by an ulp
-    lower = list(accumulate(_shrinking_gaps(num_lower, centre - low, ratio)[:-1], initial=low)) if num_lower else []
+    lower = (
+        list(accumulate(_shrinking_gaps(num_lower, centre - low, ratio)[:-1], initial=low))
+        if num_lower
+        else []
+    )
     upper = accumulate(reversed(_shrinking_gaps(num_levels - num_lower, high - centre, ratio)))
     return torch.tensor(lower + [centre + distance for distance in upper], dtype=torch.float64)
 
@@ -238,9 +297,15 @@ def _shrinking_gaps(count: int, reach: float, ratio: float) -> list[float]:
 
 
 def _classic_remedy(num_bits: int, low: float, high: float, centre: float, ratio: float) -> str:
-    fewer = [b for b in range(num_bits - 1, 0, -1) if _increasing(_exponential_levels(2**b, low, high, centre, ratio))]
+    fewer = [
+        b
+        for b in range(num_bits - 1, 0, -1)
+        if _increasing(_exponential_levels(2**b, low, high, centre, ratio))
+    ]
     nearer_one = [m for m in (0.92, 0.95, 0.98, 0.99, 0.999, 0.9999, 1.0) if m > ratio]
-    works = [m for m in nearer_one if _increasing(_exponential_levels(2**num_bits, low, high, centre, m))]
+    works = [
+        m for m in nearer_one if _increasing(_exponential_levels(2**num_bits, low, high, centre, m))
+    ]
     choices = [f"num_bits={fewer[0]}"] * bool(fewer) + [f"multiplier={works[0]}"] * bool(works)
     return "use " + " or ".join(choices) if choices else "use uniform=True"
 
@@ -251,8 +316,11 @@ def _increasing(levels: Tensor) -> bool:
 
 def _check_bits(recipe: str, name: str, bits: int) -> None:
     if isinstance(bits, bool) or not isinstance(bits, int):
-        raise InvalidTypeError(f"{recipe}({name}={bits!r}): must be an int, got {type(bits).__name__}")
+        raise InvalidTypeError(
+            f"{recipe}({name}={bits!r}): must be an int, got {type(bits).__name__}"
+        )
     if not 1 <= bits <= MAX_BITS:
         raise InvalidValueError(
-            f"{recipe}({name}={bits}): must be in 1..{MAX_BITS}; for a state that is not quantized use state_quant=None"
+            f"{recipe}({name}={bits}): must be in 1..{MAX_BITS}; for a state that is not quantized"
+            " use state_quant=None"
         )

@@ -1,6 +1,7 @@
 """Straight-through functions: the forward is a step, the gradient passes as if it were not there.
 
-Source: Bengio, Leonard & Courville 2013, "Estimating or Propagating Gradients Through Stochastic Neurons", arXiv 1308.3432.
+Source: Bengio, Leonard & Courville 2013, "Estimating or Propagating Gradients Through Stochastic
+Neurons", arXiv 1308.3432.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnsim.checks import check_real, checked_float
+from snnsim._core.autograd import apply
+from snnsim._core.checks import check_real, checked_float
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
-from snnsim.functions import apply
 
 __all__ = ["ceil", "clamp", "floor", "round", "straight_through"]
 
@@ -39,7 +40,8 @@ class _StraightThrough(torch.autograd.Function):
 def straight_through(value: Tensor, source: Tensor) -> Tensor:
     """`value` in the forward; in the backward the gradient goes to `source` unchanged.
 
-    The usual idiom `source + (value - source).detach()` returns values that are off by an ulp; this returns `value` exactly.
+    The usual idiom `source + (value - source).detach()` returns values that are off by an ulp; this
+    returns `value` exactly.
 
     Args:
         value: result of the forward, any shape.
@@ -52,8 +54,8 @@ def straight_through(value: Tensor, source: Tensor) -> Tensor:
     check_real("straight_through", "source", source)
     if value.shape != source.shape:
         raise ShapeError(
-            f"straight_through(value of shape {tuple(value.shape)}, source of shape {tuple(source.shape)}): value and source must "
-            "have one shape; expand one of them"
+            f"straight_through(value of shape {tuple(value.shape)}, source of shape"
+            f" {tuple(source.shape)}): value and source must have one shape; expand one of them"
         )
     return apply(_StraightThrough, value.detach(), source)
 
@@ -79,7 +81,9 @@ def floor(x: Tensor) -> Tensor:
 def _check_numeric(where: str, x: Tensor) -> None:
     check_real(where, "x", x)
     if x.dtype == torch.bool:
-        raise InvalidTypeError(f"{where}(x of dtype torch.bool): x must be numbers; convert it with x.float()")
+        raise InvalidTypeError(
+            f"{where}(x of dtype torch.bool): x must be numbers; convert it with x.float()"
+        )
 
 
 class _Clamp(torch.autograd.Function):
@@ -111,6 +115,7 @@ def clamp(x: Tensor, min_value: float, max_value: float) -> Tensor:
         checked_float("clamp", name, value)
     if not min_value <= max_value:
         raise InvalidValueError(
-            f"clamp(min_value={min_value}, max_value={max_value}): min_value must not exceed max_value; swap the two"
+            f"clamp(min_value={min_value}, max_value={max_value}): min_value must not exceed"
+            " max_value; swap the two"
         )
     return apply(_Clamp, x, min_value, max_value)

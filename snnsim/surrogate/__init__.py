@@ -1,6 +1,12 @@
 """How a spike is differentiated."""
 
-from snnsim.surrogate.base import FunctionSurrogate, Surrogate, from_derivative, heaviside, parameter
+from snnsim.surrogate.base import (
+    FunctionSurrogate,
+    Surrogate,
+    from_derivative,
+    heaviside,
+    parameter,
+)
 from snnsim.surrogate.check import GradientCheck, check_gradient
 from snnsim.surrogate.library import (
     S2NN,

@@ -1,6 +1,8 @@
-"""How a spike is differentiated: the step of the forward, and the smooth slope that stands in for its derivative.
+"""How a spike is differentiated: the step of the forward, and the smooth slope that stands in for
+its derivative.
 
-Source: Neftci, Mostafa & Zenke 2019, "Surrogate Gradient Learning in Spiking Neural Networks", arXiv 1901.09948.
+Source: Neftci, Mostafa & Zenke 2019, "Surrogate Gradient Learning in Spiking Neural Networks",
+arXiv 1901.09948.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnsim.checks import checked_number
+from snnsim._core.autograd import apply
+from snnsim._core.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.functions import apply
 
 __all__ = ["FunctionSurrogate", "Surrogate", "from_derivative", "heaviside", "parameter"]
 
@@ -48,7 +50,8 @@ class _Spike(torch.autograd.Function):
 
 
 def parameter(default: float, *, above: float | None = None, at_least: float | None = None) -> Any:
-    """A dataclass field that holds a finite number, checked and made a float when the surrogate is constructed.
+    """A dataclass field that holds a finite number, checked and made a float when the surrogate is
+    constructed.
 
     Args:
         default: value when none is given.
@@ -60,17 +63,19 @@ def parameter(default: float, *, above: float | None = None, at_least: float | N
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Surrogate(ABC):
-    """A step whose gradient is a chosen function; subclass it with `derivative` and, where it exists, `primitive`.
+    """A step whose gradient is a chosen function; subclass it with `derivative` and, where it
+    exists, `primitive`.
 
     forward     s = 1 if x >= 0 else 0,  x = q - v_threshold
     backward    dx = ds * derivative(x)
 
     Surrogates print their parameters, compare by value, hash and pickle.
-    A subclass is a frozen dataclass; a plain class that sets its parameters in `__init__` works too.
+    A subclass is a frozen dataclass; a plain class that sets its parameters in `__init__` works
+    too.
 
     Args:
-        spiking: False makes the training forward the smooth `primitive(x)`, for ANN-style training and gradient
-            checks; outside training the forward is always the step.
+        spiking: False makes the training forward the smooth `primitive(x)`, for ANN-style training
+            and gradient checks; outside training the forward is always the step.
 
     Raises:
         InvalidTypeError: `spiking` is not a bool, or a number is expected and something else given.
@@ -99,17 +104,20 @@ class Surrogate(ABC):
         where = type(self).__name__
         for item in fields(self):
             if _BOUNDS in item.metadata:
-                number = checked_number(where, item.name, getattr(self, item.name), *item.metadata[_BOUNDS])
+                number = checked_number(
+                    where, item.name, getattr(self, item.name), *item.metadata[_BOUNDS]
+                )
                 object.__setattr__(self, item.name, number)
         if not isinstance(self.spiking, bool):
             raise InvalidTypeError(
-                f"{where}(spiking={self.spiking!r}): spiking must be a bool, not {type(self.spiking).__name__}; "
-                "pass True for the step or False for the smooth training forward"
+                f"{where}(spiking={self.spiking!r}): spiking must be a bool, not"
+                f" {type(self.spiking).__name__}; pass True for the step or False for the smooth"
+                " training forward"
             )
         if not (self.spiking or self.has_primitive):
             raise InvalidValueError(
-                f"{where}(spiking=False): the smooth forward needs a primitive, and {where} has none; "
-                "define primitive(x) or keep spiking=True"
+                f"{where}(spiking=False): the smooth forward needs a primitive, and {where} has"
+                " none; define primitive(x) or keep spiking=True"
             )
 
     @abstractmethod
@@ -117,7 +125,8 @@ class Surrogate(ABC):
         """Slope used in the backward pass.
 
         Args:
-            x: distance to the threshold, `q - v_threshold`, any shape, in the unit of the threshold.
+            x: distance to the threshold, `q - v_threshold`, any shape, in the unit of the
+                threshold.
 
         Returns:
             The slope, same shape and dtype, per unit of the threshold.
@@ -129,7 +138,10 @@ class Surrogate(ABC):
         Raises:
             InvalidValueError: this surrogate has none.
         """
-        raise InvalidValueError(f"{self!r}: this surrogate has no primitive; define primitive(x), or use a surrogate that has one")
+        raise InvalidValueError(
+            f"{self!r}: this surrogate has no primitive; define primitive(x), or use a surrogate"
+            " that has one"
+        )
 
     @property
     def has_primitive(self) -> bool:
@@ -137,15 +149,21 @@ class Surrogate(ABC):
         return type(self).primitive is not Surrogate.primitive
 
     def __call__(self, x: Tensor, training: bool = True) -> Tensor:
-        """Spikes of `x`: the step with the surrogate's gradient, or `primitive(x)` if not `spiking` and `training`."""
+        """Spikes of `x`: the step with the surrogate's gradient, or `primitive(x)` if not `spiking`
+        and `training`.
+        """
         if training and not self.spiking:
             return self.primitive(x)
         return apply(_Spike, x, self)
 
     def is_fixed(self) -> bool:
-        """Whether it is told by numbers that never change, not by functions, tensors, or attributes of a plain class."""
+        """Whether it is told by numbers that never change, not by functions, tensors, or attributes
+        of a plain class.
+        """
         values = vars(self)
-        return values.keys() == type(self).__dataclass_fields__.keys() and all(isinstance(v, int | float) for v in values.values())
+        return values.keys() == type(self).__dataclass_fields__.keys() and all(
+            isinstance(v, int | float) for v in values.values()
+        )
 
     def _parameters(self) -> dict[str, Any]:
         # a plain subclass has no fields of its own, only instance attributes
@@ -156,7 +174,10 @@ class Surrogate(ABC):
         if parameters.pop("spiking") is False:
             parameters["spiking"] = False
         # a function by its name, not its address
-        shown = (f"{name}={getattr(value, '__qualname__', repr(value))}" for name, value in parameters.items())
+        shown = (
+            f"{name}={getattr(value, '__qualname__', repr(value))}"
+            for name, value in parameters.items()
+        )
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
@@ -170,18 +191,23 @@ class Surrogate(ABC):
 
 @dataclass(frozen=True)
 class FunctionSurrogate(Surrogate):
-    """A surrogate whose derivative, and primitive if given, are plain functions; made by `from_derivative`."""
+    """A surrogate whose derivative, and primitive if given, are plain functions; made by
+    `from_derivative`.
+    """
 
     derivative_function: Callable[[Tensor], Tensor]
     primitive_function: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        for name, function in (("derivative", self.derivative_function), ("primitive", self.primitive_function)):
+        for name, function in (
+            ("derivative", self.derivative_function),
+            ("primitive", self.primitive_function),
+        ):
             missing = name == "primitive" and function is None
             if isinstance(function, Surrogate) or not (missing or callable(function)):
                 raise InvalidTypeError(
-                    f"from_derivative({name}={function!r}): {name} must be a function of one tensor; "
-                    "pass a plain function, and use a Surrogate as it is"
+                    f"from_derivative({name}={function!r}): {name} must be a function of one"
+                    " tensor; pass a plain function, and use a Surrogate as it is"
                 )
         super().__post_init__()
 
@@ -204,7 +230,8 @@ def from_derivative(
     *,
     spiking: bool = True,
 ) -> FunctionSurrogate:
-    """A surrogate from a plain function of `x = q - v_threshold`; equal and picklable when the functions are.
+    """A surrogate from a plain function of `x = q - v_threshold`; equal and picklable when the
+    functions are.
 
     Args:
         derivative: slope used in the backward pass, elementwise.

@@ -24,7 +24,8 @@ class GradientCheck:
         derivative: `derivative(worst_x)`.
         gradient: gradient of `primitive` at `worst_x`.
         error: by how much the two disagree there.
-        jump: largest step of the primitive that its derivative does not account for; 0 when it is continuous.
+        jump: largest step of the primitive that its derivative does not account for; 0 when it is
+            continuous.
         tolerance: largest error that passes, in the same unit.
     """
 
@@ -55,24 +56,32 @@ class GradientCheck:
 
 
 def check_gradient(
-    surrogate: Surrogate, low: float = -4.0, high: float = 4.0, points: int = 8193, tolerance: float = 1e-6
+    surrogate: Surrogate,
+    low: float = -4.0,
+    high: float = 4.0,
+    points: int = 8193,
+    tolerance: float = 1e-6,
 ) -> GradientCheck:
     """Compare `derivative` with autograd of `primitive` on a dense float64 grid that contains 0.
 
-    At a kink of the primitive the derivative has two one-sided values, and either is right. So the error at a grid
-    point is the distance of the gradient from the interval that the derivative spans within 1e-9 of that point;
-    no point is left out. Autograd does not see a jump of the primitive; it is looked for between neighbouring points.
+    At a kink of the primitive the derivative has two one-sided values, and either is right. So the
+    error at a grid point is the distance of the gradient from the interval that the derivative
+    spans within 1e-9 of that point; no point is left out. Autograd does not see a jump of the
+    primitive; it is looked for between neighbouring points.
 
     Args:
         surrogate: an instance that has a primitive.
-        low, high: the grid's ends, in the unit of the threshold; low < 0 < high. The default grid has steps of 2^-10,
-            so that whole and half units, where kinks like to be, are on it exactly.
-        points: number of grid points, at least 3; a feature narrower than their distance can be missed.
+        low, high: the grid's ends, in the unit of the threshold; low < 0 < high. The default grid
+            has steps of 2^-10, so that whole and half units, where kinks like to be, are on it
+            exactly.
+        points: number of grid points, at least 3; a feature narrower than their distance can be
+            missed.
         tolerance: largest error that passes, relative to the largest derivative on the grid.
 
     Raises:
         InvalidTypeError: not a Surrogate instance.
-        InvalidValueError: no primitive, a range without 0 inside, too few points, or a negative tolerance.
+        InvalidValueError: no primitive, a range without 0 inside, too few points, or a negative
+            tolerance.
 
     Example:
         >>> from snnsim.surrogate import ATan
@@ -81,16 +90,22 @@ def check_gradient(
     """
     if not isinstance(surrogate, Surrogate):
         raise InvalidTypeError(
-            f"check_gradient(surrogate={surrogate!r}): surrogate must be an instance of Surrogate; write e.g. ATan()"
+            f"check_gradient(surrogate={surrogate!r}): surrogate must be an instance of Surrogate;"
+            " write e.g. ATan()"
         )
     if not -math.inf < low < 0 < high < math.inf:
         raise InvalidValueError(
-            f"check_gradient(low={low}, high={high}): the ends must be finite with 0 between them; try low=-4, high=4"
+            f"check_gradient(low={low}, high={high}): the ends must be finite with 0 between them;"
+            " try low=-4, high=4"
         )
     if points < 3:
-        raise InvalidValueError(f"check_gradient(points={points}): at least 3 points are needed; the default is 8193")
+        raise InvalidValueError(
+            f"check_gradient(points={points}): at least 3 points are needed; the default is 8193"
+        )
     if not tolerance >= 0:
-        raise InvalidValueError(f"check_gradient(tolerance={tolerance}): tolerance must be >= 0; the default is 1e-6")
+        raise InvalidValueError(
+            f"check_gradient(tolerance={tolerance}): tolerance must be >= 0; the default is 1e-6"
+        )
 
     x = torch.linspace(low, high, points, dtype=torch.float64)
     # the threshold itself is where most surrogates have their kink
@@ -98,7 +113,9 @@ def check_gradient(
     value, gradient = _value_and_gradient(surrogate, x)
     with torch.no_grad():
         derivative = surrogate.derivative(x)
-        around = torch.stack([surrogate.derivative(x - 1e-9), derivative, surrogate.derivative(x + 1e-9)])
+        around = torch.stack(
+            [surrogate.derivative(x - 1e-9), derivative, surrogate.derivative(x + 1e-9)]
+        )
     error = (gradient - gradient.clamp(around.amin(0), around.amax(0))).abs()
     error[error.isnan()] = torch.inf
     worst = int(error.argmax())
@@ -125,7 +142,9 @@ def _value_and_gradient(surrogate: Surrogate, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def _largest_jump(x: Tensor, value: Tensor, derivative: Tensor) -> float:
-    """Largest increment between neighbouring grid points that no slope within the derivative's range explains."""
+    """Largest increment between neighbouring grid points that no slope within the derivative's
+    range explains.
+    """
     low, high = derivative.aminmax()
     # a derivative may pass its grid values between two of them, and increments are rounded
     margin = (high - low) + 1e-6 * torch.maximum(high.abs(), low.abs())

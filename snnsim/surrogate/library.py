@@ -1,8 +1,9 @@
-"""The surrogates in common use: for each its derivative and, where one exists in closed form, its primitive.
+"""The surrogates in common use: for each its derivative and, where one exists in closed form, its
+primitive.
 
-`x` is the distance to the threshold, `q - v_threshold`. Every formula is written so that no intermediate overflows
-to NaN for large or infinite `x`, and so that autograd of a primitive gives the derivative at every point where the
-derivative is continuous, x = 0 included.
+`x` is the distance to the threshold, `q - v_threshold`. Every formula is written so that no
+intermediate overflows to NaN for large or infinite `x`, and so that autograd of a primitive gives
+the derivative at every point where the derivative is continuous, x = 0 included.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def _magnitude(x: Tensor) -> Tensor:
 
 
 def _finite(x: Tensor) -> Tensor:
-    """`x` with infinities replaced by the largest finite numbers: keeps inf / inf and 0 * inf out of a formula."""
+    """`x` with infinities replaced by the largest finite numbers: keeps inf / inf and 0 * inf out
+    of a formula.
+    """
     largest = torch.finfo(x.dtype).max
     return x.clamp(-largest, largest)
 
@@ -61,7 +64,9 @@ def _soft_sign_slope(z: Tensor) -> Tensor:
 
 
 def _sigmoid_slope(z: Tensor) -> Tensor:
-    """sigmoid(z) (1 - sigmoid(z)); 1 - sigmoid(z) is sigmoid(-z), which keeps its precision in the tail."""
+    """sigmoid(z) (1 - sigmoid(z)); 1 - sigmoid(z) is sigmoid(-z), which keeps its precision in the
+    tail.
+    """
     return torch.sigmoid(z) * torch.sigmoid(-z)
 
 
@@ -83,7 +88,8 @@ class PiecewiseQuadratic(Surrogate):
     derivative  max(0, alpha - alpha^2 abs(x))
     primitive   alpha x - alpha^2 x abs(x)/2 + 1/2 for abs(x) <= 1/alpha, 0 below, 1 above
 
-    Source: Esser et al. 2016, "Convolutional Networks for Fast, Energy-Efficient Neuromorphic Computing",
+    Source: Esser et al. 2016, "Convolutional Networks for Fast, Energy-Efficient Neuromorphic
+        Computing",
     arXiv 1603.08270; Bellec et al. 2018, arXiv 1803.09574.
     """
 
@@ -98,7 +104,8 @@ class PiecewiseQuadratic(Surrogate):
 
 @dataclass(frozen=True)
 class Triangle(Surrogate):
-    """Triangular slope of area 1 that is 0 beyond `width`: `PiecewiseQuadratic(1 / width)`, named by its width.
+    """Triangular slope of area 1 that is 0 beyond `width`: `PiecewiseQuadratic(1 / width)`, named
+    by its width.
 
     derivative  max(0, 1 - abs(x)/width) / width
 
@@ -121,7 +128,8 @@ class PiecewiseExp(Surrogate):
     derivative  alpha/2 exp(-alpha abs(x))
     primitive   exp(alpha x)/2 for x < 0, 1 - exp(-alpha x)/2 else
 
-    Source: Shrestha & Orchard 2018, "SLAYER: Spike Layer Error Reassignment in Time", arXiv 1810.08646.
+    Source: Shrestha & Orchard 2018, "SLAYER: Spike Layer Error Reassignment in Time", arXiv
+        1810.08646.
     """
 
     alpha: float = parameter(1.0, above=0)
@@ -141,7 +149,8 @@ class Sigmoid(Surrogate):
     derivative  alpha s (1 - s), s = sigmoid(alpha x)
     primitive   s
 
-    Source: Wu et al. 2018, "Spatio-Temporal Backpropagation for Training High-Performance Spiking Neural Networks",
+    Source: Wu et al. 2018, "Spatio-Temporal Backpropagation for Training High-Performance Spiking
+        Neural Networks",
     arXiv 1706.02609.
     """
 
@@ -199,7 +208,8 @@ class FastSigmoid(Surrogate):
     derivative  1 / (1 + slope abs(x))^2
     primitive   x / (1 + slope abs(x)), from -1/slope to 1/slope, not 0 to 1
 
-    Source: Zenke & Ganguli 2018, "SuperSpike", arXiv 1705.11146; in this scaling Zenke & Vogels 2021,
+    Source: Zenke & Ganguli 2018, "SuperSpike", arXiv 1705.11146; in this scaling Zenke & Vogels
+        2021,
     "The Remarkable Robustness of Surrogate Gradient Learning", Neural Computation 33(4).
     """
 
@@ -219,7 +229,8 @@ class ATan(Surrogate):
     derivative  alpha / (2 (1 + (pi alpha x / 2)^2))
     primitive   atan(pi alpha x / 2) / pi + 1/2
 
-    Source: Fang et al. 2021, "Incorporating Learnable Membrane Time Constant to Enhance Learning of Spiking Neural
+    Source: Fang et al. 2021, "Incorporating Learnable Membrane Time Constant to Enhance Learning of
+        Spiking Neural
     Networks", arXiv 2007.05785.
     """
 
@@ -260,7 +271,8 @@ class Erf(Surrogate):
     derivative  alpha / sqrt(pi) exp(-alpha^2 x^2)
     primitive   erfc(-alpha x) / 2
 
-    Source: Wu et al. 2018, "Spatio-Temporal Backpropagation", arXiv 1706.02609 (the Gaussian curve h4).
+    Source: Wu et al. 2018, "Spatio-Temporal Backpropagation", arXiv 1706.02609 (the Gaussian curve
+        h4).
     """
 
     alpha: float = parameter(2.0, above=0)
@@ -279,7 +291,8 @@ class PiecewiseLeakyReLU(Surrogate):
     derivative  1/(2w) for abs(x) <= w, c outside
     primitive   x/(2w) + 1/2 inside; c x + c w below; c x - c w + 1 above
 
-    Source: the rectangle of Wu et al. 2018, arXiv 1706.02609, with leaky tails. An older published form has slope
+    Source: the rectangle of Wu et al. 2018, arXiv 1706.02609, with leaky tails. An older published
+        form has slope
     1/w inside, which is not the derivative of its primitive; here it is 1/(2w).
     """
 
@@ -301,7 +314,8 @@ class Rect(Surrogate):
     derivative  alpha where abs(x) < 1/(2 alpha), 0 elsewhere
     primitive   alpha x + 1/2, limited to 0..1
 
-    Source: Wu et al. 2018, "Spatio-Temporal Backpropagation", arXiv 1706.02609 (the rectangular curve h1).
+    Source: Wu et al. 2018, "Spatio-Temporal Backpropagation", arXiv 1706.02609 (the rectangular
+        curve h1).
     """
 
     alpha: float = parameter(1.0, above=0)
@@ -332,12 +346,14 @@ class StraightThrough(Surrogate):
 
 @dataclass(frozen=True)
 class QPseudoSpike(Surrogate):
-    """Slope with a power-law tail whose weight `alpha` sets: near 1 a heavy tail, large values an exponential one.
+    """Slope with a power-law tail whose weight `alpha` sets: near 1 a heavy tail, large values an
+    exponential one.
 
     derivative  (1 + 2 abs(x) / (alpha - 1))^-alpha
     primitive   t/2 for x < 0, 1 - t/2 else, with t = (1 + 2 abs(x) / (alpha - 1))^(1 - alpha)
 
-    Source: Herranz-Celotti & Rouat 2022, "Surrogate Gradients Design", arXiv 2202.00282. The primitive is ours.
+    Source: Herranz-Celotti & Rouat 2022, "Surrogate Gradients Design", arXiv 2202.00282. The
+        primitive is ours.
     """
 
     alpha: float = parameter(2.0, above=1)
@@ -352,12 +368,14 @@ class QPseudoSpike(Surrogate):
 
 @dataclass(frozen=True)
 class S2NN(Surrogate):
-    """Sigmoid slope below the threshold, hyperbolic above; the two sides meet only where alpha = 4 beta.
+    """Sigmoid slope below the threshold, hyperbolic above; the two sides meet only where alpha = 4
+    beta.
 
     derivative  alpha s (1 - s) with s = sigmoid(alpha x) for x < 0; beta / (x + 1) else
     primitive   s for x < 0; beta log(x + 1) + 1/2 else, unbounded above
 
-    Source: Suetake et al. 2022, "S2NN: Time Step Reduction of Spiking Surrogate Gradients for Training Energy
+    Source: Suetake et al. 2022, "S2NN: Time Step Reduction of Spiking Surrogate Gradients for
+        Training Energy
     Efficient Single-Step Neural Networks", arXiv 2201.10879.
     """
 
@@ -365,13 +383,18 @@ class S2NN(Surrogate):
     beta: float = parameter(1.0, above=0)
 
     def derivative(self, x: Tensor) -> Tensor:
-        # limited to its own side, so that the branch not taken is finite and its gradient is not NaN
+        # limited to its own side, so that the branch not taken is finite and its gradient is not
+        # NaN
         above = x.clamp(min=0)
-        return torch.where(x < 0, self.alpha * _sigmoid_slope(self.alpha * x), self.beta / (above + 1))
+        return torch.where(
+            x < 0, self.alpha * _sigmoid_slope(self.alpha * x), self.beta / (above + 1)
+        )
 
     def primitive(self, x: Tensor) -> Tensor:
         above = x.clamp(min=0)
-        return torch.where(x < 0, torch.sigmoid(self.alpha * x), self.beta * torch.log1p(above) + 0.5)
+        return torch.where(
+            x < 0, torch.sigmoid(self.alpha * x), self.beta * torch.log1p(above) + 0.5
+        )
 
 
 @dataclass(frozen=True)
@@ -397,12 +420,14 @@ class LeakyKReLU(Surrogate):
 
 @dataclass(frozen=True)
 class LogTailedReLU(Surrogate):
-    """Slope 1 up to one unit above the threshold, then falling like 1/x; `alpha` at and below the threshold.
+    """Slope 1 up to one unit above the threshold, then falling like 1/x; `alpha` at and below the
+    threshold.
 
     derivative  alpha for x <= 0, 1 for 0 < x <= 1, 1/x above
     primitive   alpha x for x <= 0, x for 0 < x <= 1, 1 + log(x) above; unbounded, not 0 to 1
 
-    Source: Cai et al. 2017, "Deep Learning with Low Precision by Half-wave Gaussian Quantization", arXiv 1702.00953.
+    Source: Cai et al. 2017, "Deep Learning with Low Precision by Half-wave Gaussian Quantization",
+        arXiv 1702.00953.
     """
 
     alpha: float = parameter(0.0, at_least=0)
@@ -419,10 +444,13 @@ class LogTailedReLU(Surrogate):
 class MultiGaussian(Surrogate):
     """Gaussian slope with negative lobes on both sides, made of three normal densities.
 
-    derivative  gain ((1 + height) N(x; 0, width) - height N(x; width, scale width) - height N(x; -width, scale width))
-    primitive   the same with normal distribution functions for the densities N(x; mean, standard deviation)
+    derivative  gain ((1 + height) N(x; 0, width) - height N(x; width, scale width) - height N(x;
+    -width, scale width))
+    primitive   the same with normal distribution functions for the densities N(x; mean, standard
+    deviation)
 
-    Source: Yin, Corradi & Bohte 2021, "Accurate and efficient time-domain classification with adaptive spiking
+    Source: Yin, Corradi & Bohte 2021, "Accurate and efficient time-domain classification with
+        adaptive spiking
     recurrent neural networks", arXiv 2103.12593. The primitive is ours.
     """
 
@@ -434,7 +462,11 @@ class MultiGaussian(Surrogate):
     def derivative(self, x: Tensor) -> Tensor:
         centre, right, left = (torch.exp(-z.square() / 2) for z in self._standardized(x))
         area = self.width * math.sqrt(2 * math.pi)
-        return self.gain / area * ((1 + self.height) * centre - self.height / self.scale * (right + left))
+        return (
+            self.gain
+            / area
+            * ((1 + self.height) * centre - self.height / self.scale * (right + left))
+        )
 
     def primitive(self, x: Tensor) -> Tensor:
         centre, right, left = (torch.special.ndtr(z) for z in self._standardized(x))

@@ -1,4 +1,5 @@
-"""Bits against accuracy: what each bit of neuron state is worth, and which settings are worth it."""
+"""Bits against accuracy: what each bit of neuron state is worth, and which settings are worth
+it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,15 @@ from matplotlib.axes import Axes
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.viz.arrays import as_array, as_share, as_text
-from snnsim.viz.figure import COLORS, MARKERS, axes_or_new, check_text, legend_text, palette, whole_numbers
+from snnsim.viz.figure import (
+    COLORS,
+    MARKERS,
+    axes_or_new,
+    check_text,
+    legend_text,
+    palette,
+    whole_numbers,
+)
 
 __all__ = ["bits_accuracy", "pareto_front"]
 
@@ -28,7 +37,8 @@ class _Point(NamedTuple):
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Indices of the points that no other one beats: less cost at no less value, or more value at no more cost.
+    """Indices of the points that no other one beats: less cost at no less value, or more value at
+    no more cost.
 
     Args:
         costs: one per point; less is better.
@@ -48,10 +58,13 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     cost, value = as_array("pareto_front(costs)", costs), as_array("pareto_front(values)", values)
     if cost.ndim != 1 or cost.shape != value.shape:
         raise ShapeError(
-            f"pareto_front(costs: {list(cost.shape)}, values: {list(value.shape)}): expected one of each per point, both [N]"
+            f"pareto_front(costs: {list(cost.shape)}, values: {list(value.shape)}): expected one of"
+            " each per point, both [N]"
         )
     if np.isnan(cost).any() or np.isnan(value).any():
-        raise InvalidValueError("pareto_front(costs, values): a point with NaN cannot be compared; leave it out")
+        raise InvalidValueError(
+            "pareto_front(costs, values): a point with NaN cannot be compared; leave it out"
+        )
     front: list[int] = []
     best = -np.inf
     for index in np.lexsort((-value, cost)):
@@ -69,14 +82,18 @@ def bits_accuracy(
     baseline_name: str = "float states",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw accuracy against bits, one marker shape per recipe, with the Pareto front over all of them as a staircase.
+    """Draw accuracy against bits, one marker shape per recipe, with the Pareto front over all of
+    them as a staircase.
 
-    Several accuracies of one setting are drawn as their mean and its standard error. Points on the front are filled.
+    Several accuracies of one setting are drawn as their mean and its standard error. Points on the
+    front are filled.
 
     Args:
         results: recipe to bits to accuracy, in [0, 1], or to one accuracy per seed.
-        baseline: accuracy of float states, likewise; a dashed line, and a grey band of its standard error.
-        cost: what the numbers that stand for bits are, where they are something else, such as "bytes of neuron state".
+        baseline: accuracy of float states, likewise; a dashed line, and a grey band of its standard
+            error.
+        cost: what the numbers that stand for bits are, where they are something else, such as
+            "bytes of neuron state".
         baseline_name: what the dashed line is of.
         ax: axes to draw into; a new figure when None.
 
@@ -85,7 +102,8 @@ def bits_accuracy(
 
     Raises:
         InvalidTypeError: not a mapping of mappings.
-        InvalidValueError: nothing to draw, more than 7 recipes, a cost that is not above 0, or an accuracy outside [0, 1].
+        InvalidValueError: nothing to draw, more than 7 recipes, a cost that is not above 0, or an
+            accuracy outside [0, 1].
     """
     check_text("bits_accuracy", "cost", cost)
     check_text("bits_accuracy", "baseline_name", baseline_name)
@@ -98,8 +116,21 @@ def bits_accuracy(
     paint = palette(ax)
     if baseline is not None:
         level = _point(0.0, "bits_accuracy(baseline)", baseline)
-        ax.axhspan(level.mean - level.error, level.mean + level.error, color=paint.faint, alpha=0.5, linewidth=0)
-        ax.axhline(level.mean, color=paint.ink, linewidth=1.0, linestyle=(0, (5, 3)), label=legend_text(baseline_name), zorder=1)
+        ax.axhspan(
+            level.mean - level.error,
+            level.mean + level.error,
+            color=paint.faint,
+            alpha=0.5,
+            linewidth=0,
+        )
+        ax.axhline(
+            level.mean,
+            color=paint.ink,
+            linewidth=1.0,
+            linestyle=(0, (5, 3)),
+            label=legend_text(baseline_name),
+            zorder=1,
+        )
     steps = [points[index] for index in front]
     ax.step(
         [*(point.cost for point in steps), right],
@@ -114,7 +145,8 @@ def bits_accuracy(
         color, marker = paint.colors[index], MARKERS[index]
         later = [point for other in list(recipes.values())[index + 1 :] for point in other]
         for point in recipe:
-            # one that equal points of other recipes will cover is drawn larger, so that all are seen
+            # one that equal points of other recipes will cover is drawn larger, so that all are
+            # seen
             covers = sum((point.cost, point.mean) == (other.cost, other.mean) for other in later)
             fill = color if point in best else paint.ground
             ax.errorbar(
@@ -129,7 +161,15 @@ def bits_accuracy(
                 capsize=2.5,
                 zorder=3,
             )
-        ax.plot([], [], color=color, marker=marker, markersize=6, linestyle="none", label=legend_text(name))
+        ax.plot(
+            [],
+            [],
+            color=color,
+            marker=marker,
+            markersize=6,
+            linestyle="none",
+            label=legend_text(name),
+        )
     ax.set_xlabel(cost)
     ax.xaxis.set_major_locator(whole_numbers())
     ax.set_ylabel("accuracy (% of samples)")
@@ -139,21 +179,29 @@ def bits_accuracy(
 
 
 def _recipes(results: Any) -> dict[str, list[_Point]]:
-    if not isinstance(results, Mapping) or not all(isinstance(recipe, Mapping) for recipe in results.values()):
+    if not isinstance(results, Mapping) or not all(
+        isinstance(recipe, Mapping) for recipe in results.values()
+    ):
         raise InvalidTypeError(
-            f"bits_accuracy(results={results!r}): expected recipe to bits to accuracy, such as {{'uniform': {{2: 0.91, 4: 0.97}}}}"
+            f"bits_accuracy(results={results!r}): expected recipe to bits to accuracy, such as"
+            " {'uniform': {2: 0.91, 4: 0.97}}"
         )
     if not any(results.values()):
         raise InvalidValueError(f"bits_accuracy(results={results!r}): there is nothing to draw")
     if len(results) > len(COLORS):
-        raise InvalidValueError(f"bits_accuracy(results): {len(results)} recipes cannot be told apart; draw at most {len(COLORS)}")
+        raise InvalidValueError(
+            f"bits_accuracy(results): {len(results)} recipes cannot be told apart; draw at most"
+            f" {len(COLORS)}"
+        )
     recipes: dict[str, list[_Point]] = {}
     for name, recipe in results.items():
         recipes[str(name)] = []
         for cost, accuracy in recipe.items():
             where = f"bits_accuracy(results[{name!r}][{cost!r}])"
             if not isinstance(cost, Real) or isinstance(cost, bool) or not _is_within(cost):
-                raise InvalidValueError(f"{where}: bits must be a number above 0; pass float states as baseline=")
+                raise InvalidValueError(
+                    f"{where}: bits must be a number above 0; pass float states as baseline="
+                )
             recipes[str(name)].append(_point(float(cost), where, accuracy))
     return recipes
 
@@ -167,7 +215,9 @@ def _point(cost: float, name: str, accuracy: Any) -> _Point:
     """Mean, and its standard error: 0 of a single accuracy."""
     values = np.atleast_1d(as_array(name, accuracy))
     if values.ndim != 1 or values.size == 0:
-        raise ShapeError(f"{name} has shape {list(values.shape)}: expected one accuracy, or one per seed")
+        raise ShapeError(
+            f"{name} has shape {list(values.shape)}: expected one accuracy, or one per seed"
+        )
     shares = [as_share(name, value) for value in values]
     error = np.std(shares, ddof=1) / np.sqrt(len(shares)) if len(shares) > 1 else 0.0
     return _Point(cost, float(np.mean(shares)), float(error))

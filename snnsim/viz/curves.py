@@ -21,15 +21,21 @@ _APART = 0.12
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 
 
-def learning_curve(history: History | Sequence[History], labels: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
+def learning_curve(
+    history: History | Sequence[History],
+    labels: Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw what was recorded in every epoch, of one run or of several.
 
-    A name with "accuracy" in it is a share in [0, 1] and drawn in percent; a name with "loss" in it is drawn as it is.
-    Where there are both, accuracy has the axis on the right. Runs differ in colour and marker, names in the dashes.
+    A name with "accuracy" in it is a share in [0, 1] and drawn in percent; a name with "loss" in it
+    is drawn as it is. Where there are both, accuracy has the axis on the right. Runs differ in
+    colour and marker, names in the dashes.
 
     Args:
-        history: name to one value per epoch, such as {"train_loss": [...], "test_accuracy": [...]}; or a
-            sequence of them.
+        history: name to one value per epoch, such as {"train_loss": [...], "test_accuracy": [...]};
+            or a sequence of them.
         labels: name of each run, where `history` is a sequence.
         ax: axes to draw into; a new figure when None.
 
@@ -37,8 +43,8 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
         The axes drawn into: those of the loss where there are both.
 
     Raises:
-        InvalidValueError: nothing to draw, a name that is neither, an accuracy outside [0, 1], or labels that do
-            not name the runs.
+        InvalidValueError: nothing to draw, a name that is neither, an accuracy outside [0, 1], or
+            labels that do not name the runs.
         ShapeError: values that are not one per epoch.
     """
     runs = _runs(history, labels)
@@ -54,7 +60,10 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
             target = right if "accuracy" in name else ax
             # a curve that equal ones will cover is drawn wider, so that all are seen
             side, _ = coming.pop(0)
-            covers = sum(side == other and np.array_equal(values, later, equal_nan=True) for other, later in coming)
+            covers = sum(
+                side == other and np.array_equal(values, later, equal_nan=True)
+                for other, later in coming
+            )
             # one run is told apart by name, several by run
             look = index if len(runs) > 1 else names.index(name)
             handles += target.plot(
@@ -86,51 +95,82 @@ def learning_curve(history: History | Sequence[History], labels: Sequence[str] |
     right.spines["top"].set_visible(False)
     # a legend fills column by column: one run per column
     columns = 3 if len(runs) == 1 else min(3, len(runs))
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9)
+    ax.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
     return ax
 
 
-def _runs(history: History | Sequence[History], labels: Sequence[str] | None) -> dict[str, dict[str, np.ndarray]]:
+def _runs(
+    history: History | Sequence[History], labels: Sequence[str] | None
+) -> dict[str, dict[str, np.ndarray]]:
     """Checked values by run and name; the label of a single run is empty."""
     if isinstance(history, Mapping):
         if labels is not None:
-            raise InvalidValueError(f"learning_curve(labels={labels!r}): one history has no labels; pass a list of histories")
+            raise InvalidValueError(
+                f"learning_curve(labels={labels!r}): one history has no labels; pass a list of"
+                " histories"
+            )
         return {"": _checked(history)}
     if isinstance(history, str) or not isinstance(history, Sequence):
-        raise InvalidTypeError(f"learning_curve(history={history!r}): history must be a mapping, or a list of mappings")
+        raise InvalidTypeError(
+            f"learning_curve(history={history!r}): history must be a mapping, or a list of mappings"
+        )
     if len(history) == 0:
         raise InvalidValueError("learning_curve(history=[]): there is no run to draw")
-    names = [] if labels is None else as_labels("learning_curve(labels)", labels, len(history), "history")
+    names = (
+        []
+        if labels is None
+        else as_labels("learning_curve(labels)", labels, len(history), "history")
+    )
     if len(set(names)) != len(history):
-        raise InvalidValueError(f"learning_curve(labels={labels!r}): {len(history)} histories need as many labels, all different")
+        raise InvalidValueError(
+            f"learning_curve(labels={labels!r}): {len(history)} histories need as many labels, all"
+            " different"
+        )
     return {label: _checked(run) for label, run in zip(names, history, strict=True)}
 
 
 def _checked(history: History) -> dict[str, np.ndarray]:
     if not isinstance(history, Mapping):
-        raise InvalidTypeError(f"learning_curve(history with {history!r}): expected a mapping from name to one value per epoch")
+        raise InvalidTypeError(
+            f"learning_curve(history with {history!r}): expected a mapping from name to one value"
+            " per epoch"
+        )
     if not history:
         raise InvalidValueError("learning_curve(history={}): there is nothing to draw")
     for name in history:
         check_text("learning_curve", "name of a curve", name)
-    curves = {name: as_array(f"learning_curve(history[{name!r}])", values) for name, values in history.items()}
+    curves = {
+        name: as_array(f"learning_curve(history[{name!r}])", values)
+        for name, values in history.items()
+    }
     for name, values in curves.items():
         if ("loss" in name) == ("accuracy" in name):
             raise InvalidValueError(
-                f"learning_curve(history[{name!r}]): a name must contain either 'loss' or 'accuracy', which picks "
-                "its axis; leave the others out"
+                f"learning_curve(history[{name!r}]): a name must contain either 'loss' or"
+                " 'accuracy', which picks its axis; leave the others out"
             )
         if values.ndim != 1 or values.size == 0:
             raise ShapeError(
-                f"learning_curve(history[{name!r}]) has shape {list(values.shape)}: expected [epochs], one value per epoch"
+                f"learning_curve(history[{name!r}]) has shape {list(values.shape)}: expected"
+                " [epochs], one value per epoch"
             )
         if "accuracy" in name and not ((values >= 0) & (values <= 1) | np.isnan(values)).all():
             raise InvalidValueError(
-                f"learning_curve(history[{name!r}]): an accuracy is a share in [0, 1]; divide percentages by 100"
+                f"learning_curve(history[{name!r}]): an accuracy is a share in [0, 1]; divide"
+                " percentages by 100"
             )
     lengths = {name: len(values) for name, values in curves.items()}
     if len(set(lengths.values())) > 1:
-        raise ShapeError(f"learning_curve(history): every name needs one value per epoch, found {lengths}")
+        raise ShapeError(
+            f"learning_curve(history): every name needs one value per epoch, found {lengths}"
+        )
     return curves
 
 

@@ -14,9 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from PIL import Image
 
-from snnsim.checks import checked_number
+from snnsim._core.checks import checked_number
+from snnsim._core.files import write_whole
 from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.files import write_whole
 from snnsim.viz.arrays import Numbers, as_array
 from snnsim.viz.figure import INK, axes_or_new, checked_path, palette, whole_numbers
 
@@ -33,7 +33,8 @@ _TALLEST = 3.0
 
 
 def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = None) -> Axes:
-    """Draw one frame of event counts as pixels: black where it got darker, white where brighter, on grey; paler where fewer.
+    """Draw one frame of event counts as pixels: black where it got darker, white where brighter, on
+    grey; paler where fewer.
 
     Args:
         frame: counts `[2, H, W]`, at least 0; channel 0 holds polarity 0.
@@ -51,14 +52,29 @@ def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = 
     height, width = counts.shape[1:]
     # the taller the sensor the narrower the picture, legend and labels included
     ax = axes_or_new(ax, 4.2, 1.0 + 3.4 * min(height / width, _TALLEST))
-    ax.imshow(_pixels(counts, _full_colour("event_frame", counts, full)), interpolation="nearest", origin="upper")
+    ax.imshow(
+        _pixels(counts, _full_colour("event_frame", counts, full)),
+        interpolation="nearest",
+        origin="upper",
+    )
     ax.spines[["top", "right"]].set_visible(True)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(whole_numbers(6))
     ax.set_xlabel("column (pixels)")
     ax.set_ylabel("row (pixels)")
-    keys = [Patch(fc=color, ec=palette(ax).ink, lw=0.6, label=name) for color, name in zip(_COLORS, _NAMES, strict=True)]
-    ax.legend(handles=keys, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.1)
+    keys = [
+        Patch(fc=color, ec=palette(ax).ink, lw=0.6, label=name)
+        for color, name in zip(_COLORS, _NAMES, strict=True)
+    ]
+    ax.legend(
+        handles=keys,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        borderaxespad=0.1,
+    )
     return ax
 
 
@@ -70,12 +86,14 @@ def event_movie(
     fps: float = 8.0,
     full: float | None = None,
 ) -> Path:
-    """Write frames of event counts as a GIF that repeats for ever; a file is replaced whole or not at all.
+    """Write frames of event counts as a GIF that repeats for ever; a file is replaced whole or not
+    at all.
 
     Args:
         frames: counts `[T, 2, H, W]`, at least 0, as the `Frames...` transforms make them.
         path: where to, ending in .gif.
-        step_ms: duration of a time step in milliseconds, to show the time; the number of the step when None.
+        step_ms: duration of a time step in milliseconds, to show the time; the number of the step
+            when None.
         fps: frames shown per second, in (0, 50].
         full: count with full colour, above 0; by default one that suits the recording.
 
@@ -84,23 +102,32 @@ def event_movie(
 
     Raises:
         ShapeError: not `[T, 2, H, W]`.
-        InvalidValueError: a negative or infinite count, an argument out of range, or a path that does not end in .gif.
+        InvalidValueError: a negative or infinite count, an argument out of range, or a path that
+            does not end in .gif.
         OutputError: the file cannot be written there.
     """
     path = checked_path("event_movie", path)
     if path.suffix.lower() != ".gif":
-        raise InvalidValueError(f"event_movie(path={str(path)!r}): a movie is a GIF; let the name end in .gif")
+        raise InvalidValueError(
+            f"event_movie(path={str(path)!r}): a movie is a GIF; let the name end in .gif"
+        )
     counts = _counts("event_movie(frames)", frames, "[T, 2, H, W]")
     fps = checked_number("event_movie", "fps", fps, above=0)
     if fps > 50:
-        raise InvalidValueError(f"event_movie(fps={fps:g}): viewers of GIFs show at most 50 frames per second")
+        raise InvalidValueError(
+            f"event_movie(fps={fps:g}): viewers of GIFs show at most 50 frames per second"
+        )
     if step_ms is not None:
         step_ms = checked_number("event_movie", "step_ms", step_ms, above=0)
     first, *rest = _shots(counts, _full_colour("event_movie", counts, full), step_ms)
     # a GIF counts in hundredths of a second
     duration = 10 * round(100 / fps)
     write_whole(
-        path, lambda file: first.save(file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0), "event_movie"
+        path,
+        lambda file: first.save(
+            file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0
+        ),
+        "event_movie",
     )
     return path
 
@@ -129,7 +156,9 @@ def _when(step: int, steps: int, step_ms: float | None) -> str:
 
 
 def _pixels(counts: np.ndarray, full: float) -> np.ndarray:
-    """RGB `[H, W, 3]`: the mean colour of a pixel's events, on grey, the stronger the more there are."""
+    """RGB `[H, W, 3]`: the mean colour of a pixel's events, on grey, the stronger the more there
+    are.
+    """
     total = counts.sum(0)
     share = np.moveaxis(counts, 0, -1) / np.maximum(total, 1e-12)[..., None]
     # also one event among many is seen
@@ -148,8 +177,11 @@ def _counts(name: str, values: Any, form: str) -> np.ndarray:
     counts = as_array(name, values)
     if counts.ndim != form.count(",") + 1 or counts.shape[-3] != 2 or counts.size == 0:
         raise ShapeError(
-            f"{name} has shape {list(counts.shape)}: expected {form}, both polarities; pick one sample of a batch with frames[:, 0]"
+            f"{name} has shape {list(counts.shape)}: expected {form}, both polarities; pick one"
+            " sample of a batch with frames[:, 0]"
         )
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
-        raise InvalidValueError(f"{name} holds values that are no counts; they must be finite and at least 0")
+        raise InvalidValueError(
+            f"{name} holds values that are no counts; they must be finite and at least 0"
+        )
     return counts

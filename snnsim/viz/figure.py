@@ -1,4 +1,6 @@
-"""Where pictures are drawn and how they are saved: no display, no global state, the same bytes for the same picture."""
+"""Where pictures are drawn and how they are saved: no display, no global state, the same bytes for
+the same picture.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from snnsim.checks import check_int
+from snnsim._core.checks import check_int
+from snnsim._core.files import write_whole
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.files import write_whole
 
 __all__ = [
     "ACCENT",
@@ -37,8 +39,8 @@ INK = "#1b1b1b"
 ACCENT = "#c1440e"
 FAINT = "#c4c4c4"
 
-# of several runs in one picture: dark to light, so that they differ in black and white too (Okabe & Ito 2008, reordered by
-# lightness); a marker each, for lines
+# of several runs in one picture: dark to light, so that they differ in black and white too (Okabe &
+# Ito 2008, reordered by lightness); a marker each, for lines
 COLORS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
@@ -77,7 +79,8 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 def axes_or_new(ax: Axes | None, width: float, height: float, name: str = "ax") -> Axes:
-    """`ax` with its upper and right frame lines taken off; axes of a figure of their own when it is None.
+    """`ax` with its upper and right frame lines taken off; axes of a figure of their own when it is
+    None.
 
     Args:
         ax: axes to draw into.
@@ -88,9 +91,14 @@ def axes_or_new(ax: Axes | None, width: float, height: float, name: str = "ax") 
     if ax is None:
         ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
     elif not isinstance(ax, Axes):
-        raise InvalidTypeError(f"{name}={ax!r}: expected one matplotlib Axes; of an array of subplots pass one, such as ax=grid[0]")
+        raise InvalidTypeError(
+            f"{name}={ax!r}: expected one matplotlib Axes; of an array of subplots pass one, such"
+            " as ax=grid[0]"
+        )
     elif ax.name != "rectilinear":
-        raise InvalidValueError(f"{name}={ax!r}: expected plain axes, not {ax.name} ones; leave projection= out")
+        raise InvalidValueError(
+            f"{name}={ax!r}: expected plain axes, not {ax.name} ones; leave projection= out"
+        )
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -106,7 +114,9 @@ def palette(ax: Axes) -> Palette:
 
 
 def whole_numbers(most: int | None = None) -> MaxNLocator:
-    """Ticks at whole numbers only, also where but one of them is in view: epochs, time steps, neurons, pixels, bits."""
+    """Ticks at whole numbers only, also where but one of them is in view: epochs, time steps,
+    neurons, pixels, bits.
+    """
     return MaxNLocator(nbins=most or "auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
 
 
@@ -118,17 +128,24 @@ def legend_text(name: str) -> str:
 def check_text(where: str, name: str, value: object) -> None:
     """Raise unless `value` is a str."""
     if not isinstance(value, str):
-        raise InvalidTypeError(f"{where}({name}={value!r}): {name} must be a str, not {type(value).__name__}")
+        raise InvalidTypeError(
+            f"{where}({name}={value!r}): {name} must be a str, not {type(value).__name__}"
+        )
 
 
 def checked_path(where: str, path: object) -> Path:
     """`path` as a Path, or an error if it is none."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise InvalidTypeError(f"{where}(path={path!r}): path must be a str or a pathlib.Path, not {type(path).__name__}")
+        raise InvalidTypeError(
+            f"{where}(path={path!r}): path must be a str or a pathlib.Path, not"
+            f" {type(path).__name__}"
+        )
     return Path(path)
 
 
-def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: int = 200) -> Path:
+def save(
+    picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: int = 200
+) -> Path:
     """Write a picture to a file, making its folders; a file is replaced whole or not at all.
 
     The same picture gives the same bytes, whatever the day.
@@ -147,13 +164,16 @@ def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dp
         OutputError: the file cannot be written there.
     """
     if not isinstance(picture, Figure | SubFigure | Axes):
-        raise InvalidTypeError(f"save(picture={picture!r}): picture must be a matplotlib Figure or Axes")
+        raise InvalidTypeError(
+            f"save(picture={picture!r}): picture must be a matplotlib Figure or Axes"
+        )
     check_int("save", "dpi", dpi, at_least=1, at_most=_MOST_DPI)
     path = checked_path("save", path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in _METADATA:
         raise InvalidValueError(
-            f"save(path={str(path)!r}): the suffix picks the format and must be .png, .pdf or .svg, not {path.suffix!r}"
+            f"save(path={str(path)!r}): the suffix picks the format and must be .png, .pdf or .svg,"
+            f" not {path.suffix!r}"
         )
     figure = picture if isinstance(picture, (Figure, SubFigure)) else picture.figure
     while isinstance(figure, SubFigure):
@@ -161,9 +181,14 @@ def save(picture: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dp
     longest = float(max(figure.get_size_inches()))
     if longest * dpi > _MOST_PIXELS:
         raise InvalidValueError(
-            f"save(dpi={dpi}): a side of {longest:.0f} inches would have more than {_MOST_PIXELS} pixels; pass "
-            f"dpi={max(1, int(_MOST_PIXELS / longest))} or less, or draw less in one picture"
+            f"save(dpi={dpi}): a side of {longest:.0f} inches would have more than {_MOST_PIXELS}"
+            f" pixels; pass dpi={max(1, int(_MOST_PIXELS / longest))} or less, or draw less in one"
+            " picture"
         )
     with matplotlib.rc_context({"svg.hashsalt": "snnsim"}):
-        write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=dpi, metadata=_METADATA[kind]), "save")
+        write_whole(
+            path,
+            lambda file: figure.savefig(file, format=kind, dpi=dpi, metadata=_METADATA[kind]),
+            "save",
+        )
     return path

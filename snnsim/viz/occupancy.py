@@ -30,17 +30,25 @@ class _Layer(NamedTuple):
     share: np.ndarray
 
 
-def occupancy(v: Numbers | Mapping[str, Numbers], levels: Any, v_threshold: float | None = None, *, ax: Axes | None = None) -> Axes:
-    """Draw the share of all neurons and time steps that each level holds, of a layer or of several one above the other.
+def occupancy(
+    v: Numbers | Mapping[str, Numbers],
+    levels: Any,
+    v_threshold: float | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the share of all neurons and time steps that each level holds, of a layer or of several
+    one above the other.
 
-    Levels stand side by side, whatever lies between them; those that fire are black. Unused levels are bits that the layer
-    could do without, full outermost ones say that its range is too narrow. Of several layers the first is at the bottom,
-    and the highest bar of each has the same height.
+    Levels stand side by side, whatever lies between them; those that fire are black. Unused levels
+    are bits that the layer could do without, full outermost ones say that its range is too narrow.
+    Of several layers the first is at the bottom, and the highest bar of each has the same height.
 
     Args:
-        v: quantized membranes of any shape, such as `charged` of a recorded trace; or a mapping from layer name to them.
-        levels: `[L]`, or a codebook, in the unit of `v_threshold`; of several layers one for all, or a mapping with the
-            names of `v`.
+        v: quantized membranes of any shape, such as `charged` of a recorded trace; or a mapping
+            from layer name to them.
+        levels: `[L]`, or a codebook, in the unit of `v_threshold`; of several layers one for all,
+            or a mapping with the names of `v`.
         v_threshold: where firing begins, drawn as a dashed line.
         ax: axes to draw into; a new figure when None.
 
@@ -72,7 +80,9 @@ def occupancy(v: Numbers | Mapping[str, Numbers], levels: Any, v_threshold: floa
         top = 1.0 if named else ax.get_ylim()[1]
         for band, layer in enumerate(layers.values()):
             edge = np.searchsorted(layer.levels, v_threshold) / len(layer.levels)
-            ax.vlines(edge, band, band + top, color=paint.accent, linewidth=1.0, linestyle=(0, (5, 3)))
+            ax.vlines(
+                edge, band, band + top, color=paint.accent, linewidth=1.0, linestyle=(0, (5, 3))
+            )
     _legend(ax, v_threshold is not None, "" if named else _used(next(iter(layers.values()))))
     return ax
 
@@ -86,13 +96,16 @@ def _layers(v: Any, levels: Any) -> dict[str, _Layer]:
     if isinstance(levels, Mapping):
         if set(levels) != set(v):
             raise InvalidValueError(
-                f"occupancy(levels): levels of {sorted(map(str, levels))} do not fit the layers {sorted(map(str, v))}; give each "
-                "layer its own, or one codebook for all"
+                f"occupancy(levels): levels of {sorted(map(str, levels))} do not fit the layers"
+                f" {sorted(map(str, v))}; give each layer its own, or one codebook for all"
             )
         grids = {name: as_levels(f"occupancy(levels[{name!r}])", levels[name]) for name in v}
     else:
         grids = dict.fromkeys(v, as_levels("occupancy(levels)", levels))
-    return {str(name): _layer(f"occupancy(v[{name!r}])", values, grids[name]) for name, values in v.items()}
+    return {
+        str(name): _layer(f"occupancy(v[{name!r}])", values, grids[name])
+        for name, values in v.items()
+    }
 
 
 def _layer(name: str, values: Any, levels: np.ndarray) -> _Layer:
@@ -103,7 +116,8 @@ def _layer(name: str, values: Any, levels: np.ndarray) -> _Layer:
     off = states[levels[codes] != states]
     if off.size:
         raise InvalidValueError(
-            f"{name} holds {off[0]:g}, which is no level; pass quantized membranes and the codebook of their own node"
+            f"{name} holds {off[0]:g}, which is no level; pass quantized membranes and the codebook"
+            " of their own node"
         )
     return _Layer(levels, np.bincount(codes, minlength=len(levels)) / states.size)
 
@@ -118,7 +132,14 @@ def _bars(ax: Axes, layer: _Layer, band: int, scale: float, v_threshold: float |
         for first, last, color in ((0, silent, paint.faint), (silent, count, paint.ink)):
             if first < last:
                 heights = band + scale * layer.share[first:last]
-                ax.stairs(heights, borders[first : last + 1], baseline=band, fill=True, color=color, linewidth=0)
+                ax.stairs(
+                    heights,
+                    borders[first : last + 1],
+                    baseline=band,
+                    fill=True,
+                    color=color,
+                    linewidth=0,
+                )
         return
     outlined = count <= _MOST_OUTLINES
     ax.bar(
@@ -144,7 +165,9 @@ def _label_levels(ax: Axes, layers: list[_Layer]) -> None:
         every = -(-len(levels) // _MOST_TICKS)
         # 0 among them, where it is a level
         start = np.abs(levels).argmin() % every
-        ax.set_xticks(_places(len(levels))[start::every], [as_text(level) for level in levels[start::every]])
+        ax.set_xticks(
+            _places(len(levels))[start::every], [as_text(level) for level in levels[start::every]]
+        )
         ax.set_xlabel("level of the membrane (unit of the threshold)")
     else:
         ax.set_xticks([0, 1], ["lowest", "highest"])
@@ -176,8 +199,17 @@ def _legend(ax: Axes, threshold: bool, title: str) -> None:
             Patch(fc=paint.faint, ec=paint.ink, lw=0.8, label="silent"),
             Patch(fc=paint.ink, ec=paint.ink, lw=0.8, label="fires"),
         ]
-        entries += ax.plot([], [], color=paint.accent, linewidth=1.0, linestyle=(0, (5, 3)), label="threshold")
+        entries += ax.plot(
+            [], [], color=paint.accent, linewidth=1.0, linestyle=(0, (5, 3)), label="threshold"
+        )
     if entries:
-        ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
+        ax.legend(
+            handles=entries,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=3,
+            frameon=False,
+            fontsize=9,
+        )
     if title:
         ax.text(1, 1.04, title, transform=ax.transAxes, ha="right", va="bottom", fontsize=9)

@@ -17,12 +17,13 @@ __all__ = ["raster"]
 def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -> Axes:
     """Mark every spike of a layer, or of several layers one above the other.
 
-    Of several layers the first is at the bottom and each gets the same height, so that ten output neurons stay visible
-    beside a thousand hidden ones. The marks are drawn as pixels in every file format: a million stay quick and small.
+    Of several layers the first is at the bottom and each gets the same height, so that ten output
+    neurons stay visible beside a thousand hidden ones. The marks are drawn as pixels in every file
+    format: a million stay quick and small.
 
     Args:
-        spikes: `[T, N]`, time first, values 0 and 1 of any dtype; or a mapping from layer name to such spikes,
-            all of one T.
+        spikes: `[T, N]`, time first, values 0 and 1 of any dtype; or a mapping from layer name to
+            such spikes, all of one T.
         ax: axes to draw into; a new figure when None.
 
     Returns:
@@ -33,14 +34,19 @@ def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -
         InvalidValueError: values other than 0 and 1, or no layers.
     """
     if isinstance(spikes, Mapping):
-        layers = {str(name): as_spikes(f"raster(spikes[{name!r}])", layer) for name, layer in spikes.items()}
+        layers = {
+            str(name): as_spikes(f"raster(spikes[{name!r}])", layer)
+            for name, layer in spikes.items()
+        }
     else:
         layers = {"": as_spikes("raster(spikes)", spikes)}
     lengths = {name: len(layer) for name, layer in layers.items()}
     if not lengths:
         raise InvalidValueError("raster(spikes={}): there is no layer to draw; pass at least one")
     if len(set(lengths.values())) > 1:
-        raise ShapeError(f"raster(spikes): layers must have the same number of time steps, found {lengths}")
+        raise ShapeError(
+            f"raster(spikes): layers must have the same number of time steps, found {lengths}"
+        )
     steps = next(iter(lengths.values()))
 
     named = isinstance(spikes, Mapping)
@@ -85,7 +91,10 @@ def _label_bands(ax: Axes, layers: dict[str, np.ndarray]) -> None:
     paint = palette(ax)
     for boundary in range(1, len(layers)):
         ax.axhline(boundary, color=paint.faint, linewidth=0.8)
-    names = [f"{name}\n{layer.shape[1]:,} neuron{'s' * (layer.shape[1] > 1)}" for name, layer in layers.items()]
+    names = [
+        f"{name}\n{layer.shape[1]:,} neuron{'s' * (layer.shape[1] > 1)}"
+        for name, layer in layers.items()
+    ]
     ax.set_yticks([band + 0.5 for band in range(len(layers))], names)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(0, len(layers))

@@ -18,12 +18,15 @@ __all__ = ["firing_rates"]
 _FILL = 0.8
 
 
-def firing_rates(rates: Mapping[str, float] | Mapping[str, Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
-    """Draw one bar per layer, or one per layer and run, with its number; the first layer is at the bottom.
+def firing_rates(
+    rates: Mapping[str, float] | Mapping[str, Mapping[str, float]], *, ax: Axes | None = None
+) -> Axes:
+    """Draw one bar per layer, or one per layer and run, with its number; the first layer is at the
+    bottom.
 
     Args:
-        rates: layer name to spikes per neuron and time step, in [0, 1], as `FiringMeter.rates()` gives them; or run name
-            to such a mapping. A run may lack layers.
+        rates: layer name to spikes per neuron and time step, in [0, 1], as `FiringMeter.rates()`
+            gives them; or run name to such a mapping. A run may lack layers.
         ax: axes to draw into; a new figure when None.
 
     Returns:
@@ -41,9 +44,18 @@ def firing_rates(rates: Mapping[str, float] | Mapping[str, Mapping[str, float]],
     for index, (name, run) in enumerate(runs.items()):
         places = [layers.index(layer) + _FILL / 2 - (index + 0.5) * height for layer in run]
         bars = ax.barh(
-            places, list(run.values()), height * 0.92, color=paint.colors[index] if name else paint.faint, label=legend_text(name)
+            places,
+            list(run.values()),
+            height * 0.92,
+            color=paint.colors[index] if name else paint.faint,
+            label=legend_text(name),
         )
-        ax.bar_label(bars, [as_text(rate) for rate in run.values()], padding=3, fontsize=9 if len(runs) < 3 else 8)
+        ax.bar_label(
+            bars,
+            [as_text(rate) for rate in run.values()],
+            padding=3,
+            fontsize=9 if len(runs) < 3 else 8,
+        )
     ax.set_yticks(range(len(layers)), [layer or "network" for layer in layers])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(-0.5, len(layers) - 0.5)
@@ -63,17 +75,29 @@ def _runs(rates: Any) -> dict[str, dict[str, float]]:
     """Checked rates by run and layer; the name of a single run is empty."""
     if not isinstance(rates, Mapping):
         raise InvalidTypeError(
-            f"firing_rates(rates={rates!r}): expected a mapping from layer to rate; pass rates() of a FiringMeter"
+            f"firing_rates(rates={rates!r}): expected a mapping from layer to rate; pass rates() of"
+            " a FiringMeter"
         )
     nested = {isinstance(value, Mapping) for value in rates.values()}
     if len(nested) > 1:
-        raise InvalidTypeError("firing_rates(rates): some values are rates and others mappings; give every rate a run")
+        raise InvalidTypeError(
+            "firing_rates(rates): some values are rates and others mappings; give every rate a run"
+        )
     runs = rates if nested == {True} else {"": rates}
     if not any(runs.values()):
-        raise InvalidValueError(f"firing_rates(rates={rates!r}): there is nothing to draw; run the network within a FiringMeter")
+        raise InvalidValueError(
+            f"firing_rates(rates={rates!r}): there is nothing to draw; run the network within a"
+            " FiringMeter"
+        )
     if len(runs) > len(COLORS):
-        raise InvalidValueError(f"firing_rates(rates): {len(runs)} runs cannot be told apart; draw at most {len(COLORS)}")
+        raise InvalidValueError(
+            f"firing_rates(rates): {len(runs)} runs cannot be told apart; draw at most"
+            f" {len(COLORS)}"
+        )
     return {
-        str(name): {str(layer): as_share(f"firing_rates(rates[{layer!r}])", rate) for layer, rate in run.items()}
+        str(name): {
+            str(layer): as_share(f"firing_rates(rates[{layer!r}])", rate)
+            for layer, rate in run.items()
+        }
         for name, run in runs.items()
     }

@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snnsim.checks import check_iterable, checked_number
+from snnsim._core.checks import check_iterable, checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.surrogate import Surrogate, heaviside, library
 from snnsim.viz.figure import axes_or_new, palette
@@ -25,11 +25,13 @@ _POINTS = 400
 
 
 def surrogate(function: Surrogate, *, span: float = 2.0, ax: Axes | None = None) -> Axes:
-    """Draw a surrogate: its derivative, the primitive where it has one, and the step that both stand in for.
+    """Draw a surrogate: its derivative, the primitive where it has one, and the step that both
+    stand in for.
 
     Args:
         function: the surrogate.
-        span: how far from the threshold to draw, on either side, above 0, in the unit of the threshold.
+        span: how far from the threshold to draw, on either side, above 0, in the unit of the
+            threshold.
         ax: axes to draw into; a new figure when None.
 
     Returns:
@@ -49,7 +51,10 @@ def surrogate(function: Surrogate, *, span: float = 2.0, ax: Axes | None = None)
 
 
 def surrogate_gallery(
-    functions: Sequence[Surrogate] | None = None, *, span: float = 2.0, axes: Sequence[Axes] | None = None
+    functions: Sequence[Surrogate] | None = None,
+    *,
+    span: float = 2.0,
+    axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """Draw several surrogates side by side on one scale.
 
@@ -70,14 +75,24 @@ def surrogate_gallery(
     if axes is not None:
         check_iterable("surrogate_gallery", "axes", axes)
     functions = (
-        [getattr(library, name)() for name in sorted(library.__all__, key=str.lower)] if functions is None else list(functions)
+        [getattr(library, name)() for name in sorted(library.__all__, key=str.lower)]
+        if functions is None
+        else list(functions)
     )
     if not functions:
-        raise InvalidValueError("surrogate_gallery(functions=[]): there is nothing to draw; leave it out for the whole library")
-    panels = _grid(len(functions)) if axes is None else [axes_or_new(ax, 0, 0, "axes[...]") for ax in axes]
+        raise InvalidValueError(
+            "surrogate_gallery(functions=[]): there is nothing to draw; leave it out for the whole"
+            " library"
+        )
+    panels = (
+        _grid(len(functions))
+        if axes is None
+        else [axes_or_new(ax, 0, 0, "axes[...]") for ax in axes]
+    )
     if len(panels) != len(functions):
         raise InvalidValueError(
-            f"surrogate_gallery(axes): {len(panels)} axes for {len(functions)} functions; pass one for each, such as grid.flat"
+            f"surrogate_gallery(axes): {len(panels)} axes for {len(functions)} functions; pass one"
+            " for each, such as grid.flat"
         )
     for function, ax in zip(functions, panels, strict=True):
         _draw("surrogate_gallery(functions[...]", function, span, ax)
@@ -113,11 +128,21 @@ def _draw(where: str, function: Surrogate, span: float, ax: Axes) -> None:
         hint = "; call the class" if isinstance(function, type) else ""
         raise InvalidTypeError(f"{where}={function!r}): expected a surrogate, such as ATan(){hint}")
     if not checked_number("surrogate", "span", span) > 0:
-        raise InvalidValueError(f"surrogate(span={span}): must be above 0, in the unit of the threshold")
+        raise InvalidValueError(
+            f"surrogate(span={span}): must be above 0, in the unit of the threshold"
+        )
     x = span * torch.arange(-_POINTS, _POINTS + 1, dtype=torch.float64) / _POINTS
     paint = palette(ax)
     ax.plot(x, heaviside(x), color=paint.faint, linewidth=3.0, label="spike", zorder=1)
     if function.has_primitive:
-        ax.plot(x, function.primitive(x), color=paint.accent, linewidth=1.2, linestyle=(0, (5, 2)), label="primitive", zorder=2)
+        ax.plot(
+            x,
+            function.primitive(x),
+            color=paint.accent,
+            linewidth=1.2,
+            linestyle=(0, (5, 2)),
+            label="primitive",
+            zorder=2,
+        )
     ax.plot(x, function.derivative(x), color=paint.ink, linewidth=1.6, label="derivative", zorder=3)
     ax.set_xlim(-span, span)

@@ -6,17 +6,19 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from snnsim.checks import check_int
+from snnsim._core.checks import check_int
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.metrics import firing_rate
 from snnsim.neurons import BaseNode
-from snnsim.record import Recorder
+from snnsim.temporal.record import Recorder
 
 __all__ = ["Writer", "log"]
 
 
 class Writer(Protocol):
-    """What `log` needs of a writer; torch.utils.tensorboard.SummaryWriter has it, and so have its imitations."""
+    """What `log` needs of a writer; torch.utils.tensorboard.SummaryWriter has it, and so have its
+    imitations.
+    """
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
         """Keep one number."""
@@ -30,11 +32,12 @@ def log(writer: Writer, recorder: Recorder, step: int) -> None:
 
         firing_rate/<name>   spikes per neuron and time step (neurons that fire)
         levels_used/<name>   share of the codebook's levels that were visited (quantized states)
-        membrane/<name>      histogram of the membrane before the reset, in the unit of the threshold
+        membrane/<name>      histogram of the membrane before the reset, in the unit of the
+        threshold
 
     Args:
-        writer: a `torch.utils.tensorboard.SummaryWriter` (pip install "snnsim[tensorboard]"), or anything with its
-            `add_scalar` and `add_histogram`.
+        writer: a `torch.utils.tensorboard.SummaryWriter` (pip install "snnsim[tensorboard]"), or
+            anything with its `add_scalar` and `add_histogram`.
         recorder: after the runs to be logged; the next `with recorder:` starts anew.
         step: of training, at least 0; the horizontal axis.
 
@@ -49,7 +52,7 @@ def log(writer: Writer, recorder: Recorder, step: int) -> None:
     """
     _check(writer, recorder, step)
     for name, trace in recorder.traces().items():
-        node = recorder._nodes[name]
+        node: Any = trace.node
         name = name or type(node).__name__
         if isinstance(node, BaseNode):
             writer.add_scalar(f"firing_rate/{name}", firing_rate(trace.spikes), step)
@@ -62,13 +65,19 @@ def log(writer: Writer, recorder: Recorder, step: int) -> None:
 
 
 def _check(writer: Any, recorder: Any, step: int) -> None:
-    if not all(callable(getattr(writer, method, None)) for method in ("add_scalar", "add_histogram")):
+    if not all(
+        callable(getattr(writer, method, None)) for method in ("add_scalar", "add_histogram")
+    ):
         raise InvalidTypeError(
-            f"log(writer={writer!r}): pass a torch.utils.tensorboard.SummaryWriter, or anything that has its add_scalar and "
-            "add_histogram"
+            f"log(writer={writer!r}): pass a torch.utils.tensorboard.SummaryWriter, or anything"
+            " that has its add_scalar and add_histogram"
         )
     if not isinstance(recorder, Recorder):
-        raise InvalidTypeError(f"log(recorder={recorder!r}): expected a snnsim.Recorder, after a run within it")
+        raise InvalidTypeError(
+            f"log(recorder={recorder!r}): expected a snnsim.Recorder, after a run within it"
+        )
     check_int("log", "step", step, at_least=0)
     if not recorder.traces():
-        raise InvalidValueError("log(recorder): nothing was recorded; call the network within `with recorder:` first")
+        raise InvalidValueError(
+            "log(recorder): nothing was recorded; call the network within `with recorder:` first"
+        )

@@ -16,10 +16,13 @@ _MOST_VALUES = 64
 
 
 def weight_histogram(before: Numbers, after: Numbers, *, ax: Axes | None = None) -> Axes:
-    """Draw the weights as a grey histogram, and each value that they take after quantization as a black line on top of it.
+    """Draw the weights as a grey histogram, and each value that they take after quantization as a
+    black line on top of it.
 
-    Both are densities: the line of a value is as high as the mean of the histogram over its cell, were all weights rounded
-    to the nearest. More than 64 values (scales per channel, many bits) are drawn as the outline of a histogram.
+    Both are densities: the line of a value is as high as the mean of the histogram over its cell,
+        were all weights rounded
+    to the nearest. More than 64 values (scales per channel, many bits) are drawn as the outline of
+    a histogram.
 
     Args:
         before: weights of any shape.
@@ -36,23 +39,50 @@ def weight_histogram(before: Numbers, after: Numbers, *, ax: Axes | None = None)
     weights, quantized = _checked("before", before), _checked("after", after)
     if weights.size != quantized.size:
         raise ShapeError(
-            f"weight_histogram(before: {weights.size} weights, after: {quantized.size}): expected the same weights, quantized"
+            f"weight_histogram(before: {weights.size} weights, after: {quantized.size}): expected"
+            " the same weights, quantized"
         )
     ax = axes_or_new(ax, 6.2, 3.2)
     paint = palette(ax)
     edges = np.histogram_bin_edges(weights, bins=_bin_count(weights))
-    ax.stairs(np.histogram(weights, edges, density=True)[0], edges, fill=True, color=paint.faint, label="before")
+    ax.stairs(
+        np.histogram(weights, edges, density=True)[0],
+        edges,
+        fill=True,
+        color=paint.faint,
+        label="before",
+    )
     values, counts = np.unique(quantized, return_counts=True)
     borders = _borders(values, np.ptp(weights) or 1.0)
     label = f"after, {len(values)} value{'s' * (len(values) > 1)}"
     if len(values) <= _MOST_VALUES:
         heights = counts / weights.size / np.diff(borders)
-        ax.vlines(values, 0, heights, color=paint.ink, linewidth=float(np.clip(40 / len(values), 0.8, 1.6)))
-        ax.plot(values, heights, "o", color=paint.ink, markersize=float(np.clip(90 / len(values), 2, 5)), label=label)
+        ax.vlines(
+            values,
+            0,
+            heights,
+            color=paint.ink,
+            linewidth=float(np.clip(40 / len(values), 0.8, 1.6)),
+        )
+        ax.plot(
+            values,
+            heights,
+            "o",
+            color=paint.ink,
+            markersize=float(np.clip(90 / len(values), 2, 5)),
+            label=label,
+        )
     else:
-        # bins of whole cells: others would hold now more values and now fewer, and show waves that are not there
+        # bins of whole cells: others would hold now more values and now fewer, and show waves that
+        # are not there
         bins = np.append(borders[: -1 : -(-len(values) // len(edges))], borders[-1])
-        ax.stairs(np.histogram(quantized, bins, density=True)[0], bins, color=paint.ink, linewidth=1.3, label=label)
+        ax.stairs(
+            np.histogram(quantized, bins, density=True)[0],
+            bins,
+            color=paint.ink,
+            linewidth=1.3,
+            label=label,
+        )
     ax.set_ylim(0, None)
     ax.set_xlabel("weight")
     ax.set_ylabel("density (share of weights per unit)")
@@ -65,7 +95,9 @@ def _checked(name: str, weights: Numbers) -> np.ndarray:
     if values.size == 0:
         raise ShapeError(f"weight_histogram({name}): there are no weights; pass those of one layer")
     if not np.isfinite(values).all():
-        raise InvalidValueError(f"weight_histogram({name}) holds values that are not finite; the layer has diverged")
+        raise InvalidValueError(
+            f"weight_histogram({name}) holds values that are not finite; the layer has diverged"
+        )
     return values
 
 
@@ -78,7 +110,9 @@ def _bin_count(weights: np.ndarray) -> int:
 
 
 def _borders(values: np.ndarray, alone: float) -> np.ndarray:
-    """Where the cells of values meet; the outermost ones are as wide outwards as inwards, and that of a single value `alone`."""
+    """Where the cells of values meet; the outermost ones are as wide outwards as inwards, and that
+    of a single value `alone`.
+    """
     if len(values) == 1:
         return values[0] + np.array([-alone / 2, alone / 2])
     middles = (values[:-1] + values[1:]) / 2

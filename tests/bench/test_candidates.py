@@ -6,7 +6,16 @@ import torch
 
 from snnsim import quant
 from snnsim.bench import candidates, environment
-from snnsim.bench.candidates import NAMES, OWN, REFERENCE, SAME_SPIKES, build, choose_names, leaky_node, reference_of
+from snnsim.bench.candidates import (
+    NAMES,
+    OWN,
+    REFERENCE,
+    SAME_SPIKES,
+    build,
+    choose_names,
+    leaky_node,
+    reference_of,
+)
 from snnsim.errors import InvalidValueError
 
 INSTALLED = [name for name in environment.PEERS if importlib.util.find_spec(name)]
@@ -16,12 +25,21 @@ def test_names_are_chosen_by_how_they_begin():
     assert choose_names(None) == NAMES
     assert choose_names(["snnsim"]) == tuple(OWN)
     assert choose_names(["plain loop", "reference float"]) == ("reference float", "plain loop")
-    with pytest.raises(InvalidValueError, match=r"only='nobody': no candidate begins with that; there are 'snnsim uniform 4', "):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"only='nobody': no candidate begins with that; there are 'snnsim uniform 4', ",
+    ):
         choose_names(["snnsim", "nobody"])
 
 
 def test_our_candidates_cover_what_is_asked():
-    assert {"snnsim uniform 4", "snnsim uniform 8", "snnsim exponential 4", "snnsim exponential 8", "snnsim float"} <= set(OWN)
+    assert {
+        "snnsim uniform 4",
+        "snnsim uniform 8",
+        "snnsim exponential 4",
+        "snnsim exponential 8",
+        "snnsim float",
+    } <= set(OWN)
     assert torch.equal(leaky_node("uniform 4").state_quant.levels, quant.uniform(4).levels)
     assert leaky_node("float").state_quant is None
 
@@ -38,7 +56,10 @@ def test_peers_that_are_not_installed_are_named_with_the_line_that_helps(monkeyp
 
 def test_compiled_loop_is_missing_without_a_compiler(monkeypatch):
     monkeypatch.setattr(candidates.shutil, "which", lambda name: None)
-    assert build(["torch.compile"]) == ([], {"torch.compile": "no C++ compiler on the path, such as g++"})
+    assert build(["torch.compile"]) == (
+        [],
+        {"torch.compile": "no C++ compiler on the path, such as g++"},
+    )
 
 
 @pytest.mark.parametrize("name", [*OWN, *REFERENCE, "plain loop"])

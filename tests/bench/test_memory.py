@@ -43,7 +43,10 @@ def test_nothing_is_kept_by_an_addition():
 
 
 def test_four_bits_keep_a_byte_or_less_and_float_four():
-    saved = {s.name: s.bytes for s in measure_saved(["snnsim uniform 4", "snnsim float", "plain loop"], (16, 2000)).saved}
+    saved = {
+        s.name: s.bytes
+        for s in measure_saved(["snnsim uniform 4", "snnsim float", "plain loop"], (16, 2000)).saved
+    }
     assert saved["snnsim uniform 4"] <= 1
     assert saved["snnsim float"] == 4
     assert saved["plain loop"] >= 4
@@ -68,7 +71,11 @@ def test_peak_is_refused_where_the_system_does_not_say(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "CLEAR", tmp_path / "none")
     assert "keeps no high-water mark" in why_no_peak()
     with pytest.raises(
-        RunError, match="peak memory: this system keeps no high-water mark of a process's memory; measure it on Linux"
+        RunError,
+        match=(
+            "peak memory: this system keeps no high-water mark of a process's memory; measure it on"
+            " Linux"
+        ),
     ):
         peak_bytes(lambda x: x, (1, 1))
 

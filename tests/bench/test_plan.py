@@ -33,7 +33,9 @@ def test_jobs_travel_as_json():
 def test_parts_and_names_are_left_out():
     plan = replace(full_plan(), parts=("memory",), names=("snnsim uniform 4", "plain loop"))
     jobs = list(plan.jobs())
-    assert [job.kind for job in jobs] == ["saved"] + (["peak", "peak"] if why_no_peak() is None else [])
+    assert [job.kind for job in jobs] == ["saved"] + (
+        ["peak", "peak"] if why_no_peak() is None else []
+    )
     assert list(replace(plan, parts=()).jobs()) == []
 
 
@@ -46,7 +48,12 @@ def test_memory_is_returned_where_it_cannot_be_retained(monkeypatch):
 
 def test_keeping_memory_says_why_it_cannot(monkeypatch):
     monkeypatch.setattr(environment, "why_not_kept", lambda: "this C library has no mallopt")
-    with pytest.raises(RunError, match="memory='retained': this C library has no mallopt; measure with memory='returned' only"):
+    with pytest.raises(
+        RunError,
+        match=(
+            "memory='retained': this C library has no mallopt; measure with memory='returned' only"
+        ),
+    ):
         keep_freed_memory()
 
 
@@ -64,14 +71,19 @@ def test_nothing_is_measured_when_the_engines_disagree(monkeypatch):
 
 
 def test_a_run_says_what_it_depends_on(monkeypatch):
-    monkeypatch.setattr(plan_module, "run_in_child", lambda job: Results(missing={job.kind: job.label}))
+    monkeypatch.setattr(
+        plan_module, "run_in_child", lambda job: Results(missing={job.kind: job.label})
+    )
     lines, kept = [], []
     results = run_plan(quick_plan(), lines.append, lambda found: kept.append(len(found.missing)))
     assert set(describe()) < set(results.environment)
     assert results.environment["rounds"] == "3"
     assert any(line.startswith("torch ") for line in lines)
     jobs = list(quick_plan().jobs())
-    assert any(line.startswith(f"[1/{len(jobs)}] neurons 8x2000, 1x1000, memory returned: ") for line in lines)
+    assert any(
+        line.startswith(f"[1/{len(jobs)}] neurons 8x2000, 1x1000, memory returned: ")
+        for line in lines
+    )
     # what there is is handed over after each measurement
     assert len(kept) == len(jobs)
     assert kept == sorted(kept)
@@ -81,15 +93,30 @@ def test_a_run_says_what_it_depends_on(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(why_not_kept() is not None, reason="needs mallopt")
 def test_a_job_runs_in_a_process_of_its_own_with_memory_retained():
-    arguments = {"names": ["snnsim uniform 4", "plain loop"], "shapes": [[2, 1000]], "threads": [1, 2], "rounds": 2}
+    arguments = {
+        "names": ["snnsim uniform 4", "plain loop"],
+        "shapes": [[2, 1000]],
+        "threads": [1, 2],
+        "rounds": 2,
+    }
     results = run_in_child(Job("neurons", "retained", arguments, "neurons"))
     found = {(t.name, t.what, t.threads) for t in results.timings}
     names = ("memory floor", "snnsim uniform 4", "plain loop")
-    assert found == {(name, what, n) for name in names for what in ("forward", "forward+backward") for n in (1, 2)}
-    assert all(t.memory == "retained" and t.work == "2x1000" and len(t.samples) == 2 for t in results.timings)
+    assert found == {
+        (name, what, n)
+        for name in names
+        for what in ("forward", "forward+backward")
+        for n in (1, 2)
+    }
+    assert all(
+        t.memory == "retained" and t.work == "2x1000" and len(t.samples) == 2
+        for t in results.timings
+    )
 
 
 @pytest.mark.slow
 def test_a_process_that_fails_shows_what_it_wrote():
-    with pytest.raises(RunError, match=r"(?s)a job: its process ended with status 1 and wrote.*KeyError: 'nothing'"):
+    with pytest.raises(
+        RunError, match=r"(?s)a job: its process ended with status 1 and wrote.*KeyError: 'nothing'"
+    ):
         run_in_child(Job("nothing", "returned", {}, "a job"))

@@ -38,7 +38,13 @@ def test_tables_hold_what_was_measured():
     # the floor, bytes saved and the peak; what was not measured is only counted
     assert [row[-1] for row in verdicts.rows] == ["met", "met", "met"]
     assert "met: 3; missed: 0; not measured: 25" in verdicts.remarks[0]
-    assert times.head == ("candidate", "ms, returned", "x memory floor", "ms, retained", "x memory floor")
+    assert times.head == (
+        "candidate",
+        "ms, returned",
+        "x memory floor",
+        "ms, retained",
+        "x memory floor",
+    )
     assert times.rows[1] == ("snnsim uniform 4", "25", "2.5 (2.25 to 2.75)", "20", "2")
     assert times.rows[2][1] == "9000\\*"
     assert times.remarks == ["\\* measured on a part of the neurons and scaled up"]
@@ -66,7 +72,11 @@ def test_picture_has_a_panel_for_each_shape_and_tells_memory_apart_without_colou
     figure = draw(results())
     (panel,) = figure.axes
     assert panel.get_title(loc="left") == "16x1000000"
-    assert [label.get_text() for label in panel.get_yticklabels()] == ["memory floor", "snnsim uniform 4", "snntorch state_quant 8"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        "memory floor",
+        "snnsim uniform 4",
+        "snntorch state_quant 8",
+    ]
     filled, hollow = (c for c in panel.collections if isinstance(c, PathCollection))
     assert filled.get_label() == "freed memory returned"
     assert filled.get_offsets()[:, 0].tolist() == [10.0, 25.0, 9000.0]

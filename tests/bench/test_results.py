@@ -6,7 +6,15 @@ from snnsim.errors import DataError, InvalidValueError, MissingDataError
 
 def timing(samples, name="a", **changes):
     return Timing(
-        **{"work": "1x1", "what": "forward", "name": name, "threads": 1, "memory": "returned", "samples": samples} | changes
+        **{
+            "work": "1x1",
+            "what": "forward",
+            "name": name,
+            "threads": 1,
+            "memory": "returned",
+            "samples": samples,
+        }
+        | changes
     )
 
 
@@ -26,7 +34,9 @@ def test_ratio_is_taken_round_by_round():
 
 
 def test_ratio_needs_the_same_rounds():
-    with pytest.raises(InvalidValueError, match=r"ratio\('a', 'b'\): 1 and 2 rounds; only timings that took turns"):
+    with pytest.raises(
+        InvalidValueError, match=r"ratio\('a', 'b'\): 1 and 2 rounds; only timings that took turns"
+    ):
         ratio(timing((1.0,)), timing((1.0, 2.0), "b"))
 
 
@@ -66,19 +76,30 @@ def test_add_takes_over_all_but_the_environment():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 1, "timings": [{}], "saved": [], "peaks": []}', '{"format": 1, "x": 2}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 1, "timings": [{}], "saved": [], "peaks": []}',
+        '{"format": 1, "x": 2}',
+    ],
 )
 def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"other.json: not the results of a benchmark .*; pass a benchmarks.json"):
+    with pytest.raises(
+        DataError, match=r"other.json: not the results of a benchmark .*; pass a benchmarks.json"
+    ):
         Results.load(path)
 
 
 def test_results_of_another_version_are_refused(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"format": 99}')
-    with pytest.raises(DataError, match="of another version of this benchmark, not of format 1; measure again"):
+    with pytest.raises(
+        DataError, match="of another version of this benchmark, not of format 1; measure again"
+    ):
         Results.load(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"r\.json: .*decode"):
@@ -86,5 +107,7 @@ def test_results_of_another_version_are_refused(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MissingDataError, match=r"none.json: no such file; `snnsim bench --out DIR` writes"):
+    with pytest.raises(
+        MissingDataError, match=r"none.json: no such file; `snnsim bench --out DIR` writes"
+    ):
         Results.load(tmp_path / "none.json")

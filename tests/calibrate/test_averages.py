@@ -1,4 +1,5 @@
-"""What does not average over spikes is found when a network is converted; what does is left alone."""
+"""What does not average over spikes is found when a network is converted; what does is left
+alone."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ class Between(nn.Module):
 
     def __init__(self, function, features=64):
         super().__init__()
-        self.first, self.relu, self.second, self.last = nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(features, 10)
+        self.first, self.relu, self.second, self.last = (
+            nn.Linear(16, 64),
+            nn.ReLU(),
+            nn.Linear(64, 64),
+            nn.Linear(features, 10),
+        )
         self.function = function
 
     def forward(self, x):
@@ -60,7 +66,12 @@ class Choosing(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.relu, self.second, self.extra = nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 64)
+        self.first, self.relu, self.second, self.extra = (
+            nn.Linear(16, 64),
+            nn.ReLU(),
+            nn.Linear(64, 64),
+            nn.Linear(64, 64),
+        )
 
     def forward(self, x):
         x = self.second(self.relu(self.first(x)))
@@ -100,9 +111,15 @@ AVERAGING = {
     "identity": lambda: Between(nn.Identity()),
     "affine": lambda: Between(lambda z: 2 * z.flip(1) - 1),
     "joined": lambda: Between(lambda z: torch.cat([z[:, 32:], z[:, :32]], 1)),
-    "average pooling": lambda: stack(nn.Unflatten(1, (4, 16)), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(32, 5)),
-    "norm and dropout in eval mode": lambda: stack(nn.BatchNorm1d(64), nn.Dropout(), nn.ReLU(), nn.Linear(64, 5)),
-    "what comes before the spikes": lambda: nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)),
+    "average pooling": lambda: stack(
+        nn.Unflatten(1, (4, 16)), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(32, 5)
+    ),
+    "norm and dropout in eval mode": lambda: stack(
+        nn.BatchNorm1d(64), nn.Dropout(), nn.ReLU(), nn.Linear(64, 5)
+    ),
+    "what comes before the spikes": lambda: nn.Sequential(
+        nn.LayerNorm(16), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)
+    ),
     "a hook that looks": lambda: hooked("relu", lambda module, args, output: None),
     "a hook that scales": lambda: hooked("second", lambda module, args, output: 2 * output),
     "a rectifier alone": nn.ReLU,
@@ -111,14 +128,35 @@ DEPARTING = {
     "relu": (lambda: Between(torch.relu), "what happens between 'second' and 'last'"),
     "absolute": (lambda: Between(torch.abs), "what happens between 'second' and 'last'"),
     "square": (lambda: Between(torch.square), "what happens between 'second' and 'last'"),
-    "clamp": (lambda: Between(lambda z: z.clamp(-0.1, 0.1)), "what happens between 'second' and 'last'"),
-    "pooling": (lambda: Between(lambda z: functional.max_pool1d(z, 2), 32), "what happens between 'second' and 'last'"),
+    "clamp": (
+        lambda: Between(lambda z: z.clamp(-0.1, 0.1)),
+        "what happens between 'second' and 'last'",
+    ),
+    "pooling": (
+        lambda: Between(lambda z: functional.max_pool1d(z, 2), 32),
+        "what happens between 'second' and 'last'",
+    ),
     "dropout": (lambda: Between(functional.dropout), "what happens between 'second' and 'last'"),
-    "norm": (lambda: Between(lambda z: functional.layer_norm(z, [64])), "what happens between 'second' and 'last'"),
-    "module of layer norm": (lambda: stack(nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 5)), "'2', a LayerNorm"),
-    "norm of the batch": (lambda: stack(nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, 5)), "'2', a BatchNorm1d"),
-    "module of pooling": (lambda: stack(nn.MaxPool1d(2), nn.Linear(32, 5)), "'2' takes the largest spike of each step"),
-    "hook": (lambda: hooked("second", lambda module, args, output: output.relu()), "'second', a Linear"),
+    "norm": (
+        lambda: Between(lambda z: functional.layer_norm(z, [64])),
+        "what happens between 'second' and 'last'",
+    ),
+    "module of layer norm": (
+        lambda: stack(nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 5)),
+        "'2', a LayerNorm",
+    ),
+    "norm of the batch": (
+        lambda: stack(nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, 5)),
+        "'2', a BatchNorm1d",
+    ),
+    "module of pooling": (
+        lambda: stack(nn.MaxPool1d(2), nn.Linear(32, 5)),
+        "'2' takes the largest spike of each step",
+    ),
+    "hook": (
+        lambda: hooked("second", lambda module, args, output: output.relu()),
+        "'second', a Linear",
+    ),
     "hook ahead": (
         lambda: hooked("last", lambda module, args: (args[0].relu(),), pre=True),
         "what happens between 'function' and 'last'",
@@ -150,19 +188,31 @@ def test_branches_are_converted_without_a_word(inplace):
 def test_what_does_not_average_is_named(name):
     make, place = DEPARTING[name]
     with pytest.warns(
-        UserWarning, match=rf"^calibrate\.convert\(ann\): the rates .* will not approach ann, .*: {place}.* \(off by \d+%"
+        UserWarning,
+        match=(
+            rf"^calibrate\.convert\(ann\): the rates .* will not approach ann, .*: {place}.* \(off"
+            r" by \d+%"
+        ),
     ):
         convert(make().eval(), [vectors()], 4)
 
 
 def test_every_stretch_is_compared_by_itself():
-    net = stack(nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.MaxPool1d(2), nn.Linear(16, 5)).eval()
-    with pytest.warns(UserWarning, match=r"everywhere: '2', a LayerNorm \(off by \d+% here\); '6' takes the largest spike"):
+    net = stack(
+        nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.MaxPool1d(2), nn.Linear(16, 5)
+    ).eval()
+    with pytest.warns(
+        UserWarning,
+        match=r"everywhere: '2', a LayerNorm \(off by \d+% here\); '6' takes the largest spike",
+    ):
         convert(net, [vectors()], 4)
 
 
 def test_a_shortcut_that_does_not_average_is_named():
-    with pytest.warns(UserWarning, match=r"everywhere: what happens between 'norm' and 'relu2' \(off by \d+% here\)\. Use"):
+    with pytest.warns(
+        UserWarning,
+        match=r"everywhere: what happens between 'norm' and 'relu2' \(off by \d+% here\)\. Use",
+    ):
         convert(Residual(torch.tanh).eval(), [images()], 4)
 
 
@@ -171,7 +221,9 @@ def test_a_network_that_takes_another_way_is_named():
     with torch.no_grad():
         # spikes spread more than their mean does
         net.bound = 1.05 * net.second(net.relu(net.first(vectors()))).std()
-    with pytest.warns(UserWarning, match="everywhere: what runs behind 'second' depends on the values"):
+    with pytest.warns(
+        UserWarning, match="everywhere: what runs behind 'second' depends on the values"
+    ):
         convert(net, [vectors()], 4)
 
 
@@ -184,7 +236,10 @@ def test_a_network_that_takes_another_way_is_named():
     ],
 )
 def test_a_rectifier_that_does_something_else_is_refused(make):
-    with pytest.raises(InvalidValueError, match=r"^calibrate.convert\(ann\): '(relu|1)' does not give relu of its input"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"^calibrate.convert\(ann\): '(relu|1)' does not give relu of its input",
+    ):
         convert(make().eval(), [vectors()], 4)
 
 
@@ -192,4 +247,7 @@ def test_looking_for_departures_leaves_the_network_alone():
     net = Between(nn.Identity()).train()
     runner = convert(net, [vectors()], 4)
     assert net.training
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in [*net.modules(), *runner.modules()])
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks
+        for module in [*net.modules(), *runner.modules()]
+    )

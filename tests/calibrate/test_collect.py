@@ -18,11 +18,15 @@ def test_groups_do_not_depend_on_the_batches(axis, size):
     expected = x.split(SAMPLES, axis)
     found = groups(x.split(size, axis), axis)
     assert [part.shape for part in found] == [part.shape for part in expected]
-    assert all(torch.equal(a, b) and a.is_contiguous() for a, b in zip(found, expected, strict=True))
+    assert all(
+        torch.equal(a, b) and a.is_contiguous() for a, b in zip(found, expected, strict=True)
+    )
 
 
 def test_a_change_of_length_ends_a_group():
-    found = groups([torch.zeros(2, 3, 1), torch.zeros(2, 1, 1), torch.zeros(4, 5, 1), torch.zeros(4, 0, 1)], 1)
+    found = groups(
+        [torch.zeros(2, 3, 1), torch.zeros(2, 1, 1), torch.zeros(4, 5, 1), torch.zeros(4, 0, 1)], 1
+    )
     assert [tuple(part.shape) for part in found] == [(2, 4, 1), (4, 5, 1)]
 
 
@@ -42,13 +46,23 @@ def test_a_batch_without_the_batch_axis_is_refused():
 
 
 def test_observing_leaves_the_network_as_it_was():
-    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), neurons.LIFNode(state_quant=quant.uniform(3)))
+    net = nn.Sequential(
+        nn.BatchNorm1d(3), nn.Linear(3, 4), neurons.LIFNode(state_quant=quant.uniform(3))
+    )
     run = MultiStep(net, carry_state=True).train()
     net[0].eval()
     run(torch.randn(2, 5, 3))
     before, held = {k: v.clone() for k, v in run.state_dict().items()}, net[2].v
     shown = []
-    assert observe("here", run, [torch.randn(4, 70, 3)], lambda name, trace: shown.append((name, trace.charged.shape))) == 70
+    assert (
+        observe(
+            "here",
+            run,
+            [torch.randn(4, 70, 3)],
+            lambda name, trace: shown.append((name, trace.charged.shape)),
+        )
+        == 70
+    )
     assert shown == [("net.2", (4, 64, 4)), ("net.2", (4, 6, 4))]
     assert run.training
     assert not net[0].training
@@ -59,7 +73,12 @@ def test_observing_leaves_the_network_as_it_was():
 def test_every_group_starts_from_rest():
     run = SingleStep(neurons.IFNode(), carry_state=True)
     charged = []
-    observe("here", run, [torch.full((1, 2 * SAMPLES, 1), 0.4)], lambda name, trace: charged.append(trace.charged))
+    observe(
+        "here",
+        run,
+        [torch.full((1, 2 * SAMPLES, 1), 0.4)],
+        lambda name, trace: charged.append(trace.charged),
+    )
     assert torch.equal(charged[0], charged[1])
 
 
@@ -77,7 +96,12 @@ def test_codebooks_come_back_after_an_error():
         fail()
     assert seen == [None]
     assert node.state_quant is codebook
-    assert list(node.state_dict()) == ["v_threshold", "v_reset", "state_quant.levels", "state_quant.edges"]
+    assert list(node.state_dict()) == [
+        "v_threshold",
+        "v_reset",
+        "state_quant.levels",
+        "state_quant.edges",
+    ]
 
 
 def test_no_data_is_an_error():

@@ -29,7 +29,8 @@ DATA = torch.randn(90, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(
-    ("x", "count"), [(0.24, 2), (0.25, 2), (0.26, 2), (0.3125, 3), (0.0625, 1), (0.05, 0), (-1.0, 0), (3.0, 8)]
+    ("x", "count"),
+    [(0.24, 2), (0.25, 2), (0.26, 2), (0.3125, 3), (0.0625, 1), (0.05, 0), (-1.0, 0), (3.0, 8)],
 )
 def test_a_balanced_node_rounds_to_the_nearest_number_of_spikes(x, count):
     spikes = MultiStep(BalancedIFNode(1.0))(torch.full((8, 1, 1), x))
@@ -56,7 +57,14 @@ def test_a_balanced_node_keeps_the_contract_of_a_neuron(codebook):
 
 def test_a_balanced_node_continues_from_its_state():
     node = BalancedIFNode()
-    assert [float(node(torch.full((1, 1), 0.25))) for _ in range(6)] == [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    assert [float(node(torch.full((1, 1), 0.25))) for _ in range(6)] == [
+        0.0,
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+    ]
 
 
 def test_rates_approach_activations_within_half_a_spike():
@@ -73,7 +81,11 @@ def test_the_converted_network_approaches_the_trained_one():
     net = ann()
     expected = net(DATA)
     errors = [
-        (calibrate.convert(net, [DATA], T, percentile=100)(DATA).mean(0) - expected).abs().mean().item() for T in (8, 64, 512)
+        (calibrate.convert(net, [DATA], T, percentile=100)(DATA).mean(0) - expected)
+        .abs()
+        .mean()
+        .item()
+        for T in (8, 64, 512)
     ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.01 * expected.abs().mean().item()
@@ -85,7 +97,9 @@ def test_half_the_threshold_beats_rest_as_the_start():
     balanced = (run(DATA).mean(0) - expected).square().mean()
     for name, module in list(run.named_modules()):
         if isinstance(module, BalancedIFNode):
-            run.get_submodule(name.rpartition(".")[0]).node = neurons.IFNode(module.v_threshold, v_reset=None)
+            run.get_submodule(name.rpartition(".")[0]).node = neurons.IFNode(
+                module.v_threshold, v_reset=None
+            )
     assert balanced < (run(DATA).mean(0) - expected).square().mean() / 2
 
 
@@ -149,7 +163,10 @@ def test_max_pooling_is_named():
     ("net", "message"),
     [
         (nn.Linear(2, 2), "it has no nn.ReLU module"),
-        (nn.Sequential(nn.ReLU(), nn.GELU()), "'1' is a GELU, which no integrate-and-fire neuron can stand for"),
+        (
+            nn.Sequential(nn.ReLU(), nn.GELU()),
+            "'1' is a GELU, which no integrate-and-fire neuron can stand for",
+        ),
         (nn.Sequential(nn.ReLU(), neurons.IFNode()), "'1' is a neuron already"),
         (nn.Sequential(relu := nn.ReLU(), nn.Linear(2, 2), relu), "runs 2 times per input"),
     ],
@@ -170,7 +187,10 @@ class TwoInputs(nn.Module):
 
 def test_a_network_of_two_inputs_is_refused():
     with pytest.raises(
-        InvalidTypeError, match=r"forward\(x, y\) does not run on one input \(missing a required argument: 'y'\); wrap"
+        InvalidTypeError,
+        match=(
+            r"forward\(x, y\) does not run on one input \(missing a required argument: 'y'\); wrap"
+        ),
     ):
         calibrate.convert(TwoInputs(), [torch.randn(5, 2)], 4)
 

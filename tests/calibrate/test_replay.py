@@ -21,7 +21,11 @@ def network(codebook=None, **options):
 def counts(net, data=DATA):
     with torch.no_grad(), Recorder(net) as recorder:
         net(data)
-    return {name: trace.spikes.sum(0) for name, trace in recorder.traces().items() if trace.spikes is not None}
+    return {
+        name: trace.spikes.sum(0)
+        for name, trace in recorder.traces().items()
+        if trace.spikes is not None
+    }
 
 
 def test_the_difference_is_that_of_the_node_itself_run_with_the_codebook():
@@ -29,7 +33,12 @@ def test_the_difference_is_that_of_the_node_itself_run_with_the_codebook():
     found = replays("test", net, [DATA])
     assert list(found) == ["net.1", "net.3"]
     before = counts(net)["net.1"]
-    for codebook in (quant.uniform(1), quant.uniform(3), quant.exponential(2), quant.LearnedUniform(2)):
+    for codebook in (
+        quant.uniform(1),
+        quant.uniform(3),
+        quant.exponential(2),
+        quant.LearnedUniform(2),
+    ):
         # the first node: what it is given does not depend on its codebook
         calibrate.apply(net, {"net.1": codebook})
         expected = float((counts(net)["net.1"] - before).double().square().sum())
@@ -46,12 +55,17 @@ def test_a_fine_enough_codebook_makes_no_difference():
 
 def test_the_network_is_left_as_it_was():
     net = network(quant.uniform(2))
-    before, hooks = counts(net), [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in net.modules()]
+    before, hooks = (
+        counts(net),
+        [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in net.modules()],
+    )
     found = replays("test", net, [DATA])
     found["net.1"].difference(quant.uniform(1))
     after = counts(net)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in net.modules()] == hooks
+    assert [
+        len(module._forward_pre_hooks) + len(module._forward_hooks) for module in net.modules()
+    ] == hooks
     assert not found["net.1"].node._forward_hooks
     assert net.net[1].state_quant is not found["net.1"].node.state_quant
 
@@ -72,13 +86,21 @@ def test_least_difference_is_chosen_whatever_the_batches():
     chosen = calibrate.states(net, [DATA], 2, "spikes")
     replay = replays("test", net, [DATA])["net.1"]
     least = replay.difference(chosen["net.1"])
-    for other in (quant.uniform(2), *(calibrate.states(net, [DATA], 2, method)["net.1"] for method in ("max", "mse", "entropy"))):
+    for other in (
+        quant.uniform(2),
+        *(
+            calibrate.states(net, [DATA], 2, method)["net.1"]
+            for method in ("max", "mse", "entropy")
+        ),
+    ):
         assert least <= replay.difference(other)
     for batches in (DATA.split(1, 1), iter(DATA.split(64, 1))):
         again = calibrate.states(net, batches, 2, "spikes")
         assert all(torch.equal(again[name].levels, chosen[name].levels) for name in chosen)
     # a readout has no spikes to count
-    assert torch.equal(chosen["net.4"].levels, calibrate.states(net, [DATA], 2, "mse")["net.4"].levels)
+    assert torch.equal(
+        chosen["net.4"].levels, calibrate.states(net, [DATA], 2, "mse")["net.4"].levels
+    )
 
 
 def test_no_data():

@@ -8,7 +8,11 @@ from snnsim.errors import InvalidTypeError, InvalidValueError
 
 
 def network():
-    return MultiStep(nn.Sequential(nn.Linear(3, 5), neurons.LIFNode(v_threshold=0.5), nn.Linear(5, 2), neurons.LIFNode()))
+    return MultiStep(
+        nn.Sequential(
+            nn.Linear(3, 5), neurons.LIFNode(v_threshold=0.5), nn.Linear(5, 2), neurons.LIFNode()
+        )
+    )
 
 
 def test_bits_fall_from_epoch_to_epoch():
@@ -42,7 +46,9 @@ def test_codebooks_may_be_calibrated_anew():
     for epoch in range(4):
         schedule.step(epoch)
     assert asked == [8, 3]
-    assert torch.equal(net.net[1].state_quant.levels, calibrate.states(net, data, 3)["net.1"].levels)
+    assert torch.equal(
+        net.net[1].state_quant.levels, calibrate.states(net, data, 3)["net.1"].levels
+    )
 
 
 def test_a_resumed_run_gets_the_bits_of_its_epoch():
@@ -71,4 +77,6 @@ def test_an_epoch_is_a_whole_number():
 
 def test_more_bits_than_a_codebook_has_are_refused():
     with pytest.raises(InvalidValueError, match=r"must be in 1\.\.16"):
-        BitSchedule(network(), {0: 17}, lambda bits: calibrate.codebooks(network(), bits, quant.exponential)).step(0)
+        BitSchedule(
+            network(), {0: 17}, lambda bits: calibrate.codebooks(network(), bits, quant.exponential)
+        ).step(0)

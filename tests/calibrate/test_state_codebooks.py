@@ -35,7 +35,11 @@ def same(a, b):
 def test_batches_do_not_matter(method):
     net = network()
     whole = levels(calibrate.states(net, [DATA], 3, method))
-    for batches in (DATA.split(1, 1), DATA.split(64, 1), [(x, torch.zeros(len(x))) for x in DATA.split(37, 1)]):
+    for batches in (
+        DATA.split(1, 1),
+        DATA.split(64, 1),
+        [(x, torch.zeros(len(x))) for x in DATA.split(37, 1)],
+    ):
         assert same(levels(calibrate.states(net, batches, 3, method)), whole)
 
 
@@ -84,7 +88,10 @@ def test_percentile_leaves_out_what_is_rare():
         low = calibrate.states(net, [x], 8, "percentile", percentile=90)["net"].limits[0]
     # to a step of the codebook
     assert low == pytest.approx(-40, abs=1.5)
-    found = {name: (float(low), float(high)) for name, (low, high) in calibrate.ranges(net, [x], 90).items()}
+    found = {
+        name: (float(low), float(high))
+        for name, (low, high) in calibrate.ranges(net, [x], 90).items()
+    }
     # to a bin of 1/32
     assert found == {"net": (pytest.approx(-40, abs=0.04), pytest.approx(40, abs=0.04))}
     assert calibrate.ranges(net, [x])["net"] == (torch.tensor([-50.0]), torch.tensor([50.0]))
@@ -101,14 +108,19 @@ def test_mse_is_the_best_of_a_scan_of_ranges():
         return float((codebook(before) - before).square().mean())
 
     chosen = error(calibrate.states(net, [DATA], 3)["net.1"])
-    others = [error(quant.uniform(3, low=low, high=high)) for low in (-8.0, -4.0, -1.0, -0.3, 0.0) for high in (1.05, 1.5, 3.0)]
+    others = [
+        error(quant.uniform(3, low=low, high=high))
+        for low in (-8.0, -4.0, -1.0, -0.3, 0.0)
+        for high in (1.05, 1.5, 3.0)
+    ]
     # bins of the histogram stand for the values in them
     assert chosen <= min(others) * 1.01
     assert chosen < max(others) / 10
 
 
 def test_entropy_separates_states_by_what_follows():
-    # two groups of states, 0.5 and 0.8; only from the second one the neuron fires in the next step, at +0.3
+    # two groups of states, 0.5 and 0.8; only from the second one the neuron fires in the next step,
+    # at +0.3
     first = torch.tensor([0.5, 0.8]).repeat(64)
     x = torch.stack([first, torch.full_like(first, 0.3)])[:, :, None]
     codebook = calibrate.states(MultiStep(neurons.IFNode()), [x], 2, "entropy")["net"]
@@ -135,13 +147,20 @@ def test_the_synaptic_current_gets_a_codebook_too():
 def test_codebooks_by_recipe_follow_threshold_and_rest():
     net = network(v_threshold=0.5, v_reset=0.1)
     codebooks = calibrate.codebooks(net, 3, quant.exponential)
-    assert same(levels(codebooks), levels({"net.1": quant.exponential(3, 0.5, 0.1), "net.3": quant.exponential(3)}))
+    assert same(
+        levels(codebooks),
+        levels({"net.1": quant.exponential(3, 0.5, 0.1), "net.3": quant.exponential(3)}),
+    )
 
 
 def test_apply_keeps_what_is_not_named_and_takes_none():
     net = network(quant.uniform(4))
     calibrate.apply(net, {"net.3": quant.uniform(2)})
-    assert (net.net[1].state_quant.bits, net.net[3].state_quant.bits, net.net[4].state_quant) == (4, 2, None)
+    assert (net.net[1].state_quant.bits, net.net[3].state_quant.bits, net.net[4].state_quant) == (
+        4,
+        2,
+        None,
+    )
     calibrate.apply(net, {"net.1": None})
     assert net.net[1].state_quant is None
 
@@ -149,19 +168,26 @@ def test_apply_keeps_what_is_not_named_and_takes_none():
 def test_apply_changes_nothing_when_one_codebook_is_refused():
     net = network(quant.uniform(4))
     first = net.net[1].state_quant
-    with pytest.raises(InvalidValueError, match=r"calibrate.apply, node 'net.3': LIFNode.*can never fire"):
+    with pytest.raises(
+        InvalidValueError, match=r"calibrate.apply, node 'net.3': LIFNode.*can never fire"
+    ):
         calibrate.apply(net, {"net.1": quant.uniform(2), "net.3": quant.from_levels([0.0, 0.5])})
     assert net.net[1].state_quant is first
     assert net.net[3].state_quant is None
 
 
 def test_apply_refuses_unknown_names():
-    with pytest.raises(InvalidValueError, match=r"no node is named '1'; the nodes of this network are 'net.1', 'net.3', 'net.4'"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"no node is named '1'; the nodes of this network are 'net.1', 'net.3', 'net.4'",
+    ):
         calibrate.apply(network(), {"1": quant.uniform(2)})
 
 
 def test_apply_refuses_what_is_no_codebook():
-    with pytest.raises(InvalidTypeError, match=r"node 'net': IFNode\(state_quant=4\): must be a Codebook"):
+    with pytest.raises(
+        InvalidTypeError, match=r"node 'net': IFNode\(state_quant=4\): must be a Codebook"
+    ):
         calibrate.apply(MultiStep(neurons.IFNode()), {"net": 4})
 
 
@@ -202,8 +228,14 @@ def test_findings_about_the_data_are_warned_of():
     found = [str(warning.message).partition(";")[0] for warning in caught]
     assert found == [
         "calibrate.states: layer 'net.0': every weight is zero, so it passes nothing on",
-        "calibrate.states: layer 'net.1': no neuron ever fired on this data: the membrane reached 0 of a threshold of 1",
-        "calibrate.states: layer 'net.3': every neuron fired in every time step on this data: the membrane never fell below 5",
+        (
+            "calibrate.states: layer 'net.1': no neuron ever fired on this data: the membrane"
+            " reached 0 of a threshold of 1"
+        ),
+        (
+            "calibrate.states: layer 'net.3': every neuron fired in every time step on this data:"
+            " the membrane never fell below 5"
+        ),
     ]
     assert {warning.filename for warning in caught} == {__file__}
 
@@ -239,7 +271,9 @@ def test_arguments_are_checked(arguments, error, message):
 
 
 def test_no_data_is_an_error():
-    with pytest.raises(StateError, match=r"calibrate.states\(batches\): there is no sample in them"):
+    with pytest.raises(
+        StateError, match=r"calibrate.states\(batches\): there is no sample in them"
+    ):
         calibrate.states(network(), [])
     with pytest.raises(InvalidValueError, match="100 leaves out nothing"):
         calibrate.ranges(network(), [DATA], 101)

@@ -9,12 +9,20 @@ from snnsim.quant.learned import LearnedUniform
 
 
 def network(codebook=None, width=4):
-    node = neurons.SynapticNode(learn_threshold=True, state_quant=codebook, current_quant=quant.uniform(8) if codebook else None)
+    node = neurons.SynapticNode(
+        learn_threshold=True,
+        state_quant=codebook,
+        current_quant=quant.uniform(8) if codebook else None,
+    )
     return nn.Sequential(nn.Linear(3, width), node)
 
 
-@pytest.mark.parametrize("source", [None, quant.uniform(8), quant.uniform(3), LearnedUniform(2)], ids=str)
-@pytest.mark.parametrize("make", [lambda: quant.uniform(3), lambda: LearnedUniform(3), lambda: None])
+@pytest.mark.parametrize(
+    "source", [None, quant.uniform(8), quant.uniform(3), LearnedUniform(2)], ids=str
+)
+@pytest.mark.parametrize(
+    "make", [lambda: quant.uniform(3), lambda: LearnedUniform(3), lambda: None]
+)
 def test_takes_the_weights_and_keeps_its_codebooks(source, make):
     trained, net = network(source), network(make())
     with torch.no_grad():
@@ -36,5 +44,8 @@ def test_another_network_is_refused_and_nothing_is_loaded():
     state["2.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match="another network") as raised:
         warm_start(net, state)
-    assert "missing ['1.v_threshold'], unknown ['2.weight'], of another shape ['0.bias', '0.weight']" in str(raised.value)
+    assert (
+        "missing ['1.v_threshold'], unknown ['2.weight'], of another shape ['0.bias', '0.weight']"
+        in str(raised.value)
+    )
     assert torch.equal(net[0].weight, before)

@@ -34,7 +34,9 @@ EXTREMES = [0, 1, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1]
 
 
 def damaged(draw: random.Random, content: bytes) -> bytes:
-    """Bits flipped, bytes set, cut off, taken out or put in, numbers set to extremes, parts repeated."""
+    """Bits flipped, bytes set, cut off, taken out or put in, numbers set to extremes, parts
+    repeated.
+    """
     left = bytearray(content)
     for _ in range(draw.choice([1, 1, 1, 2, 3, 8])):
         if not left:
@@ -52,20 +54,28 @@ def damaged(draw: random.Random, content: bytes) -> bytes:
             case 4:
                 left[place:place] = draw.randbytes(count)
             case 5:
-                left[place : place + 4] = struct.pack(draw.choice("<>") + "I", draw.choice(EXTREMES))
+                left[place : place + 4] = struct.pack(
+                    draw.choice("<>") + "I", draw.choice(EXTREMES)
+                )
             case _:
                 left[place:place] = left[: 8 * count]
     return bytes(left)
 
 
 def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 IMAGES = idx(np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8))
 LABELS = idx(np.array([1, 2, 3], np.uint8))
 ATIS = b"".join(bytes([i % 34, i * 7 % 34, (i & 1) << 7, i, i]) for i in range(20))
-DAT = b"% Version 2\n% Height 240\n% Width 304\n\0\x08" + b"".join(struct.pack("<II", i, i << 14 | i) for i in range(20))
+DAT = b"% Version 2\n% Height 240\n% Width 304\n\0\x08" + b"".join(
+    struct.pack("<II", i, i << 14 | i) for i in range(20)
+)
 EVT3 = (
     b"% evt 3.0\n% geometry 640x480\n% end\n"
     + np.array([w << 12 | i for i in range(8) for w in (8, 6, 0, 2, 3, 4, 5)], "<u2").tobytes()
@@ -105,13 +115,27 @@ def mnist(folder: Path, content: bytes) -> None:
     MNIST(folder)
 
 
-def gesture(folder: Path, listing: bytes = LISTING, gestures: bytes = GESTURES, recording: bytes = AEDAT) -> None:
-    items(DVSGesture(put(folder, trials_to_train__txt=listing, user01_labels__csv=gestures, user01__aedat=recording)))
+def gesture(
+    folder: Path, listing: bytes = LISTING, gestures: bytes = GESTURES, recording: bytes = AEDAT
+) -> None:
+    items(
+        DVSGesture(
+            put(
+                folder,
+                trials_to_train__txt=listing,
+                user01_labels__csv=gestures,
+                user01__aedat=recording,
+            )
+        )
+    )
 
 
 CASES: dict[str, tuple[bytes, Callable[[Path, bytes], object]]] = {
     "idx": (IMAGES, lambda folder, content: read_idx(put(folder, a=content) / "a")),
-    "idx, gzip": (gzip.compress(IMAGES, mtime=0), lambda folder, content: read_idx(put(folder, a=content) / "a")),
+    "idx, gzip": (
+        gzip.compress(IMAGES, mtime=0),
+        lambda folder, content: read_idx(put(folder, a=content) / "a"),
+    ),
     "MNIST": (LABELS, mnist),
     "atis": (ATIS, lambda folder, content: read_atis(put(folder, a=content) / "a")),
     "dat": (DAT, lambda folder, content: read_dat(put(folder, a=content) / "a")),
@@ -119,13 +143,18 @@ CASES: dict[str, tuple[bytes, Callable[[Path, bytes], object]]] = {
     "aedat": (AEDAT, lambda folder, content: read_aedat3(put(folder, a=content) / "a", None)),
     "N-MNIST, list": (
         b"#a\n1 5\n2 7\n",
-        lambda folder, content: items(NMNIST(put(folder, train3__txt=content, **{"1__bs2": ATIS, "2__bs2": ATIS}))),
+        lambda folder, content: items(
+            NMNIST(put(folder, train3__txt=content, **{"1__bs2": ATIS, "2__bs2": ATIS}))
+        ),
     ),
     "N-MNIST, deflated": (
         zipped(zipfile.ZIP_DEFLATED),
         lambda folder, content: items(NMNIST(put(folder, a__zip=content) / "a.zip")),
     ),
-    "N-MNIST, stored": (zipped(zipfile.ZIP_STORED), lambda folder, content: items(NMNIST(put(folder, a__zip=content) / "a.zip"))),
+    "N-MNIST, stored": (
+        zipped(zipfile.ZIP_STORED),
+        lambda folder, content: items(NMNIST(put(folder, a__zip=content) / "a.zip")),
+    ),
     "gesture, list": (LISTING, lambda folder, content: gesture(folder, listing=content)),
     "gesture, labels": (GESTURES, lambda folder, content: gesture(folder, gestures=content)),
     "gesture, recording": (AEDAT, lambda folder, content: gesture(folder, recording=content)),

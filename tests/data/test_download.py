@@ -10,7 +10,13 @@ import pytest
 
 from snnsim.data import download
 from snnsim.data.download import RemoteFile, fetch
-from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, OutputError
+from snnsim.errors import (
+    DataError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingDataError,
+    OutputError,
+)
 
 CONTENT = bytes(range(256)) * 40
 
@@ -95,7 +101,9 @@ def test_goes_on_where_it_was_cut_off(server, tmp_path, route):
 
 
 def test_short_answer_is_refused_and_kept(server, tmp_path):
-    with pytest.raises(DataError, match=r"not what was published \(5,000 of 10,240 bytes.*; try again"):
+    with pytest.raises(
+        DataError, match=r"not what was published \(5,000 of 10,240 bytes.*; try again"
+    ):
         fetch(remote(server + "/cut"), tmp_path)
     assert (tmp_path / "data.bin.partial").read_bytes() == CONTENT[:5000]
     assert not (tmp_path / "data.bin").exists()
@@ -108,7 +116,9 @@ def test_wrong_content_is_refused_and_removed(server, tmp_path):
 
 
 def test_failing_network_says_what_to_put_where(server, tmp_path):
-    with pytest.raises(MissingDataError, match=r"/gone: cannot be fetched .*404.* put it there as .*data.bin"):
+    with pytest.raises(
+        MissingDataError, match=r"/gone: cannot be fetched .*404.* put it there as .*data.bin"
+    ):
         fetch(remote(server + "/gone"), tmp_path)
 
 
@@ -119,18 +129,28 @@ def test_folder_that_is_a_file_is_refused(server, tmp_path):
 
 
 def test_unknown_dataset_lists_the_known():
-    with pytest.raises(InvalidValueError, match=r"download\('imagenet'\): .* known are dvs-gesture, mnist, nmnist, shd, ssc"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"download\('imagenet'\): .* known are dvs-gesture, mnist, nmnist, shd, ssc",
+    ):
         download("imagenet", ".")
 
 
 @pytest.mark.parametrize("name", ["nmnist", "dvs-gesture", "shd", "ssc"])
 def test_dataset_to_fetch_by_hand_says_how(name):
-    with pytest.raises(MissingDataError, match=r"cannot be fetched for you; fetch .* https://.* where the folder is 'here'"):
+    with pytest.raises(
+        MissingDataError,
+        match=r"cannot be fetched for you; fetch .* https://.* where the folder is 'here'",
+    ):
         download(name, "here")
 
 
 def test_download_fetches_every_file(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules["snnsim.data.download"]._REMOTE, "mnist", [remote(server + "/whole")])
+    monkeypatch.setitem(
+        __import__("sys").modules["snnsim.data.download"]._REMOTE,
+        "mnist",
+        [remote(server + "/whole")],
+    )
     assert download("mnist", tmp_path) == tmp_path
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
 
@@ -179,7 +199,10 @@ def test_server_that_sends_without_end_is_cut_off(server, tmp_path):
 def test_one_of_those_that_fetch_a_file_at_once_does_and_the_others_find_it(server, tmp_path):
     for i in range(20):
         folder = tmp_path / str(i)
-        threads = [threading.Thread(target=fetch, args=(remote(server + "/whole"), folder)) for _ in range(4)]
+        threads = [
+            threading.Thread(target=fetch, args=(remote(server + "/whole"), folder))
+            for _ in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -222,12 +245,16 @@ def test_full_disk_keeps_what_arrived(server, tmp_path, monkeypatch):
 )
 def test_description_of_a_file_is_checked(change, error):
     with pytest.raises(error, match="RemoteFile"):
-        RemoteFile(**{"name": "a", "url": "https://example.org/a", "size": 3, "sha256": "0" * 64, **change})
+        RemoteFile(
+            **{"name": "a", "url": "https://example.org/a", "size": 3, "sha256": "0" * 64, **change}
+        )
 
 
 def test_checksum_may_have_large_letters(tmp_path):
     (tmp_path / "source").write_bytes(b"abc")
-    remote = RemoteFile("a", (tmp_path / "source").as_uri(), 3, hashlib.sha256(b"abc").hexdigest().upper())
+    remote = RemoteFile(
+        "a", (tmp_path / "source").as_uri(), 3, hashlib.sha256(b"abc").hexdigest().upper()
+    )
     assert fetch(remote, tmp_path / "folder").read_bytes() == b"abc"
 
 

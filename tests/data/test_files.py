@@ -29,7 +29,9 @@ def test_content_is_read_whole(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(MissingDataError, match=r"reader\(path='.*nothing'\): there is no such file; check the path"):
+    with pytest.raises(
+        MissingDataError, match=r"reader\(path='.*nothing'\): there is no such file; check the path"
+    ):
         read_content(tmp_path / "nothing", "reader")
 
 
@@ -55,7 +57,9 @@ def test_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(DataError, match=r"file: cannot be read \(Permission denied\); check the file"):
+    with pytest.raises(
+        DataError, match=r"file: cannot be read \(Permission denied\); check the file"
+    ):
         read_content(path, "reader")
 
 
@@ -67,7 +71,10 @@ def test_a_missing_file_is_what_both_users_expect():
 def test_size_is_refused_only_where_it_is_large_and_absurd():
     refuse_bomb("here", 2**26 - 1, 1)
     refuse_bomb("here", 2**40, 2**34)
-    with pytest.raises(DataError, match=r"^here: declares 67,108,864 bytes and is 1,000 bytes compressed, as no real data is"):
+    with pytest.raises(
+        DataError,
+        match=r"^here: declares 67,108,864 bytes and is 1,000 bytes compressed, as no real data is",
+    ):
         refuse_bomb("here", 2**26, 1000)
 
 
@@ -78,7 +85,14 @@ def npy(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "array", [np.arange(6).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.array(3), np.zeros((0, 3))], ids=repr
+    "array",
+    [
+        np.arange(6).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.array(3),
+        np.zeros((0, 3)),
+    ],
+    ids=repr,
 )
 def test_array_is_read_as_it_was(array):
     found = read_array(npy(array), "here")
@@ -105,13 +119,27 @@ def test_damaged_array_is_refused(content):
         read_array(content, "here")
 
 
-READERS = [read_idx, read_atis, read_dat, read_evt3, read_aedat3, read_gesture_labels, MNIST, NMNIST, DVSGesture, SpokenSpikes]
+READERS = [
+    read_idx,
+    read_atis,
+    read_dat,
+    read_evt3,
+    read_aedat3,
+    read_gesture_labels,
+    MNIST,
+    NMNIST,
+    DVSGesture,
+    SpokenSpikes,
+]
 
 
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
 def test_what_is_no_path_is_refused_by_name(read):
     for path in (None, 3, b"bytes"):
-        with pytest.raises(InvalidTypeError, match=rf"{read.__name__}: (path|root) = .*: expected text or a pathlib.Path"):
+        with pytest.raises(
+            InvalidTypeError,
+            match=rf"{read.__name__}: (path|root) = .*: expected text or a pathlib.Path",
+        ):
             read(path)
     with pytest.raises(InvalidValueError, match="a name of a file has no zero byte"):
         read("a\0b")

@@ -42,7 +42,12 @@ def test_tensors_equal_the_items():
 
 
 def test_white_is_one():
-    assert ImageDataset(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))[0][0] == 1
+    assert (
+        ImageDataset(
+            torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+        )[0][0]
+        == 1
+    )
 
 
 def test_subset_keeps_the_order_asked_for():
@@ -79,7 +84,9 @@ def test_drop_last_leaves_out_the_smaller_batch():
 def test_shuffle_repeats_with_the_generator():
     def order(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.cat([labels for _, labels in batches(dataset(), 3, shuffle=True, generator=generator)])
+        return torch.cat(
+            [labels for _, labels in batches(dataset(), 3, shuffle=True, generator=generator)]
+        )
 
     assert torch.equal(order(0), order(0))
     assert not torch.equal(order(0), order(1))
@@ -95,7 +102,10 @@ def test_shuffle_keeps_images_with_their_labels():
 def test_second_pass_of_one_generator_has_another_order():
     generator = torch.Generator().manual_seed(0)
     first, second = (
-        torch.cat([labels for _, labels in batches(dataset(), 3, shuffle=True, generator=generator)]) for _ in range(2)
+        torch.cat(
+            [labels for _, labels in batches(dataset(), 3, shuffle=True, generator=generator)]
+        )
+        for _ in range(2)
     )
     assert not torch.equal(first, second)
 
@@ -106,7 +116,11 @@ def test_second_pass_of_one_generator_has_another_order():
         ({"batch_size": 0}, InvalidValueError, r"batch_size=0\): must be at least 1"),
         ({"batch_size": 2.0}, InvalidTypeError, r"batch_size=2.0\): expected an int"),
         ({"batch_size": True}, InvalidTypeError, r"batch_size=True\): expected an int"),
-        ({"batch_size": 2, "generator": torch.Generator()}, InvalidValueError, r"pass shuffle=True"),
+        (
+            {"batch_size": 2, "generator": torch.Generator()},
+            InvalidValueError,
+            r"pass shuffle=True",
+        ),
     ],
 )
 def test_bad_batches_raise_at_the_call(arguments, error, message):
@@ -117,8 +131,20 @@ def test_bad_batches_raise_at_the_call(arguments, error, message):
 @pytest.mark.parametrize(
     ("images", "labels", "white", "error", "message"),
     [
-        (torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64), 255, InvalidTypeError, "kept as uint8"),
-        (torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2), 255, InvalidTypeError, "labels as int64"),
+        (
+            torch.zeros(2, 1, 1, 1),
+            torch.zeros(2, dtype=torch.int64),
+            255,
+            InvalidTypeError,
+            "kept as uint8",
+        ),
+        (
+            torch.zeros(2, 1, 1, 1, dtype=torch.uint8),
+            torch.zeros(2),
+            255,
+            InvalidTypeError,
+            "labels as int64",
+        ),
         (
             torch.zeros(2, 1, 1, dtype=torch.uint8),
             torch.zeros(2, dtype=torch.int64),
@@ -147,9 +173,14 @@ def test_bad_dataset_raises(images, labels, white, error, message):
         ImageDataset(images, labels, white=white)
 
 
-@pytest.mark.parametrize("index", [[0.7], [True, False, True], torch.tensor([True] * 10), torch.tensor([1j])], ids=repr)
+@pytest.mark.parametrize(
+    "index", [[0.7], [True, False, True], torch.tensor([True] * 10), torch.tensor([1j])], ids=repr
+)
 def test_subset_of_what_are_no_indices_is_refused(index):
-    with pytest.raises(InvalidTypeError, match=r"ImageDataset.subset\(index: .*expected whole numbers; of a mask, mask.nonzero"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"ImageDataset.subset\(index: .*expected whole numbers; of a mask, mask.nonzero",
+    ):
         dataset().subset(index)
 
 
@@ -166,24 +197,35 @@ def test_change_to_tensors_does_not_reach_the_dataset():
 
 
 def test_lists_are_refused():
-    with pytest.raises(InvalidTypeError, match=r"images: list, labels: Tensor\): expected tensors; wrap them in torch.as_tensor"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"images: list, labels: Tensor\): expected tensors; wrap them in torch.as_tensor",
+    ):
         ImageDataset([1], torch.zeros(1))
 
 
 @pytest.mark.parametrize("index", [slice(0, 1), [1, 2], 1.0], ids=["slice", "list", "float"])
 def test_several_images_are_no_index(index):
-    with pytest.raises(InvalidTypeError, match=r"ImageDataset\[.*expected a whole number; .*Subset"):
+    with pytest.raises(
+        InvalidTypeError, match=r"ImageDataset\[.*expected a whole number; .*Subset"
+    ):
         digits(train=False)[index]
 
 
 @pytest.mark.parametrize("white", ["a", 2.5, True])
 def test_white_is_a_whole_number(white):
     with pytest.raises(InvalidValueError, match=r"in 1\.\.255"):
-        ImageDataset(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), white=white)
+        ImageDataset(
+            torch.zeros(1, 1, 2, 2, dtype=torch.uint8),
+            torch.zeros(1, dtype=torch.int64),
+            white=white,
+        )
 
 
 @pytest.mark.parametrize(
-    "index", [torch.ones(359, dtype=torch.bool), ["a"], [[1]], [0.5]], ids=["mask", "text", "matrix", "fraction"]
+    "index",
+    [torch.ones(359, dtype=torch.bool), ["a"], [[1]], [0.5]],
+    ids=["mask", "text", "matrix", "fraction"],
 )
 def test_places_are_whole_numbers(index):
     for pick in (digits(train=False).take, digits(train=False).subset):

@@ -38,7 +38,11 @@ def some_images(count: int = 3) -> np.ndarray:
 
 
 def write_mnist(
-    folder: Path, part: str = "train", style: str = "-", suffix: str = ".gz", labels: tuple[int, ...] = (5, 0, 9)
+    folder: Path,
+    part: str = "train",
+    style: str = "-",
+    suffix: str = ".gz",
+    labels: tuple[int, ...] = (5, 0, 9),
 ) -> None:
     write(folder, f"{part}-images{style}idx3-ubyte{suffix}", some_images())
     write(folder, f"{part}-labels{style}idx1-ubyte{suffix}", np.array(labels, dtype=np.uint8))
@@ -74,7 +78,10 @@ def test_empty_dimension_is_an_empty_array(tmp_path):
             b"\0\0\x08\x41" + struct.pack(">65I", *[1] * 65) + b"\0",
             "byte offset 3: 65 dimensions are declared, an array has at most 32",
         ),
-        (b"\0\0\x08\x20" + struct.pack(">32I", 0, *[2**32 - 1] * 31), r"byte offset 4: no array has the shape \[0, 4294967295"),
+        (
+            b"\0\0\x08\x20" + struct.pack(">32I", 0, *[2**32 - 1] * 31),
+            r"byte offset 4: no array has the shape \[0, 4294967295",
+        ),
         (
             gzip.compress(b"\0\0\x08\x01\0\0\0\x01" + bytes(2**17), mtime=0),
             "byte offset 9: the file has bytes after its last value; .* 9 bytes, found at least 10",
@@ -83,12 +90,18 @@ def test_empty_dimension_is_an_empty_array(tmp_path):
             gzip.compress(b"\0\0\x08\x01\xff\xff\xff\xff" + bytes(2**17), mtime=0),
             "declares 4,294,967,303 bytes and is .* compressed",
         ),
-        (b"\0\0\x08\x02\0\0\0\x01\0", "byte offset 9: the file ends inside its header; 2 dimensions need .* 12 bytes"),
+        (
+            b"\0\0\x08\x02\0\0\0\x01\0",
+            "byte offset 9: the file ends inside its header; 2 dimensions need .* 12 bytes",
+        ),
         (
             idx_bytes(np.zeros((2, 3), dtype="i2"))[:-1],
             r"byte offset 23: the file is truncated; .*\[2, 3\].* 24 .* found 23",
         ),
-        (idx_bytes(np.zeros((2, 3), dtype="u1")) + b"!", "byte offset 18: the file has bytes after its last value"),
+        (
+            idx_bytes(np.zeros((2, 3), dtype="u1")) + b"!",
+            "byte offset 18: the file has bytes after its last value",
+        ),
         (b"\0\0\x0e\x03" + b"\xff" * 12, "byte offset 16: the file is truncated"),
         (ZIPPED[:-12], "corrupt gzip data .* fetch the file again"),
         (ZIPPED[:-1] + b"!", "corrupt gzip data"),
@@ -174,7 +187,9 @@ def test_missing_folder_lists_all_files(tmp_path):
 
 def test_unequal_counts_are_refused(tmp_path):
     write_mnist(tmp_path, labels=(1, 2))
-    with pytest.raises(DataError, match=r"holds 3 images and .* 2 labels: there must be one label per image"):
+    with pytest.raises(
+        DataError, match=r"holds 3 images and .* 2 labels: there must be one label per image"
+    ):
         MNIST(tmp_path)
 
 
@@ -212,12 +227,25 @@ def test_part_must_be_a_bool(tmp_path):
         MNIST(tmp_path, train="test")  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with MNIST")
+@pytest.mark.skipif(
+    "SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with MNIST"
+)
 def test_published_files():
     root = Path(os.environ["SNNSIM_DATA"]) / "MNIST"
     train, test = MNIST(root), MNIST(root, train=False)
     assert (len(train), len(test)) == (60_000, 10_000)
     assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert train.labels.bincount().tolist() == [
+        5923,
+        6742,
+        5958,
+        6131,
+        5842,
+        5421,
+        5918,
+        6265,
+        5851,
+        5949,
+    ]
     # the mean pixel that normalisations of MNIST are published with
     assert round(float(train.images.float().mean()) / 255, 4) == 0.1307

@@ -9,7 +9,9 @@ from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
 
 
 class Residual(nn.Module):
-    """Convolutions, a sum of currents, a sum of spikes, both pools, a delay, a second-order neuron and a readout."""
+    """Convolutions, a sum of currents, a sum of spikes, both pools, a delay, a second-order neuron
+    and a readout.
+    """
 
     def __init__(self):
         super().__init__()
@@ -18,7 +20,10 @@ class Residual(nn.Module):
         self.left = QuantConv2d(4, 4, 3, padding=1, groups=2)
         self.right = QuantConv2d(4, 4, 1)
         self.synapse = neurons.SynapticNode(
-            0.6, 0.7, state_quant=quant.uniform(6), current_quant=quant.uniform(6, low=-3.0, high=3.0)
+            0.6,
+            0.7,
+            state_quant=quant.uniform(6),
+            current_quant=quant.uniform(6, low=-3.0, high=3.0),
         )
         self.average, self.largest = nn.AvgPool2d(2), nn.MaxPool2d(2)
         self.late = layers.Delay(2)

@@ -1,4 +1,5 @@
-"""Random integer networks as a file could describe them: any geometry, bounds wider than needed, values passed on in any shape.
+"""Random integer networks as a file could describe them: any geometry, bounds wider than needed,
+values passed on in any shape.
 
     PYTHONPATH=tests python -m deploy.random_integers 0 1000
 
@@ -17,7 +18,17 @@ import numpy as np
 
 from snnsim.deploy import IntegerNetwork
 from snnsim.deploy.exactness import accumulator_bounds
-from snnsim.deploy.operations import Add, Delay, GridNeuron, Pool, Product, Reshape, Signal, TableNeuron, Window
+from snnsim.deploy.operations import (
+    Add,
+    Delay,
+    GridNeuron,
+    Pool,
+    Product,
+    Reshape,
+    Signal,
+    TableNeuron,
+    Window,
+)
 from snnsim.errors import InvalidValueError
 
 
@@ -29,7 +40,9 @@ def random_integers(seed):
     signals, operations = [Signal(shape, *bounds)], []
     for _ in range(draw.randint(1, 7)):
         source = len(signals) - 1 if draw.random() < 0.8 else draw.randrange(len(signals))
-        make = draw.choice([product, product, product, pool, pool, add, reshape, delay, neuron, neuron])
+        make = draw.choice(
+            [product, product, product, pool, pool, add, reshape, delay, neuron, neuron]
+        )
         try:
             operation = make(draw, numbers, signals, source, f"{make.__name__} {len(operations)}")
             IntegerNetwork(signals[0], [*operations, operation], 0)
@@ -46,11 +59,20 @@ def random_integers(seed):
 def product(draw, numbers, signals, source, name):
     signal = signals[source]
     channels, height, width = signal.planes
-    window = Window() if draw.random() < 0.3 else pairs(draw, [1, 1, 2, 3], [1, 1, 2, 3], [0, 0, 1, 2], [1, 1, 2])
+    window = (
+        Window()
+        if draw.random() < 0.3
+        else pairs(draw, [1, 1, 2, 3], [1, 1, 2, 3], [0, 0, 1, 2], [1, 1, 2])
+    )
     groups = draw.choice([1, 1, channels])
-    outputs, top = groups * draw.choice([1, 2, 3, 8, 9]), draw.choice([1, 7, 8, 127, 127, 2000, 40000])
+    outputs, top = (
+        groups * draw.choice([1, 2, 3, 8, 9]),
+        draw.choice([1, 7, 8, 127, 127, 2000, 40000]),
+    )
     kind = np.int8 if top < 2**7 else np.int16 if top < 2**15 else np.int32
-    weight = numbers.integers(-top, top, (outputs, channels // groups, *window.kernel), endpoint=True).astype(kind)
+    weight = numbers.integers(
+        -top, top, (outputs, channels // groups, *window.kernel), endpoint=True
+    ).astype(kind)
     weight = draw.choice([weight, weight, weight, abs(weight), -abs(weight)])
     multiplier = numbers.integers(1, draw.choice([2, 2, 50, 1000]), outputs).astype(np.int32)
     offset = draw.choice([0, 1]) * numbers.integers(-100, 100, outputs).astype(np.int32)
@@ -64,7 +86,9 @@ def product(draw, numbers, signals, source, name):
     places = window.output_size(height, width)
     shape = (outputs,) if places == (1, 1) and draw.random() < 0.5 else (outputs, *places)
     output = Signal(shape, *wider(draw, int(lowest.min()), int(highest.max())))
-    return Product(name, (source,), output, signal.planes, weight, multiplier, offset, limits, window, groups)
+    return Product(
+        name, (source,), output, signal.planes, weight, multiplier, offset, limits, window, groups
+    )
 
 
 def pool(draw, numbers, signals, source, name):
@@ -82,7 +106,8 @@ def add(draw, numbers, signals, source, name):
     inputs = (source, *(draw.choice(like) for _ in range(draw.choice([0, 1, 1, 2]))))
     shifts = tuple(draw.choice([0, 0, 1, 4]) for _ in inputs)
     low, high = (
-        sum(getattr(signals[i], bound) << shift for i, shift in zip(inputs, shifts, strict=True)) for bound in ("low", "high")
+        sum(getattr(signals[i], bound) << shift for i, shift in zip(inputs, shifts, strict=True))
+        for bound in ("low", "high")
     )
     return Add(name, inputs, Signal(signals[source].shape, *wider(draw, low, high)), shifts)
 
@@ -96,20 +121,35 @@ def reshape(draw, numbers, signals, source, name):
 
 def delay(draw, numbers, signals, source, name):
     signal = signals[source]
-    return Delay(name, (source,), Signal(signal.shape, *wider(draw, signal.low, signal.high)), draw.choice([0, 0, 1, 1, 2, 3]))
+    return Delay(
+        name,
+        (source,),
+        Signal(signal.shape, *wider(draw, signal.low, signal.high)),
+        draw.choice([0, 0, 1, 1, 2, 3]),
+    )
 
 
 def neuron(draw, numbers, signals, source, name):
     signal, levels = signals[source], draw.choice([2, 3, 4, 5, 16, 16, 33, 256])
-    splits = [(c, i) for c in range(1, signal.size + 1) for i in range(1, signal.size + 1) if signal.size % (c * i) == 0]
+    splits = [
+        (c, i)
+        for c in range(1, signal.size + 1)
+        for i in range(1, signal.size + 1)
+        if signal.size % (c * i) == 0
+    ]
     channels, inner = draw.choice([(1, 1), draw.choice(splits)])
     reset = numbers.integers(0, levels, (channels, levels)).astype(np.uint8)
     fire = numbers.integers(0, levels, channels, endpoint=True).astype(np.int32)
     potentials, bounds = None, (0, 1)
     if draw.random() < 0.3:
-        potentials = np.sort(numbers.integers(*draw.choice([(0, 200), (-5, 5), (-40000, 40000)]), levels)).astype(np.int32)
+        potentials = np.sort(
+            numbers.integers(*draw.choice([(0, 200), (-5, 5), (-40000, 40000)]), levels)
+        ).astype(np.int32)
         bounds = int(potentials[0]), int(potentials[-1])
-    output, reach = Signal(signal.shape, *wider(draw, *bounds)), max(levels, min(signal.magnitude, 2**24))
+    output, reach = (
+        Signal(signal.shape, *wider(draw, *bounds)),
+        max(levels, min(signal.magnitude, 2**24)),
+    )
     common = (name, (source,), output, reset, fire, draw.randrange(levels), inner, potentials)
     if levels <= 16 and draw.random() < 0.3:
         thresholds = numbers.integers(-reach, reach, (channels, levels, levels - 1), endpoint=True)
@@ -118,17 +158,27 @@ def neuron(draw, numbers, signals, source, name):
     if draw.random() < 0.4:
         edges = np.arange(levels - 1) * max(1, reach // levels) - reach // 3
     leak = numbers.integers(-reach, reach, (channels, levels), endpoint=True) // 4
-    return GridNeuron(*common, edges.astype(np.int32), leak.astype(np.int32), draw.choice([0, 0, 1, 6]), 0)
+    return GridNeuron(
+        *common, edges.astype(np.int32), leak.astype(np.int32), draw.choice([0, 0, 1, 6]), 0
+    )
 
 
 def pairs(draw, *options):
     """A window of random sizes; half of them are the same down and across."""
-    return Window(*((size, draw.choice([size, draw.choice(sizes)])) for sizes in options for size in [draw.choice(sizes)]))
+    return Window(
+        *(
+            (size, draw.choice([size, draw.choice(sizes)]))
+            for sizes in options
+            for size in [draw.choice(sizes)]
+        )
+    )
 
 
 def wider(draw, low, high):
     """Bounds around these, as a file may state them."""
-    more = draw.choice([(0, 0)] * 5 + [(0, 255), (0, 300), (-1, 0), (-40000, 40000), (-(2**30), 2**30)])
+    more = draw.choice(
+        [(0, 0)] * 5 + [(0, 255), (0, 300), (-1, 0), (-40000, 40000), (-(2**30), 2**30)]
+    )
     return min(low, more[0], 0), max(high, more[1], 0)
 
 

@@ -1,10 +1,12 @@
-"""Random networks, lowered and compared with their own forward: equal, or refused by the name of a part.
+"""Random networks, lowered and compared with their own forward: equal, or refused by the name of a
+part.
 
     python -m tests.deploy.random_networks --seeds 1000 --start 0 [--c]
 
-A number makes a network: every operation and geometry, layers and pools used twice, tied, parametrized and pruned weights, hooks,
-methods put in place of a layer's or a neuron's, dtypes, norms kept in training, input ranges. `--c` compiles the generated C under
-sanitizers and compares it too.
+A number makes a network: every operation and geometry, layers and pools used twice, tied,
+parametrized and pruned weights, hooks, methods put in place of a layer's or a neuron's, dtypes,
+norms kept in training, input ranges. `--c` compiles the generated C under sanitizers and compares
+it too.
 """
 
 import argparse
@@ -32,9 +34,18 @@ from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
 from snnsim.quant.learned import LearnedUniform
 
-# a network that `to_grid` has rounded fires almost as it did; chance differences grow from layer to layer
+# a network that `to_grid` has rounded fires almost as it did; chance differences grow from layer to
+# layer
 CHANGED = 0.25
-SANITIZED = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZED = [
+    "-std=c99",
+    "-O1",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
 
 
 class Fault(AssertionError):
@@ -47,7 +58,8 @@ class Noise(nn.Module):
 
 
 class Drawn(nn.Module):
-    """A network that is a list of steps; a step is the name of a function, what it is given, and where its values come from.
+    """A network that is a list of steps; a step is the name of a function, what it is given, and
+    where its values come from.
 
     Step `i` returns value `i + 1`; value 0 is the input.
     """
@@ -61,7 +73,11 @@ class Drawn(nn.Module):
         values = [x]
         for kind, argument, *sources in self.steps:
             given = [values[source] for source in sources]
-            values.append(self.parts[argument](*given) if kind == "call" else FUNCTIONS[kind](*given, argument))
+            values.append(
+                self.parts[argument](*given)
+                if kind == "call"
+                else FUNCTIONS[kind](*given, argument)
+            )
         return values[-1]
 
 
@@ -188,7 +204,9 @@ class Draw:
         if stage == 0 and self.chance(0.15) and case.bounds == (0, 1):
             case.real = True
             amax = self.of(1.0, 255 / 256, 15 / 16)
-            inputs = QuantDescriptor(self.of(4, 8), unsigned=True, amax=amax, power_of_two=self.chance(0.3))
+            inputs = QuantDescriptor(
+                self.of(4, 8), unsigned=True, amax=amax, power_of_two=self.chance(0.3)
+            )
         shape, source = self.shape, self.last
         self.product(inputs)
         if self.chance(0.2):
@@ -265,10 +283,22 @@ class Draw:
     def product(self, inputs, *sources):
         """A layer with quantized weights, and what may be done to it."""
         spatial = len(self.shape) - 1
-        options = {"bias": self.chance(0.7), "weight_quant": self.quantizer(), "input_quant": inputs}
-        tied = [m for m in self.net.parts.values() if isinstance(m, QuantLinear | QuantConv1d | QuantConv2d)]
+        options = {
+            "bias": self.chance(0.7),
+            "weight_quant": self.quantizer(),
+            "input_quant": inputs,
+        }
+        tied = [
+            m
+            for m in self.net.parts.values()
+            if isinstance(m, QuantLinear | QuantConv1d | QuantConv2d)
+        ]
         if spatial == 0:
-            again = [name for name, m in self.net.parts.items() if type(m) is QuantLinear and m.in_features == self.shape[0]]
+            again = [
+                name
+                for name, m in self.net.parts.items()
+                if type(m) is QuantLinear and m.in_features == self.shape[0]
+            ]
             if again and inputs is None and self.chance(0.3):
                 self.step("call", self.of(*again), *sources)
                 self.measure()
@@ -289,7 +319,11 @@ class Draw:
             kind = QuantConv1d if spatial == 1 else QuantConv2d
             layer = kind(self.shape[0], groups * self.within(1, 3), kernel, **geometry, **options)
         for other in tied:
-            if other.weight.shape == layer.weight.shape and self.chance(0.3) and isinstance(other.weight, nn.Parameter):
+            if (
+                other.weight.shape == layer.weight.shape
+                and self.chance(0.3)
+                and isinstance(other.weight, nn.Parameter)
+            ):
                 layer.weight = other.weight
                 break
         else:
@@ -302,7 +336,11 @@ class Draw:
             if layer.weight_quantizer.descriptor.learn_amax:
                 layer.reset_learned_range()
         if self.chance(0.06):
-            self.of(parametrizations.spectral_norm, parametrizations.orthogonal, parametrizations.weight_norm)(layer)
+            self.of(
+                parametrizations.spectral_norm,
+                parametrizations.orthogonal,
+                parametrizations.weight_norm,
+            )(layer)
         if self.chance(0.04):
             layer.weight_quantizer.descriptor = QuantDescriptor(12, axis=0)
         self.call(layer, *sources)
@@ -336,17 +374,28 @@ class Draw:
         shape = (
             self.shape
             if choice == 9
-            else tuple(size if i == (0 if choice == 7 else len(self.shape) - 1) else 1 for i, size in enumerate(self.shape))
+            else tuple(
+                size if i == (0 if choice == 7 else len(self.shape) - 1) else 1
+                for i, size in enumerate(self.shape)
+            )
         )
         return torch.from_numpy(self.random.uniform(low, high, shape)).float()
 
     def neuron(self):
         if self.chance(0.06):
             # as calibrate.convert makes them
-            self.call(neurons.IFNode(v_threshold=1.5, v_reset=None, state_quant=quant.uniform(6, threshold=1.5)))
+            self.call(
+                neurons.IFNode(
+                    v_threshold=1.5, v_reset=None, state_quant=quant.uniform(6, threshold=1.5)
+                )
+            )
             self.call(Scale(self.of(1.5, 0.3)))
             return
-        options = {"v_reset": self.of(0.0, None), "state_quant": self.codebook(), "min_decay": self.chance(0.1)}
+        options = {
+            "v_reset": self.of(0.0, None),
+            "state_quant": self.codebook(),
+            "min_decay": self.chance(0.1),
+        }
         leaky = {"tau": self.constant(1.5, 6.0), "decay_input": self.chance(0.7)}
         kind = self.within(0, 9)
         while True:
@@ -356,10 +405,15 @@ class Draw:
                 elif kind < 7:
                     node = neurons.LIFNode(**leaky, **options)
                 elif kind == 7:
-                    node = neurons.ParametricLIFNode(float(self.random.uniform(1.5, 5.0)), **options)
+                    node = neurons.ParametricLIFNode(
+                        float(self.random.uniform(1.5, 5.0)), **options
+                    )
                 elif kind == 8:
                     node = neurons.SynapticNode(
-                        0.6, 0.7, state_quant=options["state_quant"], current_quant=quant.uniform(6, low=-3.0, high=3.0)
+                        0.6,
+                        0.7,
+                        state_quant=options["state_quant"],
+                        current_quant=quant.uniform(6, low=-3.0, high=3.0),
                     )
                 else:
                     node = neurons.LIReadout(self.of(2.0, 3.0), state_quant=options["state_quant"])
@@ -392,7 +446,11 @@ class Draw:
             case.dtype = self.of(torch.float16, torch.bfloat16)
         elif kind in (7, 8):
             case.dtype = torch.float64
-        elif kind == 9 and isinstance(part, QuantLinear | QuantConv1d | QuantConv2d) and isinstance(part.weight, nn.Parameter):
+        elif (
+            kind == 9
+            and isinstance(part, QuantLinear | QuantConv1d | QuantConv2d)
+            and isinstance(part.weight, nn.Parameter)
+        ):
             prune.random_unstructured(part, "weight", 0.4)
         elif kind == 10:
             self.step("double", None)
@@ -402,7 +460,11 @@ class Draw:
             part.fire = lambda q: ((q >= 1) & (q < 1.3)).to(q.dtype)
         elif kind == 13 and hasattr(part, "fire"):
             part.leak = lambda v: v / 2 if bool(v.max() > 0.5) else v / 4
-        elif kind == 14 and isinstance(part, QuantLinear | QuantConv1d | QuantConv2d) and isinstance(part.weight, nn.Parameter):
+        elif (
+            kind == 14
+            and isinstance(part, QuantLinear | QuantConv1d | QuantConv2d)
+            and isinstance(part.weight, nn.Parameter)
+        ):
             parametrize.register_parametrization(part, "weight", Noise())
         self.net.to(case.dtype)
 
@@ -425,7 +487,12 @@ def named(refusal, net):
     """Whether a refusal says of which part it speaks."""
     names = [name for name, _ in net.named_modules() if name]
     text = str(refusal)
-    return "network" in text or "input_" in text or any(repr(name) in text for name in names) or bool(re.match(r"'\w+' ", text))
+    return (
+        "network" in text
+        or "input_" in text
+        or any(repr(name) in text for name in names)
+        or bool(re.match(r"'\w+' ", text))
+    )
 
 
 def gridded(case, grid_bits):
@@ -438,7 +505,9 @@ def gridded(case, grid_bits):
             return None
         except SnnsimError as problem:
             refusal = problem
-        if [type(module) for module in case.net.modules()] != kinds or not same(state, case.net.state_dict()):
+        if [type(module) for module in case.net.modules()] != kinds or not same(
+            state, case.net.state_dict()
+        ):
             raise Fault(f"a refusal changed the network: {refusal}")
         if not named(refusal, case.net):
             raise Fault(f"a refusal names no part: {refusal}")
@@ -459,7 +528,11 @@ def same(state, other):
 
 def outputs(case, x, single=False):
     net = case.net.eval()
-    runner = SingleStep(net, time_steps=case.time_steps) if single else MultiStep(net, time_steps=case.time_steps)
+    runner = (
+        SingleStep(net, time_steps=case.time_steps)
+        if single
+        else MultiStep(net, time_steps=case.time_steps)
+    )
     with torch.no_grad():
         return runner(x)
 
@@ -473,7 +546,8 @@ def equal(what, found, expected):
 
 
 def check(seed, compiler=None):
-    """Draw, lower and compare; returns what came of it: "equal", "equal by thresholds" or "refused: why".
+    """Draw, lower and compare; returns what came of it: "equal", "equal by thresholds" or "refused:
+    why".
 
     Raises:
         Fault: a difference, or a refusal without a name.
@@ -518,8 +592,17 @@ def check(seed, compiler=None):
         if compiler is not None:
             equal("C", run_c(integer, x, Path(folder) / "c", compiler), found)
     changed = float((expected != before).double().mean())
-    coarse = any(getattr(module, "grid_bits", None) is not None and module.grid_bits < 13 for module in case.net.modules())
-    if on_grid and not coarse and x.numel() and changed > CHANGED and integer.signals[integer.output].is_binary:
+    coarse = any(
+        getattr(module, "grid_bits", None) is not None and module.grid_bits < 13
+        for module in case.net.modules()
+    )
+    if (
+        on_grid
+        and not coarse
+        and x.numel()
+        and changed > CHANGED
+        and integer.signals[integer.output].is_binary
+    ):
         raise Fault(f"to_grid changed {changed:.1%} of the outputs")
     return "equal" if on_grid else "equal by thresholds"
 
@@ -528,14 +611,25 @@ def run_c(integer, x, folder, compiler):
     """Outputs of the generated C under sanitizers."""
     integer.to_c(folder)
     program = folder / "run"
-    subprocess.run([compiler, *SANITIZED, "-o", program, folder / "main.c", folder / "snn.c"], check=True, capture_output=True)
+    subprocess.run(
+        [compiler, *SANITIZED, "-o", program, folder / "main.c", folder / "snn.c"],
+        check=True,
+        capture_output=True,
+    )
     values = integer._sequence(x)
     steps, batch = values.shape[:2]
-    given = np.array([batch, steps], np.uint32).tobytes() + np.ascontiguousarray(values.swapaxes(0, 1)).tobytes()
+    given = (
+        np.array([batch, steps], np.uint32).tobytes()
+        + np.ascontiguousarray(values.swapaxes(0, 1)).tobytes()
+    )
     done = subprocess.run([program], input=given, check=True, capture_output=True)
     signal = integer.signals[integer.output]
     codes = sum(neuron.output.size for neuron in integer.neurons.values())
-    rows = np.frombuffer(done.stdout, np.uint8).reshape(batch, steps, 4 * signal.size + codes).swapaxes(0, 1)
+    rows = (
+        np.frombuffer(done.stdout, np.uint8)
+        .reshape(batch, steps, 4 * signal.size + codes)
+        .swapaxes(0, 1)
+    )
     out = np.ascontiguousarray(rows[..., : 4 * signal.size]).view(np.int32)
     return torch.from_numpy(out.reshape(steps, batch, *signal.shape).copy())
 

@@ -16,7 +16,17 @@ from snnsim.errors import InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv2d, QuantLinear
 
-CODEBOOKS = ["uniform1", "uniform2", "uniform3", "uniform4", "exponential4", "classic4", "classic-exponential3", "floor4", "odd"]
+CODEBOOKS = [
+    "uniform1",
+    "uniform2",
+    "uniform3",
+    "uniform4",
+    "exponential4",
+    "classic4",
+    "classic-exponential3",
+    "floor4",
+    "odd",
+]
 
 
 def tables(integer):
@@ -53,7 +63,9 @@ def test_thresholds_are_the_smallest_sums():
 
 
 def test_convolutions_with_time_constants_of_their_channels():
-    node = neurons.LIFNode(torch.tensor([1.7, 3.0]).reshape(2, 1, 1), v_reset=None, state_quant=quant.uniform(3))
+    node = neurons.LIFNode(
+        torch.tensor([1.7, 3.0]).reshape(2, 1, 1), v_reset=None, state_quant=quant.uniform(3)
+    )
     net = awake(nn.Sequential(QuantConv2d(1, 2, 3), node))
     integer = lower(net, (1, 6, 7))
     assert tables(integer)[0].inner == 20
@@ -62,7 +74,12 @@ def test_convolutions_with_time_constants_of_their_channels():
 
 def test_flattened_convolutions_and_pools_in_front():
     net = awake(
-        nn.Sequential(nn.AvgPool2d(2), QuantConv2d(1, 2, 2), nn.Flatten(), neurons.LIFNode(3.0, state_quant=quant.uniform(4)))
+        nn.Sequential(
+            nn.AvgPool2d(2),
+            QuantConv2d(1, 2, 2),
+            nn.Flatten(),
+            neurons.LIFNode(3.0, state_quant=quant.uniform(4)),
+        )
     )
     integer = lower(net, (1, 6, 8))
     assert len(tables(integer)) == 1
@@ -70,7 +87,11 @@ def test_flattened_convolutions_and_pools_in_front():
 
 
 def test_a_readout_needs_levels_on_a_grid_and_nothing_else():
-    net = awake(nn.Sequential(QuantLinear(12, 9), neurons.LIReadout(3.0, state_quant=quant.integer_grid(4, 2))))
+    net = awake(
+        nn.Sequential(
+            QuantLinear(12, 9), neurons.LIReadout(3.0, state_quant=quant.integer_grid(4, 2))
+        )
+    )
     integer = lower(net)
     assert len(tables(integer)) == 1
     assert verify(net, integer, [spikes(9, 3, 12)]).exact
@@ -78,7 +99,11 @@ def test_a_readout_needs_levels_on_a_grid_and_nothing_else():
 
 def test_scales_far_below_any_grid():
     net = awake(
-        nn.Sequential(QuantLinear(12, 9), neurons.IFNode(v_threshold=1e-9, state_quant=quant.uniform(4, threshold=1e-9))), 1e-9
+        nn.Sequential(
+            QuantLinear(12, 9),
+            neurons.IFNode(v_threshold=1e-9, state_quant=quant.uniform(4, threshold=1e-9)),
+        ),
+        1e-9,
     )
     integer = lower(net)
     x = spikes(9, 3, 12)
@@ -88,7 +113,12 @@ def test_scales_far_below_any_grid():
 
 def test_real_input_scales():
     inputs = QuantDescriptor(8, unsigned=True, amax=0.9)
-    net = awake(nn.Sequential(QuantLinear(12, 9, input_quant=inputs), neurons.LIFNode(3.0, state_quant=quant.uniform(4))))
+    net = awake(
+        nn.Sequential(
+            QuantLinear(12, 9, input_quant=inputs),
+            neurons.LIFNode(3.0, state_quant=quant.uniform(4)),
+        )
+    )
     integer = lower(net)
     x = torch.rand(9, 3, 12)
     assert verify(net, integer, [x]).exact
@@ -123,17 +153,25 @@ def test_sums_of_layers_have_no_thresholds():
     class Sum(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.node = QuantLinear(12, 9), QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4))
+            self.a, self.b, self.node = (
+                QuantLinear(12, 9),
+                QuantLinear(12, 9),
+                neurons.IFNode(state_quant=quant.uniform(4)),
+            )
 
         def forward(self, x):
             return self.node(self.a(x) + self.b(x))
 
-    with pytest.raises(InvalidValueError, match=r"what layer 'a' hands to a sum needs \d+ fractional bits"):
+    with pytest.raises(
+        InvalidValueError, match=r"what layer 'a' hands to a sum needs \d+ fractional bits"
+    ):
         lower(Sum())
 
 
 def test_constants_within_a_channel_are_refused():
     node = neurons.LIFNode(torch.linspace(1.5, 3.0, 7), state_quant=quant.uniform(4))
     net = nn.Sequential(QuantConv2d(1, 2, 3), node)
-    with pytest.raises(InvalidValueError, match="its constants differ within a channel of the layer before it"):
+    with pytest.raises(
+        InvalidValueError, match="its constants differ within a channel of the layer before it"
+    ):
         lower(net, (1, 6, 9))

@@ -20,7 +20,16 @@ from snnsim.errors import InvalidValueError, OutputError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
 
-STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wcast-qual", "-Werror"]
+STRICT = [
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Wconversion",
+    "-Wsign-conversion",
+    "-Wshadow",
+    "-Wcast-qual",
+    "-Werror",
+]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
@@ -28,7 +37,17 @@ needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is 
 def compiled(folder, *flags, compiler="gcc", standard="c99"):
     """The test program in `folder`."""
     program = folder / f"run_{len(list(folder.iterdir()))}"
-    command = [compiler, f"-std={standard}", "-O1", *STRICT, *flags, "-o", program, folder / "main.c", folder / "snn.c"]
+    command = [
+        compiler,
+        f"-std={standard}",
+        "-O1",
+        *STRICT,
+        *flags,
+        "-o",
+        program,
+        folder / "main.c",
+        folder / "snn.c",
+    ]
     if compiler == "g++":
         command[1:1] = ["-x", "c++"]
     subprocess.run(command, check=True, capture_output=True, text=True)
@@ -40,15 +59,24 @@ def outputs_and_codes(program, integer, x):
     x = integer._sequence(x)
     steps, batch = x.shape[:2]
     header = np.array([batch, steps], np.uint32).tobytes()
-    done = subprocess.run([program], input=header + x.swapaxes(0, 1).tobytes(), check=True, capture_output=True)
+    done = subprocess.run(
+        [program], input=header + x.swapaxes(0, 1).tobytes(), check=True, capture_output=True
+    )
     outputs = integer.signals[integer.output].size
     neurons_ = sum(neuron.output.size for neuron in integer.neurons.values())
-    rows = np.frombuffer(done.stdout, np.uint8).reshape(batch, steps, 4 * outputs + neurons_).swapaxes(0, 1)
+    rows = (
+        np.frombuffer(done.stdout, np.uint8)
+        .reshape(batch, steps, 4 * outputs + neurons_)
+        .swapaxes(0, 1)
+    )
     return np.ascontiguousarray(rows[..., : 4 * outputs]).view(np.int32), rows[..., 4 * outputs :]
 
 
 def size_of_struct(folder):
-    text = '#include "snn.h"\n#include <stdio.h>\nint main(void) { printf("%u", (unsigned)sizeof(struct snn)); return 0; }\n'
+    text = (
+        '#include "snn.h"\n#include <stdio.h>\nint main(void) { printf("%u",'
+        " (unsigned)sizeof(struct snn)); return 0; }\n"
+    )
     (folder / "size.txt").write_text(text)
     subprocess.run(["gcc", "-I.", "-o", "size", "-x", "c", "size.txt"], cwd=folder, check=True)
     return int(subprocess.run([folder / "size"], check=True, capture_output=True, text=True).stdout)
@@ -67,7 +95,11 @@ def check_equal(integer, x, folder, **options):
 
 @needs_compiler
 def test_an_input_that_is_read_in_another_shape(tmp_path):
-    net = awake(nn.Sequential(nn.Flatten(), QuantLinear(12, 5), neurons.IFNode(state_quant=quant.uniform(4))))
+    net = awake(
+        nn.Sequential(
+            nn.Flatten(), QuantLinear(12, 5), neurons.IFNode(state_quant=quant.uniform(4))
+        )
+    )
     check_equal(lowered(net, (1, 3, 4)), spikes(6, 2, 1, 3, 4), tmp_path / "c")
 
 
@@ -101,16 +133,26 @@ def test_another_compiler_warns_of_nothing_either(name, tmp_path):
 @pytest.mark.parametrize("outputs", [1, 8, 13])
 def test_weights_of_every_width(bits, outputs, tmp_path):
     # more events than a pass holds, and weights at the ends of their range
-    layer = QuantLinear(700, outputs, weight_quant=QuantDescriptor(bits, axis=0, narrow_range=bits == 2))
+    layer = QuantLinear(
+        700, outputs, weight_quant=QuantDescriptor(bits, axis=0, narrow_range=bits == 2)
+    )
     with torch.no_grad():
         layer.weight.copy_(torch.randint(-1, 2, layer.weight.shape) * layer.weight.abs().max())
-    integer = lowered(nn.Sequential(layer, neurons.IFNode(v_reset=None, state_quant=quant.uniform(5))), grid_bits=16)
-    x = torch.stack([torch.ones(2, 700), torch.zeros(2, 700), spikes(2, 700), spikes(2, 700, density=0.9)])
+    integer = lowered(
+        nn.Sequential(layer, neurons.IFNode(v_reset=None, state_quant=quant.uniform(5))),
+        grid_bits=16,
+    )
+    x = torch.stack(
+        [torch.ones(2, 700), torch.zeros(2, 700), spikes(2, 700), spikes(2, 700, density=0.9)]
+    )
     check_equal(integer, x, tmp_path / "c")
 
 
 @needs_compiler
-@pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 3), ((1, 2), (2, 0), 2, 1)])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups"),
+    [(1, 0, 1, 1), (2, 1, 1, 3), ((1, 2), (2, 0), 2, 1)],
+)
 def test_convolutions_and_pools_of_pixels(stride, padding, dilation, groups, tmp_path):
     net = nn.Sequential(
         nn.AvgPool2d(2, stride=1, padding=1),
@@ -126,7 +168,11 @@ def test_convolutions_and_pools_of_pixels(stride, padding, dilation, groups, tmp
 
 @needs_compiler
 def test_channels_and_clamped_sums(tmp_path):
-    node = neurons.LIFNode(torch.tensor([2.0, 3.0, 5.0]), v_threshold=torch.tensor([0.5, 1.0, 1.4]), state_quant=quant.uniform(3))
+    node = neurons.LIFNode(
+        torch.tensor([2.0, 3.0, 5.0]),
+        v_threshold=torch.tensor([0.5, 1.0, 1.4]),
+        state_quant=quant.uniform(3),
+    )
     net = nn.Sequential(QuantLinear(40, 3), node)
     with torch.no_grad():
         net[0].weight.normal_(0, 3e6)
@@ -142,7 +188,9 @@ def test_channels_and_clamped_sums(tmp_path):
 def test_thresholds_by_bisection(weight_bits, kind, levels, search, tmp_path):
     codebook = quant.from_levels([-0.5 + 0.3 * i for i in range(levels)])
     layer = QuantLinear(30, 6, weight_quant=QuantDescriptor(weight_bits, axis=0))
-    net = awake(nn.Sequential(layer, neurons.LIFNode(1.7, v_threshold=0.6, state_quant=codebook)), 4.0)
+    net = awake(
+        nn.Sequential(layer, neurons.LIFNode(1.7, v_threshold=0.6, state_quant=codebook)), 4.0
+    )
     source = check_equal(lower(net), spikes(9, 4, 30), tmp_path / "c")
     assert f"static const {kind} thresholds_1" in source.files["snn.c"]
     assert f" {search}{'_short' * (kind == 'int16_t')}(thresholds_1" in source.files["snn.c"]
@@ -176,7 +224,12 @@ def test_sums_that_are_never_negative(tmp_path):
 @needs_compiler
 @pytest.mark.parametrize("steps", [1, 2])
 def test_delays(steps, tmp_path):
-    net = awake(nn.Sequential(QuantLinear(8, 6), neurons.IFNode(state_quant=quant.uniform(4)), layers.Delay(steps)), 4.0)
+    net = awake(
+        nn.Sequential(
+            QuantLinear(8, 6), neurons.IFNode(state_quant=quant.uniform(4)), layers.Delay(steps)
+        ),
+        4.0,
+    )
     check_as_network(net, spikes(6, 3, 8), tmp_path / "c")
 
 
@@ -192,9 +245,14 @@ def check_as_network(net, x, folder, shape=None, grid_bits=14):
 
 @needs_compiler
 def test_a_pool_before_the_neuron_needs_no_32_bit_plane(tmp_path):
-    net = nn.Sequential(QuantConv2d(1, 16, 3, padding=1), nn.MaxPool2d(2), neurons.IFNode(state_quant=quant.uniform(4)))
+    net = nn.Sequential(
+        QuantConv2d(1, 16, 3, padding=1),
+        nn.MaxPool2d(2),
+        neurons.IFNode(state_quant=quant.uniform(4)),
+    )
     source = check_equal(lowered(net, (1, 28, 28), 12), spikes(4, 1, 1, 28, 28), tmp_path / "c")
-    # sums of 9 weights of 8 bits fit 16 bits; maxima lie over them, and half a byte is the state of a neuron
+    # sums of 9 weights of 8 bits fit 16 bits; maxima lie over them, and half a byte is the state of
+    # a neuron
     assert source.ram_bytes == 2 * 16 * 28 * 28 + 16 * 14 * 14 // 2
 
 
@@ -217,12 +275,19 @@ def test_the_core_calls_no_library_and_knows_no_float(tmp_path):
     _, integer, _ = example("residual")
     source = integer.to_c(tmp_path / "c")
     subprocess.run(
-        ["gcc", "-Os", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-c", "snn.c"], cwd=tmp_path / "c", check=True
+        ["gcc", "-Os", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-c", "snn.c"],
+        cwd=tmp_path / "c",
+        check=True,
     )
-    symbols = subprocess.run(["nm", "-u", "snn.o"], cwd=tmp_path / "c", check=True, capture_output=True, text=True).stdout
+    symbols = subprocess.run(
+        ["nm", "-u", "snn.o"], cwd=tmp_path / "c", check=True, capture_output=True, text=True
+    ).stdout
     assert set(re.findall(r"U (\w+)", symbols)) <= {"_GLOBAL_OFFSET_TABLE_"}
     assert not re.search(r"\b(float|double|malloc)\b", source.files["snn.c"])
-    assert re.findall(r"#include (\S+)", source.files["snn.c"] + source.files["snn.h"]) == ['"snn.h"', "<stdint.h>"]
+    assert re.findall(r"#include (\S+)", source.files["snn.c"] + source.files["snn.h"]) == [
+        '"snn.h"',
+        "<stdint.h>",
+    ]
 
 
 def test_the_usual_network_is_small():
@@ -240,7 +305,10 @@ def test_the_usual_network_is_small():
 
 def test_names_that_c_cannot_spell(tmp_path):
     _, integer, _ = example("dense")
-    renamed = [dataclasses.replace(op, name=f"schicht_ä{i}*/ evil") for i, op in enumerate(integer.operations)]
+    renamed = [
+        dataclasses.replace(op, name=f"schicht_ä{i}*/ evil")
+        for i, op in enumerate(integer.operations)
+    ]
     text = generate(IntegerNetwork(integer.input, renamed, integer.output)).files["snn.c"]
     assert text.isascii()
     assert r"/* schicht_\xe40* / evil: product */" in text
@@ -249,10 +317,29 @@ def test_names_that_c_cannot_spell(tmp_path):
 @needs_compiler
 def test_layers_of_the_same_name_and_of_keywords(tmp_path):
     _, integer, x = example("residual")
-    names = ["int", "int", "while", "snn", "snn_step", "", "\n", "\\", "??/", "// */ #error", "*/*/", "/*/**"]
-    renamed = [dataclasses.replace(op, name=names[i % len(names)]) for i, op in enumerate(integer.operations)]
+    names = [
+        "int",
+        "int",
+        "while",
+        "snn",
+        "snn_step",
+        "",
+        "\n",
+        "\\",
+        "??/",
+        "// */ #error",
+        "*/*/",
+        "/*/**",
+    ]
+    renamed = [
+        dataclasses.replace(op, name=names[i % len(names)])
+        for i, op in enumerate(integer.operations)
+    ]
     # neurons alone are told apart by their names
-    renamed = [dataclasses.replace(op, name=f"{op.name}{i}" if isinstance(op, Neuron) else op.name) for i, op in enumerate(renamed)]
+    renamed = [
+        dataclasses.replace(op, name=f"{op.name}{i}" if isinstance(op, Neuron) else op.name)
+        for i, op in enumerate(renamed)
+    ]
     again = IntegerNetwork(integer.input, renamed, integer.output)
     source = again.to_c(tmp_path / "c")
     assert r"/* \n" in source.files["snn.c"]
@@ -266,40 +353,68 @@ def test_a_name_that_means_something_else_elsewhere(name, tmp_path):
     _, integer, _ = example("dense")
     integer.to_c(tmp_path / "c", name)
     for compiler in (["gcc", "-std=c99"], ["g++", "-x", "c++", "-std=c++14"]):
-        subprocess.run([*compiler, *STRICT, "-c", "main.c", f"{name}.c"], cwd=tmp_path / "c", check=True, capture_output=True)
+        subprocess.run(
+            [*compiler, *STRICT, "-c", "main.c", f"{name}.c"],
+            cwd=tmp_path / "c",
+            check=True,
+            capture_output=True,
+        )
 
 
 @pytest.mark.parametrize("name", ["even_cell", "code_at", "list_events", "layer_0", "weights_0"])
 def test_a_name_that_the_source_uses_itself(name, tmp_path):
     _, integer, _ = example("dense")
-    with pytest.raises(InvalidValueError, match=f"name='{name}'.*: is what a part of the source is called; take another"):
+    with pytest.raises(
+        InvalidValueError,
+        match=f"name='{name}'.*: is what a part of the source is called; take another",
+    ):
         integer.to_c(tmp_path / "c", name)
     assert not (tmp_path / "c").exists()
 
 
 def test_the_header_says_how_it_is_run():
-    layer = QuantLinear(6, 4, input_quant=QuantDescriptor(8, unsigned=True, amax=255 / 256, power_of_two=True))
-    runner = MultiStep(nn.Sequential(layer, neurons.IFNode(state_quant=quant.uniform(4))), time_steps=7)
+    layer = QuantLinear(
+        6, 4, input_quant=QuantDescriptor(8, unsigned=True, amax=255 / 256, power_of_two=True)
+    )
+    runner = MultiStep(
+        nn.Sequential(layer, neurons.IFNode(state_quant=quant.uniform(4))), time_steps=7
+    )
     to_grid(runner, 14)
     header = generate(lower(runner, decision="rate")).files["snn.h"]
     assert "#define SNN_TIME_STEPS 7u" in header
     assert "a sample is 7 time steps, from rest, with the same input at each" in header
     assert "a real input times 256, rounded, halves to even, and cut off at these bounds" in header
-    assert "spikes of one sample and time step; the class is the output whose sum over the time steps is largest" in header
+    assert (
+        "spikes of one sample and time step; the class is the output whose sum over the time steps"
+        " is largest" in header
+    )
     _, integer, _ = example("residual")
     header = generate(integer).files["snn.h"]
     assert "TIME_STEPS" not in header
     assert "a sample is a sequence of any number of time steps" in header
-    assert "0 to 1 each: whole numbers as they are;\n * laid out as [channel][row][column] = [2][8][8], the last" in header
+    assert (
+        "0 to 1 each: whole numbers as they are;\n * laid out as [channel][row][column] ="
+        " [2][8][8], the last" in header
+    )
 
 
 def test_states_beyond_the_reach_of_an_index():
-    node = dataclasses.replace(example("dense")[1].operations[1], reset=np.zeros((1, 256), np.uint8), levels=None)
+    node = dataclasses.replace(
+        example("dense")[1].operations[1], reset=np.zeros((1, 256), np.uint8), levels=None
+    )
     signal = Signal((1, 2**15, 2**15), 0, 1)
     node = dataclasses.replace(
-        node, inputs=(0,), output=signal, inner=1, edges=np.arange(255, dtype=np.int32), leak=np.zeros((1, 256), np.int32)
+        node,
+        inputs=(0,),
+        output=signal,
+        inner=1,
+        edges=np.arange(255, dtype=np.int32),
+        leak=np.zeros((1, 256), np.int32),
     )
-    with pytest.raises(InvalidValueError, match=r"its states take 8589934592 bits, and C counts up to 2\^32; use fewer neurons"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"its states take 8589934592 bits, and C counts up to 2\^32; use fewer neurons",
+    ):
         generate(IntegerNetwork(signal, [node], 1))
 
 
@@ -311,7 +426,10 @@ def test_an_existing_folder_is_left_alone(tmp_path):
 def test_lanes_of_packed_weights():
     weight = torch.arange(-8, 8).reshape(16, 1).numpy()
     assert fits_nibbles(weight)
-    assert [hex(word) for word in packed_nibbles(weight).reshape(-1)] == ["0x76543210", "0xfedcba98"]
+    assert [hex(word) for word in packed_nibbles(weight).reshape(-1)] == [
+        "0x76543210",
+        "0xfedcba98",
+    ]
     assert [hex(word) for word in packed_bytes(weight)[:2, 0]] == ["0x7b7a7978", "0x7f7e7d7c"]
     # whole blocks of 8 outputs
     assert packed_bytes(weight[:9]).shape == (4, 1)
@@ -349,7 +467,21 @@ def test_other_edges_are_searched():
 @needs_compiler
 def test_zeros_may_be_shifted_by_all_bits(tmp_path):
     zeros = Signal((3,), 0, 0)
-    tables = {"reset": np.array([[0, 1]], np.uint8), "fire": np.array([1], np.int32), "start": 0, "inner": 1, "levels": None}
-    charge = {"edges": np.array([1], np.int32), "leak": np.array([[0, 1]], np.int32), "shift": 31, "frac_bits": 0}
-    operations = [Add("sum", (0, 0), zeros, (31, 0)), GridNeuron("node", (1,), Signal((3,), 0, 1), **tables, **charge)]
+    tables = {
+        "reset": np.array([[0, 1]], np.uint8),
+        "fire": np.array([1], np.int32),
+        "start": 0,
+        "inner": 1,
+        "levels": None,
+    }
+    charge = {
+        "edges": np.array([1], np.int32),
+        "leak": np.array([[0, 1]], np.int32),
+        "shift": 31,
+        "frac_bits": 0,
+    }
+    operations = [
+        Add("sum", (0, 0), zeros, (31, 0)),
+        GridNeuron("node", (1,), Signal((3,), 0, 1), **tables, **charge),
+    ]
     check_equal(IntegerNetwork(zeros, operations, 2), np.zeros((2, 1, 3), np.int64), tmp_path / "c")

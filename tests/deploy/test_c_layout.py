@@ -37,10 +37,19 @@ def test_no_value_lies_on_another_that_is_still_needed(networks):
         own = layout.values[i + 1]
         assert own.first % width_of(own.kind) == 0
         for other in layout.values[: i + 1]:
-            apart = own.area != other.area or own.first >= other.first + other.bytes or other.first >= own.first + own.bytes
+            apart = (
+                own.area != other.area
+                or own.first >= other.first + other.bytes
+                or other.first >= own.first + own.bytes
+            )
             # where it lies on what it reads, it begins no later and is no wider
             over = own.first <= other.first and width_of(own.kind) <= width_of(other.kind)
-            assert own is other or apart or last.get(id(other), -1) < i or (last[id(other)] == i and over)
+            assert (
+                own is other
+                or apart
+                or last.get(id(other), -1) < i
+                or (last[id(other)] == i and over)
+            )
     for area, size in layout.areas.items():
         ends = [values.first + values.bytes for values in layout.values if values.area == area]
         assert max(ends, default=0) <= size < max(ends, default=0) + 4
@@ -49,7 +58,10 @@ def test_no_value_lies_on_another_that_is_still_needed(networks):
 def test_a_value_in_another_shape_is_the_same_value():
     source = Signal((2, 3), 0, 1)
     # bounds that a file may state change nothing
-    passed = [Reshape("flat", (0,), Signal((6,), 0, 300)), Delay("late", (1,), Signal((6,), -5, 300), 0)]
+    passed = [
+        Reshape("flat", (0,), Signal((6,), 0, 300)),
+        Delay("late", (1,), Signal((6,), -5, 300), 0),
+    ]
     layout = layout_of(IntegerNetwork(source, passed, 2))
     assert layout.values[0] is layout.values[1] is layout.values[2]
     assert layout.values[0].kind == "uint8_t"
@@ -103,7 +115,14 @@ def test_a_pool_that_never_looks_back_lies_over_what_it_reads(window, over):
     source = Signal((2, 6, 6), 0, 3)
     values = product(source, 2, weight=100)
     shape = (2, *window.output_size(6, 6))
-    pool = Pool("pool", (1,), Signal(shape, values.output.low, values.output.high), values.output.planes, window, True)
+    pool = Pool(
+        "pool",
+        (1,),
+        Signal(shape, values.output.low, values.output.high),
+        values.output.planes,
+        window,
+        True,
+    )
     layout = layout_of(IntegerNetwork(source, [values, pool], 2))
     assert layout.values[2].kind == layout.values[1].kind == "int16_t"
     assert (layout.values[2].first == layout.values[1].first) == over
@@ -119,7 +138,11 @@ ONE, LARGE = Signal((1, 1, 1), 0, 1), Signal((1, 2**14, 2**14), 0, 1)
         (LARGE, lambda: product(LARGE, 8), "one sample has at most"),
         (LARGE, lambda: Delay("late", (0,), LARGE, 8), "its state has at most"),
         (ONE, lambda: product(ONE, 1, Window(stride=(2**31, 1))), "a window's sizes fit 32 bits"),
-        (ONE, lambda: product(ONE, 1, Window(stride=(2**30, 1), padding=(2**30, 0))), "with its border, its input has at most"),
+        (
+            ONE,
+            lambda: product(ONE, 1, Window(stride=(2**30, 1), padding=(2**30, 0))),
+            "with its border, its input has at most",
+        ),
     ],
 )
 def test_sizes_beyond_the_reach_of_an_index(source, make, rule):
@@ -130,6 +153,13 @@ def test_sizes_beyond_the_reach_of_an_index(source, make, rule):
 def test_largest_sizes_are_laid_out():
     source = Signal((1, 2**15, 2**15), 0, 1)
     values = product(source, 1)
-    pool = Pool("pool", (1,), Signal((1, 2**14, 2**14), 0, 4), values.output.planes, Window((2, 2), (2, 2)), False)
+    pool = Pool(
+        "pool",
+        (1,),
+        Signal((1, 2**14, 2**14), 0, 4),
+        values.output.planes,
+        Window((2, 2), (2, 2)),
+        False,
+    )
     layout = layout_of(IntegerNetwork(source, [values, pool], 2))
     assert layout.areas == {"work": 0, "halves": 2**31}

@@ -16,7 +16,10 @@ def test_names_that_are_no_identifiers(name):
         generate(integer, name)
 
 
-@pytest.mark.parametrize("name", ["int", "float", "class", "while", "inline", "typeof", "constexpr", "uint8_t", "wchar_t"])
+@pytest.mark.parametrize(
+    "name",
+    ["int", "float", "class", "while", "inline", "typeof", "constexpr", "uint8_t", "wchar_t"],
+)
 def test_words_of_the_language(name):
     with pytest.raises(InvalidValueError, match="is a word of C or C"):
         check_name(name)
@@ -24,7 +27,9 @@ def test_words_of_the_language(name):
 
 @pytest.mark.parametrize("name", ["linux", "unix", "i386", "errno", "stdin", "complex"])
 def test_macros(name):
-    with pytest.raises(InvalidValueError, match=f"name='{name}'.*: is a macro of some compilers; take another"):
+    with pytest.raises(
+        InvalidValueError, match=f"name='{name}'.*: is a macro of some compilers; take another"
+    ):
         check_name(name)
 
 
@@ -44,7 +49,13 @@ def test_names_that_are_reserved(name):
 @pytest.mark.parametrize("language", ["c", "c++"])
 def test_what_this_compiler_predefines_is_refused(language):
     """Also without -std=c99."""
-    done = subprocess.run(["gcc", "-x", language, "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["gcc", "-x", language, "-dM", "-E", "-"],
+        input="",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     predefined = {line.split()[1] for line in done.stdout.splitlines()}
     lower_case = {name for name in predefined if name[0].isalpha() and name == name.lower()}
     assert lower_case <= {*MACROS.split(), *WORDS.split()}

@@ -19,15 +19,26 @@ def test_every_spike_counts_once_for_every_synapse():
 
 
 def test_inputs_that_are_no_spikes_are_multiplied():
-    found = count_operations(nn.Sequential(nn.Linear(3, 5), neurons.IFNode()), torch.tensor([[[2.0, 0.0, 1.0]]]))
+    found = count_operations(
+        nn.Sequential(nn.Linear(3, 5), neurons.IFNode()), torch.tensor([[[2.0, 0.0, 1.0]]])
+    )
     assert (found.additions, found.multiplications, found.synaptic) == (0.0, 10.0, 10.0)
     # what a quantizer rounds to 0 reaches no synapse
     layer = QuantLinear(3, 5, input_quant=QuantDescriptor(2, unsigned=True, amax=3.0))
-    assert count_operations(nn.Sequential(layer, neurons.IFNode()), torch.tensor([[[2.0, 0.2, 0.0]]])).synaptic == 5.0
+    assert (
+        count_operations(
+            nn.Sequential(layer, neurons.IFNode()), torch.tensor([[[2.0, 0.2, 0.0]]])
+        ).synaptic
+        == 5.0
+    )
 
 
 def test_convolutions_count_what_each_place_sees():
-    net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=2), neurons.IFNode(state_quant=quant.uniform(4)), layers.Delay(1))
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, groups=2),
+        neurons.IFNode(state_quant=quant.uniform(4)),
+        layers.Delay(1),
+    )
     x = torch.zeros(1, 1, 2, 4, 4)
     x[..., 0, 0, 0] = 1
     # a corner is seen by four places of the two channels of its group

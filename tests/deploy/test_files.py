@@ -39,7 +39,10 @@ def test_an_existing_folder_is_left_alone(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(MissingDataError, match=r"network.json is not there; name a folder that IntegerNetwork.save wrote"):
+    with pytest.raises(
+        MissingDataError,
+        match=r"network.json is not there; name a folder that IntegerNetwork.save wrote",
+    ):
         IntegerNetwork.load(tmp_path)
 
 
@@ -57,7 +60,9 @@ def rewrite(folder, change, rehash=True):
     manifest = json.loads(path.read_text())
     change(manifest)
     if rehash:
-        body = {key: value for key, value in manifest.items() if key not in ("sha256", "snnsim_version")}
+        body = {
+            key: value for key, value in manifest.items() if key not in ("sha256", "snnsim_version")
+        }
         manifest["sha256"]["network"] = _hash(body)
     path.write_text(json.dumps(manifest))
 
@@ -79,15 +84,43 @@ def test_a_changed_manifest_is_noticed(saved):
 
 BROKEN = {
     "format": (lambda m: m.update(format="other"), DataError, "its format is 'other'"),
-    "version": (lambda m: m.update(format_version=2), DataError, "has format version 2, this snnsim reads 1"),
-    "kind": (lambda m: m["operations"][0].update(kind="os.system"), DataError, "damaged or not an integer network"),
-    "field": (lambda m: m["operations"][0].update(extra=1), DataError, "an operation Product with the fields"),
+    "version": (
+        lambda m: m.update(format_version=2),
+        DataError,
+        "has format version 2, this snnsim reads 1",
+    ),
+    "kind": (
+        lambda m: m["operations"][0].update(kind="os.system"),
+        DataError,
+        "damaged or not an integer network",
+    ),
+    "field": (
+        lambda m: m["operations"][0].update(extra=1),
+        DataError,
+        "an operation Product with the fields",
+    ),
     "type": (lambda m: m["operations"][1].update(start="8"), DataError, "'8' instead of int"),
     "bool": (lambda m: m["operations"][1].update(start=True), DataError, "True instead of int"),
-    "window": (lambda m: m["operations"][0]["window"].update(stride=[1]), DataError, "damaged or not an integer network"),
-    "tensor": (lambda m: m["operations"][0].update(weight="9.weight"), DataError, "damaged or not an integer network"),
-    "range": (lambda m: m["operations"][1].update(start=99), InvalidValueError, "every code is below the number of levels"),
-    "input": (lambda m: m["input"].update(shape=[21]), InvalidValueError, "its planes hold as many integers as its input"),
+    "window": (
+        lambda m: m["operations"][0]["window"].update(stride=[1]),
+        DataError,
+        "damaged or not an integer network",
+    ),
+    "tensor": (
+        lambda m: m["operations"][0].update(weight="9.weight"),
+        DataError,
+        "damaged or not an integer network",
+    ),
+    "range": (
+        lambda m: m["operations"][1].update(start=99),
+        InvalidValueError,
+        "every code is below the number of levels",
+    ),
+    "input": (
+        lambda m: m["input"].update(shape=[21]),
+        InvalidValueError,
+        "its planes hold as many integers as its input",
+    ),
 }
 
 
@@ -127,7 +160,10 @@ def test_a_pipe_or_a_device_is_not_waited_for(saved):
         IntegerNetwork.load(saved)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, "null", "1e999", "\\ud800", "9" * 10_000])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, "null", "1e999", "\\ud800", "9" * 10_000],
+)
 def test_json_that_describes_nothing_is_refused(text, saved):
     (saved / "network.json").write_text(text)
     with pytest.raises(DataError, match="damaged or not an integer network"):
@@ -137,7 +173,9 @@ def test_json_that_describes_nothing_is_refused(text, saved):
 def test_a_file_larger_than_any_network_is_not_read(saved):
     with (saved / "network.json").open("ab") as file:
         file.truncate(2**30)
-    with pytest.raises(DataError, match=r"network[.]json has 1073741824 bytes, more than any network"):
+    with pytest.raises(
+        DataError, match=r"network[.]json has 1073741824 bytes, more than any network"
+    ):
         IntegerNetwork.load(saved)
 
 
@@ -154,7 +192,24 @@ def test_a_network_with_any_value_changed_is_refused_or_runs(saved):
     manifest = json.loads((saved / "network.json").read_text())
     manifest.pop("sha256")
     random = np.random.default_rng(0)
-    others = (0, -1, 1, 2**31, 2**40, 10**30, -(2**63), None, True, 0.5, float("nan"), "x", "../../x", [], {}, [1, 2])
+    others = (
+        0,
+        -1,
+        1,
+        2**31,
+        2**40,
+        10**30,
+        -(2**63),
+        None,
+        True,
+        0.5,
+        float("nan"),
+        "x",
+        "../../x",
+        [],
+        {},
+        [1, 2],
+    )
     for path in numbers(manifest):
         other = others[random.integers(len(others))]
 
@@ -169,7 +224,13 @@ def test_a_network_with_any_value_changed_is_refused_or_runs(saved):
         # no other error comes out
         with contextlib.suppress(SnnsimError):
             integer = IntegerNetwork.load(folder)
-            integer(np.zeros((2, *integer.input.shape) if integer.time_steps else (2, 2, *integer.input.shape)))
+            integer(
+                np.zeros(
+                    (2, *integer.input.shape)
+                    if integer.time_steps
+                    else (2, 2, *integer.input.shape)
+                )
+            )
         shutil.rmtree(folder)
 
 

@@ -31,10 +31,15 @@ def test_hooks_are_refused_by_name(part, kind):
     net = dense()
     module = net.get_submodule(part)
     hook = (
-        module.register_forward_hook(doubled) if kind == "forward" else module.register_forward_pre_hook(lambda m, x: (1 - x[0],))
+        module.register_forward_hook(doubled)
+        if kind == "forward"
+        else module.register_forward_pre_hook(lambda m, x: (1 - x[0],))
     )
     for function in (lower, to_grid):
-        with pytest.raises(InvalidValueError, match=f"'{part}' .*forward hooks" if part else "the network: it has forward hooks"):
+        with pytest.raises(
+            InvalidValueError,
+            match=f"'{part}' .*forward hooks" if part else "the network: it has forward hooks",
+        ):
             function(net)
     hook.remove()
     lower(net)
@@ -68,7 +73,9 @@ class OwnProduct(QuantLinear):
 def test_methods_in_place_of_a_layers_are_refused(kind):
     net = nn.Sequential(kind(20, 10), fires())
     to_grid(net, 14)
-    with pytest.raises(InvalidValueError, match=rf"'0' \({kind.__name__}\).*it has a \w+ of its own"):
+    with pytest.raises(
+        InvalidValueError, match=rf"'0' \({kind.__name__}\).*it has a \w+ of its own"
+    ):
         lower(net)
 
 
@@ -82,7 +89,9 @@ def test_methods_put_on_an_object_are_refused(part):
         lower(net)
     net = dense()
     net.forward = lambda x: 2 * x
-    with pytest.raises(InvalidValueError, match="the network has a forward or __call__ put in place"):
+    with pytest.raises(
+        InvalidValueError, match="the network has a forward or __call__ put in place"
+    ):
         lower(net)
 
 
@@ -103,7 +112,9 @@ def test_an_equation_put_on_a_neuron_that_its_table_shows_is_lowered():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused_and_double_is_not(dtype):
     for function in (lower, to_grid):
-        with pytest.raises(InvalidValueError, match=rf"'0.0' \(QuantLinear\).*it is in {dtype}.*net.float\(\)"):
+        with pytest.raises(
+            InvalidValueError, match=rf"'0.0' \(QuantLinear\).*it is in {dtype}.*net.float\(\)"
+        ):
             function(dense().to(dtype))
     net = dense().double()
     assert verify(net, lower(net), [spikes(9, 3, 20)]).exact
@@ -140,7 +151,10 @@ FUNCTIONS = {
     "flatten twice": (lambda x: x.flatten(2).flatten(1), 64),
     "products of sizes": (lambda x: x.view(x.shape[0], x.shape[1] * x.size(2) * x.shape[-1]), 64),
     "minus one": (lambda x: x.contiguous().view(-1, 64), 64),
-    "axes there and back": (lambda x: x.flatten(1).unflatten(1, (2, 32)).unsqueeze(1).squeeze(1).flatten(1), 64),
+    "axes there and back": (
+        lambda x: x.flatten(1).unflatten(1, (2, 32)).unsqueeze(1).squeeze(1).flatten(1),
+        64,
+    ),
     "mean": (lambda x: x.mean((2, 3)), 4),
     "mean of the last axes": (lambda x: torch.mean(x, dim=[-1, -2], keepdim=True).flatten(1), 4),
     "pools": (lambda x: F.max_pool2d(F.avg_pool2d(x, 2), 2).flatten(1), 4),
@@ -158,8 +172,16 @@ OTHER_FUNCTIONS = {
     "batch axis": (lambda x: x.view(-1, 8), 8, "flattens the batch axis"),
     "mean over channels": (lambda x: x.mean((1, 2)), 4, "'mean' .*cannot be lowered"),
     "a batch of one": (lambda x: x.flatten(1).squeeze(), 64, "'squeeze' .*batch axis"),
-    "too many axes": (lambda x: x.unsqueeze(1).flatten(1), 64, r"'unsqueeze' .*gives one sample the shape \(1, 4, 4, 4\)"),
-    "size that does not fit": (lambda x: x.view(x.size(0), 7, -1), 7, "'view' .*does not fit one sample"),
+    "too many axes": (
+        lambda x: x.unsqueeze(1).flatten(1),
+        64,
+        r"'unsqueeze' .*gives one sample the shape \(1, 4, 4, 4\)",
+    ),
+    "size that does not fit": (
+        lambda x: x.view(x.size(0), 7, -1),
+        7,
+        "'view' .*does not fit one sample",
+    ),
     "part of a tensor": (lambda x: x[:, 0].flatten(1), 16, "'getitem' .*cannot be lowered"),
     "product": (lambda x: (2 * x).flatten(1), 64, "'mul' .*cannot be lowered"),
     "length": (lambda x: x.view(len(x), -1), 64, "the network's forward cannot be read"),
@@ -176,7 +198,13 @@ def test_other_functions_are_refused_by_name(name):
 class Summed(nn.Module):
     def __init__(self, forward):
         super().__init__()
-        self.first, self.a, self.second, self.b, self.of = QuantLinear(20, 20), fires(), QuantLinear(20, 20), fires(), forward
+        self.first, self.a, self.second, self.b, self.of = (
+            QuantLinear(20, 20),
+            fires(),
+            QuantLinear(20, 20),
+            fires(),
+            forward,
+        )
         self.same = nn.Identity()
 
     def forward(self, x):
@@ -204,13 +232,21 @@ def changed_and_not_read_again(net, x):
 def test_sums_in_place_are_read_as_they_run():
     net = awake(Summed(changed_and_not_read_again))
     assert verify(net, lowered(net, input_range=(0, 1)), [spikes(9, 3, 20)]).exact
-    for function, message in ((changed_input, "adds to the network's input"), (changed_and_read_again, "that is read again later")):
+    for function, message in (
+        (changed_input, "adds to the network's input"),
+        (changed_and_read_again, "that is read again later"),
+    ):
         with pytest.raises(InvalidValueError, match=message):
             lower(Summed(function), (20,))
 
 
 def test_an_input_step_that_is_no_power_of_two_is_put_on_the_grid():
-    net = awake(nn.Sequential(QuantLinear(6, 4, input_quant=QuantDescriptor(8, unsigned=True, amax=1.0)), fires()), 4.0)
+    net = awake(
+        nn.Sequential(
+            QuantLinear(6, 4, input_quant=QuantDescriptor(8, unsigned=True, amax=1.0)), fires()
+        ),
+        4.0,
+    )
     to_grid(net, 12)
     assert verify(net, lower(net), [torch.rand(20, 8, 6)]).exact
 

@@ -20,7 +20,9 @@ def on_grid(values, grid_bits):
 
 
 def one(node=None, **options):
-    return nn.Sequential(QuantLinear(12, 9, **options), node or neurons.IFNode(state_quant=quant.uniform(4)))
+    return nn.Sequential(
+        QuantLinear(12, 9, **options), node or neurons.IFNode(state_quant=quant.uniform(4))
+    )
 
 
 def test_scales_biases_edges_and_leaks_are_multiples():
@@ -43,7 +45,13 @@ def test_modules_stay_the_objects_they_were():
 
 
 def test_it_trains_on_and_stays_exact():
-    net = awake(nn.Sequential(QuantLinear(12, 9), neurons.ParametricLIFNode(1.7, state_quant=quant.uniform(4)), QuantLinear(9, 4)))
+    net = awake(
+        nn.Sequential(
+            QuantLinear(12, 9),
+            neurons.ParametricLIFNode(1.7, state_quant=quant.uniform(4)),
+            QuantLinear(9, 4),
+        )
+    )
     to_grid(net, 13)
     x = spikes(9, 8, 12)
     before = [parameter.detach().clone() for parameter in net.parameters()]
@@ -77,7 +85,9 @@ def test_a_second_time_changes_the_grid():
 
 
 def test_batch_normalization_is_folded():
-    net = nn.Sequential(QuantConv2d(2, 3, 3), nn.BatchNorm2d(3), neurons.IFNode(state_quant=quant.uniform(4)))
+    net = nn.Sequential(
+        QuantConv2d(2, 3, 3), nn.BatchNorm2d(3), neurons.IFNode(state_quant=quant.uniform(4))
+    )
     x = spikes(9, 4, 2, 6, 6)
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([1.5, -2.0, 0.7]))
@@ -106,7 +116,10 @@ def test_division_moves_through_pools_and_sums():
         def __init__(self):
             super().__init__()
             self.a, self.b = QuantConv2d(1, 2, 3, padding=1), QuantConv2d(1, 2, 1)
-            self.pool, self.node = nn.AvgPool2d(2), neurons.LIFNode(3.0, state_quant=quant.uniform(4))
+            self.pool, self.node = (
+                nn.AvgPool2d(2),
+                neurons.LIFNode(3.0, state_quant=quant.uniform(4)),
+            )
 
         def forward(self, x):
             return self.node(self.pool(self.a(x)) + self.pool(self.b(x)))
@@ -119,7 +132,8 @@ def test_division_that_cannot_move_is_refused():
     net = nn.Sequential(QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)))
     net.append(neurons.LIFNode(3.0, state_quant=quant.uniform(4)))
     with pytest.raises(
-        InvalidValueError, match=r"neuron '2' divides its input by tau.*cannot move into '1'.*use decay_input=False"
+        InvalidValueError,
+        match=r"neuron '2' divides its input by tau.*cannot move into '1'.*use decay_input=False",
     ):
         to_grid(net)
 
@@ -157,20 +171,34 @@ REFUSED = {
     "vanishing scale": (
         lambda: one(),
         2,
-        r"to_grid\(grid_bits=2\): the smallest scale of layer '0', .*, would vanish on this grid; use grid_bits=\d+ or more",
+        (
+            r"to_grid\(grid_bits=2\): the smallest scale of layer '0', .*, would vanish on this"
+            r" grid; use grid_bits=\d+ or more"
+        ),
     ),
     "dense levels": (
         lambda: awake(one(neurons.IFNode(state_quant=quant.exponential(8))), 50.0),
         6,
         r"levels of the neuron '1' lie too close for this grid; use grid_bits=\d+, or fewer levels",
     ),
-    "window": (lambda: one(), 24, r"need 24 fractional bits, .* at most 2\d; call snnsim.deploy.to_grid\(net, grid_bits=16\)"),
+    "window": (
+        lambda: one(),
+        24,
+        r"need 24 fractional bits, .* at most 2\d; call snnsim.deploy.to_grid\(net, grid_bits=16\)",
+    ),
     "own neuron": (
         lambda: one(configurations.QuadraticNode(state_quant=quant.uniform(4))),
         14,
-        r"'1' is a QuadraticNode, whose leak is not on a grid; derive `class GridQuadraticNode\(OnGrid, QuadraticNode\)`",
+        (
+            r"'1' is a QuadraticNode, whose leak is not on a grid; derive `class"
+            r" GridQuadraticNode\(OnGrid, QuadraticNode\)`"
+        ),
     ),
-    "no codebook": (lambda: one(neurons.IFNode()), 14, r"'1' \(IFNode\).*its state is not quantized"),
+    "no codebook": (
+        lambda: one(neurons.IFNode()),
+        14,
+        r"'1' \(IFNode\).*its state is not quantized",
+    ),
     "grid_bits": (lambda: one(), 25, r"to_grid\(grid_bits=25\): must be at most 24"),
 }
 
@@ -198,7 +226,10 @@ def test_the_remedy_for_a_vanishing_scale_works():
 def test_a_frozen_scale_is_not_snapped():
     net = one()
     net[0].freeze()
-    with pytest.raises(InvalidValueError, match=r"scale of layer '0' is frozen and needs \d+ fractional bits.*before freeze"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"scale of layer '0' is frozen and needs \d+ fractional bits.*before freeze",
+    ):
         to_grid(net)
 
 
@@ -231,7 +262,12 @@ def test_leak_on_a_grid_passes_its_gradient_straight_through():
 @pytest.mark.parametrize("gain", [3.0, 100.0])
 def test_the_finest_grid_that_is_allowed_is_exact(gain):
     # currents far beyond the live window are rounded, and saturate the neurons all the same
-    net = awake(nn.Sequential(QuantLinear(200, 9), neurons.IFNode(v_reset=None, state_quant=quant.uniform(5))), gain)
+    net = awake(
+        nn.Sequential(
+            QuantLinear(200, 9), neurons.IFNode(v_reset=None, state_quant=quant.uniform(5))
+        ),
+        gain,
+    )
     finest = to_grid(copy.deepcopy(net), 12).stages[0].largest_frac_bits
     with pytest.raises(InvalidValueError, match="fractional bits"):
         to_grid(copy.deepcopy(net), finest + 1)
@@ -246,7 +282,10 @@ def test_a_codebook_that_draws_is_refused_and_not_replaced():
     codebook = quant.uniform(4).with_rounding("stochastic")
     net = nn.Sequential(QuantLinear(12, 9), neurons.IFNode(state_quant=codebook))
     with pytest.raises(
-        InvalidValueError, match=r"'1' \(GridIFNode\).*its codebook is a StochasticCodebook, which no table stands for"
+        InvalidValueError,
+        match=(
+            r"'1' \(GridIFNode\).*its codebook is a StochasticCodebook, which no table stands for"
+        ),
     ):
         to_grid(net)
     assert net[1].state_quant is codebook
@@ -255,7 +294,10 @@ def test_a_codebook_that_draws_is_refused_and_not_replaced():
 def test_values_of_a_network_on_the_grid_are_not_taken_for_those_of_one_that_is_not():
     def network():
         torch.manual_seed(0)
-        first, second = neurons.LIFNode(3.0, state_quant=quant.uniform(4)), neurons.IFNode(state_quant=quant.uniform(4))
+        first, second = (
+            neurons.LIFNode(3.0, state_quant=quant.uniform(4)),
+            neurons.IFNode(state_quant=quant.uniform(4)),
+        )
         return nn.Sequential(QuantLinear(20, 10), first, QuantLinear(10, 5), second)
 
     net, other, coarse = network(), network(), network()
@@ -263,7 +305,10 @@ def test_values_of_a_network_on_the_grid_are_not_taken_for_those_of_one_that_is_
     to_grid(coarse, 12)
     with pytest.raises(RuntimeError, match=r"1\.grid_bits"):
         other.load_state_dict(net.state_dict())
-    with pytest.raises(RuntimeError, match=r"is of a network on the grid of 2\*\*-14, and this one is on that of 2\*\*-12"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"is of a network on the grid of 2\*\*-14, and this one is on that of 2\*\*-12",
+    ):
         coarse.load_state_dict(net.state_dict())
     to_grid(other, 14)
     other.load_state_dict(net.state_dict())

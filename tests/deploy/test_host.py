@@ -65,13 +65,18 @@ def test_a_compiler_that_tells_no_version(tmp_path, monkeypatch):
 @needs_compiler
 def test_a_folder_without_c(tmp_path):
     net, integer, x = example("dense")
-    with pytest.raises(RunError, match=r"holds no C source; name the folder that IntegerNetwork\.to_c wrote"):
+    with pytest.raises(
+        RunError, match=r"holds no C source; name the folder that IntegerNetwork\.to_c wrote"
+    ):
         verify(net, integer, [x], tmp_path)
 
 
 def test_a_network_without_c():
     network = preset_network([(np.ones((2, 3), np.int64) * 2, LoihiLIF(du=0, dv=0, vth=1))])
-    assert "'0' is a layer of LoihiLIF, and C is generated for lowered networks" in host.why_no_program(network)
+    assert (
+        "'0' is a layer of LoihiLIF, and C is generated for lowered networks"
+        in host.why_no_program(network)
+    )
 
 
 @needs_compiler
@@ -79,7 +84,10 @@ def test_a_source_that_does_not_compile(tmp_path):
     _, integer, _ = example("dense")
     integer.to_c(tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text("#error of no use\n")
-    with pytest.raises(RunError, match=r"cc failed with status 1: .*of no use"), host.compiled(integer, tmp_path / "c"):
+    with (
+        pytest.raises(RunError, match=r"cc failed with status 1: .*of no use"),
+        host.compiled(integer, tmp_path / "c"),
+    ):
         pass
 
 
@@ -89,7 +97,13 @@ def test_a_program_that_stops_early(tmp_path):
     integer.to_c(tmp_path / "c")
     main = tmp_path / "c" / "main.c"
     text = main.read_text()
-    for instead, message in (("return 3;", r"failed with status 3"), ("return 0;", r"wrote 0 bytes instead of 1323")):
+    for instead, message in (
+        ("return 3;", r"failed with status 3"),
+        ("return 0;", r"wrote 0 bytes instead of 1323"),
+    ):
         main.write_text(text.replace("for (sample = 0;", f"{instead} for (sample = 0;"))
-        with host.compiled(integer, tmp_path / "c") as program, pytest.raises(RunError, match=message):
+        with (
+            host.compiled(integer, tmp_path / "c") as program,
+            pytest.raises(RunError, match=message),
+        ):
             program.run(integer._sequence(x))

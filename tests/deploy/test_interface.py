@@ -15,7 +15,9 @@ from snnsim.quant.layers import QuantLinear
 
 
 def readout():
-    net = awake(nn.Sequential(QuantLinear(20, 5), neurons.LIReadout(3.0, state_quant=quant.uniform(8))))
+    net = awake(
+        nn.Sequential(QuantLinear(20, 5), neurons.LIReadout(3.0, state_quant=quant.uniform(8)))
+    )
     lowered(net)
     return net
 
@@ -27,24 +29,34 @@ def test_a_decision_is_kept_in_files(decision, tmp_path):
     integer.save(tmp_path / "net")
     assert IntegerNetwork.load(tmp_path / "net").decision == decision
     # files from before there was a rule have none, and are unchanged
-    assert ("decision" in json.loads((tmp_path / "net" / "network.json").read_text())) == (decision is not None)
+    assert ("decision" in json.loads((tmp_path / "net" / "network.json").read_text())) == (
+        decision is not None
+    )
     assert interface_of(integer)["decision"] == decision
 
 
 def test_a_decision_is_how_classes_are_found():
     net, x = readout(), torch.rand(9, 30, 20).round()
     values = lower(net)(x).double()
-    assert torch.equal(lower(net, decision="membrane").classify(x), functional.decode.membrane(values).argmax(1))
+    assert torch.equal(
+        lower(net, decision="membrane").classify(x), functional.decode.membrane(values).argmax(1)
+    )
     rates = values.sum(0).argmax(1)
     assert torch.equal(lower(net, decision="rate").classify(x), rates)
     assert torch.equal(lower(net).classify(x), rates)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: lower(readout(), decision="vote"), lambda: IntegerNetwork(*example_arguments(), decision=1)]
+    "make",
+    [
+        lambda: lower(readout(), decision="vote"),
+        lambda: IntegerNetwork(*example_arguments(), decision=1),
+    ],
 )
 def test_another_decision(make):
-    with pytest.raises(InvalidValueError, match=r"\(decision=('vote'|1)\): must be 'rate', 'membrane' or None"):
+    with pytest.raises(
+        InvalidValueError, match=r"\(decision=('vote'|1)\): must be 'rate', 'membrane' or None"
+    ):
         make()
 
 

@@ -30,7 +30,11 @@ def test_every_spike_and_code_agrees(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_examples_fire(name):
     _, integer, x = example(name)
-    rates = {layer: trace.output.mean() for layer, trace in integer.trace(x)[1].items() if integer.neurons[layer].levels is None}
+    rates = {
+        layer: trace.output.mean()
+        for layer, trace in integer.trace(x)[1].items()
+        if integer.neurons[layer].levels is None
+    }
     assert all(0.01 < rate < 0.99 for rate in rates.values()), rates
 
 
@@ -50,7 +54,9 @@ def test_every_configuration_agrees(node, codebook, hard):
 
 def test_thresholds_and_time_constants_of_channels_get_tables_of_their_own():
     threshold = torch.tensor([0.5, 1.0, 1.4])
-    node = neurons.LIFNode(torch.tensor([2.0, 3.0, 5.0]), v_threshold=threshold, state_quant=quant.uniform(4))
+    node = neurons.LIFNode(
+        torch.tensor([2.0, 3.0, 5.0]), v_threshold=threshold, state_quant=quant.uniform(4)
+    )
     net = awake(nn.Sequential(QuantLinear(12, 3), node))
     integer = lowered(net)
     assert integer.neurons["1"].leak.shape == (3, 16)
@@ -88,7 +94,13 @@ def test_input_from_pixels():
 
 def test_input_quant_brings_its_own_integers():
     inputs = QuantDescriptor(8, unsigned=True, amax=255 / 256, power_of_two=True)
-    net = awake(nn.Sequential(nn.Flatten(), QuantLinear(12, 9, input_quant=inputs), neurons.IFNode(state_quant=quant.uniform(4))))
+    net = awake(
+        nn.Sequential(
+            nn.Flatten(),
+            QuantLinear(12, 9, input_quant=inputs),
+            neurons.IFNode(state_quant=quant.uniform(4)),
+        )
+    )
     integer = lowered(net)
     assert (integer.input.low, integer.input.high) == (0, 255)
     x = torch.rand(9, 3, 12)
@@ -106,7 +118,11 @@ def test_weights_that_are_multiples_of_powers_of_two_need_no_quantizer():
 
 
 def test_potentials_of_a_last_layer_without_neuron_come_out_on_their_grid():
-    net = awake(nn.Sequential(QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)), QuantLinear(9, 4)))
+    net = awake(
+        nn.Sequential(
+            QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)), QuantLinear(9, 4)
+        )
+    )
     integer = lowered(net)
     x = spikes(9, 3, 12)
     assert verify(net, integer, [x]).exact
@@ -115,7 +131,12 @@ def test_potentials_of_a_last_layer_without_neuron_come_out_on_their_grid():
 
 def test_dropout_is_the_identity():
     net = awake(
-        nn.Sequential(layers.Dropout(0.5), QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)), nn.Dropout(0.1))
+        nn.Sequential(
+            layers.Dropout(0.5),
+            QuantLinear(12, 9),
+            neurons.IFNode(state_quant=quant.uniform(4)),
+            nn.Dropout(0.1),
+        )
     )
     assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
 
@@ -155,7 +176,9 @@ def test_a_neuron_beside_an_identity_that_others_read():
 
 def test_a_neuron_used_twice_is_refused():
     node = if_node()
-    with pytest.raises(InvalidValueError, match="it is used twice, and would continue from its own state"):
+    with pytest.raises(
+        InvalidValueError, match="it is used twice, and would continue from its own state"
+    ):
         lower(nn.Sequential(QuantLinear(12, 9), node, QuantLinear(9, 9), node))
 
 
@@ -185,7 +208,11 @@ def test_the_network_is_left_as_it_was():
 def test_codes_and_tables_are_small():
     _, integer, _ = example("dense")
     neuron = next(op for op in integer.operations if isinstance(op, GridNeuron))
-    assert (neuron.edges.dtype, neuron.leak.dtype, neuron.reset.dtype) == ("int32", "int32", "uint8")
+    assert (neuron.edges.dtype, neuron.leak.dtype, neuron.reset.dtype) == (
+        "int32",
+        "int32",
+        "uint8",
+    )
     assert all(op.weight.dtype == "int8" for op in integer.operations if isinstance(op, Product))
 
 
@@ -222,19 +249,37 @@ def if_node(**options):
 
 
 REFUSED = {
-    "unquantized state": (one(neurons.IFNode()), r"'1' \(IFNode\).*state is not quantized; give it a state_quant"),
-    "unquantized weights": (nn.Sequential(nn.Linear(12, 9), if_node()), r"'0' \(Linear\).*weights are not quantized; call"),
+    "unquantized state": (
+        one(neurons.IFNode()),
+        r"'1' \(IFNode\).*state is not quantized; give it a state_quant",
+    ),
+    "unquantized weights": (
+        nn.Sequential(nn.Linear(12, 9), if_node()),
+        r"'0' \(Linear\).*weights are not quantized; call",
+    ),
     "off the grid": (
         nn.Sequential(QuantLinear(12, 9), if_node(state_quant=quant.uniform(8))),
-        r"fractional bits, and with a live window of .* float32 is exact for at most \d+; call snnsim.deploy.to_grid\(net",
+        (
+            r"fractional bits, and with a live window of .* float32 is exact for at most \d+; call"
+            r" snnsim.deploy.to_grid\(net"
+        ),
     ),
-    "too many levels": (one(if_node(state_quant=quant.uniform(9))), r"512 levels and a code has at most 8 bits"),
+    "too many levels": (
+        one(if_node(state_quant=quant.uniform(9))),
+        r"512 levels and a code has at most 8 bits",
+    ),
     "stochastic": (
         one(if_node(state_quant=quant.uniform(4).with_rounding("stochastic"))),
         r"StochasticCodebook, which no table stands for",
     ),
-    "learned": (one(if_node(state_quant=LearnedUniform(4))), r"fix its levels with state_quant = state_quant.freeze\(\)"),
-    "tau": (one(neurons.LIFNode(3.0, state_quant=quant.uniform(8))), r"divides its input by tau \(3\)"),
+    "learned": (
+        one(if_node(state_quant=LearnedUniform(4))),
+        r"fix its levels with state_quant = state_quant.freeze\(\)",
+    ),
+    "tau": (
+        one(neurons.LIFNode(3.0, state_quant=quant.uniform(8))),
+        r"divides its input by tau \(3\)",
+    ),
     "unknown module": (one(nn.ReLU()), r"'1' \(ReLU\).*no integer operation"),
     "batch norm": (one(nn.BatchNorm1d(9)), r"batch normalization must be folded"),
     "branch": (nn.Sequential(Branching()), r"forward cannot be read"),
@@ -254,15 +299,33 @@ def test_what_cannot_be_exact_is_refused_by_name(name):
 
 
 IMAGE_REFUSED = {
-    "average of nine": (nn.AvgPool2d(3), r"divides by 9, which no binary grid holds exactly; sum instead, with divisor_override=1"),
+    "average of nine": (
+        nn.AvgPool2d(3),
+        r"divides by 9, which no binary grid holds exactly; sum instead, with divisor_override=1",
+    ),
     "ceil_mode": (nn.MaxPool2d(2, ceil_mode=True), r"ceil_mode=True is not supported"),
-    "border": (nn.AvgPool2d(2, padding=1, count_include_pad=False), r"count_include_pad=False divides by different numbers"),
+    "border": (
+        nn.AvgPool2d(2, padding=1, count_include_pad=False),
+        r"count_include_pad=False divides by different numbers",
+    ),
     "indices": (nn.MaxPool2d(2, return_indices=True), r"return_indices=True is not supported"),
-    "padding mode": (QuantConv2d(1, 2, 3, padding=1, padding_mode="reflect"), r"padding_mode='reflect' is not supported"),
+    "padding mode": (
+        QuantConv2d(1, 2, 3, padding=1, padding_mode="reflect"),
+        r"padding_mode='reflect' is not supported",
+    ),
     "even same": (QuantConv2d(1, 2, 2, padding="same"), r"padding='same' with an even kernel"),
-    "kernel too large": (QuantConv2d(1, 2, 9), r"kernel is larger than its input of shape \(1, 6, 6\)"),
-    "channels": (QuantConv2d(3, 2, 1), r"takes 3 channels in 3 axes, and one sample has shape \(1, 6, 6\)"),
-    "blind": (nn.MaxPool2d(2, padding=1, dilation=7), r"has places that see nothing but padding, whose maximum is -inf"),
+    "kernel too large": (
+        QuantConv2d(1, 2, 9),
+        r"kernel is larger than its input of shape \(1, 6, 6\)",
+    ),
+    "channels": (
+        QuantConv2d(3, 2, 1),
+        r"takes 3 channels in 3 axes, and one sample has shape \(1, 6, 6\)",
+    ),
+    "blind": (
+        nn.MaxPool2d(2, padding=1, dilation=7),
+        r"has places that see nothing but padding, whose maximum is -inf",
+    ),
     "axes": (nn.MaxPool1d(2), r"pools over 1 axes, and one sample has shape \(1, 6, 6\)"),
 }
 
@@ -275,7 +338,9 @@ def test_image_layers_that_cannot_be_exact_are_refused(name):
 
 
 def test_a_sum_pool_lowers_where_an_average_does_not():
-    net = nn.Sequential(nn.AvgPool2d(3, divisor_override=1), nn.Flatten(), QuantLinear(4, 9), if_node())
+    net = nn.Sequential(
+        nn.AvgPool2d(3, divisor_override=1), nn.Flatten(), QuantLinear(4, 9), if_node()
+    )
     assert verify(net, lowered(net, (1, 6, 6)), [spikes(9, 3, 1, 6, 6)]).exact
 
 
@@ -294,7 +359,9 @@ def test_shapes_that_would_broadcast_are_refused():
         def forward(self, x):
             return self.a(x) + self.b(x)
 
-    with pytest.raises(InvalidValueError, match="'add' cannot be lowered exactly: adds tensors of shapes"):
+    with pytest.raises(
+        InvalidValueError, match="'add' cannot be lowered exactly: adds tensors of shapes"
+    ):
         lower(Broadcast(), (1, 6, 6))
 
 
@@ -302,7 +369,9 @@ def test_accumulators_that_could_round_are_refused():
     net = nn.Sequential(QuantLinear(4000, 2, grid_bits=14), if_node())
     with torch.no_grad():
         net[0].weight.fill_(1.0)
-    with pytest.raises(InvalidValueError, match=r"sums of weights times inputs reach \d+.*use 3 bits less"):
+    with pytest.raises(
+        InvalidValueError, match=r"sums of weights times inputs reach \d+.*use 3 bits less"
+    ):
         lower(net, input_range=(0, 255))
 
 
@@ -316,7 +385,9 @@ def test_quantizers_that_depend_on_the_batch_are_refused():
 
 
 def test_input_quant_behind_a_neuron_is_refused():
-    net = nn.Sequential(QuantLinear(12, 9), if_node(), QuantLinear(9, 3, input_quant=QuantDescriptor(8, amax=1.0)))
+    net = nn.Sequential(
+        QuantLinear(12, 9), if_node(), QuantLinear(9, 3, input_quant=QuantDescriptor(8, amax=1.0))
+    )
     with pytest.raises(InvalidValueError, match=r"'2' \(QuantLinear\).*spikes need no input_quant"):
         lowered(net)
 
@@ -351,7 +422,9 @@ def test_input_range_is_whole_numbers():
 
 
 def test_input_shape_is_asked_for_where_no_linear_layer_comes_first():
-    with pytest.raises(InvalidValueError, match=r"input_shape: .*give it, as in input_shape=\(1, 28, 28\)"):
+    with pytest.raises(
+        InvalidValueError, match=r"input_shape: .*give it, as in input_shape=\(1, 28, 28\)"
+    ):
         lower(Residual())
 
 
@@ -361,7 +434,11 @@ def test_a_network_is_a_module():
 
 
 def test_pools_take_lists():
-    net = awake(nn.Sequential(nn.MaxPool2d([2, 2]), nn.AvgPool2d([2, 4]), nn.Flatten(), QuantLinear(2, 5), if_node()))
+    net = awake(
+        nn.Sequential(
+            nn.MaxPool2d([2, 2]), nn.AvgPool2d([2, 4]), nn.Flatten(), QuantLinear(2, 5), if_node()
+        )
+    )
     assert verify(net, lowered(net, (2, 4, 8)), [spikes(10, 4, 2, 4, 8)]).exact
 
 
@@ -379,7 +456,9 @@ def test_a_dead_channel_beside_one_of_large_sums():
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("channels", [[3], range(10)])
 def test_channels_of_zeros(bits, channels):
-    net = awake(nn.Sequential(QuantLinear(20, 10, weight_quant=QuantDescriptor(bits, axis=0)), if_node()))
+    net = awake(
+        nn.Sequential(QuantLinear(20, 10, weight_quant=QuantDescriptor(bits, axis=0)), if_node())
+    )
     with torch.no_grad():
         for channel in channels:
             net[0].weight[channel] = 0
@@ -394,7 +473,9 @@ def test_constants_that_are_no_numbers_are_named(make, value, name):
     with torch.no_grad():
         getattr(net[0], name)[0] = value
     for function in (lower, to_grid):
-        with pytest.raises(InvalidValueError, match=rf"'0' \(\w*Linear\).*its {name} has NaN or infinite values"):
+        with pytest.raises(
+            InvalidValueError, match=rf"'0' \(\w*Linear\).*its {name} has NaN or infinite values"
+        ):
             function(net)
 
 
@@ -420,20 +501,33 @@ def test_shape_and_range_of_the_wrong_form_are_refused(arguments, message):
 def test_shape_and_range_from_numpy_are_taken():
     net = awake(nn.Sequential(QuantLinear(20, 10), if_node()))
     integer = lowered(net)
-    assert lower(net, [np.int64(20)], (np.int64(0), np.int32(1))).fingerprint() == integer.fingerprint()
+    assert (
+        lower(net, [np.int64(20)], (np.int64(0), np.int32(1))).fingerprint()
+        == integer.fingerprint()
+    )
 
 
 def test_a_computed_weight_on_no_grid_becomes_thresholds():
-    net = awake(nn.Sequential(QuantLinear(20, 12), neurons.LIFNode(3.0, state_quant=quant.uniform(4)))).eval()
+    net = awake(
+        nn.Sequential(QuantLinear(20, 12), neurons.LIFNode(3.0, state_quant=quant.uniform(4)))
+    ).eval()
     nn.utils.parametrizations.spectral_norm(net[0])
     assert verify(net, lower(net), [spikes(10, 4, 20)]).exact
 
 
 def test_a_remedy_counts_what_the_input_adds():
     net = awake(
-        nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), QuantLinear(8, 5), neurons.LIFNode(4.0, state_quant=quant.uniform(4))), 9.0
+        nn.Sequential(
+            nn.AvgPool2d(4),
+            nn.Flatten(),
+            QuantLinear(8, 5),
+            neurons.LIFNode(4.0, state_quant=quant.uniform(4)),
+        ),
+        9.0,
     )
-    with pytest.raises(InvalidValueError, match=r"fractional bits \(6 of them for the step of its input\)") as refusal:
+    with pytest.raises(
+        InvalidValueError, match=r"fractional bits \(6 of them for the step of its input\)"
+    ) as refusal:
         to_grid(net, 18, input_shape=(2, 8, 8))
     grid_bits = int(str(refusal.value).split("grid_bits=")[1].split(")")[0])
     to_grid(net, grid_bits, input_shape=(2, 8, 8))
@@ -494,7 +588,10 @@ NO_INTEGERS = {
 @pytest.mark.parametrize("kind", NO_INTEGERS)
 def test_equations_that_a_table_of_integers_does_not_hold_are_refused(kind):
     node = kind(state_quant=quant.uniform(4, low=-2.0, high=3.0))
-    with pytest.raises(InvalidValueError, match=rf"'1' \({kind.__name__}\) cannot be lowered exactly: {NO_INTEGERS[kind]}"):
+    with pytest.raises(
+        InvalidValueError,
+        match=rf"'1' \({kind.__name__}\) cannot be lowered exactly: {NO_INTEGERS[kind]}",
+    ):
         lower(one(node))
 
 
@@ -504,7 +601,9 @@ class ReadsAgain(nn.Module):
     def __init__(self, between, other):
         super().__init__()
         self.between, self.other = between, other
-        self.first = QuantLinear(12, 12, input_quant=QuantDescriptor(8, unsigned=True, amax=255 / 256))
+        self.first = QuantLinear(
+            12, 12, input_quant=QuantDescriptor(8, unsigned=True, amax=255 / 256)
+        )
         self.a, self.b, self.last, self.fire = if_node(), if_node(), QuantLinear(12, 9), if_node()
 
     def forward(self, x):
@@ -512,18 +611,28 @@ class ReadsAgain(nn.Module):
         return self.fire(self.last(self.a(self.first(x)) + self.b(self.other(x))))
 
 
-@pytest.mark.parametrize("between", [nn.Flatten(), nn.Identity(), nn.Dropout()], ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize(
+    "between", [nn.Flatten(), nn.Identity(), nn.Dropout()], ids=lambda module: type(module).__name__
+)
 @pytest.mark.parametrize("bits", [None, 4])
 def test_a_quantized_input_has_one_reader_in_whatever_shape(between, bits):
     inputs = None if bits is None else QuantDescriptor(bits, unsigned=True, amax=15 / 16)
-    with pytest.raises(InvalidValueError, match=r"\(QuantLinear\).*quantizes an input that other layers read as well"):
-        lowered(awake(ReadsAgain(between, QuantLinear(12, 12, input_quant=inputs))), (12,), grid_bits=10)
+    with pytest.raises(
+        InvalidValueError,
+        match=r"\(QuantLinear\).*quantizes an input that other layers read as well",
+    ):
+        lowered(
+            awake(ReadsAgain(between, QuantLinear(12, 12, input_quant=inputs))), (12,), grid_bits=10
+        )
 
 
 def test_an_input_is_quantized_in_float32():
     layer = QuantLinear(12, 9, input_quant=QuantDescriptor(8, unsigned=True, amax=255 / 256))
     net = awake(nn.Sequential(layer, if_node()).double())
-    with pytest.raises(InvalidValueError, match=r"'0' \(QuantLinear\).*in torch.float64.*convert the network with net.float\(\)"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"'0' \(QuantLinear\).*in torch.float64.*convert the network with net.float\(\)",
+    ):
         to_grid(net, 10)
     net.float()
     assert verify(net, lowered(net, grid_bits=10), [torch.rand(9, 4, 12)]).exact
@@ -550,7 +659,8 @@ def test_constants_that_are_computed_anew_are_refused(kind, name):
     state = torch.get_rng_state()
     for function in (lower, to_grid):
         with pytest.raises(
-            InvalidValueError, match=r"'0' .*its weight or bias is .* not the same twice; .*remove_parametrizations"
+            InvalidValueError,
+            match=r"'0' .*its weight or bias is .* not the same twice; .*remove_parametrizations",
         ):
             function(net)
     nn.utils.parametrize.remove_parametrizations(net[0], name)
@@ -561,7 +671,12 @@ def test_constants_that_are_computed_anew_are_refused(kind, name):
 class NormOfABranch(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.norm, self.a, self.b = QuantLinear(12, 9), nn.BatchNorm1d(9), if_node(), if_node()
+        self.first, self.norm, self.a, self.b = (
+            QuantLinear(12, 9),
+            nn.BatchNorm1d(9),
+            if_node(),
+            if_node(),
+        )
 
     def forward(self, x):
         x = self.first(x)
@@ -571,7 +686,10 @@ class NormOfABranch(nn.Module):
 def test_a_norm_that_cannot_be_folded_is_not_sent_to_be_folded():
     for net, message in (
         (NormOfABranch(), "'norm' .*'first' or the normalization is read or used elsewhere too"),
-        (nn.Sequential(nn.BatchNorm1d(12), QuantLinear(12, 9), if_node()), "'0' .*put it directly behind a linear or convolution"),
+        (
+            nn.Sequential(nn.BatchNorm1d(12), QuantLinear(12, 9), if_node()),
+            "'0' .*put it directly behind a linear or convolution",
+        ),
     ):
         with pytest.raises(InvalidValueError, match=message):
             to_grid(net, input_shape=(12,))

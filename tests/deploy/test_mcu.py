@@ -1,4 +1,6 @@
-"""Generated C on emulated microcontrollers: equal to PyTorch, and within its budgets of bytes and instructions."""
+"""Generated C on emulated microcontrollers: equal to PyTorch, and within its budgets of bytes and
+instructions.
+"""
 
 import importlib.util
 import shutil
@@ -27,7 +29,9 @@ ROOT = Path(__file__).parents[2]
 def benchmark():
     """benchmarks/mcu.py, which measures what is asserted here."""
     if "benchmark_mcu" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("benchmark_mcu", ROOT / "benchmarks" / "mcu.py")
+        spec = importlib.util.spec_from_file_location(
+            "benchmark_mcu", ROOT / "benchmarks" / "mcu.py"
+        )
         sys.modules["benchmark_mcu"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["benchmark_mcu"])
     return sys.modules["benchmark_mcu"]
@@ -45,16 +49,24 @@ def linear(bits=8, node=neurons.LIFNode, **options):
     options.setdefault("state_quant", quant.uniform(4))
     weights = QuantDescriptor(bits, axis=0, narrow_range=bits == 2)
     net = nn.Sequential(
-        QuantLinear(300, 21, weight_quant=weights), node(**options), QuantLinear(21, 7, weight_quant=weights), node(**options)
+        QuantLinear(300, 21, weight_quant=weights),
+        node(**options),
+        QuantLinear(21, 7, weight_quant=weights),
+        node(**options),
     )
     # more events than are listed at a time
     return awake(net, 10.0), spikes(8, 4, 300, density=0.5)
 
 
 def channels():
-    """A stride and numbers of channels by which a processor without division would have to divide."""
-    node = neurons.LIFNode(torch.tensor([2.0, 3.0, 5.0]).reshape(3, 1, 1), state_quant=quant.uniform(3))
-    return awake(nn.Sequential(QuantConv2d(2, 3, 3, stride=3, padding=1), node), 5.0), spikes(6, 3, 2, 10, 7)
+    """A stride and numbers of channels by which a processor without division would have to
+    divide."""
+    node = neurons.LIFNode(
+        torch.tensor([2.0, 3.0, 5.0]).reshape(3, 1, 1), state_quant=quant.uniform(3)
+    )
+    return awake(nn.Sequential(QuantConv2d(2, 3, 3, stride=3, padding=1), node), 5.0), spikes(
+        6, 3, 2, 10, 7
+    )
 
 
 OTHERS = {
@@ -73,7 +85,9 @@ OTHERS = {
 @needs_emulator
 @pytest.mark.parametrize("board", mcu.BOARDS)
 @pytest.mark.parametrize("name", [*NETWORKS, *OTHERS])
-def test_every_output_is_that_of_pytorch_and_every_code_that_of_the_definition(name, board, tmp_path):
+def test_every_output_is_that_of_pytorch_and_every_code_that_of_the_definition(
+    name, board, tmp_path
+):
     net, integer, x = network_and_input(name)
     mcu.write_board(integer, tmp_path / "c", board)
     emulation = mcu.emulate(integer, mcu.build(tmp_path / "c", board), x, board)
@@ -138,7 +152,10 @@ def test_stack_of_a_known_step(tmp_path):
     _, integer, x = example("dense")
     mcu.write_board(integer, tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text(
-        LOOP.replace("uint32_t n = 20000;", "volatile uint8_t deep[1000]; uint32_t n = 1; deep[0] = input[0]; n += deep[0];")
+        LOOP.replace(
+            "uint32_t n = 20000;",
+            "volatile uint8_t deep[1000]; uint32_t n = 1; deep[0] = input[0]; n += deep[0];",
+        )
     )
     program = mcu.build(tmp_path / "c")
     assert 1000 <= mcu.emulate(integer, program, x).stack_bytes < 1100
@@ -147,7 +164,11 @@ def test_stack_of_a_known_step(tmp_path):
 @needs_emulator
 @pytest.mark.parametrize(
     ("variant", "most_instructions", "per_synaptic_event"),
-    [("int8 weights, 4-bit states", 418_000, 1.5), ("int4, 4-bit", 338_000, 1.1), ("ternary, 4-bit", 338_000, 1.1)],
+    [
+        ("int8 weights, 4-bit states", 418_000, 1.5),
+        ("int4, 4-bit", 338_000, 1.1),
+        ("ternary, 4-bit", 338_000, 1.1),
+    ],
 )
 def test_budget_of_a_cortex_m3(variant, most_instructions, per_synaptic_event):
     module = benchmark()
@@ -163,7 +184,9 @@ def test_budget_of_a_cortex_m3(variant, most_instructions, per_synaptic_event):
 @needs_emulator
 def test_budget_of_a_cortex_m0():
     module = benchmark()
-    found = module.measure(module.VARIANTS["int8 weights, 4-bit states"].network(), "microbit", samples=4)
+    found = module.measure(
+        module.VARIANTS["int8 weights, 4-bit states"].network(), "microbit", samples=4
+    )
     assert found.instructions <= 800_000
     assert found.code_bytes < 2048
     assert found.ram_bytes < 2048
@@ -173,7 +196,9 @@ def test_budget_of_a_cortex_m0():
 def test_smallest_code_keeps_the_budget_too():
     module = benchmark()
     for variant, most in (("int8 weights, 4-bit states", 1.5), ("int4, 4-bit", 1.1)):
-        found = module.measure(module.VARIANTS[variant].network(), "mps2-an385", samples=2, optimize="-Os")
+        found = module.measure(
+            module.VARIANTS[variant].network(), "mps2-an385", samples=2, optimize="-Os"
+        )
         assert found.code_bytes < 1200
         assert found.per_synaptic_event <= most
 
@@ -193,7 +218,9 @@ def test_table_of_the_documentation():
 def test_a_program_that_stops_early(tmp_path):
     _, integer, x = example("dense")
     mcu.write_board(integer, tmp_path / "c")
-    (tmp_path / "c" / "snn.c").write_text(LOOP.replace("uint32_t n = 20000;", '__asm__ volatile("udf #0"); uint32_t n = 1;'))
+    (tmp_path / "c" / "snn.c").write_text(
+        LOOP.replace("uint32_t n = 20000;", '__asm__ volatile("udf #0"); uint32_t n = 1;')
+    )
     with pytest.raises(RunError, match=r"qemu-system-arm failed in .* with status 2"):
         mcu.emulate(integer, mcu.build(tmp_path / "c"), x)
 
@@ -203,7 +230,9 @@ def test_a_program_that_never_ends(tmp_path):
     _, integer, x = example("dense")
     mcu.write_board(integer, tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text(LOOP.replace("bne 1b", "b 1b"))
-    with pytest.raises(RunError, match=r"took longer than timeout=0\.5 s; give it more, or fewer samples"):
+    with pytest.raises(
+        RunError, match=r"took longer than timeout=0\.5 s; give it more, or fewer samples"
+    ):
         mcu.emulate(integer, mcu.build(tmp_path / "c"), x, timeout=0.5)
 
 
@@ -212,7 +241,9 @@ def test_a_source_that_the_compiler_refuses(tmp_path):
     _, integer, _ = example("dense")
     mcu.write_board(integer, tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text("#include <string.h>\n")
-    with pytest.raises(RunError, match=r"arm-none-eabi-gcc failed in .*\n.*string\.h: No such file"):
+    with pytest.raises(
+        RunError, match=r"arm-none-eabi-gcc failed in .*\n.*string\.h: No such file"
+    ):
         mcu.build(tmp_path / "c")
 
 
@@ -223,12 +254,18 @@ def test_a_tool_that_is_not_there(tmp_path, monkeypatch):
         "arm-none-eabi-size (package binutils-arm-none-eabi)",
         "qemu-system-arm (package qemu-system-arm)",
     ]
-    with pytest.raises(RunError, match="arm-none-eabi-gcc is not installed; install gcc-arm-none-eabi"):
+    with pytest.raises(
+        RunError, match="arm-none-eabi-gcc is not installed; install gcc-arm-none-eabi"
+    ):
         mcu.build(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "call", [lambda path: mcu.write_board(example("dense")[1], path, "uno"), lambda path: mcu.build(path, "uno")]
+    "call",
+    [
+        lambda path: mcu.write_board(example("dense")[1], path, "uno"),
+        lambda path: mcu.build(path, "uno"),
+    ],
 )
 def test_another_board(call, tmp_path):
     with pytest.raises(InvalidValueError, match="board='uno': must be one of mps2-an385, microbit"):
@@ -249,8 +286,14 @@ def test_make_says_what_is_missing_and_installs_nothing(tmp_path):
     make = [shutil.which("make"), "-C", ROOT, "test-mcu", "READY="]
     done = subprocess.run(make, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "arm-none-eabi-gcc is missing: apt-get install --no-install-recommends gcc-arm-none-eabi" in done.stdout
-    assert "qemu-system-arm is missing: apt-get install --no-install-recommends qemu-system-arm" in done.stdout
+    assert (
+        "arm-none-eabi-gcc is missing: apt-get install --no-install-recommends gcc-arm-none-eabi"
+        in done.stdout
+    )
+    assert (
+        "qemu-system-arm is missing: apt-get install --no-install-recommends qemu-system-arm"
+        in done.stdout
+    )
 
 
 def test_instructions_per_tick():

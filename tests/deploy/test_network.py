@@ -44,15 +44,27 @@ def test_without_numba_the_definition_runs(monkeypatch):
 
 @pytest.mark.parametrize("weights", [8, 12], ids=["int8", "int16"])
 @pytest.mark.parametrize(
-    ("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 3), (3, 2, 2, 1), ((1, 2), (2, 0), 1, 3)]
+    ("stride", "padding", "dilation", "groups"),
+    [(1, 0, 1, 1), (2, 1, 1, 3), (3, 2, 2, 1), ((1, 2), (2, 0), 1, 3)],
 )
 def test_compiled_convolutions_are_the_definition(weights, stride, padding, dilation, groups):
     from snnsim.quant.descriptor import QuantDescriptor
 
     layer = QuantConv2d(
-        3, 6, (3, 2), stride, padding, dilation, groups, weight_quant=QuantDescriptor(weights, axis=0, narrow_range=True)
+        3,
+        6,
+        (3, 2),
+        stride,
+        padding,
+        dilation,
+        groups,
+        weight_quant=QuantDescriptor(weights, axis=0, narrow_range=True),
     )
-    integer = lowered(nn.Sequential(layer, neurons.IFNode(state_quant=quant.uniform(6))), (3, 9, 8), input_range=(-2, 5))
+    integer = lowered(
+        nn.Sequential(layer, neurons.IFNode(state_quant=quant.uniform(6))),
+        (3, 9, 8),
+        input_range=(-2, 5),
+    )
     x = integer.encode(torch.randint(-2, 6, (4, 2, 3, 9, 8)))
     out, state = run(integer, x, integer._rest(2))
     expected, expected_state = run_by_definition(integer, x, integer._rest(2))
@@ -63,18 +75,35 @@ def test_compiled_convolutions_are_the_definition(weights, stride, padding, dila
 
 @pytest.mark.parametrize("outputs", [16, 40])
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize(("kind", "high"), [(np.int8, 1), (np.int8, 9), (np.int8, 1000), (np.int16, 3)])
+@pytest.mark.parametrize(
+    ("kind", "high"), [(np.int8, 1), (np.int8, 9), (np.int8, 1000), (np.int16, 3)]
+)
 def test_sums_of_convolutions_in_16_and_32_bits(kind, high, groups, outputs):
     random = np.random.default_rng(outputs)
     limit = np.iinfo(np.int8 if kind == np.int8 else np.int16)
-    weight = random.integers(limit.min + 1, limit.max, (outputs, 4 // groups, 3, 3), endpoint=True).astype(kind)
+    weight = random.integers(
+        limit.min + 1, limit.max, (outputs, 4 // groups, 3, 3), endpoint=True
+    ).astype(kind)
     bound = 2**30
     ones = np.ones(outputs, np.int32)
     signal, out = Signal((4, 7, 6), 0, high), Signal((outputs, 7, 6), -bound, bound)
-    product = Product("conv", (0,), out, (4, 7, 6), weight, ones, 0 * ones, None, Window((3, 3), padding=(1, 1)), groups)
+    product = Product(
+        "conv",
+        (0,),
+        out,
+        (4, 7, 6),
+        weight,
+        ones,
+        0 * ones,
+        None,
+        Window((3, 3), padding=(1, 1)),
+        groups,
+    )
     integer = IntegerNetwork(signal, [product], 1)
     x = integer.encode(random.integers(0, high, (3, 2, 4, 7, 6), endpoint=True))
-    assert np.array_equal(run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0])
+    assert np.array_equal(
+        run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0]
+    )
 
 
 @pytest.mark.parametrize("maximum", [False, True])
@@ -96,7 +125,9 @@ def test_compiled_pools_are_the_definition(window, maximum):
     pool = Pool("pool", (0,), Signal((3, *size), 25 * low, 25 * 9), (3, 9, 11), window, maximum)
     integer = IntegerNetwork(signal, [pool], 1)
     x = integer.encode(np.random.default_rng(0).integers(low, 9, (2, 2, 3, 9, 11), endpoint=True))
-    assert np.array_equal(run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0])
+    assert np.array_equal(
+        run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0]
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2], ids=["int8", "int4", "ternary"])
@@ -140,7 +171,11 @@ def test_a_call_leaves_the_held_state():
     assert torch.equal(integer.step(x[1]), expected[1])
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+    ids=["deepcopy", "pickle"],
+)
 def test_copies_run_by_themselves(copied):
     _, integer, x = example("residual")
     expected = integer(x)
@@ -155,8 +190,11 @@ def test_copies_run_by_themselves(copied):
 @pytest.mark.parametrize("outputs", [1, 16, 17, 100, 129, 300])
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 def test_tiles_of_any_width_and_sums_of_any_length(outputs, density):
-    # 600 weights of up to 127 leave 16 bits when they are added at once, and 300 rows of 127 lie at the end of what fits
-    weight = np.random.default_rng(outputs).integers(-128, 128, (outputs, 600, 1, 1)).astype(np.int8)
+    # 600 weights of up to 127 leave 16 bits when they are added at once, and 300 rows of 127 lie at
+    # the end of what fits
+    weight = (
+        np.random.default_rng(outputs).integers(-128, 128, (outputs, 600, 1, 1)).astype(np.int8)
+    )
     weight[0], weight[-1] = 127, -128
     product = Product(
         "product",
@@ -181,7 +219,18 @@ def test_events_are_found_at_every_place(size, high):
     ones = np.ones(size, np.int32)
     integer = IntegerNetwork(
         Signal((size,), 0, high),
-        [Product("product", (0,), Signal((size,), 0, high), (size, 1, 1), weight, ones, 0 * ones, None)],
+        [
+            Product(
+                "product",
+                (0,),
+                Signal((size,), 0, high),
+                (size, 1, 1),
+                weight,
+                ones,
+                0 * ones,
+                None,
+            )
+        ],
         1,
     )
     x = torch.from_numpy(np.random.default_rng(size).integers(0, high, (5, 2, size), endpoint=True))
@@ -228,7 +277,12 @@ def test_a_processor_without_wide_vectors_gives_the_same():
     pytest.importorskip("numba")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PORTABLE],
-        env={**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={
+            **os.environ,
+            "NUMBA_CPU_NAME": "generic",
+            "NUMBA_CPU_FEATURES": "",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
     )
@@ -253,8 +307,12 @@ def test_classify_counts_spikes():
 
 
 def test_classify_wants_a_vector():
-    integer = lowered(nn.Sequential(QuantConv2d(1, 2, 3), neurons.IFNode(state_quant=quant.uniform(4))), (1, 6, 6))
-    with pytest.raises(ShapeError, match=r"classify: the output of one sample has shape \(2, 4, 4\)"):
+    integer = lowered(
+        nn.Sequential(QuantConv2d(1, 2, 3), neurons.IFNode(state_quant=quant.uniform(4))), (1, 6, 6)
+    )
+    with pytest.raises(
+        ShapeError, match=r"classify: the output of one sample has shape \(2, 4, 4\)"
+    ):
         integer.classify(spikes(3, 2, 1, 6, 6))
 
 
@@ -275,15 +333,25 @@ def test_bad_input():
     with pytest.raises(InvalidTypeError, match="x must hold real numbers, got complex64"):
         integer(np.zeros((2, 3, 20), np.complex64))
     for wrong in (2.0, -1.0, 0.5, float("nan"), float("inf")):
-        with pytest.raises(InvalidValueError, match=rf"x holds {wrong} and must hold whole numbers in 0..1"):
+        with pytest.raises(
+            InvalidValueError, match=rf"x holds {wrong} and must hold whole numbers in 0..1"
+        ):
             integer(torch.full((2, 3, 20), wrong))
     with pytest.raises(
-        ShapeError, match=r"x has shape \(2, 3, 21\) and must be \[T, B, \*n\], time steps first, with \*n = \(20,\)"
+        ShapeError,
+        match=(
+            r"x has shape \(2, 3, 21\) and must be \[T, B, \*n\], time steps first, with \*n ="
+            r" \(20,\)"
+        ),
     ):
         integer(torch.zeros(2, 3, 21))
-    with pytest.raises(ShapeError, match=r"x has shape \(3, 20\) and must be \[T, B, \*n\], time steps first"):
+    with pytest.raises(
+        ShapeError, match=r"x has shape \(3, 20\) and must be \[T, B, \*n\], time steps first"
+    ):
         integer(torch.zeros(3, 20))
-    with pytest.raises(ShapeError, match=r"x has shape \(20,\) and must be \[B, \*n\], one time step"):
+    with pytest.raises(
+        ShapeError, match=r"x has shape \(20,\) and must be \[B, \*n\], one time step"
+    ):
         integer.step(torch.zeros(20))
     with pytest.raises(ShapeError, match=r"x_seq has no time step"):
         integer(torch.zeros(0, 3, 20))
@@ -308,8 +376,16 @@ def changed(integer, kind, **fields):
 
 
 UNSOUND = {
-    "multiplier that overflows": (Product, lambda op: {"multiplier": np.full_like(op.multiplier, 2**30)}, "results fit 32 bits"),
-    "weights of another kernel": (Product, lambda op: {"weight": op.weight.repeat(2, 2)}, "the size of its kernel"),
+    "multiplier that overflows": (
+        Product,
+        lambda op: {"multiplier": np.full_like(op.multiplier, 2**30)},
+        "results fit 32 bits",
+    ),
+    "weights of another kernel": (
+        Product,
+        lambda op: {"weight": op.weight.repeat(2, 2)},
+        "the size of its kernel",
+    ),
     "unsigned weights": (
         Product,
         lambda op: {"weight": op.weight.astype(np.uint8)},
@@ -317,16 +393,40 @@ UNSOUND = {
     ),
     "no groups": (Product, lambda op: {"groups": 0}, "groups divide its channels"),
     "short bias": (Product, lambda op: {"offset": op.offset[1:]}, "one int32 constant per output"),
-    "too narrow bounds": (Product, lambda op: {"output": Signal(op.output.shape, 0, 1)}, "lie within its bounds"),
-    "code out of range": (GridNeuron, lambda op: {"reset": np.full_like(op.reset, 16)}, "every code is below the number of levels"),
-    "start out of range": (GridNeuron, lambda op: {"start": -1}, "every code is below the number of levels"),
+    "too narrow bounds": (
+        Product,
+        lambda op: {"output": Signal(op.output.shape, 0, 1)},
+        "lie within its bounds",
+    ),
+    "code out of range": (
+        GridNeuron,
+        lambda op: {"reset": np.full_like(op.reset, 16)},
+        "every code is below the number of levels",
+    ),
+    "start out of range": (
+        GridNeuron,
+        lambda op: {"start": -1},
+        "every code is below the number of levels",
+    ),
     "falling edges": (GridNeuron, lambda op: {"edges": op.edges[::-1]}, "its edges increase"),
-    "table of another size": (GridNeuron, lambda op: {"leak": op.leak[:, 1:]}, r"its tables are \[C, L\]"),
+    "table of another size": (
+        GridNeuron,
+        lambda op: {"leak": op.leak[:, 1:]},
+        r"its tables are \[C, L\]",
+    ),
     "shift": (GridNeuron, lambda op: {"shift": 40}, "shifts are 0 to 31 bits"),
-    "membrane beyond 32 bits": (GridNeuron, lambda op: {"leak": np.full_like(op.leak, 2**31 - 1)}, "its membrane fits 32 bits"),
+    "membrane beyond 32 bits": (
+        GridNeuron,
+        lambda op: {"leak": np.full_like(op.leak, 2**31 - 1)},
+        "its membrane fits 32 bits",
+    ),
     "channels": (GridNeuron, lambda op: {"inner": 7}, "its channels divide its neurons"),
     "shape": (GridNeuron, lambda op: {"output": Signal((25,), 0, 1)}, "the shape of its input"),
-    "axes": (GridNeuron, lambda op: {"output": Signal((24, 1, 1, 1), 0, 1)}, "a shape has 1 to 3 axes"),
+    "axes": (
+        GridNeuron,
+        lambda op: {"output": Signal((24, 1, 1, 1), 0, 1)},
+        "a shape has 1 to 3 axes",
+    ),
 }
 
 
@@ -343,7 +443,9 @@ def test_operations_read_what_is_before_them():
     integer = lowered(awake(dense()))
     with pytest.raises(InvalidValueError, match="'1' reads a signal that comes after it"):
         IntegerNetwork(*changed(integer, Product, inputs=(2,)))
-    with pytest.raises(InvalidValueError, match=r"IntegerNetwork\(output=9\): must be one of its 5 signals"):
+    with pytest.raises(
+        InvalidValueError, match=r"IntegerNetwork\(output=9\): must be one of its 5 signals"
+    ):
         IntegerNetwork(integer.input, integer.operations, 9)
 
 
@@ -367,12 +469,17 @@ def test_a_network_of_no_steps_or_no_scale_is_refused(options, message):
 
 def test_neurons_have_names_of_their_own():
     _, integer, _ = example("dense")
-    operations = [dataclasses.replace(op, name="same") if op.name in integer.neurons else op for op in integer.operations]
+    operations = [
+        dataclasses.replace(op, name="same") if op.name in integer.neurons else op
+        for op in integer.operations
+    ]
     with pytest.raises(InvalidValueError, match="two neurons of one name"):
         IntegerNetwork(integer.input, operations, integer.output)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.bool, torch.uint8, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float64, torch.bool, torch.uint8, torch.int64]
+)
 def test_spikes_of_every_dtype_run(dtype):
     _, integer, x = example("dense")
     assert torch.equal(integer(x.to(dtype)), integer(x))
@@ -380,7 +487,9 @@ def test_spikes_of_every_dtype_run(dtype):
 
 def test_layouts_that_numpy_does_not_know_are_refused():
     _, integer, x = example("dense")
-    with pytest.raises(InvalidTypeError, match=r"x has the layout torch\.sparse_coo; give it as x\.to_dense"):
+    with pytest.raises(
+        InvalidTypeError, match=r"x has the layout torch\.sparse_coo; give it as x\.to_dense"
+    ):
         integer(x.to_sparse())
 
 
@@ -406,10 +515,23 @@ def test_sums_beyond_64_bits_are_refused_and_do_not_wrap_around():
 
 TOO_LARGE = {
     "signal": (Signal((2**16, 2**16), 0, 1), [], "one sample has at most"),
-    "delay": (Signal((4,), 0, 1), [Delay("d", (0,), Signal((4,), 0, 1), 2**30)], "its state has at most"),
+    "delay": (
+        Signal((4,), 0, 1),
+        [Delay("d", (0,), Signal((4,), 0, 1), 2**30)],
+        "its state has at most",
+    ),
     "border": (
         Signal((1, 4, 4), 0, 1),
-        [Pool("p", (0,), Signal((1, 1, 1), 0, 2**16), (1, 4, 4), Window((2**16, 2**16), (1, 1), (2**15, 2**15)), maximum=True)],
+        [
+            Pool(
+                "p",
+                (0,),
+                Signal((1, 1, 1), 0, 2**16),
+                (1, 4, 4),
+                Window((2**16, 2**16), (1, 1), (2**15, 2**15)),
+                maximum=True,
+            )
+        ],
         "with its border, its input has at most",
     ),
 }

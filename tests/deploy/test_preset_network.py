@@ -22,7 +22,9 @@ NEURONS = {
     "loihi": LoihiLIF(400, 300, 900, bias_mant=-30, bias_exp=3),
     "loihi-no-decay": LoihiLIF(0, 0, 2**17 - 1, du_offset=0),
     "loihi-16-bits": LoihiLIF(20, 10, 500, state_bits=16),
-    "loihi-16-bits-saturating": LoihiLIF(20, 10, 500, state_bits=16, wrap_current=False, dv_offset=1),
+    "loihi-16-bits-saturating": LoihiLIF(
+        20, 10, 500, state_bits=16, wrap_current=False, dv_offset=1
+    ),
     "loihi-32-bits": LoihiLIF(4095, 4095, 100, state_bits=32),
     "xylo-v1": XyloLIF(1, 2, 4, 484),
     "xylo-v1-output": XyloLIF(1, 5, 5, 300, max_spikes=1),
@@ -44,12 +46,16 @@ def weights_for(neuron, outputs, inputs):
 
 def events(steps, batch, inputs, high, density=0.4):
     random = np.random.default_rng(SEED)
-    return random.integers(1, high, (steps, batch, inputs), endpoint=True) * (random.random((steps, batch, inputs)) < density)
+    return random.integers(1, high, (steps, batch, inputs), endpoint=True) * (
+        random.random((steps, batch, inputs)) < density
+    )
 
 
 def two_layers(neuron, delay=0):
     hidden = replace(neuron, max_spikes=3) if isinstance(neuron, XyloLIF) else neuron
-    return preset_network([(weights_for(neuron, 37, 50), hidden), (weights_for(neuron, 5, 37), neuron)], delay)
+    return preset_network(
+        [(weights_for(neuron, 37, 50), hidden), (weights_for(neuron, 5, 37), neuron)], delay
+    )
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -62,7 +68,9 @@ def test_compiled_presets_are_the_reference(name, delay):
     assert np.array_equal(out, expected)
     assert np.array_equal(state, expected_state)
     # the first layer has something to say wherever its threshold lets it
-    hidden = IntegerNetwork(integer.input, integer.operations, len(integer.operations) // 2 - (1 if delay else 0))
+    hidden = IntegerNetwork(
+        integer.input, integer.operations, len(integer.operations) // 2 - (1 if delay else 0)
+    )
     assert hidden(x).any() or name in ("loihi-no-decay", "xylo-v1-32-bits")
 
 
@@ -80,7 +88,9 @@ def test_every_state_goes_on_alike(name):
     low, high = neuron.state_bounds
     shape = (50, *integer.operations[0].state_shape)
     edges = random.choice([low, low + 1, -1, 0, 1, high - 1, high], shape)
-    numbers = np.where(random.random(shape) < 0.5, edges, random.integers(low, high, shape, endpoint=True))
+    numbers = np.where(
+        random.random(shape) < 0.5, edges, random.integers(low, high, shape, endpoint=True)
+    )
     state = integer.layout.pack([numbers])
     out, after = run(integer, integer.encode(x), state)
     expected, expected_after = run_by_definition(integer, integer.encode(x), state)
@@ -91,7 +101,9 @@ def test_every_state_goes_on_alike(name):
 
 @pytest.mark.parametrize("case", LOIHI["loihi_random"], ids=lambda case: f"du={case['du']}")
 def test_the_engine_gives_the_traces_of_lava(case):
-    neuron = PresetNeuron("loihi", (0,), Signal((1,), 0, 1), LoihiLIF(case["du"], case["dv"], case["vth"]))
+    neuron = PresetNeuron(
+        "loihi", (0,), Signal((1,), 0, 1), LoihiLIF(case["du"], case["dv"], case["vth"])
+    )
     integer = IntegerNetwork(Signal((1,), -(2**15), 2**15), [neuron], 1)
     spikes, currents = [], []
     for a in case["a"]:
@@ -101,7 +113,9 @@ def test_the_engine_gives_the_traces_of_lava(case):
     assert currents == case["u"]
 
 
-@pytest.mark.parametrize("case", XYLO, ids=lambda case: f"v{case['version']}-dash{case['dash_syn']}-{case['dash_mem']}")
+@pytest.mark.parametrize(
+    "case", XYLO, ids=lambda case: f"v{case['version']}-dash{case['dash_syn']}-{case['dash_mem']}"
+)
 def test_the_engine_gives_the_traces_of_xylosim(case):
     constants = (case["version"], case["dash_syn"], case["dash_mem"], case["threshold"])
     hidden = XyloLIF(*constants, bias=case["bias"] or 0, max_spikes=15)
@@ -145,10 +159,16 @@ def test_constants_of_a_file_are_checked(tmp_path):
         manifest["operations"][1]["neuron"][field] = value
         stated = manifest.pop("sha256")
         version = manifest.pop("snnsim_version")
-        changed = {**manifest, "snnsim_version": version, "sha256": {**stated, "network": files._hash(manifest)}}
+        changed = {
+            **manifest,
+            "snnsim_version": version,
+            "sha256": {**stated, "network": files._hash(manifest)},
+        }
         (tmp_path / field).mkdir()
         (tmp_path / field / "network.json").write_text(json.dumps(changed))
-        (tmp_path / field / "tensors.safetensors").write_bytes((tmp_path / "net" / "tensors.safetensors").read_bytes())
+        (tmp_path / field / "tensors.safetensors").write_bytes(
+            (tmp_path / "net" / "tensors.safetensors").read_bytes()
+        )
         with pytest.raises(error):
             IntegerNetwork.load(tmp_path / field)
 
@@ -166,31 +186,60 @@ def test_loihi_weights_of_nine_bits_are_doubled_bytes():
     integer = preset_network([(np.array([[-256, 254]]), NEURONS["loihi"])])
     assert integer.operations[0].weight.dtype == np.int8
     assert integer.operations[0].multiplier.tolist() == [2]
-    assert preset_network([(np.array([[255, 3]]), NEURONS["loihi"])]).operations[0].weight.dtype == np.int16
+    assert (
+        preset_network([(np.array([[255, 3]]), NEURONS["loihi"])]).operations[0].weight.dtype
+        == np.int16
+    )
 
 
 def test_generated_c_is_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match="to_c: '0' is a layer of SpeckIF, and C is generated for lowered networks"):
+    with pytest.raises(
+        InvalidValueError,
+        match="to_c: '0' is a layer of SpeckIF, and C is generated for lowered networks",
+    ):
         two_layers(NEURONS["speck"]).to_c(tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
 SPECK = NEURONS["speck"]
 BAD = {
-    "no layers": (lambda: preset_network([]), InvalidValueError, r"layers=\[\]\): there must be at least one layer"),
-    "neuron": (lambda: preset_network([(np.ones((2, 2), int), "speck")]), InvalidTypeError, "neuron of layer 0 is str; must be"),
-    "float": (lambda: preset_network([(torch.ones(2, 2), SPECK)]), InvalidTypeError, "layer 0 are float32 and must be integers"),
+    "no layers": (
+        lambda: preset_network([]),
+        InvalidValueError,
+        r"layers=\[\]\): there must be at least one layer",
+    ),
+    "neuron": (
+        lambda: preset_network([(np.ones((2, 2), int), "speck")]),
+        InvalidTypeError,
+        "neuron of layer 0 is str; must be",
+    ),
+    "float": (
+        lambda: preset_network([(torch.ones(2, 2), SPECK)]),
+        InvalidTypeError,
+        "layer 0 are float32 and must be integers",
+    ),
     "axes": (
         lambda: preset_network([(np.ones(2, int), SPECK)]),
         ShapeError,
         r"layer 0 have shape \(2,\); must be \[outputs, inputs\]",
     ),
-    "range": (lambda: preset_network([([[128]], SPECK)]), InvalidValueError, r"go from 128 to 128; must be within -128\.\.127"),
-    "loihi": (lambda: preset_network([([[-3, 1]], LoihiLIF(0, 0, 1))]), InvalidValueError, "even and within -256..254"),
+    "range": (
+        lambda: preset_network([([[128]], SPECK)]),
+        InvalidValueError,
+        r"go from 128 to 128; must be within -128\.\.127",
+    ),
+    "loihi": (
+        lambda: preset_network([([[-3, 1]], LoihiLIF(0, 0, 1))]),
+        InvalidValueError,
+        "even and within -256..254",
+    ),
     "chain": (
         lambda: preset_network([([[1], [2]], SPECK), ([[1, 2, 3]], SPECK)]),
         ShapeError,
-        r"weights of layer 1 are \[1, 3\], \[outputs, inputs\], and the layer before it has 2 outputs",
+        (
+            r"weights of layer 1 are \[1, 3\], \[outputs, inputs\], and the layer before it has 2"
+            r" outputs"
+        ),
     ),
     "events": (
         lambda: preset_network([([[1]], XyloLIF(1, 1, 1, 1)), ([[1]], XyloLIF(1, 1, 1, 1))]),
@@ -214,9 +263,17 @@ def test_bad_operations():
     for operation, rule in (
         (layer, r"weights are int8 \[inputs, neurons\]"),
         (replace(layer, neuron=SPECK), "its neuron is a XyloLIF"),
-        (PresetNeuron("x", (0,), signal, NEURONS["xylo-v1"]), "its neuron is a LoihiLIF or a SpeckIF"),
+        (
+            PresetNeuron("x", (0,), signal, NEURONS["xylo-v1"]),
+            "its neuron is a LoihiLIF or a SpeckIF",
+        ),
         (PresetNeuron("x", (0,), Signal((3,), 0, 1), SPECK), "it keeps the shape of its input"),
-        (PresetLayer("x", (0,), Signal((2, 1), 0, 1), np.ones((2, 2), np.int8), NEURONS["xylo-v1"]), "sample are vectors"),
+        (
+            PresetLayer(
+                "x", (0,), Signal((2, 1), 0, 1), np.ones((2, 2), np.int8), NEURONS["xylo-v1"]
+            ),
+            "sample are vectors",
+        ),
     ):
         with pytest.raises(InvalidValueError, match=rule):
             IntegerNetwork(signal, [operation], 1)

@@ -31,10 +31,15 @@ def test_loihi_random_traces_of_lava(case):
     assert any(s)
 
 
-@pytest.mark.parametrize(("name", "column"), [("lava_test_bitacc_impulse_du", 0), ("lava_test_bitacc_impulse_dv", 1)])
+@pytest.mark.parametrize(
+    ("name", "column"), [("lava_test_bitacc_impulse_du", 0), ("lava_test_bitacc_impulse_dv", 1)]
+)
 def test_loihi_impulses_of_lava(name, column):
     case = LOIHI[name]
-    assert run_loihi(LoihiLIF(case["du"], case["dv"], case["vth"]), case["a"])[column] == case["expect"]
+    assert (
+        run_loihi(LoihiLIF(case["du"], case["dv"], case["vth"]), case["a"])[column]
+        == case["expect"]
+    )
 
 
 def test_loihi_without_decay_of_lava():
@@ -61,15 +66,21 @@ def test_loihi_threshold_is_strict():
 def test_loihi_weights():
     assert LoihiLIF.check_weights([255, 3]).tolist() == [255, 3]
     assert LoihiLIF.check_weights([-256, 254]).tolist() == [-256, 254]
-    with pytest.raises(InvalidValueError, match=r"must be even and within -256..254 where signs are mixed"):
+    with pytest.raises(
+        InvalidValueError, match=r"must be even and within -256..254 where signs are mixed"
+    ):
         LoihiLIF.check_weights([-3, 2])
     with pytest.raises(InvalidValueError, match="must be within 255 where they have one sign"):
         LoihiLIF.check_weights([256])
-    with pytest.raises(InvalidTypeError, match=r"weights of float64\): must be integers; round them first"):
+    with pytest.raises(
+        InvalidTypeError, match=r"weights of float64\): must be integers; round them first"
+    ):
         LoihiLIF.check_weights([0.5])
 
 
-@pytest.mark.parametrize("case", XYLO, ids=lambda case: f"v{case['version']}-dash{case['dash_syn']}-{case['dash_mem']}")
+@pytest.mark.parametrize(
+    "case", XYLO, ids=lambda case: f"v{case['version']}-dash{case['dash_syn']}-{case['dash_mem']}"
+)
 def test_xylo_traces_of_xylosim(case):
     constants = (case["version"], case["dash_syn"], case["dash_mem"], case["threshold"])
     # the recorded output neurons have no bias, and a weight of 64
@@ -82,7 +93,9 @@ def test_xylo_traces_of_xylosim(case):
         # hidden spikes reach the output one step later
         out_spikes, out_state = output.step(arrived.clip(max=15), [[64]], out_state)
         arrived, state = hidden.step(events, weights, state)
-        for name, value in zip(seen, (*state, arrived, out_spikes, out_state.membrane), strict=True):
+        for name, value in zip(
+            seen, (*state, arrived, out_spikes, out_state.membrane), strict=True
+        ):
             seen[name].append(int(value[0]))
     assert seen == {name: case[name] for name in seen}
 
@@ -157,5 +170,8 @@ def test_bad_constants(name):
 
 def test_xylo_shapes():
     neuron = XyloLIF(1, 0, 0, 1)
-    with pytest.raises(ShapeError, match=r"events \(2,\) must be \[..., inputs\] and weights \(3, 1\) \[inputs, neurons\]"):
+    with pytest.raises(
+        ShapeError,
+        match=r"events \(2,\) must be \[..., inputs\] and weights \(3, 1\) \[inputs, neurons\]",
+    ):
         neuron.step([1, 1], [[1], [1], [1]], neuron.rest((1,)))

@@ -9,7 +9,10 @@ from snnsim.deploy.state import StateLayout
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 
-@pytest.mark.parametrize(("low", "high", "bits"), [(0, 1, 1), (0, 4, 3), (-8, 7, 4), (0, 255, 8), (-(2**23), 2**23 - 1, 24)])
+@pytest.mark.parametrize(
+    ("low", "high", "bits"),
+    [(0, 1, 1), (0, 4, 3), (-8, 7, 4), (0, 255, 8), (-(2**23), 2**23 - 1, 24)],
+)
 def test_numbers_take_the_bits_of_their_bounds(low, high, bits):
     layout = StateLayout([Delay("late", (0,), Signal((5,), low, high), 2)])
     states = np.random.default_rng(0).integers(low, high, (3, 2, 5), endpoint=True)
@@ -59,16 +62,22 @@ def test_what_is_no_state_is_refused():
     _, integer, x = example("strided")
     integer.step(x[0])
     state = integer.state
-    with pytest.raises(InvalidTypeError, match=rf"state: must be a uint8 array \[B, {state.shape[1]}\], got int64"):
+    with pytest.raises(
+        InvalidTypeError, match=rf"state: must be a uint8 array \[B, {state.shape[1]}\], got int64"
+    ):
         integer.state = state.astype(np.int64)
     with pytest.raises(InvalidTypeError, match="got list"):
         integer.state = state.tolist()
-    with pytest.raises(ShapeError, match=rf"state of shape \(2,\): must be \[B, {state.shape[1]}\]"):
+    with pytest.raises(
+        ShapeError, match=rf"state of shape \(2,\): must be \[B, {state.shape[1]}\]"
+    ):
         integer.state = np.zeros(2, np.uint8)
     assert np.array_equal(integer.state, state)
 
 
 def test_a_code_beyond_the_levels_is_refused():
     layout = StateLayout([Delay("late", (0,), Signal((2,), 0, 4), 1)])
-    with pytest.raises(InvalidValueError, match="operation 'late' would hold 7, and its states are 0 to 4"):
+    with pytest.raises(
+        InvalidValueError, match="operation 'late' would hold 7, and its states are 0 to 4"
+    ):
         layout.checked(np.array([[0b111]], np.uint8))

@@ -33,7 +33,11 @@ def test_a_certificate_of_equality():
     certificate = verify(net, integer, [x, x[:, :1]])
     assert certificate.exact
     # 24 + 5 spikes, then the output of both runs; two codes for each neuron
-    assert (certificate.samples, certificate.outputs, certificate.codes) == (4, 9 * 4 * (29 + 5), 9 * 4 * 29 * 2)
+    assert (certificate.samples, certificate.outputs, certificate.codes) == (
+        4,
+        9 * 4 * (29 + 5),
+        9 * 4 * 29 * 2,
+    )
     assert str(certificate) == "exact: 4 samples, 1224 outputs and 2088 codes compared"
 
 
@@ -46,7 +50,9 @@ def test_the_first_difference_is_reported_with_both_histories():
     assert difference.expected["charged"][:-1] == difference.found["charged"][:-1]
     assert difference.expected["charged"][-1] != difference.found["charged"][-1]
     assert len(difference.expected["output"]) == min(8, difference.time_step + 1)
-    assert str(difference).startswith(f"first difference: 4, time step {difference.time_step}, sample {difference.sample}")
+    assert str(difference).startswith(
+        f"first difference: 4, time step {difference.time_step}, sample {difference.sample}"
+    )
     # the place is the right one
     found = tampered(integer).trace(x)[1]["4"].charged
     expected = integer.trace(x)[1]["4"].charged
@@ -81,7 +87,9 @@ def test_the_c_is_compared_too(tmp_path):
     assert str(difference).startswith("first difference: 4, time step")
     assert "of the C\n  codes: [" in str(difference)
     source = tmp_path / "wrong" / "snn.c"
-    source.write_text((tmp_path / "right" / "snn.c").read_text().replace("output[n] = ", "output[n] = 1u ^ "))
+    source.write_text(
+        (tmp_path / "right" / "snn.c").read_text().replace("output[n] = ", "output[n] = 1u ^ ")
+    )
     difference = verify(net, integer, [x], tmp_path / "wrong").difference
     assert (difference.engine, difference.layer) == ("C", "output")
 
@@ -124,7 +132,9 @@ def test_modes_and_states_are_restored():
 def test_a_runner_is_compared_as_it_runs():
     net, integer, x = example("static")
     assert verify(net, integer, [x]).exact
-    with pytest.raises(InvalidValueError, match="runner has time_steps=None and the integer network 6"):
+    with pytest.raises(
+        InvalidValueError, match="runner has time_steps=None and the integer network 6"
+    ):
         verify(MultiStep(net.net), integer, [x])
 
 
@@ -135,7 +145,10 @@ def test_bad_arguments():
     with pytest.raises(InvalidTypeError, match="must be an IntegerNetwork, got Sequential"):
         verify(net, net, [x])
     other = awake(nn.Sequential(QuantLinear(20, 5), neurons.IFNode(state_quant=quant.uniform(4))))
-    with pytest.raises(InvalidValueError, match=r"the network has the neurons \['1'\] and the integer network \['2', '4'\]"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"the network has the neurons \['1'\] and the integer network \['2', '4'\]",
+    ):
         verify(other, integer, [x])
     float_net = dense()
     float_net[2].state_quant = None
@@ -154,7 +167,10 @@ def test_a_copy_is_compared_with_its_network():
     difference = verify_copy(net, other, [x]).difference
     assert difference.layer in ("4", "output")
     assert net.training
-    with pytest.raises(InvalidValueError, match=r"verify_copy: the network has the neurons \['2', '4'\] and the copy \['0'\]"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"verify_copy: the network has the neurons \['2', '4'\] and the copy \['0'\]",
+    ):
         verify_copy(net, nn.Sequential(neurons.IFNode()), [x])
 
 
@@ -162,7 +178,11 @@ def test_a_neuron_that_is_never_called_is_not_missed():
     class Spare(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layer, self.fire, self.spare = QuantLinear(12, 9), neurons.IFNode(state_quant=quant.uniform(4)), neurons.IFNode()
+            self.layer, self.fire, self.spare = (
+                QuantLinear(12, 9),
+                neurons.IFNode(state_quant=quant.uniform(4)),
+                neurons.IFNode(),
+            )
 
         def forward(self, x):
             return self.fire(self.layer(x))
@@ -171,7 +191,9 @@ def test_a_neuron_that_is_never_called_is_not_missed():
     assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
 
 
-@pytest.mark.parametrize("form", ["pair", "list", "numpy", "bool", "int64", "float64", "bfloat16", "read-only"])
+@pytest.mark.parametrize(
+    "form", ["pair", "list", "numpy", "bool", "int64", "float64", "bfloat16", "read-only"]
+)
 def test_batches_of_every_form_are_verified(form):
     net, integer, x = example("dense")
     array = x.numpy().copy()
@@ -191,10 +213,16 @@ def test_batches_of_every_form_are_verified(form):
     assert certificate.data == verify(net, integer, [x]).data
 
 
-@pytest.mark.parametrize("batch", ["x", {"x": 1}, (), np.array(["a"]), torch.zeros(5, 2, 20, dtype=torch.complex64), None])
+@pytest.mark.parametrize(
+    "batch",
+    ["x", {"x": 1}, (), np.array(["a"]), torch.zeros(5, 2, 20, dtype=torch.complex64), None],
+)
 def test_batches_of_other_things_are_refused(batch):
     net, integer, _ = example("dense")
-    with pytest.raises(InvalidTypeError, match=r"verify\(batches\): a batch must be a tensor of numbers or begin with one"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"verify\(batches\): a batch must be a tensor of numbers or begin with one",
+    ):
         verify(net, integer, [batch])
 
 
@@ -209,9 +237,19 @@ def test_batches_that_cannot_be_compared_are_named():
         (
             x.to_sparse(),
             InvalidTypeError,
-            r"verify\(batches\): a batch has the layout torch\.sparse_coo; give it as x\.to_dense\(\)",
+            (
+                r"verify\(batches\): a batch has the layout torch\.sparse_coo; give it as"
+                r" x\.to_dense\(\)"
+            ),
         ),
-        (x[0], ShapeError, r"x has shape \(3, 20\) and must be \[T, B, \*n\], time steps first, with \*n = \(20,\)"),
+        (
+            x[0],
+            ShapeError,
+            (
+                r"x has shape \(3, 20\) and must be \[T, B, \*n\], time steps first, with \*n ="
+                r" \(20,\)"
+            ),
+        ),
     ):
         with pytest.raises(error, match=message):
             verify(net, integer, [batch])

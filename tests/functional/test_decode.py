@@ -52,7 +52,10 @@ def test_bool_spikes_are_decoded_in_float32_whatever_the_default(decoder, dtype,
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoders_want_real_numbers(decoder):
-    with pytest.raises(InvalidTypeError, match=rf"^{decoder.__name__}\(._seq of dtype torch.complex64\): ._seq must be real"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=rf"^{decoder.__name__}\(._seq of dtype torch.complex64\): ._seq must be real",
+    ):
         decoder(torch.zeros(4, 1, 2, dtype=torch.complex64))
 
 
@@ -65,7 +68,8 @@ def test_gradient_of_rate_is_shared_by_all_steps():
 def test_gradient_of_first_spike_wants_earlier_spikes():
     spikes = SPIKES.clone().requires_grad_()
     decode.first_spike(spikes).sum().backward()
-    # a spike at step t of the silent neuron would score (4 - t) / 4; without its spike at 0 the first would come at 3
+    # a spike at step t of the silent neuron would score (4 - t) / 4; without its spike at 0 the
+    # first would come at 3
     assert torch.equal(spikes.grad[:, 0, 2], torch.tensor([1.0, 0.75, 0.5, 0.25]))
     assert torch.equal(spikes.grad[:, 0, 0], torch.tensor([0.75, 0.0, 0.0, 0.0]))
 
@@ -79,7 +83,13 @@ def test_gradient_of_membrane_goes_to_the_maximum():
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoders_want_time_and_batch(decoder):
     for shape in [(), (4,), (0, 2)]:
-        with pytest.raises(ShapeError, match=rf"^{decoder.__name__}\(._seq of shape .*\): ._seq must be \[T, B, \*n\] with T >= 1"):
+        with pytest.raises(
+            ShapeError,
+            match=(
+                rf"^{decoder.__name__}\(._seq of shape .*\): ._seq must be \[T, B, \*n\] with T"
+                r" >= 1"
+            ),
+        ):
             decoder(torch.zeros(shape))
     with pytest.raises(InvalidTypeError, match="must be a tensor"):
         decoder([[0.0]])
@@ -87,5 +97,8 @@ def test_decoders_want_time_and_batch(decoder):
 
 @pytest.mark.parametrize("value", [2.0, -1.0, math.nan])
 def test_first_spike_wants_spikes(value):
-    with pytest.raises(InvalidValueError, match=r"^first_spike\(s_seq with the value .*: values of s_seq must be within 0\.\.1"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"^first_spike\(s_seq with the value .*: values of s_seq must be within 0\.\.1",
+    ):
         decode.first_spike(torch.tensor([[value]]))

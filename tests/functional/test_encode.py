@@ -35,13 +35,19 @@ def test_encoders_emit_zeros_and_ones(encoder):
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf])
 @pytest.mark.parametrize("encoder", FROM_VALUES)
 def test_values_must_lie_between_zero_and_one(encoder, value):
-    with pytest.raises(InvalidValueError, match=rf"^{encoder.__name__}\(x with the value .*within 0\.\.1; scale them first$"):
+    with pytest.raises(
+        InvalidValueError,
+        match=rf"^{encoder.__name__}\(x with the value .*within 0\.\.1; scale them first$",
+    ):
         encoder(torch.tensor([0.5, value]), 4)
 
 
 @pytest.mark.parametrize("encoder", FROM_VALUES)
 def test_images_of_bytes_are_refused(encoder):
-    with pytest.raises(InvalidTypeError, match=r"x of dtype torch\.uint8\): x must be floating, within 0\.\.1; for 8-bit images"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"x of dtype torch\.uint8\): x must be floating, within 0\.\.1; for 8-bit images",
+    ):
         encoder(torch.tensor([255], dtype=torch.uint8), 4)
 
 
@@ -54,10 +60,16 @@ def test_values_must_be_a_tensor(encoder):
 @pytest.mark.parametrize("encoder", [*FROM_VALUES, encode.direct])
 def test_time_steps_must_be_a_positive_int(encoder):
     name = encoder.__name__
-    with pytest.raises(InvalidValueError, match=rf"^{name}\(time_steps=0\): time_steps must be >= 1; pass a larger number$"):
+    with pytest.raises(
+        InvalidValueError,
+        match=rf"^{name}\(time_steps=0\): time_steps must be >= 1; pass a larger number$",
+    ):
         encoder(torch.tensor([0.5]), 0)
     for value in (True, 4.0):
-        with pytest.raises(InvalidTypeError, match=rf"^{name}\(time_steps={value}\): time_steps must be an int, not"):
+        with pytest.raises(
+            InvalidTypeError,
+            match=rf"^{name}\(time_steps={value}\): time_steps must be an int, not",
+        ):
             encoder(torch.tensor([0.5]), value)
 
 
@@ -69,7 +81,9 @@ def test_rate_is_certain_at_its_ends():
 def test_rate_has_the_mean_that_was_asked_for():
     x = torch.tensor([0.1, 0.5, 0.9])
     # 20000 steps: a standard deviation of at most 0.0036
-    torch.testing.assert_close(decode.rate(encode.rate(x.view(1, 3), 20000, seeded()))[0], x, rtol=0, atol=0.015)
+    torch.testing.assert_close(
+        decode.rate(encode.rate(x.view(1, 3), 20000, seeded()))[0], x, rtol=0, atol=0.015
+    )
 
 
 def test_rate_follows_its_generator_and_leaves_the_global_one_alone():
@@ -91,7 +105,9 @@ def test_rate_passes_the_gradient_of_its_mean():
 def test_latency_is_earlier_for_larger_values():
     spikes = encode.latency(torch.tensor([[1.0, 0.75, 0.5, 0.0]]), 5)
     assert torch.equal(spikes.sum(0), torch.ones(1, 4))
-    assert torch.equal(first_spike_time(spikes.movedim(0, -1), 5), torch.tensor([[0.0, 1.0, 2.0, 4.0]]))
+    assert torch.equal(
+        first_spike_time(spikes.movedim(0, -1), 5), torch.tensor([[0.0, 1.0, 2.0, 4.0]])
+    )
 
 
 def test_latency_counts_many_steps_in_half_precision():
@@ -105,7 +121,9 @@ def test_latency_in_one_step_fires_at_once():
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2), st.integers(1, 20))
 def test_latency_keeps_the_order(values, time_steps):
-    early, late = first_spike_time(encode.latency(torch.tensor(sorted(values)), time_steps).movedim(0, -1), -1).flip(0)
+    early, late = first_spike_time(
+        encode.latency(torch.tensor(sorted(values)), time_steps).movedim(0, -1), -1
+    ).flip(0)
     assert 0 <= early <= late <= time_steps - 1
 
 
@@ -127,7 +145,10 @@ def test_phase_of_one_is_the_largest_number():
 
 
 def test_phase_period_is_bounded():
-    with pytest.raises(InvalidValueError, match=r"^phase\(period=33\): period must be <= 32, the digits a value can have; pass 8$"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"^phase\(period=33\): period must be <= 32, the digits a value can have; pass 8$",
+    ):
         encode.phase(torch.tensor([1.0]), 4, period=33)
     with pytest.raises(InvalidValueError, match=r"^phase\(period=0\): period must be >= 1"):
         encode.phase(torch.tensor([1.0]), 4, period=0)
@@ -188,14 +209,22 @@ def test_delta_keeps_shape_and_dtype():
 
 @pytest.mark.parametrize("value", [0, -1.0])
 def test_delta_threshold_must_be_positive(value):
-    with pytest.raises(InvalidValueError, match=rf"^delta\(threshold={value}\): threshold must be > 0"):
+    with pytest.raises(
+        InvalidValueError, match=rf"^delta\(threshold={value}\): threshold must be > 0"
+    ):
         encode.delta(torch.zeros(2, 1), value)
 
 
 def test_delta_wants_a_sequence_of_finite_floats():
     with pytest.raises(ShapeError, match=r"x_seq must be \[T, B, \*n\]"):
         encode.delta(torch.zeros(3), 1.0)
-    with pytest.raises(InvalidTypeError, match=r"x_seq of dtype torch\.int64\): x_seq must be floating; pass x_seq\.float\(\)$"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"x_seq of dtype torch\.int64\): x_seq must be floating; pass x_seq\.float\(\)$",
+    ):
         encode.delta(torch.zeros(3, 1, dtype=torch.int64), 1.0)
-    with pytest.raises(InvalidValueError, match=r"x_seq with the value nan\): values of x_seq must be finite; remove NaN"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"x_seq with the value nan\): values of x_seq must be finite; remove NaN",
+    ):
         encode.delta(torch.tensor([[0.0], [math.nan]]), 1.0)

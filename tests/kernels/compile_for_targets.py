@@ -1,6 +1,8 @@
-"""Compiles every GPU kernel that typical neurons launch for named targets, on a machine without any; run by `test_gpu_targets.py`.
+"""Compiles every GPU kernel that typical neurons launch for named targets, on a machine without
+any; run by `test_gpu_targets.py`.
 
-Writes a line of JSON for each build: target, kernel, number of fused multiply-adds. An error ends it.
+Writes a line of JSON for each build: target, kernel, number of fused multiply-adds. An error ends
+it.
 """
 
 import json
@@ -44,7 +46,11 @@ def compile_only(function, *args, grid, warmup, **options):
         if "ptx" in built.asm
         else built.asm["llir"].count("llvm.fm") + built.asm["llir"].count(" contract ")
     )
-    build = {"target": str(driver.active.target.arch), "kernel": function.fn.__name__, "fused": fused}
+    build = {
+        "target": str(driver.active.target.arch),
+        "kernel": function.fn.__name__,
+        "fused": fused,
+    }
     sys.stdout.write(json.dumps(build) + "\n")
 
 
@@ -62,7 +68,13 @@ def nodes():
 
 
 def main(backend, arch):
-    driver.set_active(Driver(GPUTarget(backend, int(arch) if arch.isdigit() else arch, 32 if backend == "cuda" else 64)))
+    driver.set_active(
+        Driver(
+            GPUTarget(
+                backend, int(arch) if arch.isdigit() else arch, 32 if backend == "cuda" else 64
+            )
+        )
+    )
     for node in nodes():
         for dtype in (torch.float32, torch.float64, torch.float16):
             x = torch.zeros(5, 2, 3, dtype=dtype, requires_grad=True)

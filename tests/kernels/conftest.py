@@ -3,20 +3,32 @@
 import pytest
 import torch
 
-from snnsim.kernels import pool
+from snnsim.kernels.cpu import pool
 from snnsim.kernels.table import LinearMembrane, Table
 
 
 def _random_table(
-    levels, *, channels=1, dtype=torch.float32, clip=False, uniform=False, spiking=True, divisor=None, inner=1, seed=0
+    levels,
+    *,
+    channels=1,
+    dtype=torch.float32,
+    clip=False,
+    uniform=False,
+    spiking=True,
+    divisor=None,
+    inner=1,
+    seed=0,
 ) -> Table:
-    """A table with random levels and slopes, a hard reset and a leak that differs between channels."""
+    """A table with random levels and slopes, a hard reset and a leak that differs between
+    channels."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    values = torch.linspace(-1.1, 1.2, levels, dtype=dtype) if uniform else randn(levels).sort().values
+    values = (
+        torch.linspace(-1.1, 1.2, levels, dtype=dtype) if uniform else randn(levels).sort().values
+    )
     edges = ((values[1:].double() + values[:-1].double()) / 2).to(dtype)
     first = max(1, levels * 2 // 3)
     fires = torch.arange(levels) >= first
@@ -55,23 +67,37 @@ def _atan_slope(x):
 def linear():
     """A linear membrane with the derivative of an arctangent."""
 
-    def make(*, dtype=torch.float32, threshold=1.0, tau=None, divisor=None, channels=1, **kwargs) -> LinearMembrane:
+    def make(
+        *, dtype=torch.float32, threshold=1.0, tau=None, divisor=None, channels=1, **kwargs
+    ) -> LinearMembrane:
         def constant(value):
-            return None if value is None else torch.linspace(value, value + channels - 1, channels, dtype=dtype)
+            return (
+                None
+                if value is None
+                else torch.linspace(value, value + channels - 1, channels, dtype=dtype)
+            )
 
-        return LinearMembrane(constant(threshold), _atan_slope, tau=constant(tau), divisor=constant(divisor), **kwargs)
+        return LinearMembrane(
+            constant(threshold), _atan_slope, tau=constant(tau), divisor=constant(divisor), **kwargs
+        )
 
     return make
 
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Fresh memory holds NaN, or the integer with all bits set, so that an element nobody writes shows."""
+    """Fresh memory holds NaN, or the integer with all bits set, so that an element nobody writes
+    shows.
+    """
 
     def poison(empty):
         def poisoned_empty(*args, **kwargs):
             made = empty(*args, **kwargs)
-            return made.fill_(float("nan") if made.dtype.is_floating_point else (255 if made.dtype == torch.uint8 else -1))
+            return made.fill_(
+                float("nan")
+                if made.dtype.is_floating_point
+                else (255 if made.dtype == torch.uint8 else -1)
+            )
 
         return poisoned_empty
 

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from snnsim.kernels.gpu import GpuEngine
-from snnsim.kernels.registry import choose
+from snnsim.kernels.launch import choose
 from snnsim.kernels.scan import scan, scan_linear
 
 # the interpreter computes in numpy, which warns of inf - inf
@@ -28,7 +28,11 @@ def _interpreter(monkeypatch):
 
 def moved(neuron):
     """A table or membrane on the device of these tests."""
-    tensors = {name: value.to(DEVICE) for name, value in vars(neuron).items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        name: value.to(DEVICE)
+        for name, value in vars(neuron).items()
+        if isinstance(value, torch.Tensor)
+    }
     return dataclasses.replace(neuron, **tensors)
 
 
@@ -37,7 +41,10 @@ def results(run, neuron, x, engine):
     start = torch.zeros(x.shape[1:], dtype=neuron.dtype, device=DEVICE, requires_grad=True)
     out, v = run(leaf, start, neuron, engine)
     generator = torch.Generator().manual_seed(2)
-    incoming = [torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value) for value in (out, v)]
+    incoming = [
+        torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+        for value in (out, v)
+    ]
     return out.detach(), v.detach(), *torch.autograd.grad((out, v), (leaf, start), incoming)
 
 
@@ -54,9 +61,15 @@ def test_tables_give_what_the_reference_gives(levels, dtype, random_table, same)
     cases = itertools.product((False, True), (1, 3), (True, False), (None, 2.0, 3.0, "channel"))
     shapes = itertools.cycle(((1, 3), (2, 63), (5, 300), (2, 0)))
     for (clip, channels, spiking, divisor), shape in zip(cases, shapes, strict=False):
-        table = moved(random_table(levels, channels=channels, dtype=dtype, clip=clip, spiking=spiking, divisor=divisor))
+        table = moved(
+            random_table(
+                levels, channels=channels, dtype=dtype, clip=clip, spiking=spiking, divisor=divisor
+            )
+        )
         x = difficult(*shape, dtype)
-        for a, b in zip(results(scan, table, x, "gpu"), results(scan, table, x, "reference"), strict=True):
+        for a, b in zip(
+            results(scan, table, x, "gpu"), results(scan, table, x, "reference"), strict=True
+        ):
             assert same(a, b), (clip, channels, spiking, divisor, shape)
 
 
@@ -64,22 +77,39 @@ def test_tables_give_what_the_reference_gives(levels, dtype, random_table, same)
 def test_linear_membranes_give_what_the_reference_gives(dtype, linear, same):
     cases = itertools.product((None, 0.0, -0.3), (None, 3.0), (None, 3.0), (False, True), (1, 3))
     for reset, tau, divisor, detach, channels in cases:
-        membrane = linear(dtype=dtype, reset=reset, tau=tau, divisor=divisor, detach_reset=detach, channels=channels, rest=0.1)
+        membrane = linear(
+            dtype=dtype,
+            reset=reset,
+            tau=tau,
+            divisor=divisor,
+            detach_reset=detach,
+            channels=channels,
+            rest=0.1,
+        )
         x = difficult(4, 66, dtype)
         for a, b in zip(
-            results(scan_linear, moved(membrane), x, "gpu"), results(scan_linear, moved(membrane), x, "reference"), strict=True
+            results(scan_linear, moved(membrane), x, "gpu"),
+            results(scan_linear, moved(membrane), x, "reference"),
+            strict=True,
         ):
             assert same(a, b), (reset, tau, divisor, detach, channels)
 
 
 @pytest.mark.parametrize(("levels", "clip"), [(16, True), (256, False), (300, True)])
-def test_gradients_of_what_a_table_is_made_of_are_those_of_the_reference(levels, clip, random_table):
+def test_gradients_of_what_a_table_is_made_of_are_those_of_the_reference(
+    levels, clip, random_table
+):
     table = moved(random_table(levels, channels=3, clip=clip, divisor="channel"))
     x = torch.randn(4, 66, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     gradients = []
     for engine in ("gpu", "reference"):
-        learned = {name: getattr(table, name).clone().requires_grad_() for name in ("out", "carry", "after", "divisor")}
-        out, v = scan(x, torch.zeros(66, device=DEVICE), dataclasses.replace(table, **learned), engine)
+        learned = {
+            name: getattr(table, name).clone().requires_grad_()
+            for name in ("out", "carry", "after", "divisor")
+        }
+        out, v = scan(
+            x, torch.zeros(66, device=DEVICE), dataclasses.replace(table, **learned), engine
+        )
         gradients.append(torch.autograd.grad(out.sum() + 2 * v.sum(), list(learned.values())))
     assert all(gradient.any() for gradient in gradients[0])
     # sums over neurons: on a GPU their order is torch's
@@ -92,8 +122,13 @@ def test_gradients_of_the_constants_of_a_membrane_are_those_of_the_reference(cha
     x = torch.randn(4, 66, generator=torch.Generator().manual_seed(0)).to(DEVICE) + 1
     gradients = []
     for engine in ("gpu", "reference"):
-        learned = {name: getattr(membrane, name).clone().requires_grad_() for name in ("threshold", "tau", "divisor")}
-        out, v = scan_linear(x, torch.zeros(66, device=DEVICE), dataclasses.replace(membrane, **learned), engine)
+        learned = {
+            name: getattr(membrane, name).clone().requires_grad_()
+            for name in ("threshold", "tau", "divisor")
+        }
+        out, v = scan_linear(
+            x, torch.zeros(66, device=DEVICE), dataclasses.replace(membrane, **learned), engine
+        )
         gradients.append(torch.autograd.grad(out.sum() + 2 * v.sum(), list(learned.values())))
     assert all(gradient.any() for gradient in gradients[0])
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
@@ -115,7 +150,9 @@ def test_values_on_an_edge_belong_to_the_upper_cell(random_table):
     assert torch.equal(out.cpu(), torch.arange(1.0, 16.0)[None])
 
 
-def test_without_an_interpreter_cpu_tensors_are_refused_and_otherwise_come_second(random_table, monkeypatch):
+def test_without_an_interpreter_cpu_tensors_are_refused_and_otherwise_come_second(
+    random_table, monkeypatch
+):
     x, table = torch.zeros(1, 1), random_table(4)
     assert choose(x, table).name == "cpu"
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -133,7 +170,12 @@ def test_sums_in_the_order_of_the_device_are_those_of_the_reference(reset, linea
     v0, reference = torch.randn(5000, device=DEVICE), ReferenceEngine()
     grad[:, 1], x[2, 1] = 0.0, torch.nan
     close = {"rtol": 1e-12, "atol": 1e-10}
-    torch.testing.assert_close(gpu._input_product(grad, x), reference.input_product(grad, x), **close)
-    totals = gpu._state_product(grad, above, v0, membrane), reference.state_product(grad, above, v0, membrane)
+    torch.testing.assert_close(
+        gpu._input_product(grad, x), reference.input_product(grad, x), **close
+    )
+    totals = (
+        gpu._state_product(grad, above, v0, membrane),
+        reference.state_product(grad, above, v0, membrane),
+    )
     torch.testing.assert_close(*totals, **close)
     assert totals[0] != 0

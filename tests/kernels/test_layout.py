@@ -7,11 +7,20 @@ from snnsim.kernels.layout import Layout, stored
 
 def channels_last(*shape):
     time_steps, batch, channels, height, width = shape
-    return torch.arange(torch.tensor(shape).prod()).view(time_steps, batch, height, width, channels).permute(0, 1, 4, 2, 3)
+    return (
+        torch.arange(torch.tensor(shape).prod())
+        .view(time_steps, batch, height, width, channels)
+        .permute(0, 1, 4, 2, 3)
+    )
 
 
 def test_rows_of_a_dense_sequence_are_its_own_memory():
-    for x in (torch.randn(3, 4, 5), channels_last(2, 3, 4, 5, 6), torch.randn(1, 4).expand(5, 4), torch.randn(6, 4)[::2]):
+    for x in (
+        torch.randn(3, 4, 5),
+        channels_last(2, 3, 4, 5, 6),
+        torch.randn(1, 4).expand(5, 4),
+        torch.randn(6, 4)[::2],
+    ):
         layout = Layout.of(x, 1, 1)
         rows = layout.rows(x)
         assert rows.data_ptr() == x.data_ptr()
@@ -42,7 +51,12 @@ def test_a_sequence_whose_memory_tears_the_channels_apart_is_copied():
 
 
 def test_one_step_that_holds_no_whole_number_of_channels_is_refused():
-    with pytest.raises(ShapeError, match=r"a table of 3 channels of 2 neurons each needs a multiple of 6 neurons; the first axis"):
+    with pytest.raises(
+        ShapeError,
+        match=(
+            r"a table of 3 channels of 2 neurons each needs a multiple of 6 neurons; the first axis"
+        ),
+    ):
         Layout.of(torch.zeros(2, 4), 3, 2)
 
 

@@ -9,13 +9,17 @@ from torch import nn
 from snnsim import MultiStep, layers, metrics, neurons, quant
 from snnsim.deploy import lower
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
-from snnsim.kernels import pool, threads
-from snnsim.layers import SpikeConv2d, SpikeLinear, sparse_product
+from snnsim.kernels import sparse as sparse_product
+from snnsim.kernels.cpu import pool, threads
+from snnsim.layers import SpikeConv2d, SpikeLinear
 from snnsim.layers.spike_conv import CONV_CROSSOVERS
 
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+needs_numba = pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None, reason="numba is not installed"
+)
 FORMATS = [torch.contiguous_format, torch.channels_last]
-# channels in and out, window, stride, padding, dilation, height and width: odd sizes, windows larger than what is left of the input
+# channels in and out, window, stride, padding, dilation, height and width: odd sizes, windows
+# larger than what is left of the input
 SHAPES = [
     (2, 32, 3, 1, 1, 1, 9, 7),
     (2, 8, 5, 2, 2, 1, 17, 16),
@@ -75,13 +79,17 @@ def test_integer_weights_give_the_bits_of_the_dense_layer(sizes, memory_format, 
     *conv, height, width = sizes
     for samples, bias in ((1, True), (19, False)):
         dense, sparse = pair(*conv, bias=bias, dtype=dtype)
-        x = spikes(samples, conv[0], height, width, dtype=dtype).contiguous(memory_format=memory_format)
+        x = spikes(samples, conv[0], height, width, dtype=dtype).contiguous(
+            memory_format=memory_format
+        )
         expected = dense(x)
         assert is_sparse(sparse(x))
         with torch.no_grad():
             assert torch.equal(sparse(x), expected)
         grad = torch.randint(-4, 4, expected.shape).to(dtype)
-        for found, wanted in zip(gradients(sparse, x, grad), gradients(dense, x, grad), strict=True):
+        for found, wanted in zip(
+            gradients(sparse, x, grad), gradients(dense, x, grad), strict=True
+        ):
             assert torch.equal(found, wanted)
 
 
@@ -103,7 +111,9 @@ def test_float_weights_differ_by_rounding_alone(memory_format):
     x = spikes(64, 2, 34, 34, density=0.1).contiguous(memory_format=memory_format)
     grad = torch.randn(64, 32, 34, 34).contiguous(memory_format=memory_format)
     exact = gradients(copy.deepcopy(dense).double(), x.double(), grad.double())
-    for found, wanted, limit in zip(gradients(sparse, x, grad), exact, (1e-5, 1e-5, 1e-4, 1e-4), strict=True):
+    for found, wanted, limit in zip(
+        gradients(sparse, x, grad), exact, (1e-5, 1e-5, 1e-4, 1e-4), strict=True
+    ):
         assert (found - wanted).abs().max() <= limit * wanted.abs().max()
 
 
@@ -202,7 +212,10 @@ def test_keeps_the_spikes_and_not_the_input():
         layer(x)
     assert sum(t.numel() * t.element_size() for t in saved) == 4 * int(x.sum()) + 8 * 31
     saved.clear()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t), torch.no_grad():
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),
+        torch.no_grad(),
+    ):
         layer(x)
     assert saved == []
 
@@ -223,7 +236,11 @@ def test_gives_the_gradients_that_are_asked_for(parts, of_input):
             y.backward(torch.ones_like(y))
         results.append([y.requires_grad, leaf.grad, layer.weight.grad, layer.bias.grad])
     for found, expected in zip(*results, strict=True):
-        assert found == expected if expected is None or isinstance(expected, bool) else torch.equal(found, expected)
+        assert (
+            found == expected
+            if expected is None or isinstance(expected, bool)
+            else torch.equal(found, expected)
+        )
 
 
 @needs_numba
@@ -277,10 +294,17 @@ def test_chooses_by_density_geometry_and_layout():
     assert layer.explain(events).startswith("sparse: ")
     assert layer.explain(events.to(memory_format=torch.channels_last)).endswith("up to 4.5 % pay")
     assert layer.explain(spikes(256, 2, 34, 34, density=0.1)).startswith("dense: ")
-    assert SpikeConv2d(2, 32, 5, stride=2).explain(spikes(256, 2, 34, 34, density=0.005)).endswith("up to 0.75 % pay")
+    assert (
+        SpikeConv2d(2, 32, 5, stride=2)
+        .explain(spikes(256, 2, 34, 34, density=0.005))
+        .endswith("up to 0.75 % pay")
+    )
     deep = spikes(256, 32, 17, 17, density=0.02)
     assert "only up to 1 % pay" in SpikeConv2d(32, 64, 3).explain(deep)
-    assert layer.explain(events[:2]) == "dense: 1.3e+06 multiplications; finding the spikes pays from 3.4e+07 on"
+    assert (
+        layer.explain(events[:2])
+        == "dense: 1.3e+06 multiplications; finding the spikes pays from 3.4e+07 on"
+    )
     assert SpikeConv2d(2, 32, 3, crossover=0).explain(events) == "dense: crossover=0"
     with torch.autocast("cpu", torch.bfloat16):
         assert "0.75 % pay" in layer.explain(events)
@@ -291,7 +315,11 @@ def test_chooses_by_density_geometry_and_layout():
     ("layer", "x", "reason"),
     [
         (SpikeConv2d(2, 4, 3, groups=2), torch.zeros(1, 2, 5, 5), "groups=2"),
-        (SpikeConv2d(2, 4, 3, padding=1, padding_mode="circular"), torch.zeros(1, 2, 5, 5), "padding_mode='circular'"),
+        (
+            SpikeConv2d(2, 4, 3, padding=1, padding_mode="circular"),
+            torch.zeros(1, 2, 5, 5),
+            "padding_mode='circular'",
+        ),
         (
             SpikeConv2d(2, 4, 2, padding="same"),
             torch.zeros(1, 2, 5, 5),
@@ -305,7 +333,11 @@ def test_chooses_by_density_geometry_and_layout():
             torch.zeros(1, 2, 5, 5, dtype=torch.float64),
             "an input of torch.float64 with weights of torch.float32",
         ),
-        (SpikeConv2d(2, 4, 3, crossover=1.0), torch.full((1, 2, 5, 5), 0.5), "the input is not made of zeros and ones"),
+        (
+            SpikeConv2d(2, 4, 3, crossover=1.0),
+            torch.full((1, 2, 5, 5), 0.5),
+            "the input is not made of zeros and ones",
+        ),
         (SpikeConv2d(2, 4, 3), torch.zeros(1, 2, 5, 5, device="meta"), "on meta"),
     ],
 )
@@ -315,7 +347,11 @@ def test_leaves_to_the_dense_layer_what_the_kernels_cannot_take(layer, x, reason
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 def test_what_is_dense_is_the_dense_layer():
-    for options in ({"groups": 2}, {"padding": 1, "padding_mode": "circular"}, {"padding": "same", "kernel_size": 2}):
+    for options in (
+        {"groups": 2},
+        {"padding": 1, "padding_mode": "circular"},
+        {"padding": "same", "kernel_size": 2},
+    ):
         dense = nn.Conv2d(2, 4, **{"kernel_size": 3} | options)
         layer = SpikeConv2d.from_conv(dense, crossover=1.0)
         x = spikes(3, 2, 6, 6)
@@ -324,7 +360,12 @@ def test_what_is_dense_is_the_dense_layer():
 
 def test_mistakes_raise_what_a_convolution_raises():
     dense, layer = pair(2, 4, 3)
-    for x in (torch.zeros(1, 3, 5, 5), torch.zeros(1, 2, 2, 2), torch.zeros(5, 5), torch.zeros(1, 2, 5, 5, dtype=torch.float64)):
+    for x in (
+        torch.zeros(1, 3, 5, 5),
+        torch.zeros(1, 2, 2, 2),
+        torch.zeros(5, 5),
+        torch.zeros(1, 2, 5, 5, dtype=torch.float64),
+    ):
         with pytest.raises(RuntimeError) as expected:
             dense(x)
         with pytest.raises(RuntimeError) as found:
@@ -391,7 +432,11 @@ def test_is_a_convolution_to_files_and_copies():
     assert torch.equal(again.weight, dense.weight)
 
 
-@pytest.mark.parametrize("kind", [(nn.Conv2d, SpikeConv2d.from_conv), (nn.Linear, SpikeLinear.from_linear)], ids=["conv", "linear"])
+@pytest.mark.parametrize(
+    "kind",
+    [(nn.Conv2d, SpikeConv2d.from_conv), (nn.Linear, SpikeLinear.from_linear)],
+    ids=["conv", "linear"],
+)
 def test_quantize_and_lower_make_of_it_what_they_make_of_the_plain_layer(kind):
     plain, convert = kind
     torch.manual_seed(2)
@@ -448,7 +493,9 @@ def test_a_subclass_of_it_is_not_taken_for_the_plain_layer():
             return 2 * super().forward(x)
 
     report = quant.quantize(nn.Sequential(Doubled(2, 4, 3), nn.Linear(3, 3)), weights=4)
-    assert [note.note for note in report.left] == ["a subclass, whose forward a quantized layer would not keep"]
+    assert [note.note for note in report.left] == [
+        "a subclass, whose forward a quantized layer would not keep"
+    ]
 
 
 def test_batch_norm_folds_into_it():
@@ -473,12 +520,17 @@ def test_from_conv_shares_the_parameters():
 
 
 def test_from_conv_refuses_a_subclass():
-    with pytest.raises(InvalidTypeError, match=r"conv of type SpikeConv2d\): must be a plain nn.Conv2d"):
+    with pytest.raises(
+        InvalidTypeError, match=r"conv of type SpikeConv2d\): must be a plain nn.Conv2d"
+    ):
         SpikeConv2d.from_conv(SpikeConv2d(2, 4, 3))
 
 
 def test_checks_the_crossover():
-    with pytest.raises(InvalidValueError, match=r"SpikeConv2d\(crossover=1.5\): is a share of ones, at most 1; pass 0.1 for 10 %"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"SpikeConv2d\(crossover=1.5\): is a share of ones, at most 1; pass 0.1 for 10 %",
+    ):
         SpikeConv2d(2, 4, 3, crossover=1.5)
     with pytest.raises(InvalidTypeError, match="crossover must be a number"):
         SpikeConv2d(2, 4, 3).crossover = "auto"

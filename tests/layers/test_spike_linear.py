@@ -11,12 +11,16 @@ from torch import nn
 
 from snnsim import MultiStep, neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
-from snnsim.kernels import pool, threads
-from snnsim.layers import SpikeLinear, sparse_product
+from snnsim.kernels import sparse as sparse_product
+from snnsim.kernels.cpu import pool, threads
+from snnsim.layers import SpikeLinear
 from snnsim.layers.spike_linear import CROSSOVERS
 
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
-# rows, inputs, outputs: odd sizes, one chunk of rows and more, outputs that fill their tiles and that do not
+needs_numba = pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None, reason="numba is not installed"
+)
+# rows, inputs, outputs: odd sizes, one chunk of rows and more, outputs that fill their tiles and
+# that do not
 SHAPES = [(1, 1, 64), (63, 65, 65), (17, 200, 129), (1025, 130, 64), (2049, 70, 100)]
 
 
@@ -60,7 +64,9 @@ def poisoned(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_integer_weights_give_the_dense_result_and_gradients_bit_for_bit(shape, bias, dtype, poisoned):
+def test_integer_weights_give_the_dense_result_and_gradients_bit_for_bit(
+    shape, bias, dtype, poisoned
+):
     rows, inputs, outputs = shape
     dense, sparse = pair(inputs, outputs, bias=bias, dtype=dtype)
     x, grad = spikes(rows, inputs, dtype=dtype), torch.randint(-4, 4, (rows, outputs)).to(dtype)
@@ -77,7 +83,9 @@ def test_float_weights_differ_by_rounding_only():
     dense, sparse = pair(inputs, outputs, integer=False)
     x, grad = spikes(rows, inputs, density=0.2), torch.randn(rows, outputs)
     exact = gradients(copy.deepcopy(dense).double(), x.double(), grad.double())
-    for name, found, expected in zip(("y", "x", "weight", "bias"), gradients(sparse, x, grad), exact, strict=True):
+    for name, found, expected in zip(
+        ("y", "x", "weight", "bias"), gradients(sparse, x, grad), exact, strict=True
+    ):
         scale = float(expected.abs().max())
         assert float((found - expected).abs().max()) < 1e-6 * scale, name
 
@@ -87,7 +95,9 @@ def test_rounds_about_as_a_dense_product():
     dense, sparse = pair(784, 128, integer=False)
     x = spikes(256, 784, density=0.2)
     exact = F.linear(x.double(), dense.weight.double(), dense.bias.double())
-    errors = [float((layer(x) - exact).detach().square().mean().sqrt()) for layer in (sparse, dense)]
+    errors = [
+        float((layer(x) - exact).detach().square().mean().sqrt()) for layer in (sparse, dense)
+    ]
     assert errors[0] < 2 * errors[1]
 
 
@@ -116,7 +126,9 @@ def test_more_threads_than_were_expected_find_no_memory_and_leave(monkeypatch):
     expected = gradients(dense, x, grad)
     before = torch.get_num_threads()
     # as if another Python thread had changed the number in between
-    monkeypatch.setattr(sparse_product, "threads", SimpleNamespace(run=threads.run, thread_count=lambda elements: 1))
+    monkeypatch.setattr(
+        sparse_product, "threads", SimpleNamespace(run=threads.run, thread_count=lambda elements: 1)
+    )
     torch.set_num_threads(4)
     try:
         found = gradients(sparse, x, grad)
@@ -187,8 +199,13 @@ def test_decides_by_the_density():
 @needs_numba
 def test_the_measured_crossover_asks_for_enough_work():
     layer = SpikeLinear(784, 1000)
-    assert layer.explain(spikes(63, 784)) == "dense: 63 rows; turning the weight over pays from 64 on"
-    assert layer.explain(spikes(64, 784)) == "dense: 5.0e+07 multiplications; finding the spikes pays from 6.7e+07 on"
+    assert (
+        layer.explain(spikes(63, 784)) == "dense: 63 rows; turning the weight over pays from 64 on"
+    )
+    assert (
+        layer.explain(spikes(64, 784))
+        == "dense: 5.0e+07 multiplications; finding the spikes pays from 6.7e+07 on"
+    )
     x = spikes(128, 784)
     assert layer.explain(x).endswith("up to 30 % pay")
     with torch.autocast("cpu", torch.bfloat16):
@@ -217,7 +234,9 @@ def test_takes_any_layout():
         assert is_sparse(sparse(x))
         dense.zero_grad()
         sparse.zero_grad()
-        for found, expected in zip(gradients(sparse, x, grad), gradients(dense, x, grad), strict=True):
+        for found, expected in zip(
+            gradients(sparse, x, grad), gradients(dense, x, grad), strict=True
+        ):
             assert torch.equal(found, expected)
 
 
@@ -293,7 +312,11 @@ def test_gives_the_gradients_that_are_asked_for(parts, of_input):
             y.backward(torch.ones_like(y))
         results.append([y.requires_grad, leaf.grad, layer.weight.grad, layer.bias.grad])
     for found, expected in zip(*results, strict=True):
-        assert found == expected if expected is None or isinstance(expected, bool) else torch.equal(found, expected)
+        assert (
+            found == expected
+            if expected is None or isinstance(expected, bool)
+            else torch.equal(found, expected)
+        )
 
 
 @needs_numba
@@ -352,8 +375,14 @@ def test_autocast_leaves_float64_alone():
 @pytest.mark.parametrize(
     ("x", "reason"),
     [
-        (torch.zeros(10, 70, dtype=torch.float64), "an input of torch.float64 with weights of torch.float32"),
-        (torch.zeros(10, 70, dtype=torch.bool), "an input of torch.bool with weights of torch.float32"),
+        (
+            torch.zeros(10, 70, dtype=torch.float64),
+            "an input of torch.float64 with weights of torch.float32",
+        ),
+        (
+            torch.zeros(10, 70, dtype=torch.bool),
+            "an input of torch.bool with weights of torch.float32",
+        ),
         (torch.zeros(10, 71), "an input of shape (10, 71)"),
         (torch.tensor(1.0), "an input of shape ()"),
         (torch.zeros(10, 70, device="meta"), "on meta"),
@@ -377,9 +406,15 @@ def test_mistakes_raise_what_a_linear_layer_raises():
 
 def test_few_outputs_and_half_weights_are_dense():
     x = spikes(10, 70)
-    assert SpikeLinear(70, 63, crossover=1.0).explain(x) == "dense: 63 outputs; the sums are worked out 64 at a time"
     assert (
-        SpikeLinear(70, 31, crossover=1.0).double().explain(x.double()).startswith("dense: 31 outputs; the sums are worked out 32")
+        SpikeLinear(70, 63, crossover=1.0).explain(x)
+        == "dense: 63 outputs; the sums are worked out 64 at a time"
+    )
+    assert (
+        SpikeLinear(70, 31, crossover=1.0)
+        .double()
+        .explain(x.double())
+        .startswith("dense: 31 outputs; the sums are worked out 32")
     )
     assert "weights of torch.bfloat16" in SpikeLinear(70, 64).bfloat16().explain(x.bfloat16())
 
@@ -394,7 +429,9 @@ def test_without_numba_it_is_dense_and_says_why(monkeypatch):
 
 def test_a_broken_numba_is_named(monkeypatch):
     _, layer = pair(70, 64)
-    monkeypatch.setattr(sparse_product, "_import_problem", lambda: "numba cannot be imported: because")
+    monkeypatch.setattr(
+        sparse_product, "_import_problem", lambda: "numba cannot be imported: because"
+    )
     assert layer.explain(spikes(10, 70)) == "dense: numba cannot be imported: because"
 
 
@@ -402,7 +439,10 @@ def test_transforms_and_traces_see_a_linear_layer():
     _, layer = pair(6, 64)
     x = spikes(4, 6)
     parameters = dict(layer.named_parameters())
-    per_sample = torch.func.vmap(torch.func.grad(lambda p, row: torch.func.functional_call(layer, p, (row,)).sum()), (None, 0))
+    per_sample = torch.func.vmap(
+        torch.func.grad(lambda p, row: torch.func.functional_call(layer, p, (row,)).sum()),
+        (None, 0),
+    )
     assert torch.equal(per_sample(parameters, x)["weight"], x[:, None].expand(4, 64, 6))
     graph = torch.fx.experimental.proxy_tensor.make_fx(layer)(x)
     other = spikes(4, 6)
@@ -422,8 +462,12 @@ def test_trains_like_a_linear_layer():
         torch.manual_seed(1)
         first, second = nn.Linear(40, 64), nn.Linear(64, 64)
         if kind is SpikeLinear:
-            first, second = (SpikeLinear.from_linear(layer, crossover=1.0) for layer in (first, second))
-        return MultiStep(nn.Sequential(first, neurons.LIFNode(state_quant=quant.uniform(4)), second)).double()
+            first, second = (
+                SpikeLinear.from_linear(layer, crossover=1.0) for layer in (first, second)
+            )
+        return MultiStep(
+            nn.Sequential(first, neurons.LIFNode(state_quant=quant.uniform(4)), second)
+        ).double()
 
     x_seq = spikes(5, 8, 40, density=0.3, dtype=torch.float64)
     losses = {}
@@ -463,12 +507,17 @@ def test_from_linear_shares_the_parameters():
 
 
 def test_from_linear_refuses_a_subclass():
-    with pytest.raises(InvalidTypeError, match=r"linear of type SpikeLinear\): must be a plain nn.Linear"):
+    with pytest.raises(
+        InvalidTypeError, match=r"linear of type SpikeLinear\): must be a plain nn.Linear"
+    ):
         SpikeLinear.from_linear(SpikeLinear(3, 4))
 
 
 def test_checks_the_crossover():
-    with pytest.raises(InvalidValueError, match=r"crossover=1.5\): is a share of ones, at most 1; pass 0.1 for 10 %"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"crossover=1.5\): is a share of ones, at most 1; pass 0.1 for 10 %",
+    ):
         SpikeLinear(3, 4, crossover=1.5)
     layer = SpikeLinear(3, 4)
     with pytest.raises(InvalidValueError, match="crossover must be >= 0"):
@@ -479,4 +528,7 @@ def test_checks_the_crossover():
 
 def test_repr():
     assert repr(SpikeLinear(3, 4)) == "SpikeLinear(in_features=3, out_features=4, bias=True)"
-    assert repr(SpikeLinear(3, 4, crossover=0.2)) == "SpikeLinear(in_features=3, out_features=4, bias=True, crossover=0.2)"
+    assert (
+        repr(SpikeLinear(3, 4, crossover=0.2))
+        == "SpikeLinear(in_features=3, out_features=4, bias=True, crossover=0.2)"
+    )

@@ -29,7 +29,9 @@ def test_spikes_have_the_dtype_of_the_input(dtype):
 def test_refuses():
     with pytest.raises(InvalidValueError, match=r"Threshold\(threshold=nan\): must be finite"):
         Threshold(float("nan"))
-    with pytest.raises(InvalidTypeError, match=r"must be a Surrogate, such as snnsim.surrogate.ATan\(\), not str"):
+    with pytest.raises(
+        InvalidTypeError, match=r"must be a Surrogate, such as snnsim.surrogate.ATan\(\), not str"
+    ):
         Threshold(1.0, "atan")
 
 

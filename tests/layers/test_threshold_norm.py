@@ -4,20 +4,27 @@ from torch import nn
 
 from snnsim import neurons, quant
 from snnsim.errors import InvalidValueError
-from snnsim.layers.threshold_norm import ThresholdDependentBatchNorm1d, ThresholdDependentBatchNorm2d
-from snnsim.runners import MultiStep
+from snnsim.layers.threshold_norm import (
+    ThresholdDependentBatchNorm1d,
+    ThresholdDependentBatchNorm2d,
+)
+from snnsim.temporal.runner import MultiStep
 
 
 def test_output_has_the_scale_of_the_threshold_over_time_and_batch():
     norm = ThresholdDependentBatchNorm2d(3, v_threshold=0.8, alpha=0.5)
-    y = MultiStep(nn.Sequential(norm, nn.Identity(), neurons.IFNode()))  # a runner folds time into the batch
+    y = MultiStep(
+        nn.Sequential(norm, nn.Identity(), neurons.IFNode())
+    )  # a runner folds time into the batch
     x_seq = 7 * torch.randn(6, 5, 3, 4, 4, dtype=torch.float64) + 2
     norm.double()
     y(x_seq)
     out = norm(x_seq.flatten(0, 1))
     assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-10)
     # eps against a variance of 49
-    assert torch.allclose(out.std((0, 2, 3), correction=0), torch.full((3,), 0.4, dtype=torch.float64), rtol=1e-6)
+    assert torch.allclose(
+        out.std((0, 2, 3), correction=0), torch.full((3,), 0.4, dtype=torch.float64), rtol=1e-6
+    )
 
 
 def test_is_a_batch_norm_of_that_first_weight():

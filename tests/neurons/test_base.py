@@ -9,7 +9,7 @@ import snnsim
 from snnsim import functional, neurons, quant, surrogate
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.neurons import IFNode, LIFNode
-from snnsim.runners import MultiStep, SingleStep
+from snnsim.temporal.runner import MultiStep, SingleStep
 
 
 def test_state_is_float32_and_spikes_have_the_dtype_of_the_input():
@@ -92,21 +92,41 @@ def test_learned_threshold_out_of_reach_warns_in_training_and_raises_in_eval():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: LIFNode(tau=1.0), InvalidValueError, r"tau=1\): tau is in time steps and must be > 1; .* IFNode\(\)"),
+        (
+            lambda: LIFNode(tau=1.0),
+            InvalidValueError,
+            r"tau=1\): tau is in time steps and must be > 1; .* IFNode\(\)",
+        ),
         (lambda: LIFNode(tau=0.5), InvalidValueError, "must be > 1"),
         (lambda: LIFNode(tau=float("nan")), InvalidValueError, "must be finite"),
         (lambda: LIFNode(tau="2"), InvalidTypeError, "must be a number, not str"),
         (lambda: neurons.ParametricLIFNode(init_tau=1.0), InvalidValueError, "init_tau=1.0"),
         (lambda: neurons.LIReadout(tau=1.0), InvalidValueError, "must be > 1"),
-        (lambda: IFNode(v_threshold=0.0), InvalidValueError, "above the potential after a spike, v_reset=0"),
+        (
+            lambda: IFNode(v_threshold=0.0),
+            InvalidValueError,
+            "above the potential after a spike, v_reset=0",
+        ),
         (lambda: IFNode(v_threshold=-1.0, v_reset=None), InvalidValueError, "rest=0"),
         (lambda: IFNode(v_threshold=True), InvalidTypeError, "must be a number, not bool"),
         (lambda: IFNode(v_reset=1.5), InvalidValueError, "above the potential after a spike"),
-        (lambda: IFNode(v_threshold=5.0, state_quant=quant.uniform(4)), InvalidValueError, "can never fire"),
-        (lambda: IFNode(state_quant=quant.from_levels([2.0, 3.0])), InvalidValueError, "always fires"),
+        (
+            lambda: IFNode(v_threshold=5.0, state_quant=quant.uniform(4)),
+            InvalidValueError,
+            "can never fire",
+        ),
+        (
+            lambda: IFNode(state_quant=quant.from_levels([2.0, 3.0])),
+            InvalidValueError,
+            "always fires",
+        ),
         (lambda: IFNode(surrogate=surrogate.ATan), InvalidTypeError, r"write surrogate=ATan\(\)"),
         (lambda: IFNode(surrogate=torch.sigmoid), InvalidTypeError, "from_derivative"),
-        (lambda: IFNode(state_quant=4), InvalidTypeError, r"snnsim\.quant\.uniform\(4\) for 4 bits"),
+        (
+            lambda: IFNode(state_quant=4),
+            InvalidTypeError,
+            r"snnsim\.quant\.uniform\(4\) for 4 bits",
+        ),
         (
             lambda: IFNode(state_quant=quant.uniform),
             InvalidTypeError,
@@ -114,7 +134,11 @@ def test_learned_threshold_out_of_reach_warns_in_training_and_raises_in_eval():
         ),
         (lambda: IFNode(state_quant="uniform"), InvalidTypeError, "must be a Codebook or None"),
         (lambda: IFNode(min_decay=True), InvalidValueError, "only a quantized state can get stuck"),
-        (lambda: IFNode(v_reset=None, state_quant=quant.state_quant(1)), InvalidValueError, "fire for ever"),
+        (
+            lambda: IFNode(v_reset=None, state_quant=quant.state_quant(1)),
+            InvalidValueError,
+            "fire for ever",
+        ),
         (
             lambda: IFNode(v_reset=0.9, state_quant=quant.from_levels([0.0, 1.1])),
             InvalidValueError,
@@ -122,7 +146,11 @@ def test_learned_threshold_out_of_reach_warns_in_training_and_raises_in_eval():
         ),
         (lambda: neurons.SynapticNode(alpha=1.0), InvalidValueError, r"lies in \[0, 1\)"),
         (lambda: neurons.SynapticNode(beta=1.5), InvalidValueError, r"lies in \[0, 1\]"),
-        (lambda: neurons.SynapticNode(current_quant=8), InvalidTypeError, "must be a Codebook or None"),
+        (
+            lambda: neurons.SynapticNode(current_quant=8),
+            InvalidTypeError,
+            "must be a Codebook or None",
+        ),
         (lambda: IFNode(v_threshold=torch.tensor([1, 2])), InvalidTypeError, "floating point"),
     ],
 )
@@ -185,18 +213,20 @@ def test_nan_is_named_while_debugging():
     node = IFNode()
     x = torch.zeros(2, 3)
     x[1, 2] = torch.nan
-    snnsim.debug(True)
+    snnsim._core.debug(True)
     try:
-        with pytest.raises(InvalidValueError, match=r"1 NaN of 6 values, at \(1, 2\) of shape \(2, 3\)"):
+        with pytest.raises(
+            InvalidValueError, match=r"1 NaN of 6 values, at \(1, 2\) of shape \(2, 3\)"
+        ):
             node(x)
         assert node.v is None
         with pytest.raises(InvalidValueError, match=r"at \(0, 1, 2\), .* of shape \(3, 2, 3\)"):
             MultiStep(node)(torch.stack([x, x, x]))
     finally:
-        snnsim.debug(False)
+        snnsim._core.debug(False)
     assert node(x)[1, 2].isnan()
     with pytest.raises(InvalidTypeError, match="True or False"):
-        snnsim.debug(1)
+        snnsim._core.debug(1)
 
 
 def test_another_batch_size_than_the_held_state_raises_and_changes_nothing():
@@ -245,7 +275,13 @@ def test_held_state_within_a_graph_can_be_copied_and_pickled():
 def test_state_dict_holds_codebook_constants_and_parameters_and_no_state():
     node = neurons.ParametricLIFNode(state_quant=quant.uniform(4), learn_threshold=True)
     node(torch.rand(2, 3))
-    assert set(node.state_dict()) == {"v_threshold", "v_reset", "w", "state_quant.levels", "state_quant.edges"}
+    assert set(node.state_dict()) == {
+        "v_threshold",
+        "v_reset",
+        "w",
+        "state_quant.levels",
+        "state_quant.edges",
+    }
 
 
 def test_time_constant_keeps_its_precision_in_half_networks():
@@ -324,10 +360,14 @@ def test_base_node_says_what_to_implement():
 
 
 def test_thresholds_set_after_a_run_in_eval_mode_act_at_once():
-    node = IFNode(v_reset=None, state_quant=quant.from_levels([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2])).eval()
+    node = IFNode(
+        v_reset=None, state_quant=quant.from_levels([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2])
+    ).eval()
     x_seq = torch.full((4, 1, 2), 0.4)
     MultiStep(node)(x_seq)
-    functional.set_threshold_margin(node, torch.tensor([[1, 0]]), eval_threshold=0.6, threshold0=0.5, threshold1=0.7)
+    functional.set_threshold_margin(
+        node, torch.tensor([[1, 0]]), eval_threshold=0.6, threshold0=0.5, threshold1=0.7
+    )
     with snnsim.Recorder(node):
         by_steps = MultiStep(node)(x_seq)
     assert torch.equal(MultiStep(node)(x_seq), by_steps)
@@ -344,7 +384,11 @@ def test_a_level_at_the_threshold_fires_in_every_dtype():
     ("make", "x", "message"),
     [
         (lambda: LIFNode(tau=torch.tensor([2.0, 3.0, 4.0])), torch.zeros(2, 4), "tau has shape"),
-        (lambda: IFNode(v_threshold=torch.rand(4, 3) + 0.5), torch.zeros(4, 3), "v_threshold has shape"),
+        (
+            lambda: IFNode(v_threshold=torch.rand(4, 3) + 0.5),
+            torch.zeros(4, 3),
+            "v_threshold has shape",
+        ),
     ],
 )
 def test_constants_that_do_not_fit_one_sample_are_refused(make, x, message):

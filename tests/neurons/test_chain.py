@@ -1,15 +1,19 @@
-"""Step loop == SingleStep == MultiStep for every configuration, states on their codebooks, gradients against plain autograd."""
+"""Step loop == SingleStep == MultiStep for every configuration, states on their codebooks,
+gradients against plain autograd.
+"""
 
 import pytest
 import torch
 from configurations import ALL, CODEBOOKS, NODES, Configuration
 
 from snnsim import neurons, quant
-from snnsim.runners import MultiStep, SingleStep
 from snnsim.surrogate import ATan
+from snnsim.temporal.runner import MultiStep, SingleStep
 
 # some of the configurations are poor choices, and the nodes say so
-pytestmark = pytest.mark.filterwarnings("ignore:.*levels never leak", "ignore:.*is not near any level")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*levels never leak", "ignore:.*is not near any level"
+)
 
 SHAPE = (6, 3, 7)
 
@@ -42,7 +46,9 @@ class _PlainQuantizer:
             return h
         value = self.codebook(h.detach()) if value is None else value
         low, high = self.codebook.limits
-        through = torch.where((h < low) | (h > high), h.detach(), h) if self.codebook.ste == "clip" else h
+        through = (
+            torch.where((h < low) | (h > high), h.detach(), h) if self.codebook.ste == "clip" else h
+        )
         # parentheses: the difference is exactly 0, the sum exactly the value
         return value + (through - through.detach())
 
@@ -72,7 +78,11 @@ def plain_run(node, x_seq):
         reset = s.detach() if node.detach_reset else s
         target = q - node.v_threshold if node.v_reset is None else torch.full_like(q, node.v_reset)
         mixed = reset * target + (1 - reset) * q
-        v = mixed if node.state_quant is None else quantize(mixed, node.state_quant.snap(mixed.detach(), node.v_rest))
+        v = (
+            mixed
+            if node.state_quant is None
+            else quantize(mixed, node.state_quant.snap(mixed.detach(), node.v_rest))
+        )
         spikes.append(s)
     return torch.stack(spikes)
 
@@ -86,14 +96,18 @@ def test_gradients_are_those_of_plain_autograd(configuration):
     expected = torch.autograd.grad((expected_spikes * weights).sum(), leaves)
     spikes = MultiStep(node)(x_seq)
     assert torch.equal(spikes, expected_spikes)
-    for ours, plain in zip(torch.autograd.grad((spikes * weights).sum(), leaves), expected, strict=True):
+    for ours, plain in zip(
+        torch.autograd.grad((spikes * weights).sum(), leaves), expected, strict=True
+    ):
         assert torch.allclose(ours, plain, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("codebook", ["float", "uniform4"])
 def test_smooth_forward_has_its_true_gradient(codebook):
     # without a codebook the smooth network is differentiable: check against finite differences
-    node = neurons.LIFNode(surrogate=ATan(spiking=False), state_quant=CODEBOOKS[codebook]()).double()
+    node = neurons.LIFNode(
+        surrogate=ATan(spiking=False), state_quant=CODEBOOKS[codebook]()
+    ).double()
     x_seq = sequence(shape=(4, 2, 3), dtype=torch.float64).requires_grad_()
     out = MultiStep(node)(x_seq)
     assert ((out > 0) & (out < 1)).all()
@@ -104,7 +118,9 @@ def test_smooth_forward_has_its_true_gradient(codebook):
 
 
 def test_smooth_training_keeps_the_state_on_its_codebook():
-    node = neurons.LIFNode(surrogate=ATan(spiking=False), state_quant=quant.uniform(3), v_reset=None)
+    node = neurons.LIFNode(
+        surrogate=ATan(spiking=False), state_quant=quant.uniform(3), v_reset=None
+    )
     for x in sequence():
         node(x)
         assert torch.isin(node.v, node.state_quant.levels).all()
@@ -116,7 +132,9 @@ def test_chunks_equal_the_whole(name):
     x_seq = sequence(shape=(9, 2, 5))
     whole = MultiStep(node)(x_seq)
     streamed = MultiStep(node, carry_state=True)
-    assert torch.equal(torch.cat([streamed(x_seq[:2]), streamed(x_seq[2:3]), streamed(x_seq[3:])]), whole)
+    assert torch.equal(
+        torch.cat([streamed(x_seq[:2]), streamed(x_seq[2:3]), streamed(x_seq[3:])]), whole
+    )
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -143,5 +161,7 @@ def test_batch_composition_never_matters(name):
     node = Configuration(name, "uniform4", hard=False, detach=False)().eval()
     x_seq = sequence(shape=(5, 6, 8))
     whole = MultiStep(node)(x_seq)
-    assert torch.equal(torch.cat([MultiStep(node)(x_seq[:, b : b + 1]) for b in range(6)], 1), whole)
+    assert torch.equal(
+        torch.cat([MultiStep(node)(x_seq[:, b : b + 1]) for b in range(6)], 1), whole
+    )
     assert MultiStep(node)(x_seq[:, :0]).shape == (5, 0, 8)

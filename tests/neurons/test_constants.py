@@ -1,4 +1,6 @@
-"""Constants of the equations: checked when set, loaded or moved; in `state_dict`; learned where they are parameters."""
+"""Constants of the equations: checked when set, loaded or moved; in `state_dict`; learned where
+they are parameters.
+"""
 
 import copy
 import math
@@ -32,7 +34,9 @@ def test_a_learned_constant_is_checked_at_every_run():
     run = MultiStep(node)
     run(X)
     node.tau.data.fill_(0.5)
-    with pytest.raises(InvalidValueError, match=r"LIFNode\(tau=0.5\): tau is in time steps and must be > 1"):
+    with pytest.raises(
+        InvalidValueError, match=r"LIFNode\(tau=0.5\): tau is in time steps and must be > 1"
+    ):
         run(X)
 
 
@@ -50,13 +54,20 @@ def test_a_wide_parameter_is_refused():
 BAD = [
     (LIFNode, "v_threshold", [-1.0, 0.0, math.nan, math.inf, 1e-300, 1e39, None, "a", True, [1.0]]),
     (LIFNode, "v_reset", [1.0, 2.0, math.nan, 1e39, "a", torch.zeros(2)]),
-    (LIFNode, "tau", [1.0, 0.0, -2.0, math.nan, math.inf, 1e39, None, "a", torch.tensor([2.0, 0.5])]),
+    (
+        LIFNode,
+        "tau",
+        [1.0, 0.0, -2.0, math.nan, math.inf, 1e39, None, "a", torch.tensor([2.0, 0.5])],
+    ),
     (LIReadout, "tau", [1.0, math.nan, "a"]),
     (SynapticNode, "beta", [-0.1, 1.1, math.nan, "a", torch.zeros(2)]),
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), [(kind, name, value) for kind, name, values in BAD for value in values])
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [(kind, name, value) for kind, name, values in BAD for value in values],
+)
 def test_a_constant_is_checked_alike_when_it_is_given_and_when_it_is_set(kind, name, value):
     with pytest.raises((InvalidValueError, InvalidTypeError), match=name):
         kind(**{name: value})
@@ -86,7 +97,9 @@ def test_setting_a_constant_works_for_numbers_tensors_and_soft_reset():
     assert torch.equal(MultiStep(node)(X), MultiStep(other)(X))
     node.v_reset = 0.1
     assert node.v_rest == 0.1
-    assert torch.equal(MultiStep(node)(X), MultiStep(LIFNode(tau=3.0, v_threshold=0.8, v_reset=0.1))(X))
+    assert torch.equal(
+        MultiStep(node)(X), MultiStep(LIFNode(tau=3.0, v_threshold=0.8, v_reset=0.1))(X)
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +107,10 @@ def test_setting_a_constant_works_for_numbers_tensors_and_soft_reset():
     [
         (lambda: LIFNode(tau=5.0, v_threshold=0.7, v_reset=-0.2), LIFNode),
         (lambda: LIFNode(tau=1.5 + torch.arange(6.0)), lambda: LIFNode(tau=torch.full((6,), 2.0))),
-        (lambda: LIReadout(tau=1.5 + torch.arange(6.0)), lambda: LIReadout(tau=torch.full((6,), 2.0))),
+        (
+            lambda: LIReadout(tau=1.5 + torch.arange(6.0)),
+            lambda: LIReadout(tau=torch.full((6,), 2.0)),
+        ),
         (
             lambda: IFNode(v_threshold=2.0, state_quant=quant.uniform(4, threshold=2.0)),
             lambda: IFNode(state_quant=quant.uniform(4)),
@@ -108,11 +124,17 @@ def test_every_constant_goes_with_the_state_dict(first, second):
     assert torch.equal(MultiStep(a)(X), MultiStep(b)(X))
 
 
-@pytest.mark.parametrize("make", [lambda: LIFNode(tau=5.0), lambda: LIReadout(3.0), lambda: SynapticNode(0.7)])
+@pytest.mark.parametrize(
+    "make", [lambda: LIFNode(tau=5.0), lambda: LIReadout(3.0), lambda: SynapticNode(0.7)]
+)
 def test_a_file_from_before_constants_were_in_it_keeps_what_was_constructed(make):
     node = make()
     constants = ("tau", "v_threshold", "v_reset", "beta", "alpha")
-    old = {key: value for key, value in node.state_dict().items() if key.rpartition(".")[2] not in constants}
+    old = {
+        key: value
+        for key, value in node.state_dict().items()
+        if key.rpartition(".")[2] not in constants
+    }
     other = make()
     other.load_state_dict(old)
     assert torch.equal(MultiStep(node)(X), MultiStep(other)(X))

@@ -1,4 +1,6 @@
-"""A table stands for equations only where they are functions of the code; else, and whatever changes, a run is its steps."""
+"""A table stands for equations only where they are functions of the code; else, and whatever
+changes, a run is its steps.
+"""
 
 import copy
 
@@ -13,7 +15,9 @@ from snnsim.neurons import IFNode, LIFNode
 from snnsim.surrogate import ATan, Surrogate
 from snnsim.testing import check_node
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*levels never leak", "ignore:.*is not near any level")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*levels never leak", "ignore:.*is not near any level"
+)
 
 
 def inputs(batch=8):
@@ -245,7 +249,9 @@ def test_a_learned_node_of_ours_evaluates_nothing_while_nothing_changes(monkeypa
         assert calls
 
 
-@pytest.mark.parametrize("leak", [lambda v: v @ torch.eye(20) * 0.9, lambda v: v * 0.9 if v.dim() == 2 else None])
+@pytest.mark.parametrize(
+    "leak", [lambda v: v @ torch.eye(20) * 0.9, lambda v: v * 0.9 if v.dim() == 2 else None]
+)
 def test_equations_that_take_states_of_one_shape_run_step_by_step(leak):
     class Shaped(neurons.BaseNode):
         def leak(self, v):

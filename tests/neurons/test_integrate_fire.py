@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from snnsim.neurons import IFNode
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 
 
 @pytest.mark.parametrize("x", [0.15, 0.25, 0.3, 0.5, 0.75, 1.0, 3.0])

@@ -3,7 +3,7 @@ import torch
 
 from snnsim import quant
 from snnsim.neurons import LIFNode
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 from snnsim.testing import check_node
 
 
@@ -29,6 +29,8 @@ def test_never_fires_below_rheobase_and_fires_above(tau):
     assert run(torch.full((500, 1, 1), 1.01)).sum() > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"tau": 5.0}, {"v_reset": None}, {"state_quant": quant.uniform(4)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tau": 5.0}, {"v_reset": None}, {"state_quant": quant.uniform(4)}]
+)
 def test_keeps_the_contract(options):
     check_node(lambda: LIFNode(**options))

@@ -3,7 +3,7 @@ import torch
 
 from snnsim import quant
 from snnsim.neurons import LIFNode, ParametricLIFNode
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 from snnsim.testing import check_node
 
 

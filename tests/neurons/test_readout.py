@@ -3,7 +3,7 @@ import torch
 
 from snnsim import neurons, quant
 from snnsim.neurons import LIReadout
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 from snnsim.testing import check_node
 
 

@@ -17,7 +17,9 @@ def test_follows_the_equations():
 
 
 def test_current_and_membrane_each_stay_on_their_codebook():
-    node = SynapticNode(state_quant=quant.uniform(4), current_quant=quant.uniform(5, low=-2.0, high=2.0))
+    node = SynapticNode(
+        state_quant=quant.uniform(4), current_quant=quant.uniform(5, low=-2.0, high=2.0)
+    )
     for _ in range(10):
         node(torch.randn(3, 4))
         assert torch.isin(node.v, node.state_quant.levels).all()
@@ -27,7 +29,10 @@ def test_current_and_membrane_each_stay_on_their_codebook():
 def test_states_hold_both_variables():
     net = torch.nn.Sequential(SynapticNode())
     net(torch.rand(2, 3))
-    assert {name: list(state) for name, state in snnsim.states(net).items()} == {"0": ["v"], "0.current": ["v"]}
+    assert {name: list(state) for name, state in snnsim.states(net).items()} == {
+        "0": ["v"],
+        "0.current": ["v"],
+    }
 
 
 def test_a_failed_step_changes_neither_state():
@@ -42,7 +47,9 @@ def test_a_failed_step_changes_neither_state():
     assert node.i is before[0]
 
 
-@pytest.mark.parametrize("options", [{}, {"v_reset": None}, {"current_quant": quant.uniform(6, low=-3.0, high=3.0)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"v_reset": None}, {"current_quant": quant.uniform(6, low=-3.0, high=3.0)}]
+)
 def test_keeps_the_contract(options):
     check_node(lambda: SynapticNode(**options))
 

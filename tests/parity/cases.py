@@ -1,6 +1,7 @@
 """What is compared with the peers, and the page that says so.
 
-A test says with `same` or `differs` what it shows; `python tests/parity/cases.py` writes docs/migrate/parity.md from these notes.
+A test says with `same` or `differs` what it shows; `python tests/parity/cases.py` writes
+docs/migrate/parity.md from these notes.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ SLOPES = "forward bit for bit; slope to rounding: 1e-6 in float32"
 
 HEAD = """# Parity with SpikingJelly and snnTorch
 
-`make parity` installs SpikingJelly 2.0.0 and snnTorch 1.0.0 beside the project and compares every part that both sides have. This
-page is written from those tests (`python tests/parity/cases.py`), and each line of it is one of them: what is said to be equal is
-asserted equal, and what is said to differ is asserted to differ, so that a change on either side shows. Code side by side is in
-[From SpikingJelly](spikingjelly.md) and [From snnTorch](snntorch.md).
+`make parity` installs SpikingJelly 2.0.0 and snnTorch 1.0.0 beside the project and
+compares every part that both sides have. This page is written from those tests (`python
+tests/parity/cases.py`), and each line of it is one of them: what is said to be equal is
+asserted equal, and what is said to differ is asserted to differ, so that a change on
+either side shows. Code side by side is in [From SpikingJelly](spikingjelly.md) and
+[From snnTorch](snntorch.md).
 """
 
 
@@ -61,7 +64,11 @@ def _mark(case: Case) -> Callable[[FunctionType], FunctionType]:
 
 def comparisons(module: ModuleType) -> list[FunctionType]:
     """The tests of a file, which are marked by `same` and `differs`, in order."""
-    return [value for name, value in vars(module).items() if name.startswith("test_") and isinstance(value, FunctionType)]
+    return [
+        value
+        for name, value in vars(module).items()
+        if name.startswith("test_") and isinstance(value, FunctionType)
+    ]
 
 
 def module_of(name: str) -> ModuleType:
@@ -76,14 +83,25 @@ def module_of(name: str) -> ModuleType:
 
 def page() -> str:
     """The page as Markdown."""
-    groups = {group: [test.parity for test in comparisons(module_of(name))] for group, name in zip(GROUPS, FILES, strict=True)}
+    groups = {
+        group: [test.parity for test in comparisons(module_of(name))]
+        for group, name in zip(GROUPS, FILES, strict=True)
+    }
     parts = [HEAD, "## What is equal\n"]
     for group, cases in groups.items():
-        rows = [f"| {case.subject} | {case.peer} | {case.outcome} |" for case in cases if case.equal]
-        parts.append("\n".join([f"### {group}\n", "| what | peer | equal |", "|---|---|---|", *rows]) + "\n")
+        rows = [
+            f"| {case.subject} | {case.peer} | {case.outcome} |" for case in cases if case.equal
+        ]
+        parts.append(
+            "\n".join([f"### {group}\n", "| what | peer | equal |", "|---|---|---|", *rows]) + "\n"
+        )
     parts.append("## Where results differ, and why\n")
     for group, cases in groups.items():
-        lines = [f"- **{case.subject}** ({case.peer}). {case.outcome}" for case in cases if not case.equal]
+        lines = [
+            f"- **{case.subject}** ({case.peer}). {case.outcome}"
+            for case in cases
+            if not case.equal
+        ]
         if lines:
             parts.append("\n".join([f"### {group}\n", *lines]) + "\n")
     return "\n".join(parts)

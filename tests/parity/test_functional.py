@@ -39,16 +39,23 @@ def test_first_spike_index(jelly):
 @same(SPIKINGJELLY, "`redundant_one_hot`")
 @pytest.mark.parametrize("n", [1, 3])
 def test_redundant_one_hot(jelly, n):
-    assert torch.equal(functional.redundant_one_hot(LABELS, 4, n), jelly.functional.redundant_one_hot(LABELS, 4, n))
+    assert torch.equal(
+        functional.redundant_one_hot(LABELS, 4, n), jelly.functional.redundant_one_hot(LABELS, 4, n)
+    )
 
 
-@same(SPIKINGJELLY, "`set_threshold_margin`: the threshold of every neuron while training, and in eval mode")
+@same(
+    SPIKINGJELLY,
+    "`set_threshold_margin`: the threshold of every neuron while training, and in eval mode",
+)
 @pytest.mark.parametrize("training", [True, False])
 def test_threshold_margin(jelly, training):
     one_hot = functional.redundant_one_hot(LABELS, 4, 1)
     theirs, ours = jelly.neuron.IFNode().train(training), neurons.IFNode().train(training)
     for module, node in ((jelly.functional, theirs), (functional, ours)):
-        module.set_threshold_margin(node, one_hot, eval_threshold=1.05, threshold0=0.9, threshold1=1.15)
+        module.set_threshold_margin(
+            node, one_hot, eval_threshold=1.05, threshold0=0.9, threshold1=1.15
+        )
     x = torch.linspace(0.8, 1.2, 16).view(4, 4)
     assert torch.equal(ours(x), (x >= theirs.v_threshold).float())
 
@@ -56,8 +63,16 @@ def test_threshold_margin(jelly, training):
 @same(SPIKINGJELLY, "`kaiming_normal_conv_linear_weight`, from the same seed")
 def test_kaiming(jelly):
     weights = []
-    for function in (jelly.functional.kaiming_normal_conv_linear_weight, functional.kaiming_normal_conv_linear_weight):
-        net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Sequential(nn.Linear(4, 5)), nn.Conv1d(2, 2, 3))
+    for function in (
+        jelly.functional.kaiming_normal_conv_linear_weight,
+        functional.kaiming_normal_conv_linear_weight,
+    ):
+        net = nn.Sequential(
+            nn.Conv2d(2, 3, 3),
+            nn.BatchNorm2d(3),
+            nn.Sequential(nn.Linear(4, 5)),
+            nn.Conv1d(2, 2, 3),
+        )
         torch.manual_seed(0)
         function(net)
         weights.append([net[0].weight, net[2][0].weight, net[3].weight])
@@ -66,7 +81,9 @@ def test_kaiming(jelly):
 
 
 @differs(
-    SPIKINGJELLY, "a negative `delay`", "There the end of the sequence comes last, after zeros, without a word; here it is refused."
+    SPIKINGJELLY,
+    "a negative `delay`",
+    "There the end of the sequence comes last, after zeros, without a word; here it is refused.",
 )
 def test_negative_delay(jelly):
     x = torch.rand(4, 3)
@@ -102,7 +119,8 @@ def test_margin_of_a_layer(jelly):
 @differs(
     SPIKINGJELLY,
     "a training step after `set_threshold_margin`",
-    "In 2.0.0 `IFNode` hands its threshold to an operator that takes one number, and raises; here the step runs.",
+    "In 2.0.0 `IFNode` hands its threshold to an operator that takes one number, and raises; here"
+    " the step runs.",
 )
 def test_step_with_margins(jelly):
     one_hot = functional.redundant_one_hot(LABELS, 4, 1)

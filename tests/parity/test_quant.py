@@ -50,7 +50,11 @@ def test_k_bit_quantize(jelly, k):
 def test_affine_k_bit_quantize(jelly):
     results = []
     for module in (jelly.quantize, quant):
-        x, w, b = torch.linspace(0, 1, 101).requires_grad_(), torch.tensor(1.5).requires_grad_(), torch.tensor(0.5).requires_grad_()
+        x, w, b = (
+            torch.linspace(0, 1, 101).requires_grad_(),
+            torch.tensor(1.5).requires_grad_(),
+            torch.tensor(0.5).requires_grad_(),
+        )
         y = module.affine_k_bit_quantize(x, 3, w, b)
         results.append((y.detach(), *torch.autograd.grad((y**2).sum(), (x, w, b))))
     for theirs, ours in zip(*results, strict=True):
@@ -59,10 +63,16 @@ def test_affine_k_bit_quantize(jelly):
 
 @same(SPIKINGJELLY, "`clamp_by_linear`", ROUNDING)
 def test_clamp_by_linear(jelly):
-    torch.testing.assert_close(quant.clamp_by_linear(X), jelly.quantize.clamp_by_linear(X), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        quant.clamp_by_linear(X), jelly.quantize.clamp_by_linear(X), rtol=1e-6, atol=1e-7
+    )
 
 
-@same(SNNTORCH, "`state_quant`, level for level: every bit width from 1 to 8, uniform and exponential, thresholds and limits")
+@same(
+    SNNTORCH,
+    "`state_quant`, level for level: every bit width from 1 to 8, uniform and exponential,"
+    " thresholds and limits",
+)
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("threshold", [1.0, 0.7, 2.0])
@@ -84,10 +94,17 @@ def test_state_quant(torch_snn, bits, uniform, threshold, lower_limit, upper_lim
 @same(SNNTORCH, "the gradient of `state_quant`, straight through")
 def test_state_quant_gradient(torch_snn):
     x = torch.linspace(-1, 1, 21)
-    assert torch.equal(with_gradient(quant.state_quant(4), x)[1], with_gradient(torch_snn.quant.state_quant(4), x)[1])
+    assert torch.equal(
+        with_gradient(quant.state_quant(4), x)[1],
+        with_gradient(torch_snn.quant.state_quant(4), x)[1],
+    )
 
 
-@differs(SNNTORCH, "a value halfway between two levels", "There the lower level is taken, here the upper one.")
+@differs(
+    SNNTORCH,
+    "a value halfway between two levels",
+    "There the lower level is taken, here the upper one.",
+)
 def test_halfway(torch_snn):
     levels = torch.tensor([-1.0, 0.0, 1.0])
     theirs = torch_snn.quant.StateQuant.apply(torch.tensor([0.5]), levels)
@@ -98,12 +115,14 @@ def test_halfway(torch_snn):
 @differs(
     SNNTORCH,
     "a neuron with a quantized state",
-    "There the charged membrane is rounded, and neither the first state nor that after the reset is; 0 is no level of most "
-    "of these codebooks. Here the state is always one of its levels.",
+    "There the charged membrane is rounded, and neither the first state nor that after the reset"
+    " is; 0 is no level of most of these codebooks. Here the state is always one of its levels.",
 )
 def test_states_on_levels(torch_snn):
     book = quant.state_quant(3)
-    theirs = torch_snn.snn.Leaky(beta=0.5, state_quant=torch_snn.quant.state_quant(3), reset_delay=False)
+    theirs = torch_snn.snn.Leaky(
+        beta=0.5, state_quant=torch_snn.quant.state_quant(3), reset_delay=False
+    )
     ours = neurons.LIFNode(tau=2.0, decay_input=False, v_reset=None, state_quant=book)
     mem = theirs.reset_mem()
     on_levels = []

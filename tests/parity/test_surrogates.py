@@ -7,7 +7,9 @@ from parity.cases import ROUNDING, SLOPES, SNNTORCH, SPIKINGJELLY, differs, same
 from snnsim import surrogate
 
 # distances from the threshold, among them the points where a slope has its corners
-X = torch.cat([torch.linspace(-3, 3, 601), torch.tensor([-1.0, -0.5, 0.5, 1.0, 1e-30, -1e-30, 40.0, -40.0])])
+X = torch.cat(
+    [torch.linspace(-3, 3, 601), torch.tensor([-1.0, -0.5, 0.5, 1.0, 1e-30, -1e-30, 40.0, -40.0])]
+)
 EVERY_PARAMETER = {
     "ATan": [{}, {"alpha": 0.7}],
     "Erf": [{}, {"alpha": 3.0}],
@@ -38,8 +40,13 @@ def close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@same(SPIKINGJELLY, ", ".join(f"`{name}`" for name in EVERY_PARAMETER) + ": forward and slope", SLOPES)
-@pytest.mark.parametrize(("name", "parameters"), [(name, each) for name, choices in EVERY_PARAMETER.items() for each in choices])
+@same(
+    SPIKINGJELLY, ", ".join(f"`{name}`" for name in EVERY_PARAMETER) + ": forward and slope", SLOPES
+)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [(name, each) for name, choices in EVERY_PARAMETER.items() for each in choices],
+)
 def test_surrogates_of_spikingjelly(jelly, name, parameters):
     theirs, their_slope = slope_of(getattr(jelly.surrogate, name)(**parameters))
     ours, slope = slope_of(getattr(surrogate, name)(**parameters))
@@ -48,12 +55,20 @@ def test_surrogates_of_spikingjelly(jelly, name, parameters):
     assert slope.abs().sum() > 0
 
 
-@same(SPIKINGJELLY, "the functions whose slope they are, `spiking=False` there and `primitive` here", ROUNDING)
-@pytest.mark.parametrize("name", ["ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign"])
+@same(
+    SPIKINGJELLY,
+    "the functions whose slope they are, `spiking=False` there and `primitive` here",
+    ROUNDING,
+)
+@pytest.mark.parametrize(
+    "name", ["ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign"]
+)
 def test_primitives(jelly, name):
     function = getattr(jelly.surrogate, name)(alpha=2.0, spiking=False)
     # float32 differences of numbers near 1
-    torch.testing.assert_close(getattr(surrogate, name)(alpha=2.0).primitive(X), function(X), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        getattr(surrogate, name)(alpha=2.0).primitive(X), function(X), rtol=1e-5, atol=1e-6
+    )
 
 
 @same(SPIKINGJELLY, "`PiecewiseLeakyReLU` away from the ends of its window", ROUNDING)
@@ -65,7 +80,8 @@ def test_leaky_window(jelly):
 
 @same(
     SNNTORCH,
-    "slope of `atan()`, `fast_sigmoid()`, `sigmoid()` and `straight_through_estimator()`, with the same parameters",
+    "slope of `atan()`, `fast_sigmoid()`, `sigmoid()` and `straight_through_estimator()`, with the"
+    " same parameters",
     ROUNDING,
 )
 @pytest.mark.parametrize(
@@ -106,7 +122,9 @@ def test_leaky_spike_operator(torch_snn):
 )
 def test_ends_of_the_window(jelly):
     ends = torch.tensor([-0.5, 0.5])
-    assert torch.equal(slope_of(jelly.surrogate.PiecewiseLeakyReLU(w=0.5, c=0.1), ends)[1], torch.full((2,), 0.1))
+    assert torch.equal(
+        slope_of(jelly.surrogate.PiecewiseLeakyReLU(w=0.5, c=0.1), ends)[1], torch.full((2,), 0.1)
+    )
     assert torch.equal(surrogate.PiecewiseLeakyReLU(w=0.5, c=0.1).derivative(ends), torch.ones(2))
 
 
@@ -131,18 +149,21 @@ def test_forward_at_zero(torch_snn, jelly):
 @differs(
     SNNTORCH,
     "`triangular()`",
-    "There the slope is the incoming gradient times `threshold`, with its sign turned above the threshold, not a triangle; here "
-    "`Triangle` is one.",
+    "There the slope is the incoming gradient times `threshold`, with its sign turned above the"
+    " threshold, not a triangle; here `Triangle` is one.",
 )
 def test_triangle(torch_snn):
-    assert torch.equal(slope_of(torch_snn.surrogate.triangular())[1], torch.where(X >= 0, -1.0, 1.0))
+    assert torch.equal(
+        slope_of(torch_snn.surrogate.triangular())[1], torch.where(X >= 0, -1.0, 1.0)
+    )
     assert (surrogate.Triangle().derivative(X) >= 0).all()
 
 
 @differs(
     SNNTORCH,
     "`sigmoid()` far below the threshold",
-    "There `exp` overflows and the slope is NaN from `slope * distance` = 89 on in float32; here it is 0.",
+    "There `exp` overflows and the slope is NaN from `slope * distance` = 89 on in float32; here it"
+    " is 0.",
 )
 def test_sigmoid_far_below(torch_snn):
     far = torch.tensor([-4.0])

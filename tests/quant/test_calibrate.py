@@ -18,7 +18,11 @@ def normal(*shape: int) -> torch.Tensor:
 
 def test_max_calibrator_keeps_the_largest_magnitude_of_all_batches():
     x = normal(8, 3, 5)
-    for axis, expected in ((None, x.abs().max()), (1, x.abs().amax((0, 2), keepdim=True)), (-1, x.abs().amax((0, 1), True))):
+    for axis, expected in (
+        (None, x.abs().max()),
+        (1, x.abs().amax((0, 2), keepdim=True)),
+        (-1, x.abs().amax((0, 1), True)),
+    ):
         calibrator = MaxCalibrator(axis=axis)
         for batch in x.split(3):
             calibrator.collect(batch)
@@ -55,7 +59,9 @@ def test_percentile_is_exact_to_a_bin_and_never_above_the_maximum():
     x = torch.arange(1, 1001).float() / 1000
     calibrator = HistogramCalibrator()
     calibrator.collect(x)
-    assert calibrator.compute_amax("percentile", percentile=50).item() == pytest.approx(0.5, abs=1 / 1024)
+    assert calibrator.compute_amax("percentile", percentile=50).item() == pytest.approx(
+        0.5, abs=1 / 1024
+    )
     assert calibrator.compute_amax("percentile", percentile=100).item() == 1.0
 
 
@@ -79,7 +85,9 @@ def test_calibrators_copy_and_reset(kind):
     calibrator.collect(torch.zeros(0))
     assert calibrator.empty
     assert repr(calibrator).endswith("unsigned=False): nothing seen")
-    with pytest.raises(StateError, match="no data was collected; run at least one batch through it first"):
+    with pytest.raises(
+        StateError, match="no data was collected; run at least one batch through it first"
+    ):
         calibrator.compute_amax(*arguments)
 
 
@@ -106,9 +114,14 @@ def test_bad_data_is_refused():
 def test_refused_data_leaves_no_trace(kind):
     calibrator = kind(axis=1)
     calibrator.collect(torch.ones(2, 3))
-    with pytest.raises(ShapeError, match=r"gives a range of shape \(1, 4\), earlier data one of \(1, 3\); call reset"):
+    with pytest.raises(
+        ShapeError,
+        match=r"gives a range of shape \(1, 4\), earlier data one of \(1, 3\); call reset",
+    ):
         calibrator.collect(torch.full((2, 4), 9.0))
-    assert calibrator.compute_amax(*(() if kind is MaxCalibrator else ("max",))).tolist() == [[1.0, 1.0, 1.0]]
+    assert calibrator.compute_amax(*(() if kind is MaxCalibrator else ("max",))).tolist() == [
+        [1.0, 1.0, 1.0]
+    ]
 
 
 def test_an_unknown_method_is_refused():

@@ -24,7 +24,9 @@ RECIPES = [
     Codebook([-0.3, 0.1, 0.11, 5.0]),
 ]
 
-level_lists = st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=40, unique=True).map(sorted)
+level_lists = st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=40, unique=True).map(
+    sorted
+)
 values = st.lists(st.floats(-2e3, 2e3, width=32), min_size=1, max_size=60)
 
 
@@ -102,7 +104,9 @@ def test_encode_refuses_nan_and_counts_it():
         quant.uniform(2).encode(torch.tensor([0.0, torch.nan, 1.0]))
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [(1, torch.uint8), (8, torch.uint8), (9, torch.int32), (16, torch.int32)])
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [(1, torch.uint8), (8, torch.uint8), (9, torch.int32), (16, torch.int32)]
+)
 def test_codes_take_one_byte_up_to_8_bits(bits, dtype):
     assert quant.uniform(bits).encode(torch.zeros(3)).dtype == dtype
 
@@ -154,7 +158,12 @@ def test_half_input_is_widened():
 def test_levels_keep_their_dtype_when_the_module_changes():
     codebook = quant.exponential(8)
     levels = codebook.levels.clone()
-    for changed in (codebook.half(), codebook.bfloat16(), codebook.double(), codebook.to(torch.float16)):
+    for changed in (
+        codebook.half(),
+        codebook.bfloat16(),
+        codebook.double(),
+        codebook.to(torch.float16),
+    ):
         assert changed.levels.dtype == torch.float32
         assert torch.equal(changed.levels, levels)
 
@@ -209,11 +218,16 @@ def test_edges_from_a_list_keep_the_precision_of_the_codebook():
 
 def test_refuses_more_levels_than_16_bits_hold():
     assert Codebook(torch.arange(65536.0)).num_levels == 65536
-    with pytest.raises(InvalidValueError, match=r"levels\): 65537 levels are more than 65536, those of 16 bits"):
+    with pytest.raises(
+        InvalidValueError, match=r"levels\): 65537 levels are more than 65536, those of 16 bits"
+    ):
         Codebook(torch.arange(65537.0))
 
 
-@pytest.mark.parametrize("numbers", ["a", b"ab", None, ["0.0", "1.0"], [0.0, None], [0, 1j], torch.tensor([0, 1j]), {0.0: 1.0}])
+@pytest.mark.parametrize(
+    "numbers",
+    ["a", b"ab", None, ["0.0", "1.0"], [0.0, None], [0, 1j], torch.tensor([0, 1j]), {0.0: 1.0}],
+)
 def test_refuses_levels_and_edges_that_are_no_numbers(numbers):
     with pytest.raises(InvalidTypeError, match=r"^Codebook\(levels"):
         Codebook(numbers)
@@ -224,14 +238,17 @@ def test_refuses_levels_and_edges_that_are_no_numbers(numbers):
 
 def test_refuses_levels_beyond_every_float():
     with pytest.raises(
-        InvalidValueError, match=r"^Codebook\(levels=.*\): levels holds a number beyond every float; scale them down"
+        InvalidValueError,
+        match=r"^Codebook\(levels=.*\): levels holds a number beyond every float; scale them down",
     ):
         Codebook([0.0, 10**400])
     with pytest.raises(InvalidValueError, match=r"finite in torch.float32, but level 1 is 1e\+300"):
         Codebook([0.0, 1e300])
 
 
-@pytest.mark.parametrize(("edges", "message"), [([0.5], "need 2 edges"), ([0.0, 1.5], "edge 0"), ([0.5, 2.5], "edge 1")])
+@pytest.mark.parametrize(
+    ("edges", "message"), [([0.5], "need 2 edges"), ([0.0, 1.5], "edge 0"), ([0.5, 2.5], "edge 1")]
+)
 def test_refuses_edges(edges, message):
     with pytest.raises(InvalidValueError, match=message):
         Codebook([0.0, 1.0, 2.0], edges)
@@ -243,7 +260,9 @@ def test_refuses_an_unknown_gradient():
 
 
 def test_effective_threshold_of_the_classic_recipe_moves_and_of_ours_does_not():
-    assert quant.state_quant(2).effective_threshold(1.0) == pytest.approx((0.46667 + 1.2) / 2, abs=1e-4)
+    assert quant.state_quant(2).effective_threshold(1.0) == pytest.approx(
+        (0.46667 + 1.2) / 2, abs=1e-4
+    )
     for bits in range(1, 9):
         assert quant.uniform(bits).effective_threshold(1.0) == 1.0
         assert quant.exponential(bits).effective_threshold(1.0) == 1.0
@@ -270,7 +289,9 @@ def test_toward_rest_takes_the_neighbour_on_the_side_of_rest():
 
 def test_toward_rest_goes_to_the_level_nearest_to_rest():
     codebook = Codebook([-1.0, 0.2, 1.0]).with_rounding("toward_rest", rest=0.0)
-    assert codebook(torch.tensor([-0.9, 0.0, 0.1, 0.9])).tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2])
+    assert codebook(torch.tensor([-0.9, 0.0, 0.1, 0.9])).tolist() == pytest.approx(
+        [0.2, 0.2, 0.2, 0.2]
+    )
 
 
 @given(level_lists, values, st.floats(-1e3, 1e3))
@@ -327,7 +348,10 @@ def test_rounding_names_are_checked():
 
 
 def test_repr_says_bits_range_and_gradient():
-    assert repr(Codebook([0.0, 1.0, 2.0, 3.5])) == "Codebook(2 bits, 4 levels from 0 to 3.5, ste='clip')"
+    assert (
+        repr(Codebook([0.0, 1.0, 2.0, 3.5]))
+        == "Codebook(2 bits, 4 levels from 0 to 3.5, ste='clip')"
+    )
 
 
 def test_memory_does_not_grow_with_the_number_of_levels():

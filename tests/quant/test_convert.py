@@ -34,9 +34,17 @@ def images(count: int = 4) -> torch.Tensor:
 
 def test_quantize_replaces_layers_in_place_and_keeps_names_objects_and_parameters():
     net = Net()
-    keys, modules, parameters = list(net.state_dict()), dict(net.named_modules()), dict(net.named_parameters())
+    keys, modules, parameters = (
+        list(net.state_dict()),
+        dict(net.named_modules()),
+        dict(net.named_parameters()),
+    )
     report = quantize(net, weights=8)
-    assert [type(net.features[0]), type(net.up), type(net.head)] == [QuantConv2d, QuantConvTranspose2d, QuantLinear]
+    assert [type(net.features[0]), type(net.up), type(net.head)] == [
+        QuantConv2d,
+        QuantConvTranspose2d,
+        QuantLinear,
+    ]
     assert list(net.state_dict()) == keys
     assert all(net.get_submodule(name) is module for name, module in modules.items())
     assert all(net.get_parameter(name) is parameter for name, parameter in parameters.items())
@@ -151,7 +159,10 @@ def test_what_cannot_be_quantized_is_left_alone_and_reported():
 def test_an_axis_means_the_output_channels_of_every_layer():
     net = Net()
     quantize(net, weights=QuantDescriptor(4, axis=0))
-    assert (net.up.weight_quantizer.descriptor.axis, net.head.weight_quantizer.descriptor.axis) == (1, 0)
+    assert (net.up.weight_quantizer.descriptor.axis, net.head.weight_quantizer.descriptor.axis) == (
+        1,
+        0,
+    )
 
 
 def test_inputs_and_grid_reach_every_layer():
@@ -259,14 +270,18 @@ def test_a_method_that_gives_no_range_is_refused_before_data_are_run(descriptor,
 def test_inputs_that_are_all_zero_are_warned_of_by_name():
     net = nn.Sequential(nn.Linear(4, 3))
     quantize(net, inputs=8)
-    with pytest.warns(UserWarning, match=r"^calibrate_inputs: 0\.input_quantizer saw nothing but 0"):
+    with pytest.warns(
+        UserWarning, match=r"^calibrate_inputs: 0\.input_quantizer saw nothing but 0"
+    ):
         calibrate_inputs(net, [torch.zeros(8, 4)])
 
 
 def test_a_calibration_over_no_data_raises_and_restores_the_network():
     net = Net()
     quantize(net, inputs=8)
-    with pytest.raises(StateError, match=r"no data reached features.0.input_quantizer, up.*give at least one batch"):
+    with pytest.raises(
+        StateError, match=r"no data reached features.0.input_quantizer, up.*give at least one batch"
+    ):
         calibrate_inputs(net, [])
     assert net.training
     assert net.head.input_quantizer.enabled
@@ -282,7 +297,9 @@ def test_a_calibration_with_bad_data_raises_and_restores_the_network():
 
 
 def test_calibrating_or_freezing_what_is_not_quantized_raises():
-    with pytest.raises(InvalidValueError, match=r"no input is quantized; call quantize\(net, inputs=...\) first"):
+    with pytest.raises(
+        InvalidValueError, match=r"no input is quantized; call quantize\(net, inputs=...\) first"
+    ):
         calibrate_inputs(Net(), [images()])
     with pytest.raises(InvalidValueError, match=r"there is no quantized layer; call quantize"):
         freeze(Net())
@@ -291,7 +308,9 @@ def test_calibrating_or_freezing_what_is_not_quantized_raises():
 def test_freezing_with_uncalibrated_inputs_raises():
     net = Net()
     quantize(net, inputs=8)
-    with pytest.raises(StateError, match=r"features.0.input_quantizer takes its range from each batch"):
+    with pytest.raises(
+        StateError, match=r"features.0.input_quantizer takes its range from each batch"
+    ):
         freeze(net)
     assert net.head.weight_int is None
 
@@ -301,7 +320,9 @@ def test_weights_that_are_not_numbers_are_refused_and_nothing_is_changed(value):
     net = Net()
     with torch.no_grad():
         net.head.weight[0, 0] = value
-    with pytest.raises(InvalidValueError, match=r"head.weight has NaN or infinite values and cannot be quantized"):
+    with pytest.raises(
+        InvalidValueError, match=r"head.weight has NaN or infinite values and cannot be quantized"
+    ):
         quantize(net)
     assert type(net.features[0]) is nn.Conv2d
     net = Net()
@@ -323,24 +344,40 @@ def test_a_refused_descriptor_changes_nothing():
 def test_dead_layers_warn():
     layer = nn.Linear(2, 2)
     nn.init.zeros_(layer.weight)
-    with pytest.warns(UserWarning, match=r"0.weight is all zero, so the quantized layer passes nothing on"):
+    with pytest.warns(
+        UserWarning, match=r"0.weight is all zero, so the quantized layer passes nothing on"
+    ):
         quantize(nn.Sequential(layer))
     net = nn.Sequential(nn.Linear(2, 2))
     quantize(net, weights=QuantDescriptor(2, amax=1000.0))
-    with pytest.warns(UserWarning, match="every weight of 0 is quantized to 0, so it passes nothing on"):
+    with pytest.warns(
+        UserWarning, match="every weight of 0 is quantized to 0, so it passes nothing on"
+    ):
         freeze(net)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"exclude": ["nothing"]}, InvalidValueError, "the network has no such part; it has features, features.0"),
+        (
+            {"exclude": ["nothing"]},
+            InvalidValueError,
+            "the network has no such part; it has features, features.0",
+        ),
         ({"exclude": [3]}, InvalidTypeError, "must be names of layers or module classes"),
         ({"exclude": "head"}, InvalidTypeError, r"a list of them, exclude=\['head'\]"),
-        ({"weights": "8"}, InvalidTypeError, r"weights='8'\): must be a number of bits or a QuantDescriptor"),
+        (
+            {"weights": "8"},
+            InvalidTypeError,
+            r"weights='8'\): must be a number of bits or a QuantDescriptor",
+        ),
         ({"inputs": 2.0}, InvalidTypeError, r"inputs=2.0\)"),
         ({"weights": 0}, InvalidValueError, "num_bits must be 1 to 24"),
-        ({"exclude": [nn.Module]}, InvalidValueError, r"there is no layer to quantize.*features.0 \(Conv2d\): excluded"),
+        (
+            {"exclude": [nn.Module]},
+            InvalidValueError,
+            r"there is no layer to quantize.*features.0 \(Conv2d\): excluded",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
@@ -351,5 +388,7 @@ def test_bad_arguments_are_refused(arguments, error, message):
 def test_only_modules_are_quantized():
     with pytest.raises(InvalidTypeError, match="net of type list"):
         quantize([nn.Linear(2, 2)])
-    with pytest.raises(InvalidValueError, match="there is no layer to quantize; of those with parameters: none"):
+    with pytest.raises(
+        InvalidValueError, match="there is no layer to quantize; of those with parameters: none"
+    ):
         quantize(nn.ReLU())

@@ -47,7 +47,17 @@ def test_descriptor_cannot_be_changed():
 
 
 @pytest.mark.parametrize(
-    "amax", [2, 2.0, [2.0, 3.0], (2, 3), np.array([2.0, 3.0]), np.float32(2), torch.tensor(2.0), torch.ones(2, 1)]
+    "amax",
+    [
+        2,
+        2.0,
+        [2.0, 3.0],
+        (2, 3),
+        np.array([2.0, 3.0]),
+        np.float32(2),
+        torch.tensor(2.0),
+        torch.ones(2, 1),
+    ],
 )
 def test_amax_may_be_any_kind_of_numbers(amax):
     desc = QuantDescriptor(amax=amax)
@@ -61,7 +71,11 @@ def test_equal_amax_of_different_kinds_compares_equal():
 
 @pytest.mark.parametrize("name", ["desc_neg_bits", "desc_name_int", "desc_amax_str", "desc_unused"])
 def test_recorded_refusals_hold(name):
-    kwargs = {"desc_neg_bits": {"num_bits": -1}, "desc_name_int": {"name": 3}, "desc_amax_str": {"amax": "oops"}}
+    kwargs = {
+        "desc_neg_bits": {"num_bits": -1},
+        "desc_name_int": {"name": 3},
+        "desc_amax_str": {"amax": "oops"},
+    }
     error = {"ValueError": ValueError, "TypeError": TypeError}[CASES[name]["raises"]]
     with pytest.raises(error):
         QuantDescriptor(**kwargs.get(name, {"foo": 1}))
@@ -80,7 +94,10 @@ def test_recorded_amax_list_and_axis_are_accepted():
         ({"name": 3}, "name must be a str or None"),
         ({"axis": 1.0}, "axis must be one int or None"),
         ({"axis": (0, 1)}, "axis must be one int or None"),
-        ({"axis": 0, "learn_amax": True}, "a learned range is one per tensor; use axis=None, or learn_amax=False"),
+        (
+            {"axis": 0, "learn_amax": True},
+            "a learned range is one per tensor; use axis=None, or learn_amax=False",
+        ),
         ({"amax": "oops"}, "must be a number, list, array or tensor, not str"),
         ({"amax": True}, "not bool"),
         ({"amax": [[1.0], [1.0, 2.0]]}, "must hold numbers, in rows of one length"),
@@ -101,9 +118,15 @@ def test_wrong_types_are_refused(kwargs, message):
         ({"amax": [1.0, math.nan]}, "must be finite and >= 0"),
         ({"amax": []}, "one value or one per channel"),
         ({"scale_amax": 0.0}, "scale_amax multiplies the range and must be positive"),
-        ({"calib_method": "median"}, "must be one of max, histogram, percentile, mse, entropy, twn"),
+        (
+            {"calib_method": "median"},
+            "must be one of max, histogram, percentile, mse, entropy, twn",
+        ),
         ({"calib_method": "twn"}, "use num_bits=2, narrow_range=True"),
-        ({"num_bits": 2, "narrow_range": True, "calib_method": "twn", "learn_amax": True}, "learn_amax=False"),
+        (
+            {"num_bits": 2, "narrow_range": True, "calib_method": "twn", "learn_amax": True},
+            "learn_amax=False",
+        ),
     ],
 )
 def test_wrong_values_are_refused(kwargs, message):
@@ -132,8 +155,16 @@ def test_bounds_are_the_integers_of_the_format(kwargs, bounds):
 
 
 def test_nine_descriptors_are_predefined_with_the_axis_of_the_output_channels():
-    predefined = {name: getattr(module, name) for name in module.__all__ if name.startswith("QUANT_DESC")}
+    predefined = {
+        name: getattr(module, name) for name in module.__all__ if name.startswith("QUANT_DESC")
+    }
     assert len(predefined) == 9
     for name, desc in predefined.items():
-        axis = 1 if "CONVTRANSPOSE" in name else 0 if "PER_CHANNEL" in name or "PER_ROW" in name else None
+        axis = (
+            1
+            if "CONVTRANSPOSE" in name
+            else 0
+            if "PER_CHANNEL" in name or "PER_ROW" in name
+            else None
+        )
         assert desc == QuantDescriptor(8, axis=axis, unsigned="UNSIGNED" in name)

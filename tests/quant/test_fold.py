@@ -16,7 +16,11 @@ LAYERS = {
     "conv3d": (lambda: nn.Conv3d(4, 6, 2), nn.BatchNorm3d, (2, 4, 3, 3, 3)),
     "transposed1d": (lambda: nn.ConvTranspose1d(4, 6, 3), nn.BatchNorm1d, (5, 4, 7)),
     "transposed2d": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d, (5, 4, 5, 5)),
-    "transposed3d": (lambda: nn.ConvTranspose3d(4, 6, 2, groups=2, bias=False), nn.BatchNorm3d, (2, 4, 3, 3, 3)),
+    "transposed3d": (
+        lambda: nn.ConvTranspose3d(4, 6, 2, groups=2, bias=False),
+        nn.BatchNorm3d,
+        (2, 4, 3, 3, 3),
+    ),
 }
 
 
@@ -60,7 +64,10 @@ def test_pairs_name_what_a_sequence_does_not_show():
     net, x = Named().eval(), torch.randn(4, 3)
     before = net(x)
     (line,) = fold_batch_norm(net).left
-    assert line.note == "not directly after a linear or convolution layer in an nn.Sequential; name it in pairs"
+    assert (
+        line.note
+        == "not directly after a linear or convolution layer in an nn.Sequential; name it in pairs"
+    )
     assert torch.equal(net(x), before)
     fold_batch_norm(net, pairs=[("fc", "norm")])
     torch.testing.assert_close(net(x), before)
@@ -88,23 +95,38 @@ def test_what_cannot_be_folded_is_left_and_reported():
     several = "the layer, its weight or the normalization is used in several places"
     assert left_note(nn.Sequential(shared, nn.BatchNorm1d(3), shared)) == several
     assert left_note(nn.Sequential(shared, nn.BatchNorm1d(3), tied)) == several
-    assert left_note(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(3))) == "its number of channels is not the layer's"
+    assert (
+        left_note(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(3)))
+        == "its number of channels is not the layer's"
+    )
     no_statistics = nn.BatchNorm1d(3, track_running_stats=False)
-    assert left_note(nn.Sequential(nn.Linear(3, 3), no_statistics)) == "it keeps no running statistics"
+    assert (
+        left_note(nn.Sequential(nn.Linear(3, 3), no_statistics)) == "it keeps no running statistics"
+    )
     dimensions = "Conv2d and BatchNorm1d are no layer and normalization of the same dimensions"
     assert left_note(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm1d(3))) == dimensions
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
-    assert left_note(nn.Sequential(normed, nn.BatchNorm1d(3))) == "the layer's weight is computed, not a parameter"
+    assert (
+        left_note(nn.Sequential(normed, nn.BatchNorm1d(3)))
+        == "the layer's weight is computed, not a parameter"
+    )
     grouped = nn.Sequential(nn.ConvTranspose1d(4, 4, 1, groups=2), nn.BatchNorm1d(4))
     quantize(grouped, weights=4)
-    assert left_note(grouped) == "the channels of its groups share their steps; fold before quantize"
+    assert (
+        left_note(grouped) == "the channels of its groups share their steps; fold before quantize"
+    )
     watched = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     watched[1].register_forward_hook(lambda module, inputs, output: 2 * output)
-    assert left_note(watched) == "the layer or the normalization has forward hooks, which would see other values"
+    assert (
+        left_note(watched)
+        == "the layer or the normalization has forward hooks, which would see other values"
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("name", ["linear", "no bias", "conv1d", "conv2d", "conv3d", "transposed1d"])
+@pytest.mark.parametrize(
+    "name", ["linear", "no bias", "conv1d", "conv2d", "conv3d", "transposed1d"]
+)
 def test_integers_of_quantized_layers_stay(name, bits):
     make, norm, shape = LAYERS[name]
     net = nn.Sequential(make(), settled(norm(6)))
@@ -116,7 +138,9 @@ def test_integers_of_quantized_layers_stay(name, bits):
     fold_batch_norm(net)
     found, folded = net[0].integer_weight()
     axis = net[0].channel_axis
-    signs = torch.where(negative, -1.0, 1.0).reshape([-1 if i == axis else 1 for i in range(found.ndim)])
+    signs = torch.where(negative, -1.0, 1.0).reshape(
+        [-1 if i == axis else 1 for i in range(found.ndim)]
+    )
     assert torch.equal(found, w_int * signs)
     factor = before[1].weight.abs() * torch.rsqrt(before[1].running_var + before[1].eps)
     torch.testing.assert_close(folded, step * factor)
@@ -135,7 +159,9 @@ def test_a_frozen_layer_keeps_its_integers_too():
 
 
 def test_tied_and_computed_weights_of_quantized_layers_are_left_alone():
-    net = nn.Sequential(nn.Linear(3, 3), settled(nn.BatchNorm1d(3)), nn.Linear(3, 3), settled(nn.BatchNorm1d(3))).eval()
+    net = nn.Sequential(
+        nn.Linear(3, 3), settled(nn.BatchNorm1d(3)), nn.Linear(3, 3), settled(nn.BatchNorm1d(3))
+    ).eval()
     net[2].weight = net[0].weight
     quantize(net, weights=4)
     nn.utils.parametrizations.spectral_norm(net[0])
@@ -159,7 +185,10 @@ def test_a_channel_whose_factor_is_zero_gives_the_offset_of_the_norm():
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([("fc", "nothing")], r"\('fc', 'nothing'\) cannot be folded: there is no part of that name"),
+        (
+            [("fc", "nothing")],
+            r"\('fc', 'nothing'\) cannot be folded: there is no part of that name",
+        ),
         ([("fc", "norm"), ("fc", "norm")], "named in two pairs"),
         ([("norm", "fc")], "are no layer and normalization of the same dimensions"),
     ],

@@ -23,7 +23,9 @@ from snnsim.quant.functional import (
 )
 
 CASES = json.loads((Path(__file__).parent / "data" / "tensor_quant.json").read_text())["cases"]
-FORMATS = [(bits, unsigned, narrow) for bits in (2, 4, 8) for unsigned, narrow in ((0, 1), (0, 0), (1, 1))]
+FORMATS = [
+    (bits, unsigned, narrow) for bits in (2, 4, 8) for unsigned, narrow in ((0, 1), (0, 0), (1, 1))
+]
 
 
 def arrays(low: float, high: float) -> st.SearchStrategy[torch.Tensor]:
@@ -73,12 +75,16 @@ def test_k_bit_quantize_computes_half_inputs_in_float32():
 
 @pytest.mark.parametrize("values", [[-0.1, 0.5], [0.5, 1.1], [0.5, math.nan]])
 def test_k_bit_quantize_refuses_values_outside_the_unit_interval(values):
-    with pytest.raises(InvalidValueError, match=r"every value must lie in \[0, 1\]; normalize first"):
+    with pytest.raises(
+        InvalidValueError, match=r"every value must lie in \[0, 1\]; normalize first"
+    ):
         k_bit_quantize(torch.tensor(values), 2)
 
 
 def test_bits_are_checked():
-    with pytest.raises(InvalidTypeError, match="k must be an int, not float; give a number of bits"):
+    with pytest.raises(
+        InvalidTypeError, match="k must be an int, not float; give a number of bits"
+    ):
         k_bit_quantize(torch.zeros(1), 2.0)
     with pytest.raises(InvalidTypeError, match="not bool"):
         tensor_quant(torch.zeros(1), 1.0, num_bits=True)
@@ -92,7 +98,10 @@ def test_bits_are_checked():
 def test_half_inputs_are_mapped_in_float32_and_rounded_once(dtype):
     x = torch.rand(257, generator=torch.Generator().manual_seed(0)).to(dtype)
     w, b = torch.tensor(1.37, dtype=dtype), torch.tensor(-0.21, dtype=dtype)
-    found, wanted = affine_k_bit_quantize(x, 7, w, b), affine_k_bit_quantize(x.float(), 7, w.float(), b.float())
+    found, wanted = (
+        affine_k_bit_quantize(x, 7, w, b),
+        affine_k_bit_quantize(x.float(), 7, w.float(), b.float()),
+    )
     assert torch.equal(found, wanted.to(dtype))
     assert torch.equal(clamp_by_linear(x), clamp_by_linear(x.float()).to(dtype))
 
@@ -129,7 +138,11 @@ def test_clamp_by_linear_refuses_what_has_no_range():
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("fake_", "int_"))])
 def test_tensor_quant_reproduces_the_recorded_results(name):
     kind, sign, bits, *rest = name.split("_")
-    arguments = {"num_bits": int(bits[1:]), "unsigned": sign == "unsigned", "narrow_range": rest[0] != "narrowFalse"}
+    arguments = {
+        "num_bits": int(bits[1:]),
+        "unsigned": sign == "unsigned",
+        "narrow_range": rest[0] != "narrowFalse",
+    }
     x, expected = torch.tensor(CASES[name]["x"]), CASES[name]["result"]
     if kind == "fake":
         assert torch.equal(fake_tensor_quant(x, 1.0, **arguments), torch.tensor(expected))
@@ -141,7 +154,9 @@ def test_tensor_quant_reproduces_the_recorded_results(name):
 
 def test_tensor_quant_rounds_recorded_halves_to_even():
     case = CASES["half_even_ties_amax127"]
-    assert torch.equal(fake_tensor_quant(torch.tensor(case["x"]), 127.0), torch.tensor(case["result"]))
+    assert torch.equal(
+        fake_tensor_quant(torch.tensor(case["x"]), 127.0), torch.tensor(case["result"])
+    )
 
 
 @given(arrays(-20, 20), st.sampled_from(FORMATS), st.floats(2**-7, 10, width=32))
@@ -195,7 +210,9 @@ def test_dtype_is_kept_and_half_is_computed_in_float32(dtype):
 
 def test_a_scale_beyond_float16_is_refused_by_tensor_quant_only():
     x = torch.tensor([0.001], dtype=torch.float16)
-    with pytest.raises(InvalidValueError, match=r"the scale 127000 overflows float16 \(at most 65504\)"):
+    with pytest.raises(
+        InvalidValueError, match=r"the scale 127000 overflows float16 \(at most 65504\)"
+    ):
         tensor_quant(x, 0.001)
     assert fake_tensor_quant(x, 0.001).item() == pytest.approx(0.001, rel=1e-3)
     assert tensor_quant(x.float(), 0.001)[1].item() == pytest.approx(127000)
@@ -203,7 +220,9 @@ def test_a_scale_beyond_float16_is_refused_by_tensor_quant_only():
 
 @pytest.mark.parametrize("amax", [-1.0, math.nan, math.inf])
 def test_an_amax_that_is_no_magnitude_is_refused(amax):
-    with pytest.raises(InvalidValueError, match="amax is the largest magnitude and must be finite and >= 0"):
+    with pytest.raises(
+        InvalidValueError, match="amax is the largest magnitude and must be finite and >= 0"
+    ):
         fake_tensor_quant(torch.zeros(2), torch.tensor([1.0, amax]))
 
 
@@ -215,17 +234,24 @@ def test_an_amax_that_does_not_broadcast_is_refused(shape):
 
 def test_negative_values_are_refused_where_unsigned():
     assert CASES["unsigned_negative_input"]["raises"] == "TypeError"
-    with pytest.raises(TypeError, match="x has negative values, down to -2; use unsigned=False, or rectify x first"):
+    with pytest.raises(
+        TypeError, match="x has negative values, down to -2; use unsigned=False, or rectify x first"
+    ):
         tensor_quant(torch.tensor([1.0, -2.0]), 1.0, unsigned=True)
 
 
 def test_signed_one_bit_is_refused_and_unsigned_is_not():
     with pytest.raises(InvalidValueError, match="a signed 1-bit grid has no level but 0"):
         fake_tensor_quant(torch.zeros(1), 1.0, num_bits=1)
-    assert fake_tensor_quant(torch.tensor([0.4, 0.6]), 1.0, num_bits=1, unsigned=True).tolist() == [0.0, 1.0]
+    assert fake_tensor_quant(torch.tensor([0.4, 0.6]), 1.0, num_bits=1, unsigned=True).tolist() == [
+        0.0,
+        1.0,
+    ]
 
 
-@pytest.mark.parametrize("function", [lambda x: step_quantize(x, 1.0), lambda x: tensor_quant(x, 1.0), clamp_by_linear])
+@pytest.mark.parametrize(
+    "function", [lambda x: step_quantize(x, 1.0), lambda x: tensor_quant(x, 1.0), clamp_by_linear]
+)
 def test_integer_tensors_are_refused(function):
     with pytest.raises(InvalidTypeError, match="x must be floating point; convert it with"):
         function(torch.arange(3))
@@ -239,7 +265,9 @@ def test_the_step_gets_the_gradient_of_learned_step_size_quantization():
     x = torch.tensor([-9.0, -0.8, 0.3, 9.0], dtype=torch.float64)
     step = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     q = scaled_integers(x, 1 / step, -4, 3)
-    (g,) = torch.autograd.grad(q * step, step, torch.eye(4, dtype=torch.float64), is_grads_batched=True)
+    (g,) = torch.autograd.grad(
+        q * step, step, torch.eye(4, dtype=torch.float64), is_grads_batched=True
+    )
     expected = torch.where((x / 0.5 >= -4) & (x / 0.5 <= 3), q - x / 0.5, q)
     torch.testing.assert_close(g, expected, rtol=0, atol=1e-10)
 

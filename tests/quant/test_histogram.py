@@ -9,7 +9,9 @@ from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.quant.histogram import Histogram
 
 VALUES = hnp.arrays(
-    np.float32, st.tuples(st.integers(1, 3), st.integers(1, 30)), elements=st.floats(-(2.0**100), 2.0**100, width=32)
+    np.float32,
+    st.tuples(st.integers(1, 3), st.integers(1, 30)),
+    elements=st.floats(-(2.0**100), 2.0**100, width=32),
 )
 
 
@@ -35,17 +37,26 @@ def test_every_value_is_counted_in_the_bin_that_holds_it(values):
     assert histogram.counts.sum(1).tolist() == [values.shape[1]] * len(values)
     lower = histogram.lower_edges()
     for row, value in enumerate(values.double()):
-        inside = (value[:, None] >= lower[row]) & (value[:, None] < lower[row] + histogram.width[row])
+        inside = (value[:, None] >= lower[row]) & (
+            value[:, None] < lower[row] + histogram.width[row]
+        )
         assert torch.equal(inside.sum(0), histogram.counts[row])
 
 
 def test_width_is_the_smallest_power_of_two_that_fits():
-    assert filled(torch.tensor([[7.9], [8.0], [-0.5]])).width.flatten().tolist() == [1.0, 2.0, 0.125]
+    assert filled(torch.tensor([[7.9], [8.0], [-0.5]])).width.flatten().tolist() == [
+        1.0,
+        2.0,
+        0.125,
+    ]
 
 
 def test_zeros_first_change_nothing():
     values = torch.tensor([[0.3, -4.0]])
-    late, whole = filled(torch.zeros(1, 5), values), filled(torch.cat([torch.zeros(1, 5), values], 1))
+    late, whole = (
+        filled(torch.zeros(1, 5), values),
+        filled(torch.cat([torch.zeros(1, 5), values], 1)),
+    )
     assert torch.equal(late.counts, whole.counts)
 
 
@@ -58,7 +69,9 @@ def test_nothing_collected_is_said():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(InvalidValueError, match="must be a power of two >= 2, so that bins merge exactly"):
+    with pytest.raises(
+        InvalidValueError, match="must be a power of two >= 2, so that bins merge exactly"
+    ):
         Histogram(1000)
     with pytest.raises(InvalidValueError, match="NaN or infinite values have no bin"):
         filled(torch.tensor([[torch.inf]]))

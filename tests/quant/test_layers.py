@@ -30,7 +30,9 @@ def test_convolutions_agree_with_torch_on_the_quantized_weight(kind, axis, group
     arguments = (4, 6, 3, 2, 1)
     layer = quantized(*arguments, groups=groups, weight_quant=QuantDescriptor(4, axis=channel))
     plain = getattr(nn, kind)(*arguments, groups=groups)
-    plain.load_state_dict({"weight": layer.quantized_weight().detach(), "bias": layer.bias.detach()})
+    plain.load_state_dict(
+        {"weight": layer.quantized_weight().detach(), "bias": layer.bias.detach()}
+    )
     s = spikes(*CONVOLUTIONS[kind])
     torch.testing.assert_close(layer(s), plain(s))
     assert torch.equal(torch.cat([layer(s[:1]), layer(s[1:])]), layer(s))

@@ -8,7 +8,7 @@ import torch
 from snnsim import Recorder, neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.learned import LearnedUniform
-from snnsim.runners import MultiStep, SingleStep
+from snnsim.temporal.runner import MultiStep, SingleStep
 from snnsim.testing import check_codebook, check_node
 
 NODES = {
@@ -30,7 +30,10 @@ def with_parameters(bits, step, offset):
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8, 10])
 def test_keeps_the_contract_and_starts_as_uniform(bits):
-    codebook, start = LearnedUniform(bits, threshold=0.7, rest=-0.2), quant.uniform(bits, threshold=0.7, rest=-0.2)
+    codebook, start = (
+        LearnedUniform(bits, threshold=0.7, rest=-0.2),
+        quant.uniform(bits, threshold=0.7, rest=-0.2),
+    )
     check_codebook(codebook)
     assert codebook.num_levels == start.num_levels
     assert codebook.bits == bits
@@ -111,9 +114,13 @@ def test_gradient_agrees_with_finite_differences_outside_the_levels():
     codebook(h).sum().backward()
     larger = with_parameters(3, 0.5, 0.5)(h) - codebook(h)
     scale = float(codebook.multiples[-1]) ** -0.5
-    assert float(codebook.step.grad) == pytest.approx(scale * float(larger.detach()) / 0.25, rel=1e-6)
+    assert float(codebook.step.grad) == pytest.approx(
+        scale * float(larger.detach()) / 0.25, rel=1e-6
+    )
     moved = with_parameters(3, 0.25, 0.75)(h) - codebook(h)
-    assert float(codebook.offset.grad) == pytest.approx(scale * float(moved.detach()) / 0.25, rel=1e-6)
+    assert float(codebook.offset.grad) == pytest.approx(
+        scale * float(moved.detach()) / 0.25, rel=1e-6
+    )
 
 
 def test_nan_stays_nan_and_teaches_nothing():
@@ -166,20 +173,25 @@ def test_levels_that_leave_rest_say_nothing():
 @pytest.mark.parametrize("v_reset", [0.0, None])
 @pytest.mark.parametrize("shape", [(4, 3, 5), (4, 2, 2, 3, 3)])
 def test_gradients_of_the_fused_run_are_those_of_the_step_loop(node, v_reset, shape):
-    # a step too small for the input: levels are clipped at both ends, and resets land on levels that learn
+    # a step too small for the input: levels are clipped at both ends, and resets land on levels
+    # that learn
     net = NODES[node](v_reset=v_reset, state_quant=with_parameters(3, 0.35, 0.03)).double()
     x_seq = torch.randn(shape, dtype=torch.float64) * 3 + 0.5
     if node in ("IF", "LIF"):
         x_seq[0, 0, 0], x_seq[1, 1, 1] = torch.nan, torch.inf
     if len(shape) > 3:
-        x_seq = x_seq.transpose(0, 1).contiguous(memory_format=torch.channels_last_3d).transpose(0, 1)
+        x_seq = (
+            x_seq.transpose(0, 1).contiguous(memory_format=torch.channels_last_3d).transpose(0, 1)
+        )
     weights = torch.randn(shape, dtype=torch.float64)
     weights[:, 0, 0] = 0
     gradients = []
     for recorded in (False, True):
         with Recorder(net) if recorded else nullcontext():
             out = MultiStep(net)(x_seq)
-        gradients.append(torch.autograd.grad((out.nan_to_num() * weights).sum(), list(net.parameters())))
+        gradients.append(
+            torch.autograd.grad((out.nan_to_num() * weights).sum(), list(net.parameters()))
+        )
     assert "fused" in net.explain(x_seq[0]) or node == "synaptic"
     for fused, loop in zip(*gradients, strict=True):
         assert float(fused.abs()) > 0
@@ -190,7 +202,9 @@ def test_levels_out_of_reach_warn_in_training_and_raise_in_eval():
     node = neurons.IFNode(state_quant=LearnedUniform(2))
     with torch.no_grad():
         node.state_quant.step.fill_(0.1)
-    with pytest.warns(UserWarning, match="learned codebook: .*no level of the codebook reaches the threshold"):
+    with pytest.warns(
+        UserWarning, match="learned codebook: .*no level of the codebook reaches the threshold"
+    ):
         node(torch.ones(1, 1))
     node.reset()
     with pytest.raises(InvalidValueError, match="no level of the codebook reaches the threshold"):

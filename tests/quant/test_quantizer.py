@@ -38,12 +38,16 @@ def test_without_a_range_it_takes_the_largest_magnitude_of_each_input():
     assert quantizer.amax is None
     per_channel = TensorQuantizer(QuantDescriptor(4, axis=1))
     x = normal(5, 3, 2)
-    assert torch.equal(per_channel(x), fake_tensor_quant(x, x.abs().amax((0, 2), True), 4, narrow_range=False))
+    assert torch.equal(
+        per_channel(x), fake_tensor_quant(x, x.abs().amax((0, 2), True), 4, narrow_range=False)
+    )
 
 
 def test_integers_are_returned_where_fake_quant_is_off_and_narrow_range_is_honoured():
     for narrow in (False, True):
-        quantizer = TensorQuantizer(QuantDescriptor(4, fake_quant=False, amax=1.0, narrow_range=narrow))
+        quantizer = TensorQuantizer(
+            QuantDescriptor(4, fake_quant=False, amax=1.0, narrow_range=narrow)
+        )
         assert torch.equal(quantizer(SIGNED), tensor_quant(SIGNED, 1.0, 4, narrow_range=narrow)[0])
 
 
@@ -92,7 +96,12 @@ def test_the_method_can_be_chosen_when_the_range_is_loaded():
 def test_data_that_are_all_zero_are_warned_of(method):
     quantizer = TensorQuantizer(QuantDescriptor(calib_method=method))
     quantizer.calibrator.collect(torch.zeros(8, 4))
-    with pytest.warns(UserWarning, match="^TensorQuantizer saw nothing but 0 and will quantize every value there to 0; calibrate"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            "^TensorQuantizer saw nothing but 0 and will quantize every value there to 0; calibrate"
+        ),
+    ):
         quantizer.load_calib_amax()
 
 
@@ -103,9 +112,13 @@ def test_a_channel_that_is_all_zero_is_warned_of():
         quantizer.load_calib_amax()
 
 
-@pytest.mark.parametrize(("num_bits", "unsigned"), [(8, False), (10, True), (12, False), (16, True)])
+@pytest.mark.parametrize(
+    ("num_bits", "unsigned"), [(8, False), (10, True), (12, False), (16, True)]
+)
 def test_a_descriptor_with_entropy_has_bins_for_all_its_levels(num_bits, unsigned):
-    quantizer = TensorQuantizer(QuantDescriptor(num_bits, unsigned=unsigned, calib_method="entropy"))
+    quantizer = TensorQuantizer(
+        QuantDescriptor(num_bits, unsigned=unsigned, calib_method="entropy")
+    )
     quantizer.calibrator.collect(torch.rand(100, generator=torch.Generator().manual_seed(0)))
     quantizer.load_calib_amax()
     assert 0.5 < quantizer.amax <= 1
@@ -131,7 +144,9 @@ def test_changing_the_shape_of_the_range_raises():
     quantizer = TensorQuantizer(QuantDescriptor(axis=0, amax=[1.0, 2.0]))
     quantizer.amax = torch.tensor([[3.0], [4.0]])
     assert quantizer.amax.tolist() == [3.0, 4.0]
-    with pytest.raises(StateError, match=r"amax of shape \(3,\): the range in use has shape \(2,\), which is fixed"):
+    with pytest.raises(
+        StateError, match=r"amax of shape \(3,\): the range in use has shape \(2,\), which is fixed"
+    ):
         quantizer.amax = torch.ones(3)
     quantizer.enable_calib()
     quantizer(torch.zeros(2, 2))
@@ -150,12 +165,16 @@ def test_a_range_that_is_no_magnitude_is_refused(value):
 def test_ranges_need_their_axis():
     with pytest.raises(ShapeError, match="amax has 2 values and the descriptor no axis"):
         TensorQuantizer(QuantDescriptor(amax=[1.3, 1.4]))
-    with pytest.raises(ShapeError, match=r"2 channels along axis 1 does not fit an input of shape \(2, 3\)"):
+    with pytest.raises(
+        ShapeError, match=r"2 channels along axis 1 does not fit an input of shape \(2, 3\)"
+    ):
         TensorQuantizer(QuantDescriptor(axis=1, amax=[1.3, 1.4]))(torch.zeros(2, 3))
 
 
 def test_only_a_descriptor_makes_a_quantizer():
-    with pytest.raises(InvalidTypeError, match=r"needs a QuantDescriptor; write QuantDescriptor\(num_bits=...\)"):
+    with pytest.raises(
+        InvalidTypeError, match=r"needs a QuantDescriptor; write QuantDescriptor\(num_bits=...\)"
+    ):
         TensorQuantizer(8)
 
 
@@ -217,7 +236,10 @@ def test_a_learned_range_that_fell_below_zero_can_come_back():
     assert quantizer(x).abs().max().item() < 1e-6
 
 
-@pytest.mark.parametrize("descriptor", [QuantDescriptor(4, axis=1), QuantDescriptor(4), QuantDescriptor(4, learn_amax=True)])
+@pytest.mark.parametrize(
+    "descriptor",
+    [QuantDescriptor(4, axis=1), QuantDescriptor(4), QuantDescriptor(4, learn_amax=True)],
+)
 def test_the_range_survives_state_dict_pickle_and_deepcopy(descriptor):
     x = normal(7, 3)
     quantizer = calibrated(descriptor, x)

@@ -26,7 +26,13 @@ def test_channel_rows_gathers_everything_but_the_axis():
 def test_percentile_is_the_smallest_value_that_covers_the_counts():
     values = torch.tensor([[1.0, 2.0, 3.0, 4.0]]).repeat(2, 1)
     counts = torch.tensor([[90, 9, 1, 0], [0, 0, 0, 7]])
-    for percentile, expected in ((50, [1, 4]), (90, [1, 4]), (90.1, [2, 4]), (99, [2, 4]), (100, [3, 4])):
+    for percentile, expected in (
+        (50, [1, 4]),
+        (90, [1, 4]),
+        (90.1, [2, 4]),
+        (99, [2, 4]),
+        (100, [3, 4]),
+    ):
         assert percentile_amax(values, counts, percentile).tolist() == expected
 
 
@@ -77,12 +83,16 @@ def test_entropy_has_bins_for_weights_of_many_bits(num_bits):
 
 
 def test_entropy_of_more_than_16_bits_is_refused():
-    with pytest.raises(InvalidValueError, match=r"num_bits must be <= 16, .*; use calib_method='mse' or 'max'"):
+    with pytest.raises(
+        InvalidValueError, match=r"num_bits must be <= 16, .*; use calib_method='mse' or 'max'"
+    ):
         weight_amax(torch.ones(3), QuantDescriptor(17, calib_method="entropy"))
 
 
 def test_entropy_needs_bins_for_its_levels():
-    with pytest.raises(InvalidValueError, match="a level needs at least 4 bins; use num_bins=512 or more"):
+    with pytest.raises(
+        InvalidValueError, match="a level needs at least 4 bins; use num_bins=512 or more"
+    ):
         entropy_amax(torch.ones(1, 256, dtype=torch.int64), torch.ones(1, 1), 8)
 
 
@@ -91,8 +101,13 @@ def test_weight_range_by_each_method():
     rows = w.abs()
     assert torch.equal(weight_amax(w, QuantDescriptor(4, axis=0)), rows.amax(1))
     assert torch.equal(weight_amax(w, QuantDescriptor(4)), rows.max())
-    assert torch.equal(weight_amax(w, QuantDescriptor(4, axis=0, calib_method="mse")), mse_amax(rows, None, 4))
-    assert weight_amax(w, QuantDescriptor(4, calib_method="percentile")).item() == rows.flatten().kthvalue(3000).values
+    assert torch.equal(
+        weight_amax(w, QuantDescriptor(4, axis=0, calib_method="mse")), mse_amax(rows, None, 4)
+    )
+    assert (
+        weight_amax(w, QuantDescriptor(4, calib_method="percentile")).item()
+        == rows.flatten().kthvalue(3000).values
+    )
     twn = QuantDescriptor(2, narrow_range=True, calib_method="twn", axis=0)
     torch.testing.assert_close(weight_amax(w, twn), 1.4 * rows.mean(1))
     assert torch.equal(weight_amax(w, QuantDescriptor(1, axis=0)), rows.mean(1))
@@ -103,5 +118,7 @@ def test_weight_range_by_each_method():
 
 def test_weights_that_are_not_numbers_are_refused():
     w = torch.tensor([[1.0, math.nan]])
-    with pytest.raises(InvalidValueError, match="weight has NaN or infinite values and cannot be quantized"):
+    with pytest.raises(
+        InvalidValueError, match="weight has NaN or infinite values and cannot be quantized"
+    ):
         weight_amax(w, QuantDescriptor())

@@ -10,7 +10,9 @@ from snnsim import quant
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.testing import check_codebook
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "state_quant_levels.json").read_text())["cases"]
+RECORDED = json.loads((Path(__file__).parent / "data" / "state_quant_levels.json").read_text())[
+    "cases"
+]
 
 
 def classic(case):
@@ -30,7 +32,9 @@ def test_classic_levels_are_those_recorded(bits):
     cases = [case for case in RECORDED if case["num_bits"] == bits and case["strictly_increasing"]]
     assert len(cases) >= 20
     for case in cases:
-        assert torch.equal(classic(case).levels, torch.tensor(case["levels"], dtype=torch.float32)), case
+        assert torch.equal(
+            classic(case).levels, torch.tensor(case["levels"], dtype=torch.float32)
+        ), case
 
 
 def test_classic_levels_that_collapse_raise_and_name_what_works():
@@ -57,8 +61,16 @@ def test_classic_recipe_passes_its_gradient_everywhere():
         ({"upper_limit": -3.0}, InvalidValueError, "raise one of the limits"),
         ({"multiplier": 0.0}, InvalidValueError, r"lies in \(0, 1\]"),
         ({"multiplier": 1.5}, InvalidValueError, r"lies in \(0, 1\]"),
-        ({"uniform": False, "upper_limit": -0.5}, InvalidValueError, "the centre 1 must lie within the levels"),
-        ({"uniform": False, "thr_centered": False, "lower_limit": -1.5}, InvalidValueError, "the centre 0 must lie"),
+        (
+            {"uniform": False, "upper_limit": -0.5},
+            InvalidValueError,
+            "the centre 1 must lie within the levels",
+        ),
+        (
+            {"uniform": False, "thr_centered": False, "lower_limit": -1.5},
+            InvalidValueError,
+            "the centre 0 must lie",
+        ),
     ],
 )
 def test_classic_recipe_refuses(arguments, error, message):
@@ -71,21 +83,32 @@ def test_classic_recipe_refuses(arguments, error, message):
     ("recipe", "argument"),
     [
         *((quant.state_quant, name) for name in ("threshold", "lower_limit", "upper_limit")),
-        *((recipe, name) for recipe in (quant.uniform, quant.exponential) for name in ("threshold", "rest")),
+        *(
+            (recipe, name)
+            for recipe in (quant.uniform, quant.exponential)
+            for name in ("threshold", "rest")
+        ),
     ],
 )
 def test_recipes_refuse_what_is_no_number(recipe, argument, value):
-    with pytest.raises(InvalidTypeError, match=rf"^{recipe.__name__}\({argument}=.*\): {argument} must be a number"):
+    with pytest.raises(
+        InvalidTypeError, match=rf"^{recipe.__name__}\({argument}=.*\): {argument} must be a number"
+    ):
         recipe(4, **{argument: value})
 
 
 def test_flags_of_the_classic_recipe_are_flags():
-    with pytest.raises(InvalidTypeError, match=r"^state_quant\(uniform='exponential'\): uniform must be True or False"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"^state_quant\(uniform='exponential'\): uniform must be True or False",
+    ):
         quant.state_quant(4, uniform="exponential")
 
 
 @pytest.mark.parametrize("recipe", [quant.uniform, quant.exponential])
-@pytest.mark.parametrize(("bits", "error"), [(0, ValueError), (17, ValueError), (True, TypeError), (2.5, TypeError)])
+@pytest.mark.parametrize(
+    ("bits", "error"), [(0, ValueError), (17, ValueError), (True, TypeError), (2.5, TypeError)]
+)
 def test_recipes_refuse_bits(recipe, bits, error):
     with pytest.raises(error, match="bits="):
         recipe(bits)
@@ -93,7 +116,9 @@ def test_recipes_refuse_bits(recipe, bits, error):
 
 @pytest.mark.parametrize("recipe", [quant.uniform, quant.exponential])
 @pytest.mark.parametrize("bits", [*range(1, 13), 16])
-@pytest.mark.parametrize(("threshold", "rest"), [(1.0, 0.0), (0.7, 0.0), (30.0, -70.0), (1e-3, 0.0)])
+@pytest.mark.parametrize(
+    ("threshold", "rest"), [(1.0, 0.0), (0.7, 0.0), (30.0, -70.0), (1e-3, 0.0)]
+)
 def test_rest_is_a_level_and_the_threshold_an_edge(recipe, bits, threshold, rest):
     codebook = recipe(bits, threshold=threshold, rest=rest)
     assert codebook.num_levels == 2**bits
@@ -104,7 +129,8 @@ def test_rest_is_a_level_and_the_threshold_an_edge(recipe, bits, threshold, rest
 
 
 def least_miss(bits, low, high, ratio):
-    """Of every number of levels between rest and threshold, each with its lowest level nearest to `low`, the least miss.
+    """Of every number of levels between rest and threshold, each with its lowest level nearest to
+    `low`, the least miss.
 
     Where two lowest levels are as near, either may be taken.
     """

@@ -5,7 +5,10 @@ from snnsim import quant
 from snnsim.errors import InvalidValueError
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(quant.round, torch.round), (quant.ceil, torch.ceil), (quant.floor, torch.floor)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(quant.round, torch.round), (quant.ceil, torch.ceil), (quant.floor, torch.floor)],
+)
 def test_rounds_forward_and_passes_the_gradient(ours, theirs):
     x = torch.tensor([-1.5, -0.5, 0.2, 0.5, 2.5], requires_grad=True)
     y = ours(x)

@@ -4,7 +4,7 @@ import pickle
 import torch
 
 from snnsim import neurons, quant
-from snnsim.runners import MultiStep
+from snnsim.temporal.runner import MultiStep
 from snnsim.testing import check_codebook
 
 

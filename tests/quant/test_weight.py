@@ -61,13 +61,17 @@ def test_the_output_is_integer_sums_times_one_step_plus_bias(name):
 def test_the_quantized_weight_is_near_the_weight(name):
     layer = linear(name)
     error = (layer.quantized_weight() - layer.weight).square().mean() / layer.weight.square().mean()
-    allowed = {1: 0.26, 2: 0.12, 3: 0.04, 4: 0.02, 8: 1e-4}[layer.weight_quantizer.descriptor.num_bits]
+    allowed = {1: 0.26, 2: 0.12, 3: 0.04, 4: 0.02, 8: 1e-4}[
+        layer.weight_quantizer.descriptor.num_bits
+    ]
     assert error < allowed
 
 
 def test_uniform_formats_agree_with_fake_tensor_quant():
     layer = QuantLinear(30, 20, weight_quant=QuantDescriptor(5, axis=0))
-    expected = fake_tensor_quant(layer.weight, layer.weight.abs().amax(1, True), 5, narrow_range=False)
+    expected = fake_tensor_quant(
+        layer.weight, layer.weight.abs().amax(1, True), 5, narrow_range=False
+    )
     torch.testing.assert_close(layer.quantized_weight(), expected)
 
 
@@ -106,7 +110,9 @@ def test_on_a_grid_step_and_bias_are_multiples_and_outputs_are_exact():
 @pytest.mark.parametrize("name", WEIGHT_FORMATS)
 def test_every_format_trains(name):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), QuantLinear(32, 3, weight_quant=WEIGHT_FORMATS[name]))
+    net = nn.Sequential(
+        nn.Linear(20, 32), nn.ReLU(), QuantLinear(32, 3, weight_quant=WEIGHT_FORMATS[name])
+    )
     x = torch.randn(60, 20)
     label = x[:, :3].argmax(1)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
@@ -134,14 +140,18 @@ def test_gradients_follow_the_weights_or_stop_at_a_stored_range():
 
 
 def test_the_learned_step_has_the_gradient_scale_of_the_paper():
-    layer = QuantLinear(50, 4, bias=False, weight_quant=QuantDescriptor(3, learn_amax=True, amax=0.05)).double()
+    layer = QuantLinear(
+        50, 4, bias=False, weight_quant=QuantDescriptor(3, learn_amax=True, amax=0.05)
+    ).double()
     x = torch.randn(2, 50, dtype=torch.float64)
     layer(x).sum().backward()
     step = layer.weight_quantizer.amax.detach() / 3
     v = layer.weight.detach() / step
     by_step = torch.where((v >= -4) & (v <= 3), v.round() - v, v.round().clamp(-4, 3))
     expected = (x.sum(0) * by_step).sum() / (200 * 3) ** 0.5
-    torch.testing.assert_close(layer.weight_quantizer.amax.grad / 3, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        layer.weight_quantizer.amax.grad / 3, expected, rtol=1e-10, atol=1e-10
+    )
 
 
 def test_a_learned_range_can_start_again_from_new_weights():
@@ -220,10 +230,14 @@ def test_quantized_inputs_are_integers_and_their_step_joins_the_one_factor():
     x = torch.rand(9, 30)
     x_int = (x * 10).round()
     w_int, step = layer.integer_weight()
-    assert torch.equal(layer(x), x_int @ w_int.T * (step * layer.input_quantizer.integers(x)[1]) + layer.bias)
+    assert torch.equal(
+        layer(x), x_int @ w_int.T * (step * layer.input_quantizer.integers(x)[1]) + layer.bias
+    )
     assert torch.equal(torch.cat([layer(row[None]) for row in x]), layer(x))
     layer.input_quantizer.disable()
-    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.quantized_weight(), layer.bias))
+    torch.testing.assert_close(
+        layer(x), nn.functional.linear(x, layer.quantized_weight(), layer.bias)
+    )
 
 
 def test_disabling_the_weight_quantizer_gives_the_plain_layer():
@@ -264,12 +278,30 @@ def test_a_layer_of_zero_weights_gives_its_bias():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: QuantLinear(3, 2, weight_quant=QuantDescriptor(axis=1)), "only a scale per output channel can be taken"),
-        (lambda: QuantConvTranspose2d(3, 2, 3, weight_quant=QuantDescriptor(axis=0)), "use axis=1, or axis=None"),
-        (lambda: QuantLinear(3, 2, weight_quant=QuantDescriptor(unsigned=True)), "weights are signed"),
-        (lambda: QuantLinear(3, 2, weight_quant=QuantDescriptor(calib_method="histogram")), "use 'percentile', 'mse'"),
-        (lambda: QuantLinear(3, 2, input_quant=QuantDescriptor(axis=1)), "a scale per input channel cannot be taken"),
-        (lambda: QuantLinear(3, 2, input_quant=QuantDescriptor(1)), "use unsigned=True or more bits"),
+        (
+            lambda: QuantLinear(3, 2, weight_quant=QuantDescriptor(axis=1)),
+            "only a scale per output channel can be taken",
+        ),
+        (
+            lambda: QuantConvTranspose2d(3, 2, 3, weight_quant=QuantDescriptor(axis=0)),
+            "use axis=1, or axis=None",
+        ),
+        (
+            lambda: QuantLinear(3, 2, weight_quant=QuantDescriptor(unsigned=True)),
+            "weights are signed",
+        ),
+        (
+            lambda: QuantLinear(3, 2, weight_quant=QuantDescriptor(calib_method="histogram")),
+            "use 'percentile', 'mse'",
+        ),
+        (
+            lambda: QuantLinear(3, 2, input_quant=QuantDescriptor(axis=1)),
+            "a scale per input channel cannot be taken",
+        ),
+        (
+            lambda: QuantLinear(3, 2, input_quant=QuantDescriptor(1)),
+            "use unsigned=True or more bits",
+        ),
         (lambda: QuantLinear(3, 2, grid_bits=25), "must be 0 to 24 fractional bits"),
     ],
 )
@@ -279,14 +311,18 @@ def test_quantizers_that_do_not_fit_a_layer_are_refused(make, message):
 
 
 def test_wrong_types_are_refused():
-    with pytest.raises(InvalidTypeError, match=r"QuantLinear\(weight_quant\)=4: must be a QuantDescriptor"):
+    with pytest.raises(
+        InvalidTypeError, match=r"QuantLinear\(weight_quant\)=4: must be a QuantDescriptor"
+    ):
         QuantLinear(3, 2, weight_quant=4)
     with pytest.raises(InvalidTypeError, match=r"grid_bits=1.5\): must be an int"):
         QuantLinear(3, 2, grid_bits=1.5)
 
 
 def test_a_number_of_ranges_other_than_the_channels_is_refused():
-    with pytest.raises(ShapeError, match="the weight has 2 channels along axis 0; give one value for each"):
+    with pytest.raises(
+        ShapeError, match="the weight has 2 channels along axis 0; give one value for each"
+    ):
         QuantLinear(3, 2, weight_quant=QuantDescriptor(axis=0, amax=[1.0, 1.0, 1.0]))
     layer = QuantLinear(3, 2, weight_quant=QuantDescriptor(axis=0))
     layer.weight_quantizer.amax = torch.ones(3)
@@ -321,7 +357,9 @@ def test_factors_multiply_what_a_layer_computes_and_leave_weight_and_integers(na
     torch.testing.assert_close(layer(s), (before - layer.bias) * factor**2 + layer.bias * factor)
     assert torch.equal(layer.weight, weight)
     # the product of the factors is not negative
-    assert torch.equal(layer.integer_weight()[0], w_int * torch.sign(factor**2).reshape(-1, *[1] * factor.dim()))
+    assert torch.equal(
+        layer.integer_weight()[0], w_int * torch.sign(factor**2).reshape(-1, *[1] * factor.dim())
+    )
     torch.testing.assert_close(s @ layer.quantized_weight().T + layer.quantized_bias(), layer(s))
 
 
@@ -392,7 +430,9 @@ def test_a_file_without_factors_keeps_them_and_an_older_one_brings_its_own_weigh
 
 @pytest.mark.parametrize("factor", [torch.ones(3), torch.ones(20, 1), torch.tensor(float("nan"))])
 def test_factors_that_fit_no_layer_are_refused(factor):
-    with pytest.raises(InvalidValueError if factor.numel() == 1 else ShapeError, match=r"QuantLinear: .*factor"):
+    with pytest.raises(
+        InvalidValueError if factor.numel() == 1 else ShapeError, match=r"QuantLinear: .*factor"
+    ):
         linear("default").scale_output(factor)
 
 

@@ -48,9 +48,13 @@ def half_line(x):
     return 0.5 * x
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32]
+)
 def test_heaviside_is_one_from_zero_on_in_the_dtype_of_its_input(dtype):
-    assert torch.equal(heaviside(torch.tensor([-3, 0, 3], dtype=dtype)), torch.tensor([0, 1, 1], dtype=dtype))
+    assert torch.equal(
+        heaviside(torch.tensor([-3, 0, 3], dtype=dtype)), torch.tensor([0, 1, 1], dtype=dtype)
+    )
 
 
 def test_heaviside_keeps_nan_and_takes_infinities():
@@ -84,7 +88,9 @@ def test_smooth_forward_is_used_in_training_only():
 def test_smooth_forward_is_differentiated_as_the_step_is():
     x = X.double()
     smooth = torch.func.vmap(torch.func.grad(ATan(spiking=False)))(x)
-    torch.testing.assert_close(smooth, torch.func.vmap(torch.func.grad(ATan()))(x), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        smooth, torch.func.vmap(torch.func.grad(ATan()))(x), rtol=0, atol=1e-10
+    )
 
 
 def test_backward_saves_the_input_and_nothing_else():
@@ -142,7 +148,10 @@ def test_double_backward_differentiates_the_derivative():
         (Cosine(width=2), "Cosine(width=2.0)"),
         (Plain(2.5), "Plain(slope=2.5)"),
         (Bare(), "Bare()"),
-        (from_derivative(half, half_line), "FunctionSurrogate(derivative_function=half, primitive_function=half_line)"),
+        (
+            from_derivative(half, half_line),
+            "FunctionSurrogate(derivative_function=half, primitive_function=half_line)",
+        ),
     ],
 )
 def test_surrogates_print_their_parameters_and_survive_copies(made, text):
@@ -193,17 +202,27 @@ def test_derivative_must_be_defined():
 
 
 @pytest.mark.parametrize(
-    "make", [Cosine, lambda spiking: Plain(1.0, spiking), lambda spiking: from_derivative(half, spiking=spiking)]
+    "make",
+    [
+        Cosine,
+        lambda spiking: Plain(1.0, spiking),
+        lambda spiking: from_derivative(half, spiking=spiking),
+    ],
 )
 def test_smooth_forward_needs_a_primitive(make):
-    with pytest.raises(InvalidValueError, match=r"\(spiking=False\): the smooth forward needs a primitive.*keep spiking=True"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"\(spiking=False\): the smooth forward needs a primitive.*keep spiking=True",
+    ):
         make(spiking=False)
 
 
 @pytest.mark.parametrize("surrogate", [Cosine(), Plain(1.0), from_derivative(half)])
 def test_a_missing_primitive_is_said(surrogate):
     assert not surrogate.has_primitive
-    with pytest.raises(InvalidValueError, match=r"this surrogate has no primitive; define primitive\(x\)"):
+    with pytest.raises(
+        InvalidValueError, match=r"this surrogate has no primitive; define primitive\(x\)"
+    ):
         surrogate.primitive(X)
 
 
@@ -215,25 +234,36 @@ def test_function_with_a_primitive_can_run_smooth():
 
 @pytest.mark.parametrize("value", [True, "2", None, torch.tensor(2.0), 2j])
 def test_parameters_must_be_numbers(value):
-    with pytest.raises(InvalidTypeError, match=r"^Cosine\(width=.*\): width must be a number, not \w+; pass a float$"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"^Cosine\(width=.*\): width must be a number, not \w+; pass a float$",
+    ):
         Cosine(width=value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_parameters_must_be_finite(value):
-    with pytest.raises(InvalidValueError, match=rf"^Cosine\(width={value}\): width must be finite; pass an ordinary number$"):
+    with pytest.raises(
+        InvalidValueError,
+        match=rf"^Cosine\(width={value}\): width must be finite; pass an ordinary number$",
+    ):
         Cosine(width=value)
 
 
 @pytest.mark.parametrize("value", [0, -0.0, -2])
 def test_parameters_must_be_within_their_bounds(value):
-    with pytest.raises(InvalidValueError, match=rf"^Cosine\(width={value}\): width must be > 0; pass a larger number$"):
+    with pytest.raises(
+        InvalidValueError,
+        match=rf"^Cosine\(width={value}\): width must be > 0; pass a larger number$",
+    ):
         Cosine(width=value)
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "no"])
 def test_spiking_must_be_a_bool(value):
-    with pytest.raises(InvalidTypeError, match=r"^ATan\(spiking=.*\): spiking must be a bool, not \w+; pass True"):
+    with pytest.raises(
+        InvalidTypeError, match=r"^ATan\(spiking=.*\): spiking must be a bool, not \w+; pass True"
+    ):
         ATan(spiking=value)
 
 
@@ -244,10 +274,16 @@ def test_spiking_is_keyword_only():
 
 @pytest.mark.parametrize("value", [3.0, None, ATan()])
 def test_from_derivative_takes_functions_only(value):
-    with pytest.raises(InvalidTypeError, match=r"^from_derivative\(derivative=.*\): derivative must be a function of one tensor"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"^from_derivative\(derivative=.*\): derivative must be a function of one tensor",
+    ):
         from_derivative(value)
 
 
 def test_from_derivative_takes_a_function_as_primitive():
-    with pytest.raises(InvalidTypeError, match=r"^from_derivative\(primitive=3\): primitive must be a function of one tensor"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"^from_derivative\(primitive=3\): primitive must be a function of one tensor",
+    ):
         from_derivative(half, 3)

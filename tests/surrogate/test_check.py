@@ -50,7 +50,9 @@ def test_a_small_error_at_a_single_place_is_found():
 
 def test_a_gradient_lost_at_the_threshold_is_found():
     # sign(x) is 0 at 0, and with it autograd of a primitive written with abs
-    lossy = from_derivative(lambda x: 1 / (1 + x.abs()), lambda x: x.sign() * torch.log(1 + x.abs()))
+    lossy = from_derivative(
+        lambda x: 1 / (1 + x.abs()), lambda x: x.sign() * torch.log(1 + x.abs())
+    )
     result = check_gradient(lossy)
     assert not result
     assert (result.worst_x, result.derivative, result.gradient) == (0.0, 1.0, 0.0)
@@ -62,7 +64,9 @@ def test_at_a_kink_either_side_is_right(value):
         return torch.where(x >= value, 2.0, 1.0).to(x.dtype)
 
     assert check_gradient(from_derivative(step, lambda x: torch.where(x > value, 2 * x - value, x)))
-    assert check_gradient(from_derivative(step, lambda x: torch.where(x >= value, 2 * x - value, x)))
+    assert check_gradient(
+        from_derivative(step, lambda x: torch.where(x >= value, 2 * x - value, x))
+    )
 
 
 @pytest.mark.parametrize("height", [0.5, -0.5])
@@ -82,17 +86,29 @@ def test_a_primitive_that_blocks_autograd_fails():
 
 def test_nan_fails():
     assert not check_gradient(from_derivative(one, lambda x: torch.where(x > 1, math.nan * x, x)))
-    assert not check_gradient(from_derivative(lambda x: torch.where(x > 1, math.nan, 1.0).to(x.dtype), lambda x: x.clone()))
+    assert not check_gradient(
+        from_derivative(
+            lambda x: torch.where(x > 1, math.nan, 1.0).to(x.dtype), lambda x: x.clone()
+        )
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_the_tolerance_follows_the_scale(scale):
-    assert check_gradient(from_derivative(lambda x: scale * ATan().derivative(x), lambda x: scale * ATan().primitive(x)))
-    assert not check_gradient(from_derivative(lambda x: 1.001 * scale * one(x), lambda x: scale * x))
+    assert check_gradient(
+        from_derivative(
+            lambda x: scale * ATan().derivative(x), lambda x: scale * ATan().primitive(x)
+        )
+    )
+    assert not check_gradient(
+        from_derivative(lambda x: 1.001 * scale * one(x), lambda x: scale * x)
+    )
 
 
 def test_zero_is_on_every_grid():
-    bad_at_zero = from_derivative(lambda x: torch.where(x == 0, 3.0, 1.0).to(x.dtype), lambda x: torch.where(x == 0, 5 * x, x))
+    bad_at_zero = from_derivative(
+        lambda x: torch.where(x == 0, 3.0, 1.0).to(x.dtype), lambda x: torch.where(x == 0, 5 * x, x)
+    )
     assert check_gradient(bad_at_zero, low=-1.3, high=0.7, points=10).worst_x == 0.0
 
 
@@ -108,7 +124,9 @@ def test_the_result_is_frozen():
 
 @pytest.mark.parametrize("value", [ATan, torch.sigmoid, None])
 def test_it_wants_an_instance(value):
-    with pytest.raises(InvalidTypeError, match=r"surrogate must be an instance of Surrogate; write e\.g\. ATan\(\)"):
+    with pytest.raises(
+        InvalidTypeError, match=r"surrogate must be an instance of Surrogate; write e\.g\. ATan\(\)"
+    ):
         check_gradient(value)
 
 
@@ -121,7 +139,9 @@ def test_it_wants_a_primitive():
         check_gradient(Bare())
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 0.0), (2.0, -2.0), (-math.inf, 1.0), (-1.0, math.nan)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (-1.0, 0.0), (2.0, -2.0), (-math.inf, 1.0), (-1.0, math.nan)]
+)
 def test_zero_must_lie_inside_the_grid(low, high):
     with pytest.raises(InvalidValueError, match="the ends must be finite with 0 between them"):
         check_gradient(ATan(), low=low, high=high)

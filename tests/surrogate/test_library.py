@@ -48,15 +48,22 @@ DERIVATIVES = [
     (surrogate.LogTailedReLU(0.2), lambda x: 0.2 if x <= 0 else 1.0 if x <= 1 else 1 / x),
     (
         surrogate.MultiGaussian(0.2, 4, 0.25, 0.8),
-        lambda x: 0.8 * (1.2 * normal(0, 0.25)(x) - 0.2 * normal(0.25, 1)(x) - 0.2 * normal(-0.25, 1)(x)),
+        lambda x: (
+            0.8 * (1.2 * normal(0, 0.25)(x) - 0.2 * normal(0.25, 1)(x) - 0.2 * normal(-0.25, 1)(x))
+        ),
     ),
 ]
 PRIMITIVES = [
     (
         surrogate.PiecewiseQuadratic(1.5),
-        lambda x: 0.0 if x < -2 / 3 else 1.0 if x > 2 / 3 else -(1.5**2) * x * abs(x) / 2 + 1.5 * x + 0.5,
+        lambda x: (
+            0.0 if x < -2 / 3 else 1.0 if x > 2 / 3 else -(1.5**2) * x * abs(x) / 2 + 1.5 * x + 0.5
+        ),
     ),
-    (surrogate.PiecewiseExp(1.5), lambda x: math.exp(1.5 * x) / 2 if x < 0 else 1 - math.exp(-1.5 * x) / 2),
+    (
+        surrogate.PiecewiseExp(1.5),
+        lambda x: math.exp(1.5 * x) / 2 if x < 0 else 1 - math.exp(-1.5 * x) / 2,
+    ),
     (surrogate.Sigmoid(1.5), lambda x: logistic(1.5 * x)),
     (surrogate.SoftSign(1.5), lambda x: (1.5 * x / (1 + abs(1.5 * x)) + 1) / 2),
     (surrogate.ATan(1.5), lambda x: math.atan(math.pi * 1.5 * x / 2) / math.pi + 0.5),
@@ -69,7 +76,16 @@ PRIMITIVES = [
     (surrogate.FastSigmoid(10), lambda x: x / (1 + 10 * abs(x))),
 ]
 # a spiking=False forward replaces the step: these stay within 0..1
-PROBABILITIES = ["PiecewiseQuadratic", "PiecewiseExp", "Sigmoid", "SoftSign", "ATan", "Erf", "Triangle", "Rect"]
+PROBABILITIES = [
+    "PiecewiseQuadratic",
+    "PiecewiseExp",
+    "Sigmoid",
+    "SoftSign",
+    "ATan",
+    "Erf",
+    "Triangle",
+    "Rect",
+]
 PROBABILITIES += ["QPseudoSpike"]
 
 
@@ -95,7 +111,9 @@ def test_primitive_is_the_published_formula(item, formula):
     torch.testing.assert_close(item.primitive(x), expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("item", [kind() for kind in ALL] + [item for item, _ in DERIVATIVES], ids=repr)
+@pytest.mark.parametrize(
+    "item", [kind() for kind in ALL] + [item for item, _ in DERIVATIVES], ids=repr
+)
 def test_derivative_is_the_derivative_of_the_primitive(item):
     assert check_gradient(item)
 
@@ -103,7 +121,9 @@ def test_derivative_is_the_derivative_of_the_primitive(item):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ALL)
 def test_large_inputs_give_no_nan(kind, dtype):
-    x = torch.tensor([-math.inf, -1e4, -1.0, 0.0, 1.0, 1e4, math.inf], dtype=dtype, requires_grad=True)
+    x = torch.tensor(
+        [-math.inf, -1e4, -1.0, 0.0, 1.0, 1e4, math.inf], dtype=dtype, requires_grad=True
+    )
     slope = kind().derivative(x)
     smooth = kind().primitive(x)
     (gradient,) = torch.autograd.grad(smooth.sum(), x)
@@ -121,9 +141,17 @@ def test_second_derivative_is_finite_up_to_ten_thousand(kind):
     assert curvature.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", [surrogate.PiecewiseLeakyReLU, surrogate.LeakyKReLU, surrogate.LogTailedReLU])
+@pytest.mark.parametrize(
+    "kind", [surrogate.PiecewiseLeakyReLU, surrogate.LeakyKReLU, surrogate.LogTailedReLU]
+)
 def test_a_flat_side_stays_flat_at_infinity(kind):
-    flat = kind(**{"PiecewiseLeakyReLU": {"c": 0}, "LeakyKReLU": {"leak": 0}, "LogTailedReLU": {"alpha": 0}}[kind.__name__])
+    flat = kind(
+        **{
+            "PiecewiseLeakyReLU": {"c": 0},
+            "LeakyKReLU": {"leak": 0},
+            "LogTailedReLU": {"alpha": 0},
+        }[kind.__name__]
+    )
     assert flat.primitive(torch.tensor(-math.inf)) == 0
 
 
@@ -165,10 +193,14 @@ def test_repr_can_be_evaluated(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, field.name) for kind in ALL for field in fields(kind) if field.name != "spiking"]
+    ("kind", "name"),
+    [(kind, field.name) for kind in ALL for field in fields(kind) if field.name != "spiking"],
 )
 def test_no_parameter_may_be_negative(kind, name):
-    with pytest.raises(InvalidValueError, match=rf"^{kind.__name__}\({name}=-0.5\): {name} must be >=? [01]; pass a larger number"):
+    with pytest.raises(
+        InvalidValueError,
+        match=rf"^{kind.__name__}\({name}=-0.5\): {name} must be >=? [01]; pass a larger number",
+    ):
         kind(**{name: -0.5})
 
 

@@ -44,8 +44,18 @@ def test_single_level_is_one_tread():
 @pytest.mark.parametrize(
     ("levels", "edges", "error", "message"),
     [
-        ([0.0, 1.0], None, InvalidTypeError, r"bare levels do not say .* pass the edges, \[L-1\], or a Codebook"),
-        ([0.0, 1.0], [0.2, 0.4], ShapeError, r"codebook\(edges\) has shape \[2\]: 2 levels have 1 edges between them"),
+        (
+            [0.0, 1.0],
+            None,
+            InvalidTypeError,
+            r"bare levels do not say .* pass the edges, \[L-1\], or a Codebook",
+        ),
+        (
+            [0.0, 1.0],
+            [0.2, 0.4],
+            ShapeError,
+            r"codebook\(edges\) has shape \[2\]: 2 levels have 1 edges between them",
+        ),
         (
             [0.0, 1.0],
             [0.0],
@@ -53,8 +63,18 @@ def test_single_level_is_one_tread():
             r"an edge lies between its levels, level\[i\] < edge\[i\] <= level\[i\+1\]",
         ),
         ([0.0, 1.0], [1.1], InvalidValueError, "an edge lies between its levels"),
-        ([0.0, 0.0], [0.0], InvalidValueError, r"codebook\(levels\) must be finite and strictly increasing"),
-        ([], [], ShapeError, r"codebook\(levels\) has shape \[0\]: expected \[L\], the levels of one codebook"),
+        (
+            [0.0, 0.0],
+            [0.0],
+            InvalidValueError,
+            r"codebook\(levels\) must be finite and strictly increasing",
+        ),
+        (
+            [],
+            [],
+            ShapeError,
+            r"codebook\(levels\) has shape \[0\]: expected \[L\], the levels of one codebook",
+        ),
     ],
 )
 def test_bad_codebook_is_refused(levels, edges, error, message):

@@ -65,10 +65,16 @@ def test_names_of_one_run_differ_in_more_than_colour():
 
 def centres(ax):
     ax.figure.draw_without_rendering()
-    return [axes.transData.transform(line.get_xydata()) for axes in ax.figure.axes for line in axes.lines]
+    return [
+        axes.transData.transform(line.get_xydata())
+        for axes in ax.figure.axes
+        for line in axes.lines
+    ]
 
 
-@pytest.mark.parametrize("loss", [[2.3], [2.0, 1.0], [1.0, 1.0, 1.0], [3.0, 2.0, 1.5], [1.0, math.nan]])
+@pytest.mark.parametrize(
+    "loss", [[2.3], [2.0, 1.0], [1.0, 1.0, 1.0], [3.0, 2.0, 1.5], [1.0, math.nan]]
+)
 @pytest.mark.parametrize("slope", [0.15, 0.1, -0.1])
 def test_loss_and_accuracy_of_one_shape_are_both_seen(loss, slope):
     accuracy = [0.5 + slope * value for value in loss]
@@ -109,19 +115,54 @@ def test_diverged_run_is_drawn_as_far_as_it_goes():
     [
         ({}, None, InvalidValueError, "there is nothing to draw"),
         ([], None, InvalidValueError, r"history=\[\]\): there is no run to draw"),
-        (HISTORY, ["a"], InvalidValueError, r"labels=\['a'\]\): one history has no labels; pass a list"),
-        ([HISTORY], None, InvalidValueError, r"labels=None\): 1 histories need as many labels, all different"),
-        ([HISTORY, HISTORY], ["a", "a"], InvalidValueError, "2 histories need as many labels, all different"),
-        ({"seconds": [1.0]}, None, InvalidValueError, r"history\['seconds'\]\): a name must contain either 'loss' or"),
-        ({"test_accuracy": [91.0]}, None, InvalidValueError, r"a share in \[0, 1\]; divide percentages by 100"),
+        (
+            HISTORY,
+            ["a"],
+            InvalidValueError,
+            r"labels=\['a'\]\): one history has no labels; pass a list",
+        ),
+        (
+            [HISTORY],
+            None,
+            InvalidValueError,
+            r"labels=None\): 1 histories need as many labels, all different",
+        ),
+        (
+            [HISTORY, HISTORY],
+            ["a", "a"],
+            InvalidValueError,
+            "2 histories need as many labels, all different",
+        ),
+        (
+            {"seconds": [1.0]},
+            None,
+            InvalidValueError,
+            r"history\['seconds'\]\): a name must contain either 'loss' or",
+        ),
+        (
+            {"test_accuracy": [91.0]},
+            None,
+            InvalidValueError,
+            r"a share in \[0, 1\]; divide percentages by 100",
+        ),
         (
             {"loss": [1.0], "test_loss": [1.0, 2.0]},
             None,
             ShapeError,
             r"one value per epoch, found {'loss': 1, 'test_loss': 2}",
         ),
-        ({1: [1.0]}, None, InvalidTypeError, r"name of a curve=1\): name of a curve must be a str, not int"),
-        ({"loss": []}, None, ShapeError, r"history\['loss'\]\) has shape \[0\]: expected \[epochs\]"),
+        (
+            {1: [1.0]},
+            None,
+            InvalidTypeError,
+            r"name of a curve=1\): name of a curve must be a str, not int",
+        ),
+        (
+            {"loss": []},
+            None,
+            ShapeError,
+            r"history\['loss'\]\) has shape \[0\]: expected \[epochs\]",
+        ),
         ({"loss": [[1.0]]}, None, ShapeError, r"has shape \[1, 1\]: expected \[epochs\]"),
     ],
 )

@@ -93,10 +93,18 @@ def test_movie_that_cannot_be_written_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("frame", "error", "message"),
     [
-        (FRAMES, ShapeError, r"event_frame\(frame\) has shape \[3, 2, 4, 6\]: expected \[2, H, W\], both polarities"),
+        (
+            FRAMES,
+            ShapeError,
+            r"event_frame\(frame\) has shape \[3, 2, 4, 6\]: expected \[2, H, W\], both polarities",
+        ),
         (torch.zeros(1, 4, 6), ShapeError, r"\[1, 4, 6\]: expected \[2, H, W\]"),
         (torch.zeros(2, 0, 6), ShapeError, r"\[2, 0, 6\]"),
-        (-FRAMES[0], InvalidValueError, "holds values that are no counts; they must be finite and at least 0"),
+        (
+            -FRAMES[0],
+            InvalidValueError,
+            "holds values that are no counts; they must be finite and at least 0",
+        ),
         (FRAMES[0] / 0, InvalidValueError, "holds values that are no counts"),
     ],
 )
@@ -108,12 +116,37 @@ def test_bad_frame_is_refused(frame, error, message):
 @pytest.mark.parametrize(
     ("frames", "options", "error", "message"),
     [
-        (FRAMES[0], {}, ShapeError, r"expected \[T, 2, H, W\], .*; pick one sample of a batch with frames\[:, 0\]"),
-        (FRAMES, {"path": "movie.mp4"}, InvalidValueError, r"path='movie.mp4'\): a movie is a GIF; let the name end in .gif"),
+        (
+            FRAMES[0],
+            {},
+            ShapeError,
+            r"expected \[T, 2, H, W\], .*; pick one sample of a batch with frames\[:, 0\]",
+        ),
+        (
+            FRAMES,
+            {"path": "movie.mp4"},
+            InvalidValueError,
+            r"path='movie.mp4'\): a movie is a GIF; let the name end in .gif",
+        ),
         (FRAMES, {"fps": 0}, InvalidValueError, r"event_movie\(fps=0\): fps must be > 0"),
-        (FRAMES, {"fps": 60}, InvalidValueError, "viewers of GIFs show at most 50 frames per second"),
-        (FRAMES, {"step_ms": -1}, InvalidValueError, r"event_movie\(step_ms=-1\): step_ms must be > 0"),
-        (FRAMES, {"full": "many"}, InvalidTypeError, r"event_movie\(full='many'\): full must be a number"),
+        (
+            FRAMES,
+            {"fps": 60},
+            InvalidValueError,
+            "viewers of GIFs show at most 50 frames per second",
+        ),
+        (
+            FRAMES,
+            {"step_ms": -1},
+            InvalidValueError,
+            r"event_movie\(step_ms=-1\): step_ms must be > 0",
+        ),
+        (
+            FRAMES,
+            {"full": "many"},
+            InvalidTypeError,
+            r"event_movie\(full='many'\): full must be a number",
+        ),
     ],
 )
 def test_bad_movie_is_refused(tmp_path, frames, options, error, message):

@@ -34,7 +34,10 @@ def test_save_takes_a_figure_and_axes_of_a_subfigure(tmp_path):
     figure = Figure()
     part = figure.subfigures(1, 2)[0]
     ax = viz.raster(SPIKES, ax=part.add_subplot())
-    assert viz.save(figure, tmp_path / "whole.svg").read_bytes() == viz.save(ax, tmp_path / "part.svg").read_bytes()
+    assert (
+        viz.save(figure, tmp_path / "whole.svg").read_bytes()
+        == viz.save(ax, tmp_path / "part.svg").read_bytes()
+    )
 
 
 def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -46,7 +49,9 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\); pick a folder"):
+    with pytest.raises(
+        OutputError, match=r"cannot be written \(No space left on device\); pick a folder"
+    ):
         viz.save(viz.raster(SPIKES), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["raster.png"]
@@ -60,14 +65,19 @@ def test_folder_that_is_a_file_is_refused(tmp_path):
 
 def test_a_picture_of_too_many_pixels_is_refused(tmp_path):
     ax = viz.firing_rates({f"layer {index}": 0.1 for index in range(1000)})
-    with pytest.raises(InvalidValueError, match=r"a side of 341 inches would have more than 65535 pixels; pass dpi=192 or less"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"a side of 341 inches would have more than 65535 pixels; pass dpi=192 or less",
+    ):
         viz.save(ax, tmp_path / "rates.png")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["raster", "raster.gif"])
 def test_unknown_format_is_refused(tmp_path, name):
-    with pytest.raises(InvalidValueError, match=r"the suffix picks the format and must be .png, .pdf or .svg"):
+    with pytest.raises(
+        InvalidValueError, match=r"the suffix picks the format and must be .png, .pdf or .svg"
+    ):
         viz.save(viz.raster(SPIKES), tmp_path / name)
 
 
@@ -91,9 +101,13 @@ def test_every_picture_draws_into_the_axes_given(draw):
     assert draw(ax) is ax
     assert isinstance(draw(None), Axes)
     assert draw(None) is not ax
-    with pytest.raises(InvalidTypeError, match=r"expected one matplotlib Axes; .* such as ax=grid\[0\]"):
+    with pytest.raises(
+        InvalidTypeError, match=r"expected one matplotlib Axes; .* such as ax=grid\[0\]"
+    ):
         draw(Figure().subplots(2))
-    with pytest.raises(InvalidValueError, match="expected plain axes, not polar ones; leave projection= out"):
+    with pytest.raises(
+        InvalidValueError, match="expected plain axes, not polar ones; leave projection= out"
+    ):
         draw(Figure().add_subplot(projection="polar"))
 
 
@@ -133,10 +147,12 @@ def test_an_axis_of_one_whole_number_has_a_tick_there_and_no_other(draw):
 
 def test_pyplot_is_never_imported(tmp_path):
     code = (
-        "import sys; from snnsim import surrogate, viz; viz.raster([[0, 1]]); viz.membrane([0.5]); viz.codebook([0, 1], [0.5]);"
-        "viz.learning_curve({'loss': [1.0]}); viz.occupancy([0.0], [0, 1]); viz.firing_rates({'a': 0.5});"
-        "viz.weight_histogram([0.1], [0.0]); viz.bits_accuracy({'a': {2: 0.5}}); viz.surrogate_gallery([surrogate.ATan()]);"
-        f"viz.event_movie([[[[1.0]], [[0.0]]]], {str(tmp_path / 'movie.gif')!r}); sys.exit('matplotlib.pyplot' in sys.modules)"
+        "import sys; from snnsim import surrogate, viz; viz.raster([[0, 1]]); viz.membrane([0.5]);"
+        " viz.codebook([0, 1], [0.5]);viz.learning_curve({'loss': [1.0]}); viz.occupancy([0.0],"
+        " [0, 1]); viz.firing_rates({'a': 0.5});viz.weight_histogram([0.1], [0.0]);"
+        " viz.bits_accuracy({'a': {2: 0.5}});"
+        " viz.surrogate_gallery([surrogate.ATan()]);viz.event_movie([[[[1.0]], [[0.0]]]],"
+        f" {str(tmp_path / 'movie.gif')!r}); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -158,7 +174,9 @@ def test_pyplot_is_never_imported(tmp_path):
 def test_nothing_is_drawn_in_the_colour_of_a_dark_ground(draw):
     with matplotlib.style.context("dark_background"):
         ax = draw()
-        colors = [artist.get_edgecolor() for artist in [*ax.patches, *ax.collections]] + [line.get_color() for line in ax.lines]
+        colors = [artist.get_edgecolor() for artist in [*ax.patches, *ax.collections]] + [
+            line.get_color() for line in ax.lines
+        ]
     colors = [color for several in colors for color in matplotlib.colors.to_rgba_array(several)]
     assert colors
     assert all(max(color[:3]) > 0.4 for color in colors if color[3])

@@ -14,7 +14,9 @@ LEVELS = [-1.0, 0.0, 0.5, 1.0]
 
 
 def traces(ax) -> list[list[float]]:
-    return [patch.get_data().values.tolist() for patch in ax.patches if isinstance(patch, StepPatch)]
+    return [
+        patch.get_data().values.tolist() for patch in ax.patches if isinstance(patch, StepPatch)
+    ]
 
 
 def lines(ax) -> list[float]:
@@ -55,21 +57,32 @@ def test_traces_carry_the_names_given_or_their_columns():
 
 @pytest.mark.parametrize(
     ("labels", "error"),
-    [("ab", InvalidTypeError), (["a"], InvalidValueError), (["a", 1], InvalidValueError), (3, InvalidTypeError)],
+    [
+        ("ab", InvalidTypeError),
+        (["a"], InvalidValueError),
+        (["a", 1], InvalidValueError),
+        (3, InvalidTypeError),
+    ],
 )
 def test_labels_must_name_the_traces(labels, error):
-    with pytest.raises(error, match=r"^membrane\(labels\)=.*: expected .* str, one for each neuron of v"):
+    with pytest.raises(
+        error, match=r"^membrane\(labels\)=.*: expected .* str, one for each neuron of v"
+    ):
         viz.membrane(torch.rand(4, 2), labels=labels)
 
 
 def test_several_constant_traces_have_an_axis():
-    assert [tick.get_text() for tick in viz.membrane(torch.full((5, 3), 0.5)).get_yticklabels()] == ["0.5"] * 3
+    assert [
+        tick.get_text() for tick in viz.membrane(torch.full((5, 3), 0.5)).get_yticklabels()
+    ] == ["0.5"] * 3
 
 
 def test_levels_and_threshold_are_lines_under_the_trace():
     ax = viz.membrane([0.0, 0.5], LEVELS, 0.75, [0, 1])
     assert lines(ax) == [*LEVELS, 0.75]
-    assert all(collection.get_zorder() < ax.patches[0].get_zorder() for collection in ax.collections[:2])
+    assert all(
+        collection.get_zorder() < ax.patches[0].get_zorder() for collection in ax.collections[:2]
+    )
     assert legend(ax) == ["membrane", "levels", "threshold", "spike"]
 
 
@@ -125,7 +138,11 @@ def test_nan_leaves_a_gap():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((torch.zeros(2, 3, 4),), ShapeError, r"membrane\(v\) has shape \[2, 3, 4\]: expected \[T\] or \[T, N\]"),
+        (
+            (torch.zeros(2, 3, 4),),
+            ShapeError,
+            r"membrane\(v\) has shape \[2, 3, 4\]: expected \[T\] or \[T, N\]",
+        ),
         ((torch.zeros(0),), ShapeError, r"time first and not empty"),
         (
             (torch.zeros(2, 9),),
@@ -134,7 +151,11 @@ def test_nan_leaves_a_gap():
         ),
         (([math.inf],), InvalidValueError, "infinite values, or nothing but NaN"),
         (([math.nan],), InvalidValueError, "infinite values, or nothing but NaN"),
-        (([0.0], None, None, [0, 1]), ShapeError, r"v: \[1, 1\], spikes: \[2, 1\]\): one spike value is needed"),
+        (
+            ([0.0], None, None, [0, 1]),
+            ShapeError,
+            r"v: \[1, 1\], spikes: \[2, 1\]\): one spike value is needed",
+        ),
         (([0.0], None, None, [0.5]), InvalidValueError, r"membrane\(spikes\) holds 0.5"),
         (([0.0], [[0.0]]), ShapeError, r"membrane\(levels\) has shape \[1, 1\]: expected \[L\]"),
         (([0.0], [1.0, 0.0]), InvalidValueError, "must be finite and strictly increasing"),

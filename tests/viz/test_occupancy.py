@@ -36,7 +36,9 @@ def test_levels_stand_side_by_side_under_their_values():
 
 def test_rest_is_among_the_numbers_of_many_levels():
     codebook = quant.uniform(8)
-    labels = [label.get_text() for label in viz.occupancy(codebook.levels, codebook).get_xticklabels()]
+    labels = [
+        label.get_text() for label in viz.occupancy(codebook.levels, codebook).get_xticklabels()
+    ]
     assert "0" in labels
     assert len(labels) <= 7
 
@@ -48,14 +50,20 @@ def test_levels_from_the_threshold_on_are_black():
     assert sum(fires[:3]) < sum(silent[:3])
     (line,) = (segment for collection in ax.collections for segment in collection.get_segments())
     assert line[:, 0].tolist() == [0.5, 0.5]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["silent", "fires", "threshold"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "silent",
+        "fires",
+        "threshold",
+    ]
 
 
 def test_many_thousand_levels_are_one_area_for_each_colour():
     levels = np.linspace(-1, 1, 2**16)
     silent, firing = viz.occupancy(levels[[0, 0, 0, -1]], levels, 0.5).patches
     assert [patch.get_data().values.max() for patch in (silent, firing)] == [0.75, 0.25]
-    assert silent.get_data().edges[-1] == firing.get_data().edges[0] == pytest.approx(0.75, abs=1e-4)
+    assert (
+        silent.get_data().edges[-1] == firing.get_data().edges[0] == pytest.approx(0.75, abs=1e-4)
+    )
 
 
 def test_without_a_threshold_there_is_no_legend():
@@ -89,12 +97,22 @@ def test_recorded_membranes_are_drawn_on_their_codebook():
     ("v", "levels", "error", "message"),
     [
         ([], LEVELS, ShapeError, r"occupancy\(v\) is empty: expected at least one neuron"),
-        ([0.1], LEVELS, InvalidValueError, r"occupancy\(v\) holds 0.1, which is no level; pass quantized membranes"),
+        (
+            [0.1],
+            LEVELS,
+            InvalidValueError,
+            r"occupancy\(v\) holds 0.1, which is no level; pass quantized membranes",
+        ),
         ([5.0], LEVELS, InvalidValueError, "holds 5, which is no level"),
         ([torch.nan], LEVELS, InvalidValueError, "holds nan, which is no level"),
         ({"a": [0.1]}, LEVELS, InvalidValueError, r"occupancy\(v\['a'\]\) holds 0.1"),
         ({}, LEVELS, InvalidValueError, "there is no layer to draw"),
-        ({"a": [0.0]}, {"b": LEVELS}, InvalidValueError, r"levels of \['b'\] do not fit the layers \['a'\]; give each"),
+        (
+            {"a": [0.0]},
+            {"b": LEVELS},
+            InvalidValueError,
+            r"levels of \['b'\] do not fit the layers \['a'\]; give each",
+        ),
         ({1: [0.0], "a": [0.0]}, {"b": LEVELS}, InvalidValueError, "do not fit the layers"),
         ([0.0], [[0.0]], ShapeError, r"occupancy\(levels\) has shape \[1, 1\]: expected \[L\]"),
     ],

@@ -21,7 +21,9 @@ def test_every_spike_is_one_mark():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (steps)", "neuron (index)")
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float64]
+)
 def test_any_dtype_is_drawn(dtype):
     assert marks(viz.raster(torch.tensor([[0, 1]]).to(dtype))) == [[0, 1]]
 
@@ -38,7 +40,10 @@ def test_layers_are_stacked_from_the_bottom_in_equal_bands():
     ax = viz.raster({"input": np.array([[1, 0, 0, 1]]), "output": np.array([[0, 1]])})
     assert marks(ax) == [[0, 0.125], [0, 0.875], [0, 1.75]]
     assert ax.get_ylim() == (0, 2)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["input\n4 neurons", "output\n2 neurons"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "input\n4 neurons",
+        "output\n2 neurons",
+    ]
     assert [line.get_ydata()[0] for line in ax.lines] == [1]
     assert ax.get_ylabel() == "layer"
 
@@ -60,10 +65,26 @@ def test_large_population_is_one_rasterized_collection():
 @pytest.mark.parametrize(
     ("spikes", "error", "message"),
     [
-        (torch.zeros(2, 3, 4), ShapeError, r"raster\(spikes\) has shape \[2, 3, 4\]: expected \[T, N\], time first"),
-        (torch.zeros(0, 3), ShapeError, r"\[0, 3\]: expected at least one time step and one neuron"),
-        ({"a": torch.zeros(2, 0)}, ShapeError, r"raster\(spikes\['a'\]\) has shape \[2, 0\]: expected at least one"),
-        ({"a": torch.zeros(2, 3), "b": torch.zeros(3, 3)}, ShapeError, r"same number of time steps, .*'a': 2, 'b': 3"),
+        (
+            torch.zeros(2, 3, 4),
+            ShapeError,
+            r"raster\(spikes\) has shape \[2, 3, 4\]: expected \[T, N\], time first",
+        ),
+        (
+            torch.zeros(0, 3),
+            ShapeError,
+            r"\[0, 3\]: expected at least one time step and one neuron",
+        ),
+        (
+            {"a": torch.zeros(2, 0)},
+            ShapeError,
+            r"raster\(spikes\['a'\]\) has shape \[2, 0\]: expected at least one",
+        ),
+        (
+            {"a": torch.zeros(2, 3), "b": torch.zeros(3, 3)},
+            ShapeError,
+            r"same number of time steps, .*'a': 2, 'b': 3",
+        ),
         ({}, InvalidValueError, "there is no layer to draw"),
         (
             torch.tensor([[0.5]]),
@@ -71,7 +92,11 @@ def test_large_population_is_one_rasterized_collection():
             "raster.* holds 0.5: a spike is 0 or 1; draw potentials with membrane",
         ),
         (torch.tensor([[torch.nan]]), InvalidValueError, "holds nan: a spike is 0 or 1"),
-        ("spikes", InvalidTypeError, r"^raster\(spikes='spikes'\): spikes must hold numbers, in rows of one length"),
+        (
+            "spikes",
+            InvalidTypeError,
+            r"^raster\(spikes='spikes'\): spikes must hold numbers, in rows of one length",
+        ),
     ],
 )
 def test_bad_spikes_are_refused(spikes, error, message):
@@ -85,7 +110,12 @@ def test_a_spike_among_many_neurons_is_seen_at_any_resolution(dpi, tmp_path):
     ax = viz.raster({"hidden": spikes, "output": torch.zeros(50, 10)})
     empty = pixels(ax, tmp_path / "empty.png", dpi)
     spikes[25, 500] = 1
-    assert pixels(viz.raster({"hidden": spikes, "output": torch.zeros(50, 10)}), tmp_path / "one.png", dpi) != empty
+    assert (
+        pixels(
+            viz.raster({"hidden": spikes, "output": torch.zeros(50, 10)}), tmp_path / "one.png", dpi
+        )
+        != empty
+    )
 
 
 def pixels(ax, path, dpi) -> bytes:

@@ -9,7 +9,10 @@ from snnsim.errors import InvalidTypeError, InvalidValueError
 
 def bars(ax) -> list[tuple[float, float]]:
     """Middle and length of every bar."""
-    return [(round(patch.get_y() + patch.get_height() / 2, 6), patch.get_width()) for patch in ax.patches]
+    return [
+        (round(patch.get_y() + patch.get_height() / 2, 6), patch.get_width())
+        for patch in ax.patches
+    ]
 
 
 def test_one_bar_per_layer_from_the_bottom_with_its_number():
@@ -42,12 +45,28 @@ def test_silent_network_keeps_its_axes():
 @pytest.mark.parametrize(
     ("rates", "error", "message"),
     [
-        (0.1, InvalidTypeError, r"firing_rates\(rates=0.1\): expected a mapping from layer to rate; pass rates\(\)"),
-        ({"a": 0.1, "b": {"c": 0.1}}, InvalidTypeError, "some values are rates and others mappings; give every rate a run"),
+        (
+            0.1,
+            InvalidTypeError,
+            r"firing_rates\(rates=0.1\): expected a mapping from layer to rate; pass rates\(\)",
+        ),
+        (
+            {"a": 0.1, "b": {"c": 0.1}},
+            InvalidTypeError,
+            "some values are rates and others mappings; give every rate a run",
+        ),
         ({}, InvalidValueError, "there is nothing to draw; run the network within a FiringMeter"),
         ({"a": {}}, InvalidValueError, "there is nothing to draw"),
-        ({"a": 1.5}, InvalidValueError, r"firing_rates\(rates\['a'\]\)=1.5: expected a share in \[0, 1\]"),
-        ({str(run): {"a": 0.1} for run in range(8)}, InvalidValueError, "8 runs cannot be told apart; draw at most 7"),
+        (
+            {"a": 1.5},
+            InvalidValueError,
+            r"firing_rates\(rates\['a'\]\)=1.5: expected a share in \[0, 1\]",
+        ),
+        (
+            {str(run): {"a": 0.1} for run in range(8)},
+            InvalidValueError,
+            "8 runs cannot be told apart; draw at most 7",
+        ),
     ],
 )
 def test_bad_rates_are_refused(rates, error, message):

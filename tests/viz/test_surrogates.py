@@ -48,7 +48,9 @@ def test_gallery_holds_the_whole_library_on_one_scale():
 def test_parameters_are_short_and_exact():
     titles = [
         ax.get_title(loc="left")
-        for ax in viz.surrogate_gallery([surrogate.PiecewiseLeakyReLU(c=0.05), surrogate.StraightThrough()])
+        for ax in viz.surrogate_gallery(
+            [surrogate.PiecewiseLeakyReLU(c=0.05), surrogate.StraightThrough()]
+        )
     ]
     assert titles == ["PiecewiseLeakyReLU\nw=1, c=0.05", "StraightThrough"]
 
@@ -68,10 +70,26 @@ def test_gallery_draws_into_the_axes_given_and_labels_each():
 @pytest.mark.parametrize(
     ("draw", "error", "message"),
     [
-        (lambda: viz.surrogate(surrogate.ATan), InvalidTypeError, r"expected a surrogate, such as ATan\(\); call the class"),
-        (lambda: viz.surrogate(torch.sigmoid), InvalidTypeError, r"expected a surrogate, such as ATan\(\)$"),
-        (lambda: viz.surrogate(surrogate.ATan(), span=0.0), InvalidValueError, r"span=0.0\): must be above 0"),
-        (lambda: viz.surrogate_gallery([]), InvalidValueError, "nothing to draw; leave it out for the whole library"),
+        (
+            lambda: viz.surrogate(surrogate.ATan),
+            InvalidTypeError,
+            r"expected a surrogate, such as ATan\(\); call the class",
+        ),
+        (
+            lambda: viz.surrogate(torch.sigmoid),
+            InvalidTypeError,
+            r"expected a surrogate, such as ATan\(\)$",
+        ),
+        (
+            lambda: viz.surrogate(surrogate.ATan(), span=0.0),
+            InvalidValueError,
+            r"span=0.0\): must be above 0",
+        ),
+        (
+            lambda: viz.surrogate_gallery([]),
+            InvalidValueError,
+            "nothing to draw; leave it out for the whole library",
+        ),
         (
             lambda: viz.surrogate_gallery([surrogate.ATan()], axes=[]),
             InvalidValueError,

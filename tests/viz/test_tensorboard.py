@@ -55,7 +55,11 @@ def test_network_of_one_neuron_goes_by_its_kind():
 
 def test_membranes_that_are_not_finite_are_left_out():
     writer = Notebook()
-    viz.log(writer, recorded(neurons.IFNode(), torch.tensor([torch.nan, 1.0, 0.5]).view(1, 1, 3)), step=0)
+    viz.log(
+        writer,
+        recorded(neurons.IFNode(), torch.tensor([torch.nan, 1.0, 0.5]).view(1, 1, 3)),
+        step=0,
+    )
     assert writer.histograms["membrane/IFNode"].tolist() == [1.0, 0.5]
     writer = Notebook()
     viz.log(writer, recorded(neurons.LIReadout(), torch.full((2, 1, 1), torch.nan)), step=0)
@@ -79,10 +83,26 @@ def test_summary_writer_takes_it(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (lambda: (None, recorded(neurons.IFNode(), CURRENT), 0), InvalidTypeError, r"writer=None\): pass a .*SummaryWriter"),
-        (lambda: (Notebook(), neurons.IFNode(), 0), InvalidTypeError, "expected a snnsim.Recorder, after a run within it"),
-        (lambda: (Notebook(), recorded(neurons.IFNode(), CURRENT), -1), InvalidValueError, r"log\(step=-1\): step must be >= 0"),
-        (lambda: (Notebook(), Recorder(neurons.IFNode()), 0), InvalidValueError, "nothing was recorded; call the network within"),
+        (
+            lambda: (None, recorded(neurons.IFNode(), CURRENT), 0),
+            InvalidTypeError,
+            r"writer=None\): pass a .*SummaryWriter",
+        ),
+        (
+            lambda: (Notebook(), neurons.IFNode(), 0),
+            InvalidTypeError,
+            "expected a snnsim.Recorder, after a run within it",
+        ),
+        (
+            lambda: (Notebook(), recorded(neurons.IFNode(), CURRENT), -1),
+            InvalidValueError,
+            r"log\(step=-1\): step must be >= 0",
+        ),
+        (
+            lambda: (Notebook(), Recorder(neurons.IFNode()), 0),
+            InvalidValueError,
+            "nothing was recorded; call the network within",
+        ),
     ],
 )
 def test_bad_input_is_refused(arguments, error, message):

@@ -29,7 +29,11 @@ def test_each_quantized_value_is_a_line_of_its_density():
     assert dots.get_xdata().tolist() == [-1, 0, 1]
     # cells of width 1
     assert dots.get_ydata().tolist() == [0.25, 0.5, 0.25]
-    assert [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()] == [[0, 0.25], [0, 0.5], [0, 0.25]]
+    assert [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()] == [
+        [0, 0.25],
+        [0, 0.5],
+        [0, 0.25],
+    ]
     assert legend(ax) == ["before", "after, 3 values"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("weight", "density (share of weights per unit)")
 
@@ -70,9 +74,24 @@ def test_single_value_is_one_line():
 @pytest.mark.parametrize(
     ("before", "after", "error", "message"),
     [
-        ([0.0], [0.0, 1.0], ShapeError, r"before: 1 weights, after: 2\): expected the same weights, quantized"),
-        ([], [], ShapeError, r"weight_histogram\(before\): there are no weights; pass those of one layer"),
-        ([0.0], [torch.nan], InvalidValueError, r"weight_histogram\(after\) holds values that are not finite"),
+        (
+            [0.0],
+            [0.0, 1.0],
+            ShapeError,
+            r"before: 1 weights, after: 2\): expected the same weights, quantized",
+        ),
+        (
+            [],
+            [],
+            ShapeError,
+            r"weight_histogram\(before\): there are no weights; pass those of one layer",
+        ),
+        (
+            [0.0],
+            [torch.nan],
+            InvalidValueError,
+            r"weight_histogram\(after\) holds values that are not finite",
+        ),
     ],
 )
 def test_bad_weights_are_refused(before, after, error, message):

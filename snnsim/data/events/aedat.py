@@ -19,12 +19,16 @@ _PACKET = struct.Struct("<HHIIIIII")
 _END = b"#!END-HEADER\r\n"
 
 
-def read_aedat3(path: str | os.PathLike[str], size: tuple[int, int] | None = (128, 128)) -> np.ndarray:
+def read_aedat3(
+    path: str | os.PathLike[str], size: tuple[int, int] | None = (128, 128)
+) -> np.ndarray:
     """Polarity events of an AEDAT 3.1 file; other packets and events marked invalid are skipped.
 
-    Layout: a text header, then packets of a 28-byte header (type, source, event size, time offset, time overflow, capacity,
-    number, valid; little-endian) and their events. A polarity event is a uint32 with valid in bit 0, polarity in bit 1,
-    y in 2..16, x in 17..31, and an int32 time in microseconds, to which overflow * 2**31 is added.
+    Layout: a text header, then packets of a 28-byte header (type, source, event size, time offset,
+        time overflow, capacity,
+    number, valid; little-endian) and their events. A polarity event is a uint32 with valid in bit
+    0, polarity in bit 1, y in 2..16, x in 17..31, and an int32 time in microseconds, to which
+    overflow * 2**31 is added.
 
     Args:
         path: the file.
@@ -35,20 +39,27 @@ def read_aedat3(path: str | os.PathLike[str], size: tuple[int, int] | None = (12
 
     Raises:
         MissingDataError: no such file.
-        DataError: another version, truncated, empty, an event outside the sensor or time that runs backwards.
+        DataError: another version, truncated, empty, an event outside the sensor or time that runs
+            backwards.
 
     Source:
-        iniVation, "AEDAT 3.1 file format"; Amir et al. 2017, "A Low Power, Fully Event-Based Gesture Recognition
-        System".
+        iniVation, "AEDAT 3.1 file format"; Amir et al. 2017, "A Low Power, Fully Event-Based
+        Gesture Recognition System".
     """
     content, source = read_content(path, "read_aedat3"), str(path)
     size = None if size is None else checked_size("read_aedat3", size)
     if not content.startswith(b"#!AER-DAT3.1"):
         found = content[:14].split(b"\r")[0].decode("ascii", errors="replace") or "an empty file"
-        raise DataError(f"{source}: byte offset 0: expected #!AER-DAT3.1, found {found!r}; other versions are not read")
+        raise DataError(
+            f"{source}: byte offset 0: expected #!AER-DAT3.1, found {found!r}; other versions are"
+            " not read"
+        )
     start = content.find(_END)
     if start < 0:
-        raise DataError(f"{source}: byte offset {len(content)}: the file ends inside its header, before #!END-HEADER")
+        raise DataError(
+            f"{source}: byte offset {len(content)}: the file ends inside its header, before"
+            " #!END-HEADER"
+        )
     words, times, places = _packets(content, start + len(_END), source)
     valid = np.flatnonzero(words & 1)
     words, times, places = words[valid], times[valid], places[valid]
@@ -56,7 +67,9 @@ def read_aedat3(path: str | os.PathLike[str], size: tuple[int, int] | None = (12
     def place(index: int) -> str:
         return f"byte offset {places[index]}"
 
-    events = make_events(words >> 17 & 0x7FFF, words >> 2 & 0x7FFF, times, words >> 1 & 1, source, place)
+    events = make_events(
+        words >> 17 & 0x7FFF, words >> 2 & 0x7FFF, times, words >> 1 & 1, source, place
+    )
     return check_events(events, size, source, place)
 
 
@@ -65,7 +78,10 @@ def _packets(content: bytes, start: int, source: str) -> tuple[np.ndarray, np.nd
     words, times, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     while start < len(content):
         if len(content) - start < _PACKET.size:
-            raise DataError(f"{source}: byte offset {start}: the file is truncated inside a packet header of 28 bytes")
+            raise DataError(
+                f"{source}: byte offset {start}: the file is truncated inside a packet header of 28"
+                " bytes"
+            )
         kind, _, event_size, _, overflow, _, number, _ = _PACKET.unpack_from(content, start)
         body = start + _PACKET.size
         if body + event_size * number > len(content):
@@ -75,11 +91,17 @@ def _packets(content: bytes, start: int, source: str) -> tuple[np.ndarray, np.nd
             )
         if kind == _POLARITY:
             if event_size != 8:
-                raise DataError(f"{source}: byte offset {start + 4}: a polarity event has 8 bytes, this packet says {event_size}")
+                raise DataError(
+                    f"{source}: byte offset {start + 4}: a polarity event has 8 bytes, this packet"
+                    f" says {event_size}"
+                )
             raw = np.frombuffer(content, "<u4", 2 * number, body).reshape(-1, 2).astype(np.int64)
             negative = np.flatnonzero(raw[:, 1] >> 31 & raw[:, 0])
             if negative.size:
-                raise DataError(f"{source}: byte offset {body + 8 * negative[0] + 4}: a time below 0; the file is damaged")
+                raise DataError(
+                    f"{source}: byte offset {body + 8 * negative[0] + 4}: a time below 0; the file"
+                    " is damaged"
+                )
             words.append(raw[:, 0])
             times.append(raw[:, 1] + (overflow << 31))
             places.append(body + 8 * np.arange(number))

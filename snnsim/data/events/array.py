@@ -1,4 +1,5 @@
-"""The one form that every event recording has here: a structured array with fields x, y, t and p."""
+"""The one form that every event recording has here: a structured array with fields x, y, t and
+p."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ __all__ = [
 # x: column; y: row; t: microseconds; p: 1 where it got brighter, 0 where it got darker
 EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("p", "u1")])
 
-# half of what 64 bits hold: the difference of two times, and the sum of a time and a move, never overflow
+# half of what 64 bits hold: the difference of two times, and the sum of a time and a move, never
+# overflow
 _TIME = 2**62
 _LIMITS = {"x": (0, 65535), "y": (0, 65535), "t": (-_TIME, _TIME - 1), "p": (0, 1)}
 
@@ -43,7 +45,8 @@ def event_array(x: Any, y: Any, t: Any, p: Any) -> np.ndarray:
         p: 1 where it got brighter, 0 where it got darker, `[N]`.
 
     Returns:
-        Structured array `[N]` of dtype `EVENT`. The order in time is not looked at here; readers and frames do.
+        Structured array `[N]` of dtype `EVENT`. The order in time is not looked at here; readers
+        and frames do.
 
     Raises:
         InvalidTypeError: a field that holds no numbers, or has masked ones.
@@ -53,12 +56,18 @@ def event_array(x: Any, y: Any, t: Any, p: Any) -> np.ndarray:
     return make_events(x, y, t, p, "event_array")
 
 
-def make_events(x: Any, y: Any, t: Any, p: Any, source: str, place: Place = _BY_INDEX) -> np.ndarray:
-    """Events from one array per field; `source` and `place` name their origin in messages, see `check_events`."""
+def make_events(
+    x: Any, y: Any, t: Any, p: Any, source: str, place: Place = _BY_INDEX
+) -> np.ndarray:
+    """Events from one array per field; `source` and `place` name their origin in messages, see
+    `check_events`.
+    """
     given = dict(zip("xytp", (x, y, t, p), strict=True))
     masked = [name for name, values in given.items() if np.ma.is_masked(values)]
     if masked:
-        raise InvalidTypeError(f"{source}: {masked[0]} has masked values; drop the events that are masked first")
+        raise InvalidTypeError(
+            f"{source}: {masked[0]} has masked values; drop the events that are masked first"
+        )
     fields = {name: _field(name, values, source) for name, values in given.items()}
     if len({field.shape for field in fields.values()}) > 1 or fields["t"].ndim != 1:
         shapes = ", ".join(f"{name}: {list(field.shape)}" for name, field in fields.items())
@@ -80,22 +89,32 @@ def _field(name: str, values: Any, source: str) -> np.ndarray:
 def _check_field(name: str, field: np.ndarray, source: str, place: Place) -> None:
     """Refuse what the form would round, wrap or cut."""
     if field.dtype.kind not in "biuf":
-        raise InvalidTypeError(f"{source}: {name} is of dtype {field.dtype}; expected whole numbers")
+        raise InvalidTypeError(
+            f"{source}: {name} is of dtype {field.dtype}; expected whole numbers"
+        )
     index = first_fraction(field)
     if index is not None:
-        advice = "in microseconds; turn seconds into them first, np.rint(1e6 * t)" if name == "t" else "without fraction"
-        raise DataError(f"{source}: {place(index)}: {name} is {field[index]}; expected a whole number {advice}")
+        advice = (
+            "in microseconds; turn seconds into them first, np.rint(1e6 * t)"
+            if name == "t"
+            else "without fraction"
+        )
+        raise DataError(
+            f"{source}: {place(index)}: {name} is {field[index]}; expected a whole number {advice}"
+        )
     lowest, highest = _LIMITS[name]
     index = first_outside(field, lowest, highest)
     if index is not None:
-        raise DataError(f"{source}: {place(index)}: {name} is {field[index]}, outside [{lowest}, {highest}]")
+        raise DataError(
+            f"{source}: {place(index)}: {name} is {field[index]}, outside [{lowest}, {highest}]"
+        )
 
 
 def from_structured(array: np.ndarray) -> np.ndarray:
     """Events from another library's structured array, whatever the order and dtypes of its fields.
 
-    Fields x and t are needed; without y every event is in row 0 (audio), without p every event is 1, where there is no
-    other field that could be either. Polarities -1 and
+    Fields x and t are needed; without y every event is in row 0 (audio), without p every event is
+    1, where there is no other field that could be either. Polarities -1 and
     1 become 0 and 1. This is what datasets that follow tonic's conventions hold.
 
     Returns:
@@ -104,14 +123,17 @@ def from_structured(array: np.ndarray) -> np.ndarray:
     Raises:
         InvalidTypeError: no structured array with fields x and t, or a field that holds no numbers.
         ShapeError: not one-dimensional.
-        DataError: a value that is no whole number or outside its range, or a polarity that is none of 0 and 1, or of
+        DataError: a value that is no whole number or outside its range, or a polarity that is none
+            of 0 and 1, or of
             -1 and 1.
     """
     return converted(array, "from_structured(array)")
 
 
 def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndarray:
-    """What `from_structured` makes of an array; `source` and `place` name its origin in messages, see `as_events`."""
+    """What `from_structured` makes of an array; `source` and `place` name its origin in messages,
+    see `as_events`.
+    """
     names = getattr(getattr(array, "dtype", None), "names", None) or ()
     if not {"x", "t"} <= set(names):
         raise InvalidTypeError(
@@ -121,18 +143,23 @@ def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.nd
     absent, others = set("yp") - set(names), set(names) - set("xytp")
     if absent and others:
         raise InvalidTypeError(
-            f"{source}: there is no field {min(absent)}, but there is {sorted(others)}; rename what it is, or drop the fields "
-            "that are neither x, y, t nor p"
+            f"{source}: there is no field {min(absent)}, but there is {sorted(others)}; rename what"
+            " it is, or drop the fields that are neither x, y, t nor p"
         )
     if array.ndim != 1:
-        raise ShapeError(f"{source}: an array {list(array.shape)}; expected one event per element, [N]")
-    x, y, t, polarity = (array[name] if name in names else np.full(len(array), int(name == "p")) for name in "xytp")
+        raise ShapeError(
+            f"{source}: an array {list(array.shape)}; expected one event per element, [N]"
+        )
+    x, y, t, polarity = (
+        array[name] if name in names else np.full(len(array), int(name == "p")) for name in "xytp"
+    )
     if polarity.dtype.kind in "if" and polarity.ndim == 1 and len(polarity):
         wrong = ~((polarity == 1) | (polarity == (-1 if polarity.min() < 0 else 0)))
         if wrong.any():
             index = int(wrong.argmax())
             raise DataError(
-                f"{source}: {place(index)}: p is {polarity[index]}; a polarity is 0 or 1 (or -1 or 1) in all of a recording"
+                f"{source}: {place(index)}: p is {polarity[index]}; a polarity is 0 or 1 (or -1 or"
+                " 1) in all of a recording"
             )
         polarity = polarity > 0
     return make_events(x, y, t, polarity, source, place)
@@ -148,18 +175,22 @@ def in_form(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndar
     return array
 
 
-def as_events(array: np.ndarray, source: str, size: tuple[int, int] | None = None, place: Place = _BY_INDEX) -> np.ndarray:
-    """The door that every recording comes in by: in the one form, all on the sensor, in order of time.
+def as_events(
+    array: np.ndarray, source: str, size: tuple[int, int] | None = None, place: Place = _BY_INDEX
+) -> np.ndarray:
+    """The door that every recording comes in by: in the one form, all on the sensor, in order of
+    time.
 
     Args:
-        array: structured array `[N]`, as for `from_structured`; one that is sound already is returned itself.
+        array: structured array `[N]`, as for `from_structured`; one that is sound already is
+            returned itself.
         size: (height, width) of the sensor in pixels; not checked when None.
         source: what the events came from, for the message.
         place: where in the source the event of an index is, for the message.
 
     Raises:
-        InvalidTypeError, ShapeError, DataError: as `from_structured`; also an event outside the sensor, or time that runs
-            backwards.
+        InvalidTypeError, ShapeError, DataError: as `from_structured`; also an event outside the
+            sensor, or time that runs backwards.
     """
     events = in_form(array, source, place)
     if size is not None:
@@ -168,21 +199,24 @@ def as_events(array: np.ndarray, source: str, size: tuple[int, int] | None = Non
         if outside.size:
             event = events[outside[0]]
             raise DataError(
-                f"{source}: {place(int(outside[0]))}: an event at x={event['x']}, y={event['y']} is outside the sensor "
-                f"of {width} x {height} pixels; pass the size (height, width) of the sensor that recorded it"
+                f"{source}: {place(int(outside[0]))}: an event at x={event['x']}, y={event['y']} is"
+                f" outside the sensor of {width} x {height} pixels; pass the size (height, width)"
+                " of the sensor that recorded it"
             )
     backwards = np.flatnonzero(events["t"][1:] < events["t"][:-1])
     if backwards.size:
         index = int(backwards[0]) + 1
         raise DataError(
-            f"{source}: {place(index)}: time runs backwards, from {events['t'][index - 1]} to {events['t'][index]} "
-            "microseconds; a file is damaged or of another format then, events of your own are to be sorted: "
-            "events[np.argsort(events['t'], kind='stable')]"
+            f"{source}: {place(index)}: time runs backwards, from {events['t'][index - 1]} to"
+            f" {events['t'][index]} microseconds; a file is damaged or of another format then,"
+            " events of your own are to be sorted: events[np.argsort(events['t'], kind='stable')]"
         )
     return events
 
 
-def check_events(events: np.ndarray, size: tuple[int, int] | None, source: str, place: Place = _BY_INDEX) -> np.ndarray:
+def check_events(
+    events: np.ndarray, size: tuple[int, int] | None, source: str, place: Place = _BY_INDEX
+) -> np.ndarray:
     """The events of a file: what `as_events` lets in, and at least one.
 
     Raises:

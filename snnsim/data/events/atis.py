@@ -22,7 +22,8 @@ _OVERFLOW = 2**13
 def read_atis(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
     """Events of a file of 5-byte events.
 
-    Layout of an event, big-endian: 8 bits x, 8 bits y, 1 bit polarity, 23 bits time in microseconds.
+    Layout of an event, big-endian: 8 bits x, 8 bits y, 1 bit polarity, 23 bits time in
+    microseconds.
 
     Args:
         path: the file.
@@ -33,13 +34,18 @@ def read_atis(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
 
     Raises:
         MissingDataError: no such file.
-        DataError: truncated, empty, an event outside the sensor or time that runs backwards; names the byte offset.
+        DataError: truncated, empty, an event outside the sensor or time that runs backwards; names
+            the byte offset.
 
     Source:
-        Orchard, Jayawant, Cohen & Thakor 2015, "Converting Static Image Datasets to Spiking Neuromorphic Datasets Using
-        Saccades", arXiv 1507.07629.
+        Orchard, Jayawant, Cohen & Thakor 2015, "Converting Static Image Datasets to Spiking
+        Neuromorphic Datasets Using Saccades", arXiv 1507.07629.
     """
-    return decode_atis(read_content(path, "read_atis"), str(path), None if size is None else checked_size("read_atis", size))
+    return decode_atis(
+        read_content(path, "read_atis"),
+        str(path),
+        None if size is None else checked_size("read_atis", size),
+    )
 
 
 def decode_atis(content: bytes, source: str, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -47,7 +53,8 @@ def decode_atis(content: bytes, source: str, size: tuple[int, int] | None = None
     whole = len(content) // _BYTES * _BYTES
     if whole != len(content):
         raise DataError(
-            f"{source}: byte offset {whole}: the file is truncated; an event has {_BYTES} bytes, {len(content) - whole} are left"
+            f"{source}: byte offset {whole}: the file is truncated; an event has {_BYTES} bytes,"
+            f" {len(content) - whole} are left"
         )
     raw = np.frombuffer(content, np.uint8).reshape(-1, _BYTES).astype(np.int64)
     y = raw[:, 1]

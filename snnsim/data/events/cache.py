@@ -10,11 +10,17 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Subset
 
-from snnsim.data.events.dataset import EventDataset, Transform, event_datasets, first_drawing, labels_of
+from snnsim._core.files import as_path, write_whole
+from snnsim.data.events.dataset import (
+    EventDataset,
+    Transform,
+    event_datasets,
+    first_drawing,
+    labels_of,
+)
 from snnsim.data.events.identity import identity
 from snnsim.data.files import open_archive, read_array, read_member
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError
-from snnsim.files import as_path, write_whole
 
 __all__ = ["Cached"]
 
@@ -27,24 +33,26 @@ _State = tuple[list[int], list[tuple[str, list[int] | None]]]
 class Cached(EventDataset):
     """Another event dataset, each item of it computed once and then read from disk.
 
-    Every dataset has a folder of its own, named by a hash of all that its items depend on: class and attributes
-    (`EventDataset.settings`), labels, transforms with their arrays, the code of a user's own classes and functions, and the
-    files that paths lead to by size and time of change. So items made with other settings are never used. A killed writer
-    leaves no half item, several processes may fill one cache, and an item that cannot be read is made again. A cache that
-    holds every item may lie where nothing can be written. Delete the folder when recordings change that lie in a folder or
-    come from elsewhere.
+    Every dataset has a folder of its own, named by a hash of all that its items depend on: class
+    and attributes (`EventDataset.settings`), labels, transforms with their arrays, the code of a
+    user's own classes and functions, and the files that paths lead to by size and time of change.
+    So items made with other settings are never used. A killed writer leaves no half item, several
+    processes may fill one cache, and an item that cannot be read is made again. A cache that holds
+    every item may lie where nothing can be written. Delete the folder when recordings change that
+    lie in a folder or come from elsewhere.
 
     Args:
-        dataset: what to keep, an `EventDataset` or a Subset or ConcatDataset of some; its transforms must draw nothing at
-            random, and end in events, an array or a tensor.
+        dataset: what to keep, an `EventDataset` or a Subset or ConcatDataset of some; its
+            transforms must draw nothing at random, and end in events, an array or a tensor.
         folder: where to keep it.
         transforms: applied in this order to what was kept; these may draw.
         seed: of all that these draw.
 
     Raises:
         InvalidTypeError: another dataset.
-        InvalidValueError: a transform of the dataset draws at random, or it cannot be known what the items depend on; also
-            where an item is made after the dataset or one of its transforms has changed.
+        InvalidValueError: a transform of the dataset draws at random, or it cannot be known what
+            the items depend on; also where an item is made after the dataset or one of its
+            transforms has changed.
     """
 
     def __init__(
@@ -59,9 +67,9 @@ class Cached(EventDataset):
         drawing = first_drawing(parts)
         if drawing is not None:
             raise InvalidValueError(
-                f"Cached(dataset): {drawing!r} draws at random, and what it drew first would be kept "
-                "for ever; give it to Cached(transforms=...) instead (a transform of your own that draws "
-                "nothing says so: draws = False)"
+                f"Cached(dataset): {drawing!r} draws at random, and what it drew first would be"
+                " kept for ever; give it to Cached(transforms=...) instead (a transform of your"
+                " own that draws nothing says so: draws = False)"
             )
         known_by = _known_by(dataset, parts)
         source = ", ".join(part.source for part in parts)
@@ -72,9 +80,17 @@ class Cached(EventDataset):
         self.folder = as_path(folder, "Cached: folder") / known_by[:16]
         self._known_by = known_by
         self._made_with: _State | None = _state(parts)
-        lines = [f"format {_FORMAT}", f"{type(dataset).__module__}.{type(dataset).__qualname__} {source}"]
-        lines += [repr(transform) for part in parts for transform in part.transforms] + [f"identity {known_by}"]
-        settings, text = self.folder / "settings.txt", "\n".join(lines).encode("utf-8", "surrogatepass")
+        lines = [
+            f"format {_FORMAT}",
+            f"{type(dataset).__module__}.{type(dataset).__qualname__} {source}",
+        ]
+        lines += [repr(transform) for part in parts for transform in part.transforms] + [
+            f"identity {known_by}"
+        ]
+        settings, text = (
+            self.folder / "settings.txt",
+            "\n".join(lines).encode("utf-8", "surrogatepass"),
+        )
         try:
             is_written = settings.is_file() and settings.read_bytes() == text
         except OSError:
@@ -90,7 +106,12 @@ class Cached(EventDataset):
 
     def settings(self) -> dict[str, Any]:
         labels = self._labels if self._are_given else None
-        return {"dataset": self.dataset, "transforms": self.transforms, "seed": self.seed, "labels": labels}
+        return {
+            "dataset": self.dataset,
+            "transforms": self.transforms,
+            "seed": self.seed,
+            "labels": labels,
+        }
 
     def recording(self, index: int) -> Any:
         """The dataset's item: events or frames, as its transforms made it."""
@@ -113,12 +134,22 @@ class Cached(EventDataset):
             self._check_unchanged()
             made, number = self.dataset[index]
             self._check_unchanged()
-            item, is_tensor, label = _as_array(made, index), np.array(isinstance(made, torch.Tensor)), np.array(number)
+            item, is_tensor, label = (
+                _as_array(made, index),
+                np.array(isinstance(made, torch.Tensor)),
+                np.array(number),
+            )
             if path.is_symlink():
                 # what it leads to is none of the cache's
                 path.unlink()
-            write_whole(path, lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor, label=label), "Cached")
-        return torch.from_numpy(item) if is_tensor else item, int(label) if self._labels is None else self._labels[index]
+            write_whole(
+                path,
+                lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor, label=label),
+                "Cached",
+            )
+        return torch.from_numpy(item) if is_tensor else item, (
+            int(label) if self._labels is None else self._labels[index]
+        )
 
     def _check_unchanged(self) -> None:
         """Refuse to keep an item of another dataset than the one that the folder is named by."""
@@ -126,20 +157,29 @@ class Cached(EventDataset):
         state = _state(parts)
         # in a process of its own code may have other names
         known = self._made_with or state
-        is_other = state != known and (state[1] != known[1] or _known_by(self.dataset, parts) != self._known_by)
+        is_other = state != known and (
+            state[1] != known[1] or _known_by(self.dataset, parts) != self._known_by
+        )
         self._made_with = known if is_other else state
         if is_other:
             raise InvalidValueError(
-                "Cached(dataset): it has changed since the cache was set up, or a transform of it changes from call to call, and "
-                "what is kept would depend on when it was made; make a new Cached after each change, and of a transform leave out "
-                "what does not matter in __getstate__"
+                "Cached(dataset): it has changed since the cache was set up, or a transform of it"
+                " changes from call to call, and what is kept would depend on when it was made;"
+                " make a new Cached after each change, and of a transform leave out what does not"
+                " matter in __getstate__"
             )
 
 
 def _state(parts: Sequence[EventDataset]) -> _State:
-    """What tells in little time whether datasets may have changed, and what does whether transforms and labels have."""
+    """What tells in little time whether datasets may have changed, and what does whether transforms
+    and labels have.
+    """
     return [part._changes for part in parts], [
-        (identity(part.transforms), list(part._labels) if part._are_given and part._labels is not None else None) for part in parts
+        (
+            identity(part.transforms),
+            list(part._labels) if part._are_given and part._labels is not None else None,
+        )
+        for part in parts
     ]
 
 
@@ -152,8 +192,9 @@ def _known_by(dataset: Any, parts: Sequence[EventDataset]) -> str:
         return identity((_FORMAT, dataset))
     except InvalidTypeError as error:
         raise InvalidValueError(
-            f"Cached(dataset): its settings do not tell it from another one: {error}; keep what matters in plain values, arrays or "
-            "dataclasses, leave out the rest in settings(), and give FromDataset a source"
+            f"Cached(dataset): its settings do not tell it from another one: {error}; keep what"
+            " matters in plain values, arrays or dataclasses, leave out the rest in settings(),"
+            " and give FromDataset a source"
         ) from error
 
 
@@ -163,9 +204,12 @@ def _as_array(made: Any, index: int) -> np.ndarray:
         try:
             return made.numpy()
         except (TypeError, RuntimeError) as error:
-            raise InvalidTypeError(f"Cached: item {index} is a tensor that cannot be kept ({error}); convert it first") from error
+            raise InvalidTypeError(
+                f"Cached: item {index} is a tensor that cannot be kept ({error}); convert it first"
+            ) from error
     if type(made) is np.ndarray and not made.dtype.hasobject:
         return made
     raise InvalidTypeError(
-        f"Cached: item {index} is of type {type(made).__name__}; only events, arrays of numbers and tensors are kept"
+        f"Cached: item {index} is of type {type(made).__name__}; only events, arrays of numbers and"
+        " tensors are kept"
     )

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from snnsim.data.events.array import event_array, in_order
-from snnsim.data.numbers import as_array, check_generator, first_fraction, first_outside, is_number, whole
+from snnsim.data.numbers import (
+    as_array,
+    check_generator,
+    first_fraction,
+    first_outside,
+    is_number,
+    whole,
+)
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 __all__ = ["EventCamera", "saccades"]
@@ -21,14 +28,15 @@ _MOST_NOISE = 2**30
 
 @dataclass(frozen=True)
 class EventCamera:
-    """Reports each change of log intensity by a threshold, pixel by pixel, since the last report of that pixel.
+    """Reports each change of log intensity by a threshold, pixel by pixel, since the last report of
+    that pixel.
 
         l = log(intensity + floor), linear in time between two frames
-        polarity 1 each time that l passes l_last + threshold_on, polarity 0 each time that it passes l_last -
-        threshold_off
+        polarity 1 each time that l passes l_last + threshold_on, polarity 0 each time that it
+        passes l_last - threshold_off
 
-    An event within the refractory time after the last one of its pixel is lost. Noise events have random pixels, times
-    and polarities.
+    An event within the refractory time after the last one of its pixel is lost. Noise events have
+    random pixels, times and polarities.
 
     Args:
         threshold_on: rise of log intensity per event of polarity 1, above 0.
@@ -38,8 +46,9 @@ class EventCamera:
         floor: intensity added before the logarithm, above 0: how dark black is.
 
     Source:
-        Lichtsteiner, Posch & Delbruck 2008, "A 128x128 120 dB 15 us latency asynchronous temporal contrast vision
-        sensor"; Rebecq, Gehrig & Scaramuzza 2018, "ESIM: an Open Event Camera Simulator".
+        Lichtsteiner, Posch & Delbruck 2008, "A 128x128 120 dB 15 us latency asynchronous temporal
+        contrast vision sensor"; Rebecq, Gehrig & Scaramuzza 2018, "ESIM: an Open Event Camera
+        Simulator".
     """
 
     threshold_on: float = 0.3
@@ -49,12 +58,22 @@ class EventCamera:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not all(is_number(value) and value > 0 for value in (self.threshold_on, self.threshold_off, self.floor)):
-            raise InvalidValueError(f"{self}: threshold_on, threshold_off and floor must be above 0, and finite")
+        if not all(
+            is_number(value) and value > 0
+            for value in (self.threshold_on, self.threshold_off, self.floor)
+        ):
+            raise InvalidValueError(
+                f"{self}: threshold_on, threshold_off and floor must be above 0, and finite"
+            )
         if not all(is_number(value) and value >= 0 for value in (self.refractory, self.noise)):
-            raise InvalidValueError(f"{self}: refractory (microseconds) and noise (events per second) must be at least 0")
+            raise InvalidValueError(
+                f"{self}: refractory (microseconds) and noise (events per second) must be at"
+                " least 0"
+            )
 
-    def __call__(self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None = None
+    ) -> np.ndarray:
         """Events of a sequence of frames.
 
         Args:
@@ -65,7 +84,10 @@ class EventCamera:
         Returns:
             Structured array `[N]` with fields x, y, t, p, in order of time.
         """
-        frames, times = _intensities("EventCamera(frames)", frames), _numbers("EventCamera(times)", times)
+        frames, times = (
+            _intensities("EventCamera(frames)", frames),
+            _numbers("EventCamera(times)", times),
+        )
         self._check(frames, times, generator)
         times = times.astype(np.int64)
         log = np.log(frames + self.floor)
@@ -73,13 +95,17 @@ class EventCamera:
         latest = np.full(log[0].shape, np.iinfo(np.int64).min // 2)
         found: list[np.ndarray] = []
         for index in range(len(times) - 1):
-            found += self._between(log[index : index + 2], times[index : index + 2], reported, latest)
+            found += self._between(
+                log[index : index + 2], times[index : index + 2], reported, latest
+            )
         if self.noise and generator is not None:
             found.append(self._noise(log[0].shape, times, generator))
         events = np.concatenate(found) if found else event_array([], [], [], [])
         return in_order(events)
 
-    def _between(self, log: np.ndarray, times: np.ndarray, reported: np.ndarray, latest: np.ndarray) -> list[np.ndarray]:
+    def _between(
+        self, log: np.ndarray, times: np.ndarray, reported: np.ndarray, latest: np.ndarray
+    ) -> list[np.ndarray]:
         """Events between two frames; `reported` and `latest` are brought up to the second frame."""
         change = log[1] - log[0]
         rising = log[1] >= reported
@@ -87,7 +113,10 @@ class EventCamera:
         # a pixel that rests reports nothing, whatever rounding left between it and its last report
         count = np.where(change == 0, 0, np.floor((log[1] - reported) / step))
         if count.max() > _MOST:
-            raise InvalidValueError(f"{self}: a pixel reports {count.max():g} events between two frames; raise the thresholds")
+            raise InvalidValueError(
+                f"{self}: a pixel reports {count.max():g} events between two frames; raise the"
+                " thresholds"
+            )
         count = count.astype(np.int64)
         found = []
         for number in range(1, int(count.max()) + 1):
@@ -102,7 +131,9 @@ class EventCamera:
         reported += count * step
         return found
 
-    def _noise(self, shape: tuple[int, ...], times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def _noise(
+        self, shape: tuple[int, ...], times: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
         height, width = shape
         seconds = (times[-1] - times[0]) * 1e-6
         count = generator.poisson(self.noise * height * width * seconds)
@@ -113,15 +144,24 @@ class EventCamera:
             generator.integers(0, 2, count),
         )
 
-    def _check(self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None) -> None:
-        if frames.ndim != 3 or len(frames) < 2 or frames.size == 0 or times.shape != frames.shape[:1]:
+    def _check(
+        self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None
+    ) -> None:
+        if (
+            frames.ndim != 3
+            or len(frames) < 2
+            or frames.size == 0
+            or times.shape != frames.shape[:1]
+        ):
             raise ShapeError(
-                f"EventCamera(frames: {list(frames.shape)}, times: {list(times.shape)}): expected frames [K, "
-                "H, W], K at least 2, and one time per frame, [K]; let a still image move with saccades"
+                f"EventCamera(frames: {list(frames.shape)}, times: {list(times.shape)}): expected"
+                " frames [K, H, W], K at least 2, and one time per frame, [K]; let a still image"
+                " move with saccades"
             )
         if not (frames.min() >= 0 and frames.max() <= 1):
             raise InvalidValueError(
-                f"EventCamera(frames): intensities must be in [0, 1], found {frames.min():g} to {frames.max():g}"
+                f"EventCamera(frames): intensities must be in [0, 1], found {frames.min():g} to"
+                f" {frames.max():g}"
             )
         if (
             times.dtype.kind not in "iuf"
@@ -129,23 +169,36 @@ class EventCamera:
             or first_outside(times, -(2**62), 2**62 - 1) is not None
         ):
             raise InvalidValueError(
-                "EventCamera(times): must be whole microseconds in [-2**62, 2**62); turn seconds into them first"
+                "EventCamera(times): must be whole microseconds in [-2**62, 2**62); turn seconds"
+                " into them first"
             )
         if not (times[1:] > times[:-1]).all():
-            raise InvalidValueError("EventCamera(times): must be strictly increasing, in microseconds")
+            raise InvalidValueError(
+                "EventCamera(times): must be strictly increasing, in microseconds"
+            )
         if self.noise and generator is None:
-            raise InvalidValueError(f"{self}: noise is drawn from a generator; pass numpy.random.default_rng(seed)")
+            raise InvalidValueError(
+                f"{self}: noise is drawn from a generator; pass numpy.random.default_rng(seed)"
+            )
         if self.noise:
             check_generator("EventCamera", generator)
             expected = self.noise * frames[0].size * (int(times[-1]) - int(times[0])) * 1e-6
             if expected > _MOST_NOISE:
-                raise InvalidValueError(f"{self}: {expected:g} events of noise in this time are too many; lower the rate of noise")
+                raise InvalidValueError(
+                    f"{self}: {expected:g} events of noise in this time are too many; lower the"
+                    " rate of noise"
+                )
 
 
 def saccades(
-    image: np.ndarray, *, amplitude: float = 2.0, duration: int = 100_000, frames_per_saccade: int = 8
+    image: np.ndarray,
+    *,
+    amplitude: float = 2.0,
+    duration: int = 100_000,
+    frames_per_saccade: int = 8,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A still image as it is seen during the three saccades of N-MNIST: down right, up right, and back left.
+    """A still image as it is seen during the three saccades of N-MNIST: down right, up right, and
+    back left.
 
     Args:
         image: intensities, `[H, W]`; outside of it is black.
@@ -157,8 +210,8 @@ def saccades(
         Frames `[3 * frames_per_saccade + 1, H, W]` and their times `[K]` in microseconds, from 0.
 
     Source:
-        Orchard, Jayawant, Cohen & Thakor 2015, arXiv 1507.07629, section 2.2; the pixels moved and the sampling are
-        ours.
+        Orchard, Jayawant, Cohen & Thakor 2015, arXiv 1507.07629, section 2.2; the pixels moved and
+        the sampling are ours.
     """
     image = _intensities("saccades(image)", image)
     if image.ndim != 2:
@@ -166,12 +219,15 @@ def saccades(
     count, time = whole(frames_per_saccade, 1, _MOST), whole(duration, 1, 2**40)
     if not is_number(amplitude) or amplitude <= 0 or count is None or time is None or time < count:
         raise InvalidValueError(
-            f"saccades(amplitude={amplitude}, duration={duration}, frames_per_saccade={frames_per_saccade}): "
-            f"amplitude must be above 0, and there must be at least 1 frame and 1 microsecond per frame, at most {_MOST} frames"
+            f"saccades(amplitude={amplitude}, duration={duration},"
+            f" frames_per_saccade={frames_per_saccade}): amplitude must be above 0, and there must"
+            f" be at least 1 frame and 1 microsecond per frame, at most {_MOST} frames"
         )
     corners = amplitude / 2 * np.array([[-1, -1], [1, 0], [-1, 1], [-1, -1]], dtype=np.float64)
     place = np.arange(3 * count + 1)
-    path = np.stack([np.interp(place, count * np.arange(4), corners[:, axis]) for axis in (0, 1)], axis=1)
+    path = np.stack(
+        [np.interp(place, count * np.arange(4), corners[:, axis]) for axis in (0, 1)], axis=1
+    )
     times = place * time // count
     return np.stack([_shifted(image, dy, dx) for dy, dx in path]), times
 
@@ -202,4 +258,6 @@ def _shifted(image: np.ndarray, dy: float, dx: float) -> np.ndarray:
     row, column = int(np.floor(top)), int(np.floor(left))
     fy, fx = top - row, left - column
     rows = (1 - fy) * padded[row : row + height] + fy * padded[row + 1 : row + 1 + height]
-    return (1 - fx) * rows[:, column : column + width] + fx * rows[:, column + 1 : column + 1 + width]
+    return (1 - fx) * rows[:, column : column + width] + fx * rows[
+        :, column + 1 : column + 1 + width
+    ]

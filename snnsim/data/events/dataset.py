@@ -1,4 +1,6 @@
-"""Datasets of recordings: events, what is done with them, and how items of different length become a batch."""
+"""Datasets of recordings: events, what is done with them, and how items of different length become
+a batch.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ __all__ = ["EventDataset", "FromDataset", "Transform", "collate", "collate_padde
 
 
 class Transform(Protocol):
-    """What may be done with a recording: a call that takes its events and a generator for what is drawn at random.
+    """What may be done with a recording: a call that takes its events and a generator for what is
+    drawn at random.
 
-    An attribute `draws` tells whether it draws from the generator; `Cached` keeps results only of those that say False.
+    An attribute `draws` tells whether it draws from the generator; `Cached` keeps results only of
+    those that say False.
     """
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> Any:
@@ -34,19 +38,20 @@ class Transform(Protocol):
 class EventDataset(Dataset[tuple[Any, int]]):
     """Recordings with labels; an item is what the transforms make of the events, and the label.
 
-    What the transforms draw depends on (seed, epoch, index) alone: on no order, no number of workers, and no other
-    item. A subclass says where the events come from, in `recording`.
+    What the transforms draw depends on (seed, epoch, index) alone: on no order, no number of
+    workers, and no other item. A subclass says where the events come from, in `recording`.
 
     Args:
         size: (height, width) of the sensor in pixels.
         labels: class of each recording, whole numbers.
         transforms: applied in this order; the last one usually makes frames.
         seed: of all that is drawn at random.
-        source: where the recordings come from, for `repr` and messages, and for a cache to know them by.
+        source: where the recordings come from, for `repr` and messages, and for a cache to know
+            them by.
 
     Attributes:
-        epoch: set it before each pass, so that each pass draws anew; 0 at first. A Subset or ConcatDataset of it has none:
-            set that of the datasets inside, or call `set_epoch`.
+        epoch: set it before each pass, so that each pass draws anew; 0 at first. A Subset or
+            ConcatDataset of it has none: set that of the datasets inside, or call `set_epoch`.
     """
 
     def __init__(
@@ -61,15 +66,20 @@ class EventDataset(Dataset[tuple[Any, int]]):
         name = type(self).__name__
         if not isinstance(transforms, Sequence) or not all(map(_is_transform, transforms)):
             raise InvalidTypeError(
-                f"{name}(transforms={transforms!r}): expected a list of transforms, such as [FramesByTime((34, 34), 20)], each "
-                "called with events and a generator; an uncalled class is none, and of one that takes events only, make "
-                "lambda events, generator: transform(events)"
+                f"{name}(transforms={transforms!r}): expected a list of transforms, such as"
+                " [FramesByTime((34, 34), 20)], each called with events and a generator; an"
+                " uncalled class is none, and of one that takes events only, make lambda events,"
+                " generator: transform(events)"
             )
         if not isinstance(source, str):
-            raise InvalidTypeError(f"{name}(source={source!r}): expected text; of a path, str(path)")
+            raise InvalidTypeError(
+                f"{name}(source={source!r}): expected text; of a path, str(path)"
+            )
         known = whole(seed, 0)
         if known is None:
-            raise InvalidValueError(f"{name}(seed={seed!r}): a seed must be at least 0, a whole number")
+            raise InvalidValueError(
+                f"{name}(seed={seed!r}): a seed must be at least 0, a whole number"
+            )
         self.size = checked_size(name, size)
         self._labels: list[int] | None = checked_labels(name, labels)
         self._are_given = True
@@ -93,18 +103,25 @@ class EventDataset(Dataset[tuple[Any, int]]):
 
     @property
     def epoch(self) -> int:
-        """Number of the pass, of what is drawn at random; also in the workers of a DataLoader, those that stay too."""
+        """Number of the pass, of what is drawn at random; also in the workers of a DataLoader,
+        those that stay too.
+        """
         return self._epoch.number
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         number = whole(epoch, 0)
         if number is None:
-            raise InvalidValueError(f"{type(self).__name__}.epoch = {epoch!r}: expected the number of the pass, 0, 1, 2 and so on")
+            raise InvalidValueError(
+                f"{type(self).__name__}.epoch = {epoch!r}: expected the number of the pass, 0, 1, 2"
+                " and so on"
+            )
         self._epoch.number = number
 
     # attributes that only tell what was done with the dataset so far: items do not depend on them
-    _passing: ClassVar[frozenset[str]] = frozenset({"_are_given", "_at_first", "_epoch", "_labels", "_changes", "_is_reading"})
+    _passing: ClassVar[frozenset[str]] = frozenset(
+        {"_are_given", "_at_first", "_epoch", "_labels", "_changes", "_is_reading"}
+    )
 
     # number of attributes that were set from outside, and not by `recording` or a transform
     _changes = 0
@@ -117,18 +134,21 @@ class EventDataset(Dataset[tuple[Any, int]]):
             self._at_first = None
 
     def settings(self) -> dict[str, Any]:
-        """What the items depend on besides the class, for `Cached`: every attribute, labels where they were given.
+        """What the items depend on besides the class, for `Cached`: every attribute, labels where
+        they were given.
 
-        Those named like an argument of the constructor count as they are; others as they were when the dataset was first
-        cached or an attribute was last set from outside, so that `recording` may keep a count or what it made. Leave out here
-        what cannot matter, such as an open file.
+        Those named like an argument of the constructor count as they are; others as they were when
+        the dataset was first cached or an attribute was last set from outside, so that `recording`
+        may keep a count or what it made. Leave out here what cannot matter, such as an open file.
         """
         kept = {name: value for name, value in self.__dict__.items() if name not in self._passing}
         return {**kept, "labels": self._labels if self._are_given else None}
 
     def recording(self, index: int) -> np.ndarray:
         """Events of one recording, in order of time."""
-        raise NotImplementedError(f"{type(self).__name__}.recording(index): return the events of one recording")
+        raise NotImplementedError(
+            f"{type(self).__name__}.recording(index): return the events of one recording"
+        )
 
     def _read(self, index: int) -> tuple[Any, int]:
         """Recording, a copy of its own, and label at `index`."""
@@ -151,7 +171,9 @@ class EventDataset(Dataset[tuple[Any, int]]):
             return self._transformed(item, place, name), label
         except IndexError as error:
             # let through, it would end a loop over the items as if there were no more
-            raise DataError(f"{name}: an index is out of range where the item is made ({error})") from error
+            raise DataError(
+                f"{name}: an index is out of range where the item is made ({error})"
+            ) from error
         finally:
             self._is_reading = was_reading
 
@@ -169,11 +191,18 @@ class EventDataset(Dataset[tuple[Any, int]]):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy of the dataset counts its own passes
-        return {**self.__dict__, "_epoch": copy.copy(self._epoch)} if get_spawning_popen() is None else self.__dict__
+        return (
+            {**self.__dict__, "_epoch": copy.copy(self._epoch)}
+            if get_spawning_popen() is None
+            else self.__dict__
+        )
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        return f"{name}({self.source!r}, {len(self)} recordings, size={self.size}, transforms={list(self.transforms)})"
+        return (
+            f"{name}({self.source!r}, {len(self)} recordings, size={self.size},"
+            f" transforms={list(self.transforms)})"
+        )
 
 
 def _is_transform(transform: Any) -> bool:
@@ -197,18 +226,21 @@ def _are_events(item: Any) -> bool:
 
 
 class FromDataset(EventDataset):
-    """Another library's dataset of (structured array, label) items, such as those of tonic, as an `EventDataset`.
+    """Another library's dataset of (structured array, label) items, such as those of tonic, as an
+    `EventDataset`.
 
-    Events are put in order of time. `labels` are those that the items carry; they are asked of every item when `labels`
-    is first looked at, and not before.
+    Events are put in order of time. `labels` are those that the items carry; they are asked of
+    every item when `labels` is first looked at, and not before.
 
     Args:
-        dataset: anything with a length whose items are (structured array with fields x, t and maybe y, p; int label).
-        size: (height, width) of the sensor; from the dataset's `sensor_size` (width, height, ...) when None.
+        dataset: anything with a length whose items are (structured array with fields x, t and maybe
+            y, p; int label).
+        size: (height, width) of the sensor; from the dataset's `sensor_size` (width, height, ...)
+            when None.
         transforms: applied in this order.
         seed: of all that is drawn at random.
-        source: what to know it by, for `Cached` too; when None, the `repr` of the dataset, and `Cached` looks at all that
-            the dataset holds.
+        source: what to know it by, for `Cached` too; when None, the `repr` of the dataset, and
+            `Cached` looks at all that the dataset holds.
     """
 
     def __init__(
@@ -222,17 +254,20 @@ class FromDataset(EventDataset):
     ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise InvalidTypeError(
-                f"FromDataset(dataset: {type(dataset).__name__}): expected a dataset with a length, whose items have an index; of "
-                "an iterator make a list"
+                f"FromDataset(dataset: {type(dataset).__name__}): expected a dataset with a length,"
+                " whose items have an index; of an iterator make a list"
             )
         if size is None:
             sensor = getattr(dataset, "sensor_size", None)
             if not isinstance(sensor, Sequence) or len(sensor) < 2:
                 raise InvalidTypeError(
-                    f"FromDataset(size=None): {type(dataset).__name__} has no sensor_size; pass size=(height, width)"
+                    f"FromDataset(size=None): {type(dataset).__name__} has no sensor_size; pass"
+                    " size=(height, width)"
                 )
             size = sensor[1], sensor[0]
-        super().__init__(size, (), transforms, seed=seed, source=repr(dataset) if source is None else source)
+        super().__init__(
+            size, (), transforms, seed=seed, source=repr(dataset) if source is None else source
+        )
         self._labels, self._are_given = None, False
         self.dataset = dataset
         self.is_named = source is not None
@@ -260,8 +295,8 @@ class FromDataset(EventDataset):
         if not isinstance(item, Sequence) or len(item) != 2:
             held = f" of {len(item)}" if isinstance(item, Sized) else ""
             raise InvalidTypeError(
-                f"{type(self.dataset).__name__}[{index}] is a {type(item).__name__}{held}; FromDataset expects (events, label): "
-                "wrap the dataset in one that makes them"
+                f"{type(self.dataset).__name__}[{index}] is a {type(item).__name__}{held};"
+                " FromDataset expects (events, label): wrap the dataset in one that makes them"
             )
         return item[0], item[1]
 
@@ -279,7 +314,8 @@ class FromDataset(EventDataset):
 
 
 def event_datasets(where: str, dataset: Any) -> list[EventDataset]:
-    """The event datasets that a dataset is made of: itself, or those that a Subset or ConcatDataset of torch holds.
+    """The event datasets that a dataset is made of: itself, or those that a Subset or ConcatDataset
+    of torch holds.
 
     Raises:
         InvalidTypeError: a dataset that cannot be looked into.
@@ -289,10 +325,12 @@ def event_datasets(where: str, dataset: Any) -> list[EventDataset]:
     if isinstance(dataset, Subset):
         return event_datasets(where, dataset.dataset)
     if isinstance(dataset, ConcatDataset):
-        return [part for whole_part in dataset.datasets for part in event_datasets(where, whole_part)]
+        return [
+            part for whole_part in dataset.datasets for part in event_datasets(where, whole_part)
+        ]
     raise InvalidTypeError(
-        f"{where}(dataset={dataset!r}): expected an EventDataset, or a Subset or ConcatDataset of some; adapt those of other "
-        "libraries with FromDataset"
+        f"{where}(dataset={dataset!r}): expected an EventDataset, or a Subset or ConcatDataset of"
+        " some; adapt those of other libraries with FromDataset"
     )
 
 
@@ -304,7 +342,8 @@ def labels_of(dataset: Any) -> list[int]:
             return [labels[index] for index in dataset.indices]
         except IndexError as error:
             raise InvalidValueError(
-                f"Subset(indices): one is outside the dataset of {len(labels)} recordings; pick from range({len(labels)})"
+                f"Subset(indices): one is outside the dataset of {len(labels)} recordings; pick"
+                f" from range({len(labels)})"
             ) from error
     if isinstance(dataset, ConcatDataset):
         return [label for part in dataset.datasets for label in labels_of(part)]
@@ -315,7 +354,8 @@ def set_epoch(dataset: Any, epoch: int) -> None:
     """Set the number of the pass of every event dataset that `dataset` is made of.
 
     Args:
-        dataset: an `EventDataset`, or a Subset or ConcatDataset of some; setting their own `epoch` would reach nothing.
+        dataset: an `EventDataset`, or a Subset or ConcatDataset of some; setting their own `epoch`
+            would reach nothing.
         epoch: 0, 1, 2 and so on.
     """
     for part in event_datasets("set_epoch", dataset):
@@ -340,12 +380,15 @@ def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     Raises:
         ShapeError: recordings that differ in shape.
     """
-    pairs = _pairs("collate", items, first=0, advice="use collate_padded for recordings of different length")
+    pairs = _pairs(
+        "collate", items, first=0, advice="use collate_padded for recordings of different length"
+    )
     return torch.stack([frames for frames, _ in pairs], dim=1), _labels("collate", pairs)
 
 
 def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of recordings of any lengths, time first, with empty frames after the end of the shorter ones.
+    """A batch of recordings of any lengths, time first, with empty frames after the end of the
+    shorter ones.
 
     Args:
         items: B pairs of frames `[T_i, ...]` and label.
@@ -356,7 +399,12 @@ def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor,
     Raises:
         ShapeError: recordings that differ in more than their length.
     """
-    pairs = _pairs("collate_padded", items, first=1, advice="only T may differ; give all recordings one sensor size")
+    pairs = _pairs(
+        "collate_padded",
+        items,
+        first=1,
+        advice="only T may differ; give all recordings one sensor size",
+    )
     lengths = torch.tensor([len(frames) for frames, _ in pairs])
     batch = pairs[0][0].new_zeros(int(lengths.max()), len(pairs), *pairs[0][0].shape[1:])
     for index, (frames, _) in enumerate(pairs):
@@ -371,20 +419,26 @@ def _labels(caller: str, items: Sequence[tuple[Tensor, int]]) -> Tensor:
 def _pairs(caller: str, items: Iterable[Any], first: int, advice: str) -> list[tuple[Tensor, Any]]:
     """Pairs of frames, of one kind and of one shape from axis `first` on, and label."""
     pairs = list(items) if isinstance(items, Iterable) else []
-    if not pairs or not all(isinstance(pair, tuple | list) and len(pair) == 2 and _are_frames(pair[0]) for pair in pairs):
+    if not pairs or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 and _are_frames(pair[0]) for pair in pairs
+    ):
         raise InvalidTypeError(
-            f"{caller}(items): expected at least one (frames, label) pair with frames a dense tensor [T, ...]; "
-            "end the transforms with one that makes frames"
+            f"{caller}(items): expected at least one (frames, label) pair with frames a dense"
+            " tensor [T, ...]; end the transforms with one that makes frames"
         )
     kinds = {(frames.dtype, frames.device) for frames, _ in pairs}
     if len(kinds) > 1:
         found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
         raise InvalidTypeError(
-            f"{caller}(items): frames are of different kinds, {found}; convert them to one, frames.to(torch.float32)"
+            f"{caller}(items): frames are of different kinds, {found}; convert them to one,"
+            " frames.to(torch.float32)"
         )
     shapes = {tuple(frames.shape[first:]) for frames, _ in pairs}
     if len(shapes) > 1:
-        raise ShapeError(f"{caller}(items): recordings differ in shape, {[list(f.shape) for f, _ in pairs]}; {advice}")
+        raise ShapeError(
+            f"{caller}(items): recordings differ in shape, {[list(f.shape) for f, _ in pairs]};"
+            f" {advice}"
+        )
     return pairs
 
 

@@ -11,7 +11,8 @@ __all__ = ["Epoch"]
 
 
 class Epoch:
-    """A number in memory that a process shares with those that it starts, by fork, spawn or forkserver.
+    """A number in memory that a process shares with those that it starts, by fork, spawn or
+    forkserver.
 
     A copy and a pickle have a number of their own, of the same value.
     """

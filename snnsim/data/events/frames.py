@@ -26,7 +26,8 @@ _MOST = 2**34
 class FramesByTime:
     """`steps` frames of equal duration, from the first event to the last.
 
-    Event at t, of a recording from t0 to t1, is in frame floor((t - t0) * steps / (t1 - t0 + 1)), in integers.
+    Event at t, of a recording from t0 to t1, is in frame floor((t - t0) * steps / (t1 - t0 + 1)),
+    in integers.
 
     Args:
         size: (height, width) of the sensor in pixels.
@@ -44,7 +45,8 @@ class FramesByTime:
         """Counts `[T, 2, H, W]`, float32; channel 0 holds polarity 0."""
         events = _some_events("FramesByTime", events)
         since = events["t"] - events["t"][0]
-        # frame f starts at the first whole microsecond from f * span / steps on; no product of it passes 64 bits
+        # frame f starts at the first whole microsecond from f * span / steps on; no product of it
+        # passes 64 bits
         each, rest = divmod(int(since[-1]) + 1, self.steps)
         # the first one starts at 0; a single one may last longer than 63 bits tell
         frame = np.arange(1, self.steps)
@@ -69,7 +71,9 @@ class FramesByWindow:
         _check_frames("FramesByWindow", self, "window")
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> Tensor:
-        """Counts `[T, 2, H, W]`, float32; channel 0 holds polarity 0, T differs from recording to recording."""
+        """Counts `[T, 2, H, W]`, float32; channel 0 holds polarity 0, T differs from recording to
+        recording.
+        """
         events = _some_events("FramesByWindow", events)
         since = events["t"] - events["t"][0]
         # a window may be longer than 63 bits tell, a recording is not
@@ -98,7 +102,9 @@ class FramesByCount:
     def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> Tensor:
         """Counts `[T, 2, H, W]`, float32; channel 0 holds polarity 0."""
         events = _some_events("FramesByCount", events)
-        return _count(events, np.arange(len(events)) * self.steps // len(events), self.steps, self.size)
+        return _count(
+            events, np.arange(len(events)) * self.steps // len(events), self.steps, self.size
+        )
 
 
 def _count(events: np.ndarray, frame: np.ndarray, steps: int, size: tuple[int, int]) -> Tensor:
@@ -113,7 +119,10 @@ def _count(events: np.ndarray, frame: np.ndarray, steps: int, size: tuple[int, i
     cell = ((frame * 2 + events["p"]) * height + y) * width + x
     counts = np.bincount(cell, minlength=steps * 2 * height * width)
     if len(events) > _EXACT and counts.max() > _EXACT:
-        raise DataError(f"frames of size {size}: {counts.max()} events of a frame fall on one pixel, float32 counts to {_EXACT}")
+        raise DataError(
+            f"frames of size {size}: {counts.max()} events of a frame fall on one pixel, float32"
+            f" counts to {_EXACT}"
+        )
     return torch.from_numpy(counts).to(torch.float32).view(steps, 2, height, width)
 
 
@@ -121,8 +130,9 @@ def _check_room(size: tuple[int, int], steps: int) -> None:
     """Refuse more counts than memory has room for, long before an index of one passes 64 bits."""
     if steps * 2 * size[0] * size[1] > _MOST:
         raise DataError(
-            f"frames of size {size}: {steps} of them are more than the {_MOST} counts that are made at once; make fewer, "
-            "or crop the recording in time if its last event comes far too late"
+            f"frames of size {size}: {steps} of them are more than the {_MOST} counts that are made"
+            " at once; make fewer, or crop the recording in time if its last event comes far too"
+            " late"
         )
 
 
@@ -130,11 +140,16 @@ def _some_events(name: str, events: np.ndarray) -> np.ndarray:
     """Events in order of time, at least one."""
     events = as_events(events, f"{name}(events)")
     if len(events) == 0:
-        raise DataError(f"{name}(events): there are no events to make frames of; an earlier transform removed them all")
+        raise DataError(
+            f"{name}(events): there are no events to make frames of; an earlier transform removed"
+            " them all"
+        )
     return events
 
 
-def _check_frames(name: str, maker: FramesByTime | FramesByWindow | FramesByCount, argument: str) -> None:
+def _check_frames(
+    name: str, maker: FramesByTime | FramesByWindow | FramesByCount, argument: str
+) -> None:
     """Refuse a size or a number that makes no frames; both are kept as plain ints."""
     value = getattr(maker, argument)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:

@@ -1,4 +1,6 @@
-"""A number that stands for everything a value is made of, the same in every process that makes it alike."""
+"""A number that stands for everything a value is made of, the same in every process that makes it
+alike.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +36,34 @@ _READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 # what a class holds besides what its objects do
 _OF_NO_EFFECT = {
-    "__annotations__", "__annotate_func__", "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__dataclass_fields__",
-    "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__hash__", "__match_args__", "__module__",
-    "__orig_bases__", "__parameters__", "__qualname__", "__slots__", "__static_attributes__", "__weakref__",
-}  # fmt: skip
+    "__annotations__",
+    "__annotate_func__",
+    "__annotations_cache__",
+    "__abstractmethods__",
+    "_abc_impl",
+    "__dataclass_fields__",
+    "__dataclass_params__",
+    "__dict__",
+    "__doc__",
+    "__firstlineno__",
+    "__hash__",
+    "__match_args__",
+    "__module__",
+    "__orig_bases__",
+    "__parameters__",
+    "__qualname__",
+    "__slots__",
+    "__static_attributes__",
+    "__weakref__",
+}
 
 
 def identity(value: Any) -> str:
     """SHA-256 of the content of a value, in hexadecimal.
 
-    Arrays and tensors count with dtype and shape, files that a Path leads to with size and time of change, functions and
-    classes with their code, what they close over and what they name of globals and of other modules; those of installed
-    packages by name.
+    Arrays and tensors count with dtype and shape, files that a Path leads to with size and time of
+    change, functions and classes with their code, what they close over and what they name of
+    globals and of other modules; those of installed packages by name.
 
     Raises:
         InvalidTypeError: a part whose content cannot be known, such as an open file.
@@ -53,7 +71,9 @@ def identity(value: Any) -> str:
     try:
         return _Identities().of(value)
     except RecursionError as error:
-        raise InvalidTypeError(f"a {type(value).__qualname__} is nested too deeply to be looked through") from error
+        raise InvalidTypeError(
+            f"a {type(value).__qualname__} is nested too deeply to be looked through"
+        ) from error
 
 
 class _Identities:
@@ -62,7 +82,8 @@ class _Identities:
     def __init__(self) -> None:
         # the value is held with its digest, so that no other gets its id
         self.known: dict[int, tuple[str, Any]] = {}
-        # ids of what is being digested, from the outside in: classes and functions may name each other in a circle
+        # ids of what is being digested, from the outside in: classes and functions may name each
+        # other in a circle
         self.path: list[int] = []
 
     def of(self, value: Any) -> str:
@@ -88,9 +109,19 @@ class _Identities:
         kind = type(value)
         if kind in _PLAIN or (kind in (list, tuple) and _PLAIN.issuperset(map(type, value))):
             return [kind.__name__, repr(value)]
-        if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta and not value.is_nested:
+        if (
+            isinstance(value, Tensor)
+            and value.layout is torch.strided
+            and not value.is_meta
+            and not value.is_nested
+        ):
             dense = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-            return ["tensor", str(value.dtype), str(list(value.shape)), dense.flatten().view(torch.uint8).numpy().tobytes()]
+            return [
+                "tensor",
+                str(value.dtype),
+                str(list(value.shape)),
+                dense.flatten().view(torch.uint8).numpy().tobytes(),
+            ]
         if kind is np.ndarray and not value.dtype.hasobject:
             return ["array", repr(value.dtype), repr(value.shape), value.tobytes()]
         if isinstance(value, PurePath):
@@ -135,15 +166,28 @@ class _Identities:
 
     def _of_code(self, code: CodeType) -> list[str | bytes]:
         counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
-        # a caller may give arguments by name; what an error is caught by stands beside the instructions since Python 3.11
+        # a caller may give arguments by name; what an error is caught by stands beside the
+        # instructions since Python 3.11
         names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
-        return self._all("code", code.co_code, getattr(code, "co_exceptiontable", b""), counts, *names, *code.co_consts)
+        return self._all(
+            "code",
+            code.co_code,
+            getattr(code, "co_exceptiontable", b""),
+            counts,
+            *names,
+            *code.co_consts,
+        )
 
     def _of_module(self, module: ModuleType) -> list[str | bytes]:
         name: list[str | bytes] = ["module", module.__name__]
         if _is_installed(module.__name__):
             return name
-        return [*name, self.of({name: part for name, part in vars(module).items() if not name.startswith("__")})]
+        return [
+            *name,
+            self.of(
+                {name: part for name, part in vars(module).items() if not name.startswith("__")}
+            ),
+        ]
 
     def _of_class(self, kind: type) -> list[str | bytes]:
         name: list[str | bytes] = ["class", kind.__module__, kind.__qualname__]
@@ -153,16 +197,20 @@ class _Identities:
         members = {
             name: part
             for name, part in vars(kind).items()
-            if name not in _OF_NO_EFFECT and not isinstance(part, MemberDescriptorType | GetSetDescriptorType)
+            if name not in _OF_NO_EFFECT
+            and not isinstance(part, MemberDescriptorType | GetSetDescriptorType)
         }
         return [*name, *self._all("parts", members, *kind.__bases__)]
 
     def _of_dataset(self, dataset: EventDataset) -> list[str | bytes]:
         settings = dataset.settings()
         arguments = _arguments(type(dataset))
-        # other attributes count as they were at first: recording() may change them, to count or to remember
+        # other attributes count as they were at first: recording() may change them, to count or to
+        # remember
         if dataset._at_first is None:
-            dataset._at_first = self.of({name: part for name, part in settings.items() if name.lstrip("_") not in arguments})
+            dataset._at_first = self.of(
+                {name: part for name, part in settings.items() if name.lstrip("_") not in arguments}
+            )
         given = {name: part for name, part in settings.items() if name.lstrip("_") in arguments}
         return ["dataset", dataset._at_first, *self._all("parts", type(dataset), given)]
 
@@ -172,26 +220,37 @@ class _Identities:
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         except (TypeError, AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise InvalidTypeError(f"a {type(value).__qualname__} does not show what it holds ({error})") from error
+            raise InvalidTypeError(
+                f"a {type(value).__qualname__} does not show what it holds ({error})"
+            ) from error
         if isinstance(reduced, str):
             return self._of_named(value, reduced)
         make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
         if isinstance(state, dict):
             # what follows from the rest, once it has been asked for
-            state = {name: part for name, part in state.items() if not _is_derived(type(value), name)} or None
-        return self._all("object", type(value), make, arguments, state, list(items or ()), list(pairs or ()))
+            state = {
+                name: part for name, part in state.items() if not _is_derived(type(value), name)
+            } or None
+        return self._all(
+            "object", type(value), make, arguments, state, list(items or ()), list(pairs or ())
+        )
 
     def _of_named(self, value: Any, name: str) -> list[str | bytes]:
-        """Parts of what pickle knows by its name only, which says nothing about a user's own function inside."""
+        """Parts of what pickle knows by its name only, which says nothing about a user's own
+        function inside.
+        """
         module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
         wrapped = getattr(value, "__wrapped__", None)
         if callable(value) and wrapped is None and not _is_installed(module):
-            raise InvalidTypeError(f"a {type(value).__qualname__} does not show the function that it calls")
+            raise InvalidTypeError(
+                f"a {type(value).__qualname__} does not show the function that it calls"
+            )
         return ["name", module, name, *self._all("parts", type(value), wrapped)]
 
 
 def _arguments(kind: type) -> set[str]:
-    """Names that the constructor of a dataset takes, those that it hands on to its bases included."""
+    """Names that the constructor of a dataset takes, those that it hands on to its bases
+    included."""
     names: set[str] = set()
     for base in kind.__mro__:
         # one in C may not tell
@@ -219,11 +278,21 @@ def _contents(function: FunctionType) -> list[Any]:
 
 def _codes(code: CodeType) -> list[CodeType]:
     """The code and that of the functions inside it."""
-    return [code, *(part for constant in code.co_consts if isinstance(constant, CodeType) for part in _codes(constant))]
+    return [
+        code,
+        *(
+            part
+            for constant in code.co_consts
+            if isinstance(constant, CodeType)
+            for part in _codes(constant)
+        ),
+    ]
 
 
 def _named(function: FunctionType) -> dict[str, Any]:
-    """The globals that a function names, and of a user's own modules among them and behind them the attributes that it names."""
+    """The globals that a function names, and of a user's own modules among them and behind them the
+    attributes that it names.
+    """
     codes = _codes(function.__code__)
     steps = [step for code in codes for step in dis.get_instructions(code)]
     read = sorted({step.argval for step in steps if step.opname in _READS})
@@ -255,7 +324,8 @@ def _imported(function: FunctionType) -> list[ModuleType]:
         for index, step in enumerate(steps):
             if step.opname != "IMPORT_NAME":
                 continue
-            # the level of a relative import is put on the stack first, then the names that are taken from it
+            # the level of a relative import is put on the stack first, then the names that are
+            # taken from it
             name = "." * steps[index - 2].argval + step.argval
             with suppress(ImportError):
                 name = importlib.util.resolve_name(name, function.__globals__.get("__package__"))
@@ -283,7 +353,9 @@ def _is_installed(module: str | None) -> bool:
     if root in sys.stdlib_module_names:
         # a user's own module may have the name of one there
         return file is None or PurePath(file).is_relative_to(PurePath(os.__file__).parent)
-    return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(PurePath(file).parts)
+    return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(
+        PurePath(file).parts
+    )
 
 
 def _file(module: str, root: str) -> str | None:

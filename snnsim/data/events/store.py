@@ -7,9 +7,9 @@ import os
 import zipfile
 from typing import Any
 
+from snnsim._core.files import as_path
 from snnsim.data.files import has_file, has_folder, open_archive, read_content, read_member
 from snnsim.errors import DataError, MissingDataError
-from snnsim.files import as_path
 
 __all__ = ["Store"]
 
@@ -17,7 +17,8 @@ __all__ = ["Store"]
 class Store:
     """Files under a folder, or in a zip archive, by their path in it with forward slashes.
 
-    Pickles, and opens the archive once per process, so that workers of a DataLoader do not share a file position.
+    Pickles, and opens the archive once per process, so that workers of a DataLoader do not share a
+    file position.
 
     Args:
         path: the folder or the archive.
@@ -34,12 +35,21 @@ class Store:
             files = filter(has_file, self.path.rglob("*"))
             self.names = sorted(file.relative_to(self.path).as_posix() for file in files)
         elif has_file(self.path):
-            self.names = sorted(name for name in self._opened().namelist() if not name.endswith("/"))
-            twice = next((name for name, following in itertools.pairwise(self.names) if name == following), None)
+            self.names = sorted(
+                name for name in self._opened().namelist() if not name.endswith("/")
+            )
+            twice = next(
+                (name for name, following in itertools.pairwise(self.names) if name == following),
+                None,
+            )
             if twice is not None:
-                raise DataError(f"{self.path}: two files in it are called {twice!r}; fetch the archive again")
+                raise DataError(
+                    f"{self.path}: two files in it are called {twice!r}; fetch the archive again"
+                )
         else:
-            raise MissingDataError(f"{self.path}: there is neither such a folder nor such a zip archive")
+            raise MissingDataError(
+                f"{self.path}: there is neither such a folder nor such a zip archive"
+            )
 
     def read(self, name: str) -> bytes:
         """Content of one file."""

@@ -1,4 +1,6 @@
-"""What can be done to events before they become frames; each transform is a value: it prints, compares and pickles."""
+"""What can be done to events before they become frames; each transform is a value: it prints,
+compares and pickles.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def _keep_whole(transform: object, rule: str, **limits: tuple[int, int]) -> None
     for name, (lowest, highest) in limits.items():
         number = whole(getattr(transform, name), lowest, highest)
         if number is None:
-            raise InvalidValueError(f"{transform}: {rule}, whole numbers; found {name}={getattr(transform, name)!r}")
+            raise InvalidValueError(
+                f"{transform}: {rule}, whole numbers; found {name}={getattr(transform, name)!r}"
+            )
         object.__setattr__(transform, name, number)
 
 
@@ -39,7 +43,8 @@ class Crop:
         height: rows, at least 1.
         width: columns, at least 1.
         start: first microsecond, counted from the first event.
-        stop: microsecond before which events are kept, counted from the first event; to the end when None.
+        stop: microsecond before which events are kept, counted from the first event; to the end
+            when None.
     """
 
     draws: ClassVar[bool] = False
@@ -54,15 +59,22 @@ class Crop:
         corner, side = (0, _PIXELS - 1), (1, _MOST)
         rule = "top and left must be in [0, 65535], height and width at least 1"
         _keep_whole(self, rule, top=corner, left=corner, height=side, width=side)
-        _keep_whole(self, "start is in microseconds from the first event and must be at least 0", start=(0, _MOST))
+        _keep_whole(
+            self,
+            "start is in microseconds from the first event and must be at least 0",
+            start=(0, _MOST),
+        )
         if self.stop is not None:
             rule = "stop must be after start; both are in microseconds from the first event"
             _keep_whole(self, rule, stop=(self.start + 1, _MOST))
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, events: np.ndarray, generator: np.random.Generator | None = None
+    ) -> np.ndarray:
         events = as_events(events, "Crop(events)")
         moved = events.copy()
-        # unsigned: what lies above or left of the corner wraps to a large number, which the comparison drops
+        # unsigned: what lies above or left of the corner wraps to a large number, which the
+        # comparison drops
         moved["y"] -= np.uint16(self.top)
         moved["x"] -= np.uint16(self.left)
         kept = (events["y"] >= self.top) & (moved["y"] < self.height)
@@ -77,7 +89,8 @@ class Crop:
 
 @dataclass(frozen=True)
 class Denoise:
-    """Only events with support: another event on one of the 8 neighbours within the `window` before it, ends included.
+    """Only events with support: another event on one of the 8 neighbours within the `window` before
+    it, ends included.
 
     Args:
         window: how long an event supports its neighbours, in microseconds, at least 0.
@@ -92,12 +105,15 @@ class Denoise:
     def __post_init__(self) -> None:
         _keep_whole(self, "window is in microseconds and must be at least 0", window=(0, 2**62))
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, events: np.ndarray, generator: np.random.Generator | None = None
+    ) -> np.ndarray:
         events = as_events(events, "Denoise(events)")
         if len(events) == 0:
             return events
-        # pixel and place in time in one sorted key, so that "any event of this pixel in this span" is two bisections; the
-        # place and not the time, of which a long recording has too many for 64 bits
+        # pixel and place in time in one sorted key, so that "any event of this pixel in this span"
+        # is two bisections; the place and not the time, of which a long recording has too many for
+        # 64 bits
         number = len(events) + 1
         first = np.searchsorted(events["t"], events["t"] - self.window, "left")
         behind = np.searchsorted(events["t"], events["t"], "right")
@@ -109,9 +125,12 @@ class Denoise:
         first, behind, pixel = first[order], behind[order], pixel[order]
         supported = np.zeros(len(events), dtype=bool)
         for step in (-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1):
-            # keys in order make the bisections walk through memory, 20 times faster than keys in order of time
+            # keys in order make the bisections walk through memory, 20 times faster than keys in
+            # order of time
             neighbour = (pixel + step) * number
-            supported[order] |= np.searchsorted(keys, neighbour + behind) > np.searchsorted(keys, neighbour + first)
+            supported[order] |= np.searchsorted(keys, neighbour + behind) > np.searchsorted(
+                keys, neighbour + first
+            )
         return events[supported]
 
 
@@ -129,7 +148,9 @@ class Downsample:
     def __post_init__(self) -> None:
         _keep_whole(self, "factor must be an int of at least 1", factor=(1, _MOST))
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, events: np.ndarray, generator: np.random.Generator | None = None
+    ) -> np.ndarray:
         smaller = as_events(events, "Downsample(events)").copy()
         for name in "xy":
             # more than 16 bits hold makes the same single pixel as the largest number that they do
@@ -150,7 +171,9 @@ class DropEvents:
 
     def __post_init__(self) -> None:
         if not (is_number(self.probability) and 0 <= self.probability < 1):
-            raise InvalidValueError(f"{self}: probability must be in [0, 1); 1 would leave no events")
+            raise InvalidValueError(
+                f"{self}: probability must be in [0, 1); 1 would leave no events"
+            )
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         check_generator("DropEvents", generator)
@@ -183,7 +206,9 @@ class FlipHorizontal:
         if generator.random() >= self.probability:
             return events
         if len(events) and events["x"].max() >= self.width:
-            raise InvalidValueError(f"{self}: an event is in column {events['x'].max()}; pass the width of the sensor")
+            raise InvalidValueError(
+                f"{self}: an event is in column {events['x'].max()}; pass the width of the sensor"
+            )
         flipped = events.copy()
         flipped["x"] = self.width - 1 - events["x"]
         return flipped
@@ -191,7 +216,8 @@ class FlipHorizontal:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Every event moved a little, in space and in time; what leaves the sensor is dropped, what remains is sorted.
+    """Every event moved a little, in space and in time; what leaves the sensor is dropped, what
+    remains is sorted.
 
     Args:
         size: (height, width) of the sensor in pixels.
@@ -205,15 +231,22 @@ class Jitter:
     time: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(is_number(move) and 0 <= move <= _LARGEST_MOVE for move in (self.pixels, self.time)):
-            raise InvalidValueError(f"{self}: pixels and time are standard deviations and must be at least 0, and at most 2**40")
+        if not all(
+            is_number(move) and 0 <= move <= _LARGEST_MOVE for move in (self.pixels, self.time)
+        ):
+            raise InvalidValueError(
+                f"{self}: pixels and time are standard deviations and must be at least 0, and at"
+                " most 2**40"
+            )
         object.__setattr__(self, "size", checked_size("Jitter", self.size))
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         check_generator("Jitter", generator)
         events = as_events(events, "Jitter(events)")
         height, width = self.size
-        move = np.rint(generator.normal(0, 1, (3, len(events))) * [[self.pixels], [self.pixels], [self.time]]).astype(np.int64)
+        move = np.rint(
+            generator.normal(0, 1, (3, len(events))) * [[self.pixels], [self.pixels], [self.time]]
+        ).astype(np.int64)
         x, y, t = events["x"] + move[0], events["y"] + move[1], events["t"] + move[2]
         kept = (x >= 0) & (x < min(width, _PIXELS)) & (y >= 0) & (y < min(height, _PIXELS))
         return in_order(make_events(x[kept], y[kept], t[kept], events["p"][kept], "Jitter(events)"))
@@ -221,7 +254,8 @@ class Jitter:
 
 @dataclass(frozen=True)
 class ScaleTime:
-    """The recording slowed down or sped up: times, counted from the first event, times one factor drawn per recording.
+    """The recording slowed down or sped up: times, counted from the first event, times one factor
+    drawn per recording.
 
     Args:
         low: smallest factor, above 0.
@@ -234,7 +268,9 @@ class ScaleTime:
 
     def __post_init__(self) -> None:
         if not (is_number(self.low) and is_number(self.high) and 0 < self.low <= self.high):
-            raise InvalidValueError(f"{self}: expected 0 < low <= high; a factor above 1 slows the recording down")
+            raise InvalidValueError(
+                f"{self}: expected 0 < low <= high; a factor above 1 slows the recording down"
+            )
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         check_generator("ScaleTime", generator)
@@ -244,5 +280,8 @@ class ScaleTime:
         # checked as a float, before it is too late for 64 bits
         with np.errstate(over="ignore"):
             since = np.floor((events["t"] - start) * factor)
-        t = make_events(events["x"], events["y"], since, events["p"], "ScaleTime(events)")["t"] + start
+        t = (
+            make_events(events["x"], events["y"], since, events["p"], "ScaleTime(events)")["t"]
+            + start
+        )
         return make_events(events["x"], events["y"], t, events["p"], "ScaleTime(events)")

@@ -1,4 +1,6 @@
-"""Nodes of NIR with their fields checked: what reads a graph sees numbers where numbers belong, and nothing else."""
+"""Nodes of NIR with their fields checked: what reads a graph sees numbers where numbers belong, and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Node:
 
     Attributes:
         kind: NIR's name for what it is.
-        fields: arrays of finite numbers, tuples of whole numbers, words; an absent `shape` or `input_shape` is None.
+        fields: arrays of finite numbers, tuples of whole numbers, words; an absent `shape` or
+            `input_shape` is None.
         metadata: as it is.
     """
 
@@ -77,7 +80,9 @@ def _numbers(name: str, value: Any) -> Array:
         raise DataError(f"its {name} {holds}, and must be numbers; write it again")
     valid = np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max
     if not valid.all():
-        raise InvalidValueError(f"{name} = {array[~valid].flat[0]:g} must be finite in float32; write ordinary numbers")
+        raise InvalidValueError(
+            f"{name} = {array[~valid].flat[0]:g} must be finite in float32; write ordinary numbers"
+        )
     return array
 
 
@@ -88,14 +93,18 @@ def _constant(name: str, value: Any) -> Array:
 def _whole(name: str, value: Any) -> tuple[int, ...]:
     array = np.atleast_1d(_numbers(name, value))
     if array.ndim > 1 or not (array == np.floor(array)).all():
-        raise InvalidValueError(f"{name} = {_short(array.tolist())} must be whole numbers; write it again")
+        raise InvalidValueError(
+            f"{name} = {_short(array.tolist())} must be whole numbers; write it again"
+        )
     return tuple(int(number) for number in array)
 
 
 def _index(name: str, value: Any) -> int:
     numbers = _whole(name, value)
     if len(numbers) != 1:
-        raise InvalidValueError(f"{name} = {_short(numbers)} must be one whole number; write it again")
+        raise InvalidValueError(
+            f"{name} = {_short(numbers)} must be one whole number; write it again"
+        )
     return numbers[0]
 
 
@@ -106,7 +115,8 @@ def _sizes(least: int, count: int) -> Callable[[str, Any], tuple[int, ...]]:
         numbers = _whole(name, value)
         if len(numbers) not in (1, count) or min(numbers) < least:
             raise InvalidValueError(
-                f"{name} = {_short(numbers)} must be {count} whole numbers of at least {least}, or one; write it again"
+                f"{name} = {_short(numbers)} must be {count} whole numbers of at least {least}, or"
+                " one; write it again"
             )
         return numbers if len(numbers) == count else numbers * count
 
@@ -119,7 +129,9 @@ def _padding(count: int) -> Callable[[str, Any], Any]:
         if not isinstance(word, str):
             return _sizes(0, count)(name, value)
         if word not in ("same", "valid"):
-            raise InvalidValueError(f"{name} = {_short(word)} must be 'same', 'valid' or numbers; write it again")
+            raise InvalidValueError(
+                f"{name} = {_short(word)} must be 'same', 'valid' or numbers; write it again"
+            )
         return str(word)
 
     return check
@@ -127,7 +139,11 @@ def _padding(count: int) -> Callable[[str, Any], Any]:
 
 def _shape(name: str, value: Any) -> tuple[int, ...] | None:
     # what some files hold for no shape
-    empty = not value.size if isinstance(value, np.ndarray) else isinstance(value, list | tuple) and not value
+    empty = (
+        not value.size
+        if isinstance(value, np.ndarray)
+        else isinstance(value, list | tuple) and not value
+    )
     if value is None or empty:
         return None
     sizes = _whole(name, value)

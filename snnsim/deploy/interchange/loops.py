@@ -1,4 +1,6 @@
-"""Loops without delay, as the tools that write them mean them: what comes back is that of the time step before."""
+"""Loops without delay, as the tools that write them mean them: what comes back is that of the time
+step before.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,16 @@ NEURONS = ("CubaLI", "CubaLIF", "I", "IF", "LI", "LIF")
 
 
 def delay_loops(
-    nodes: dict[str, Node], edges: Edges, start: str, delays: frozenset[str], late: Callable[[Node], Node]
+    nodes: dict[str, Node],
+    edges: Edges,
+    start: str,
+    delays: frozenset[str],
+    late: Callable[[Node], Node],
 ) -> tuple[dict[str, Node], Edges]:
     """Nodes and edges with a delay of one time step in every loop, behind a neuron.
 
-    In a loop the neuron nearest the input runs first. To it come back the outputs, one step late, of the neurons that feed it,
-    through whatever lies between.
+    In a loop the neuron nearest the input runs first. To it come back the outputs, one step late,
+    of the neurons that feed it, through whatever lies between.
 
     Args:
         nodes, edges: of the graph.
@@ -37,23 +43,30 @@ def delay_loops(
         neurons = [name for name in loop if nodes[name].kind in NEURONS]
         if not neurons:
             raise DataError(
-                f"from_nir: a loop without delay and without a neuron: {', '.join(map(repr, loop))}; put a nir.Delay of at least "
-                "one time step on the way back"
+                "from_nir: a loop without delay and without a neuron:"
+                f" {', '.join(map(repr, loop))}; put a nir.Delay of at least one time step on the"
+                " way back"
             )
         near = {name: place for place, name in enumerate(reached([start], edges))}
         first = min(neurons, key=lambda name: near.get(name, len(near)))
-        for name, readers in _late(first, nodes, [(a, b) for a, b in edges if b not in delays]).items():
+        for name, readers in _late(
+            first, nodes, [(a, b) for a, b in edges if b not in delays]
+        ).items():
             delay = f"{name}_late"
             while delay in nodes:
                 delay += "_"
             nodes[delay] = late(nodes[_origin(name, nodes, followers((b, a) for a, b in edges))])
-            edges = [(delay, b) if a == name and b in readers else (a, b) for a, b in edges] + [(name, delay)]
+            edges = [(delay, b) if a == name and b in readers else (a, b) for a, b in edges] + [
+                (name, delay)
+            ]
             delays |= {delay}
     return nodes, edges
 
 
 def _late(first: str, nodes: dict[str, Node], edges: Edges) -> dict[str, set[str]]:
-    """The neurons of a loop whose outputs reach its first one late, and the nodes that read them so."""
+    """The neurons of a loop whose outputs reach its first one late, and the nodes that read them
+    so.
+    """
     sources = followers((b, a) for a, b in edges)
     loop = set(reached([first], edges)) & set(reached([first], [(b, a) for a, b in edges]))
     late: dict[str, set[str]] = defaultdict(set)
@@ -72,8 +85,9 @@ def _late(first: str, nodes: dict[str, Node], edges: Edges) -> dict[str, set[str
     for a, b in edges:
         if a in between and b != first and b not in between:
             raise DataError(
-                f"from_nir: {a!r} ({nodes[a].kind}) brings the loop back to {first!r} and feeds {b!r} too, so what is a "
-                "time step late cannot be told; put a nir.Delay on the way back"
+                f"from_nir: {a!r} ({nodes[a].kind}) brings the loop back to {first!r} and feeds"
+                f" {b!r} too, so what is a time step late cannot be told; put a nir.Delay on the"
+                " way back"
             )
     return late
 
@@ -96,7 +110,9 @@ def looped(nodes: Iterable[str], edges: Edges) -> list[str]:
     while left := _knotted(left, edges):
         within = set(left)
         edges = [(a, b) for a, b in edges if a in within and b in within]
-        loop = reached(left[:1], edges).keys() & reached(left[:1], [(b, a) for a, b in edges]).keys()
+        loop = (
+            reached(left[:1], edges).keys() & reached(left[:1], [(b, a) for a, b in edges]).keys()
+        )
         found |= loop if len(loop) > 1 else set()
         left = [name for name in left if name not in loop]
     return [name for name in nodes if name in found]

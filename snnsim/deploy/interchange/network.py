@@ -41,7 +41,12 @@ class GraphNetwork(nn.Module):
     """
 
     def __init__(
-        self, modules: dict[str, nn.Module], plan: tuple[Step, ...], input: str, output: Sum, feedback: dict[str, Sum]
+        self,
+        modules: dict[str, nn.Module],
+        plan: tuple[Step, ...],
+        input: str,
+        output: Sum,
+        feedback: dict[str, Sum],
     ) -> None:
         super().__init__()
         for name, module in modules.items():
@@ -64,7 +69,9 @@ class GraphNetwork(nn.Module):
             values[name] = self._feedback(name).read(x)
         for step in self.plan:
             value = total(step.source, values)
-            values[step.name] = value if step.module is None else self.get_submodule(step.module)(value)
+            values[step.name] = (
+                value if step.module is None else self.get_submodule(step.module)(value)
+            )
         for name, source in self.feedback.items():
             self._feedback(name).write(total(source, values))
         return total(self.output, values)
@@ -89,4 +96,6 @@ def total(source: Sum, values: dict[str, Tensor]) -> Tensor:
 
 def leaves(source: Sum) -> list[str]:
     """The names in a source, in order."""
-    return [source] if isinstance(source, str) else [leaf for part in source for leaf in leaves(part)]
+    return (
+        [source] if isinstance(source, str) else [leaf for part in source for leaf in leaves(part)]
+    )

@@ -22,7 +22,13 @@ __all__ = ["node_of", "same_fields"]
 
 Array = npt.NDArray[Any]
 LINEAR = (nn.Linear, QuantLinear, SpikeLinear)
-CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, QuantConv1d: 1, nn.Conv2d: 2, QuantConv2d: 2, SpikeConv2d: 2}
+CONVOLUTIONS: dict[type[nn.Module], int] = {
+    nn.Conv1d: 1,
+    QuantConv1d: 1,
+    nn.Conv2d: 2,
+    QuantConv2d: 2,
+    SpikeConv2d: 2,
+}
 
 
 def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
@@ -35,7 +41,10 @@ def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
     kind = type(module)
     if kind in LINEAR:
         if len(shape) != 1:
-            raise InvalidValueError(f"NIR's Linear takes vectors, and one sample has shape {shape} here; flatten it first")
+            raise InvalidValueError(
+                f"NIR's Linear takes vectors, and one sample has shape {shape} here; flatten it"
+                " first"
+            )
         weight, bias = _weight(module)
         return nir.Linear(weight) if bias is None else nir.Affine(weight, bias)
     if kind in CONVOLUTIONS:
@@ -47,7 +56,9 @@ def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
         axes = len(shape) + 1
         start, end = module.start_dim % axes, module.end_dim % axes
         if start == 0:
-            raise InvalidValueError(f"it flattens the batch axis (start_dim={module.start_dim}); use start_dim=1")
+            raise InvalidValueError(
+                f"it flattens the batch axis (start_dim={module.start_dim}); use start_dim=1"
+            )
         # NIR counts the axes of one sample
         return nir.Flatten(np.array(shape), start - 1, end - 1)
     if isinstance(module, Delay):
@@ -59,7 +70,11 @@ def node_of(module: nn.Module, shape: tuple[int, ...], dt: float) -> Any:
     if kind is nn.AvgPool2d:
         return _pool(module)
     if kind in (nn.AdaptiveAvgPool2d, AdaptiveSumPool2d):
-        return _pool(nn.AvgPool2d(_adapted(module, shape), divisor_override=getattr(module, "divisor_override", None)))
+        return _pool(
+            nn.AvgPool2d(
+                _adapted(module, shape), divisor_override=getattr(module, "divisor_override", None)
+            )
+        )
     raise InvalidValueError(f"NIR has no node for it{_remedy(module)}")
 
 
@@ -73,13 +88,17 @@ def _weight(layer: Any) -> tuple[Array, Array | None]:
     weight, bias = layer.weight, layer.bias
     if isinstance(layer, QuantizedWeight):
         bias = layer.quantized_bias()
-        weight = layer.quantized_weight() if layer.weight_quantizer.enabled else layer.scaled_weight()
+        weight = (
+            layer.quantized_weight() if layer.weight_quantizer.enabled else layer.scaled_weight()
+        )
     return _array(weight), None if bias is None else _array(bias)
 
 
 def _array(tensor: Tensor) -> Array:
     if str(tensor.dtype) == "torch.bfloat16":
-        raise InvalidValueError("NIR's arrays have no bfloat16; convert the network with net.float()")
+        raise InvalidValueError(
+            "NIR's arrays have no bfloat16; convert the network with net.float()"
+        )
     return tensor.detach().numpy()
 
 
@@ -91,33 +110,44 @@ def _convolution(layer: Any, shape: tuple[int, ...], spatial: int) -> Any:
     bias = np.zeros(len(weight), weight.dtype) if bias is None else bias
     geometry = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
     if spatial == 1:
-        geometry = {name: value if isinstance(value, str) else int(value[0]) for name, value in geometry.items()}
+        geometry = {
+            name: value if isinstance(value, str) else int(value[0])
+            for name, value in geometry.items()
+        }
         return nir.Conv1d(shape[-1], weight, groups=layer.groups, bias=bias, **geometry)
     return nir.Conv2d(tuple(shape[-2:]), weight, groups=layer.groups, bias=bias, **geometry)
 
 
 def _pool(module: Any) -> Any:
     nir = optional("nir")
-    kernel, stride, padding = (_pair(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
+    kernel, stride, padding = (
+        _pair(getattr(module, name)) for name in ("kernel_size", "stride", "padding")
+    )
     divisor, padded = module.divisor_override, bool(padding.any())
     if module.ceil_mode or (padded and not module.count_include_pad and divisor is None):
-        raise InvalidValueError("NIR's pools know neither ceil_mode=True nor count_include_pad=False")
+        raise InvalidValueError(
+            "NIR's pools know neither ceil_mode=True nor count_include_pad=False"
+        )
     if divisor == 1 and kernel.prod() != 1:
         return nir.SumPool2d(kernel, stride, padding)
     if divisor not in (None, kernel.prod()):
         raise InvalidValueError(
-            f"NIR's pools sum or average, and divisor_override={divisor} does neither; use 1 and scale the layer"
+            f"NIR's pools sum or average, and divisor_override={divisor} does neither; use 1 and"
+            " scale the layer"
         )
     return nir.AvgPool2d(kernel, stride, padding)
 
 
 def _adapted(module: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     """The windows that an adaptive pool averages over, where they lie side by side."""
-    wanted = [size if given is None else given for given, size in zip(_both(module.output_size), shape[-2:], strict=True)]
+    wanted = [
+        size if given is None else given
+        for given, size in zip(_both(module.output_size), shape[-2:], strict=True)
+    ]
     if any(size % out for size, out in zip(shape[-2:], wanted, strict=True)):
         raise InvalidValueError(
-            f"NIR's pools have windows of one size, and {tuple(shape[-2:])} to {tuple(wanted)} takes several; choose an output "
-            "that divides the input"
+            f"NIR's pools have windows of one size, and {tuple(shape[-2:])} to {tuple(wanted)}"
+            " takes several; choose an output that divides the input"
         )
     return shape[-2] // wanted[0], shape[-1] // wanted[1]
 

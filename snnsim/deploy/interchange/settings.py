@@ -1,7 +1,9 @@
-"""What NIR has no field for: the settings of a layer or a neuron as plain JSON, and its tensors by name.
+"""What NIR has no field for: the settings of a layer or a neuron as plain JSON, and its tensors by
+name.
 
-They travel in a node's `metadata`, as the text "snnsim" and the group "snnsim_tensors". What is read back is looked up in lists of
-names and handed to constructors, which check it; nothing in a file names code to run.
+They travel in a node's `metadata`, as the text "snnsim" and the group "snnsim_tensors". What is
+read back is looked up in lists of names and handed to constructors, which check it; nothing in a
+file names code to run.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from snnsim.deploy.grid import GRID_CLASSES, OnGrid
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
 from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.layers.sparse_layer import SpikeLayer
-from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, ParametricLIFNode, SynapticNode
+from snnsim.neurons import (
+    IFNode,
+    Integrator,
+    LIFNode,
+    LIReadout,
+    Membrane,
+    ParametricLIFNode,
+    SynapticNode,
+)
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
@@ -32,20 +42,49 @@ from snnsim.quant.stochastic import StochasticCodebook
 from snnsim.quant.weight import QuantizedWeight
 from snnsim.surrogate import Surrogate, library
 
-__all__ = ["LAYERS", "NEURONS", "Settings", "layer_from", "neuron_from", "settings_of", "threshold_from"]
+__all__ = [
+    "LAYERS",
+    "NEURONS",
+    "Settings",
+    "layer_from",
+    "neuron_from",
+    "settings_of",
+    "threshold_from",
+]
 
 VERSION = 1
 TEXT, TENSORS = "snnsim", "snnsim_tensors"
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
-    for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, QuantLinear, QuantConv1d, QuantConv2d, SpikeLinear, SpikeConv2d, Delay)
+    for kind in (
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        QuantLinear,
+        QuantConv1d,
+        QuantConv2d,
+        SpikeLinear,
+        SpikeConv2d,
+        Delay,
+    )
 }
 NEURONS: dict[str, type[Membrane]] = {
-    kind.__name__: kind for kind in (IFNode, BalancedIFNode, LIFNode, ParametricLIFNode, SynapticNode, LIReadout, Integrator)
+    kind.__name__: kind
+    for kind in (
+        IFNode,
+        BalancedIFNode,
+        LIFNode,
+        ParametricLIFNode,
+        SynapticNode,
+        LIReadout,
+        Integrator,
+    )
 }
 # tensors of a Driven neuron, beside those of the neuron itself
 DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
-ON_GRID: dict[type[Membrane], type[Membrane]] = {grid: plain for plain, grid in GRID_CLASSES.items()}
+ON_GRID: dict[type[Membrane], type[Membrane]] = {
+    grid: plain for plain, grid in GRID_CLASSES.items()
+}
 # arguments of a neuron's constructor that are attributes of the same name and plain numbers
 PLAIN: dict[type[Membrane], tuple[str, ...]] = {
     BalancedIFNode: ("detach_reset", "min_decay"),
@@ -79,7 +118,10 @@ class Settings:
         shapes = {name: list(tensor.shape) for name, tensor in self.tensors.items()}
         text = json.dumps({"version": VERSION, **self.values, "shapes": shapes})
         # HDF5 compresses no arrays without axes
-        arrays = {name: tensor.detach().reshape(tensor.shape or (1,)).numpy() for name, tensor in self.tensors.items()}
+        arrays = {
+            name: tensor.detach().reshape(tensor.shape or (1,)).numpy()
+            for name, tensor in self.tensors.items()
+        }
         return {TEXT: text, **({TENSORS: arrays} if arrays else {})}
 
     @classmethod
@@ -96,14 +138,22 @@ class Settings:
             version, shapes = values.pop("version"), values.pop("shapes")
             arrays = metadata.get(TENSORS, {})
             if version == VERSION and set(shapes) != set(arrays):
-                raise ValueError(f"it has the tensors {sorted(arrays)} and speaks of {sorted(shapes)}")
-            tensors = {name: _tensor(arrays[name], shape) for name, shape in shapes.items()} if version == VERSION else {}
+                raise ValueError(
+                    f"it has the tensors {sorted(arrays)} and speaks of {sorted(shapes)}"
+                )
+            tensors = (
+                {name: _tensor(arrays[name], shape) for name, shape in shapes.items()}
+                if version == VERSION
+                else {}
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-            raise DataError(f"its metadata {TEXT!r} is damaged ({problem}); delete it to read the node without") from problem
+            raise DataError(
+                f"its metadata {TEXT!r} is damaged ({problem}); delete it to read the node without"
+            ) from problem
         if version != VERSION:
             raise DataError(
-                f"its metadata {TEXT!r} has version {version}, this snnsim reads {VERSION}; use the snnsim that wrote it, or "
-                "delete the metadata to read the node without"
+                f"its metadata {TEXT!r} has version {version}, this snnsim reads {VERSION}; use the"
+                " snnsim that wrote it, or delete the metadata to read the node without"
             )
         return cls(values, tensors)
 
@@ -121,10 +171,15 @@ def settings_of(module: nn.Module) -> Settings:
         # NIR's pool sums in another order
         return Settings({"kind": "AdaptiveAvgPool2d", "output_size": module.output_size})
     if isinstance(module, Threshold):
-        return Settings({"kind": "Threshold", "surrogate": _of_surrogate(module.surrogate)}, tensors)
+        return Settings(
+            {"kind": "Threshold", "surrogate": _of_surrogate(module.surrogate)}, tensors
+        )
     if isinstance(module, Driven):
         inner = settings_of(module.node)
-        return Settings(inner.values, {**inner.tensors, **{name: getattr(module, own) for own, name in DRIVE.items()}})
+        return Settings(
+            inner.values,
+            {**inner.tensors, **{name: getattr(module, own) for own, name in DRIVE.items()}},
+        )
     if isinstance(module, Membrane):
         return _of_neuron(module, tensors)
     values: dict[str, Any] = {"kind": type(module).__name__, "bias": module.bias is not None}
@@ -135,14 +190,18 @@ def settings_of(module: nn.Module) -> Settings:
         return Settings(values)
     values |= {
         "weight_quant": _of_quantizer(module.weight_quantizer),
-        "input_quant": None if module.input_quantizer is None else _of_quantizer(module.input_quantizer),
+        "input_quant": (
+            None if module.input_quantizer is None else _of_quantizer(module.input_quantizer)
+        ),
         "grid_bits": module.grid_bits,
     }
     return Settings(values, tensors)
 
 
 def layer_from(settings: Settings, arguments: dict[str, Any]) -> nn.Module:
-    """The layer that `settings_of` was given; arguments are those of torch's layer, which the node's fields hold."""
+    """The layer that `settings_of` was given; arguments are those of torch's layer, which the
+    node's fields hold.
+    """
     values = dict(settings.values)
     kind = LAYERS[values.pop("kind")]
     arguments = {**arguments, "bias": _plain(values.pop("bias"), bool)}
@@ -206,17 +265,30 @@ def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
 def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
     kind = ON_GRID.get(type(node), type(node))
     if kind not in PLAIN:
-        raise InvalidValueError("a neuron of your own has equations that no other tool can know; export one of snnsim.neurons")
-    values: dict[str, Any] = {"kind": kind.__name__, **{name: getattr(node, name) for name in PLAIN[kind]}}
+        raise InvalidValueError(
+            "a neuron of your own has equations that no other tool can know; export one of"
+            " snnsim.neurons"
+        )
+    values: dict[str, Any] = {
+        "kind": kind.__name__,
+        **{name: getattr(node, name) for name in PLAIN[kind]},
+    }
     values["grid_bits"] = node.grid_bits if isinstance(node, OnGrid) else None
     values["state_quant"] = _of_codebook(node.state_quant)
-    tensors = {name: tensor for name, tensor in tensors.items() if not (_in_codebook(node, name) or _is_number(node, name))}
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not (_in_codebook(node, name) or _is_number(node, name))
+    }
     if isinstance(node, BaseNode):
         values["surrogate"] = _of_surrogate(node.surrogate)
         values["learn_threshold"] = isinstance(node.v_threshold, nn.Parameter)
         values["v_threshold"] = None if isinstance(node.v_threshold, Tensor) else node.v_threshold
     if isinstance(node, SynapticNode):
-        values |= {"alpha": node.current.alpha, "current_quant": _of_codebook(node.current.state_quant)}
+        values |= {
+            "alpha": node.current.alpha,
+            "current_quant": _of_codebook(node.current.state_quant),
+        }
     elif isinstance(node, LIFNode | LIReadout):
         values["tau"] = float(node.tau) if _is_number(node, "tau") else None
         if isinstance(node.tau, nn.Parameter):
@@ -225,13 +297,16 @@ def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
 
 
 def _in_codebook(node: Membrane, name: str) -> bool:
-    """Whether a key of a neuron's `state_dict` is a level or an edge of a codebook that is fixed."""
+    """Whether a key of a neuron's `state_dict` is a level or an edge of a codebook that is
+    fixed."""
     path, _, leaf = name.rpartition(".")
     return leaf in ("levels", "edges") and isinstance(node.get_submodule(path), Codebook)
 
 
 def _is_number(node: Membrane, name: str) -> bool:
-    """Whether a key of a neuron's `state_dict` is a constant that is one number, which the settings hold as such."""
+    """Whether a key of a neuron's `state_dict` is a constant that is one number, which the settings
+    hold as such.
+    """
     path, _, leaf = name.rpartition(".")
     owner = node.get_submodule(path)
     if isinstance(owner, OnGrid) and leaf == "grid_bits":
@@ -239,7 +314,9 @@ def _is_number(node: Membrane, name: str) -> bool:
     if not isinstance(owner, Membrane) or leaf not in owner.constants:
         return False
     value = getattr(owner, leaf)
-    return not isinstance(value, Tensor) or (value.dim() == 0 and not isinstance(value, nn.Parameter))
+    return not isinstance(value, Tensor) or (
+        value.dim() == 0 and not isinstance(value, nn.Parameter)
+    )
 
 
 def _put_on_grid(node: Membrane, grid_bits: int) -> None:
@@ -251,9 +328,14 @@ def _of_codebook(codebook: Codebook | None) -> dict[str, Any] | None:
     if codebook is None:
         return None
     if type(codebook) not in CODEBOOKS.values():
-        raise InvalidValueError(f"its codebook is a {type(codebook).__name__} of your own; use a plain Codebook of its levels")
+        raise InvalidValueError(
+            f"its codebook is a {type(codebook).__name__} of your own; use a plain Codebook of its"
+            " levels"
+        )
     if isinstance(codebook, StochasticCodebook) and codebook.generator is not None:
-        raise InvalidValueError("its codebook draws from a generator, which does not travel; leave the generator out")
+        raise InvalidValueError(
+            "its codebook draws from a generator, which does not travel; leave the generator out"
+        )
     levels = codebook.levels.detach()
     return {
         "kind": type(codebook).__name__,
@@ -267,7 +349,10 @@ def _of_codebook(codebook: Codebook | None) -> dict[str, Any] | None:
 def _codebook(values: dict[str, Any] | None) -> Codebook | None:
     if values is None:
         return None
-    kind, dtype = CODEBOOKS[values["kind"]], {"float32": torch.float32, "float64": torch.float64}[values["dtype"]]
+    kind, dtype = (
+        CODEBOOKS[values["kind"]],
+        {"float32": torch.float32, "float64": torch.float64}[values["dtype"]],
+    )
     plain = Codebook(values["levels"], values["edges"], values["ste"], dtype)
     if kind is LearnedUniform:
         return LearnedUniform.from_codebook(plain)
@@ -277,9 +362,13 @@ def _codebook(values: dict[str, Any] | None) -> Codebook | None:
 def _of_surrogate(surrogate: Surrogate) -> dict[str, Any]:
     if type(surrogate) not in SURROGATES.values():
         raise InvalidValueError(
-            f"its surrogate {surrogate!r} is of your own, and no file holds code; give the neuron one of snnsim.surrogate"
+            f"its surrogate {surrogate!r} is of your own, and no file holds code; give the neuron"
+            " one of snnsim.surrogate"
         )
-    return {"kind": type(surrogate).__name__, **{item.name: getattr(surrogate, item.name) for item in fields(surrogate)}}
+    return {
+        "kind": type(surrogate).__name__,
+        **{item.name: getattr(surrogate, item.name) for item in fields(surrogate)},
+    }
 
 
 def _surrogate(values: dict[str, Any]) -> Surrogate:

@@ -12,9 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnsim._core.checks import check_int, checked_number
+from snnsim._core.files import write_whole
 from snnsim._version import __version__
-from snnsim.checks import check_int, checked_number
-from snnsim.deploy.graph import IDLE, Graph, Part, check_method, check_methods, leading_features, network_of, read
+from snnsim.deploy.graph import (
+    IDLE,
+    Graph,
+    Part,
+    check_method,
+    check_methods,
+    leading_features,
+    network_of,
+    read,
+)
 from snnsim.deploy.interchange.fields import checked
 from snnsim.deploy.interchange.network import Sum, leaves
 from snnsim.deploy.interchange.nodes import node_of
@@ -22,16 +32,23 @@ from snnsim.deploy.interchange.optional import optional
 from snnsim.deploy.interchange.settings import Settings, settings_of
 from snnsim.deploy.sum_pool import AdaptiveSumPool2d
 from snnsim.errors import DataError, InvalidValueError, OutputError, ShapeError
-from snnsim.files import write_whole
 from snnsim.layers import Dropout, Scale
-from snnsim.runners import reset
+from snnsim.temporal.runner import reset
 
 __all__ = ["DEFAULT_DT", "to_nir"]
 
 # seconds; what most tools write and read
 DEFAULT_DT = 1e-4
 # in eval mode
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, Dropout)
+IDENTITIES = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    Dropout,
+)
 # NIR has a field for all that they are
 PLAIN = (nn.AvgPool2d, AdaptiveSumPool2d, nn.Flatten, Scale)
 
@@ -43,19 +60,24 @@ def to_nir(
     input_shape: tuple[int, ...] | None = None,
     dt: float = DEFAULT_DT,
 ) -> Any:
-    """A network as a graph of the Neuromorphic Intermediate Representation, for other tools (`pip install nir`).
+    """A network as a graph of the Neuromorphic Intermediate Representation, for other tools (`pip
+    install nir`).
 
-    Linear, Conv1d and Conv2d layers (quantized or not), IF, LIF, ParametricLIF, Synaptic, LIReadout, Integrator and Driven neurons,
-    those of `calibrate.convert`, Scale, Threshold, Flatten, AvgPool2d (with `divisor_override=1` a sum), AdaptiveAvgPool2d, Delay,
-    and sums of tensors, which NIR writes as several edges into one node. Other tools read weights as they are after quantization,
-    and neurons in floating point with a hard reset, from rest. Codebooks, scales, bit widths, reset
-    kind, surrogate and all else that NIR has no field for travel in `metadata`: `from_nir` gives back an equal network. How time
-    constants and thresholds are converted is written down in `snnsim.deploy.interchange.equations`.
+    Linear, Conv1d and Conv2d layers (quantized or not), IF, LIF, ParametricLIF, Synaptic,
+    LIReadout, Integrator and Driven neurons, those of `calibrate.convert`, Scale, Threshold,
+    Flatten, AvgPool2d (with `divisor_override=1` a sum), AdaptiveAvgPool2d, Delay, and sums of
+    tensors, which NIR writes as several edges into one node. Other tools read weights as they are
+    after quantization, and neurons in floating point with a hard reset, from rest. Codebooks,
+    scales, bit widths, reset kind, surrogate and all else that NIR has no field for travel in
+    `metadata`: `from_nir` gives back an equal network. How time constants and thresholds are
+        converted is written down in `snnsim.deploy.interchange.equations`.
 
     Args:
-        net: or a runner around it, whose time steps do not travel; read in eval mode and left as it is.
+        net: or a runner around it, whose time steps do not travel; read in eval mode and left as it
+            is.
         path: of a new HDF5 file; None writes none.
-        input_shape: of one sample at one time step; may be left out where a linear layer comes first.
+        input_shape: of one sample at one time step; may be left out where a linear layer comes
+            first.
         dt: duration of a time step, in the unit of NIR's time constants.
 
     Returns:
@@ -70,7 +92,9 @@ def to_nir(
     nir = optional("nir")
     dt = checked_number("to_nir", "dt", dt, above=0)
     if path is not None and Path(path).exists():
-        raise OutputError(f"to_nir(path={str(path)!r}): it exists already and is left alone; name a new file")
+        raise OutputError(
+            f"to_nir(path={str(path)!r}): it exists already and is left alone; name a new file"
+        )
     network = copy.deepcopy(network_of(net)[0]).cpu().eval()
     reset(network)
     parts = read(network)
@@ -105,7 +129,10 @@ class _Writer:
         self.nodes[start] = nir.Input(list(shape))
         for index, part in enumerate(self.graph.parts):
             if not part.inputs:
-                self.sources[index], self.values[index] = start, torch.zeros(1, *shape, dtype=_dtype(self.graph))
+                self.sources[index], self.values[index] = (
+                    start,
+                    torch.zeros(1, *shape, dtype=_dtype(self.graph)),
+                )
             elif part.module is None:
                 self.sources[index] = tuple(self.sources[i] for i in part.inputs)
                 self.values[index] = self._run(part, lambda *x: _same_shapes(x), index)
@@ -115,7 +142,8 @@ class _Writer:
         self.nodes[end] = nir.Output(list(output))
         self._connect(self.sources[self.graph.output], end, Settings({}))
         metadata = Settings({"snnsim_version": __version__, "dt": self.dt}).metadata()
-        # its own check knows neither groups nor kernels that are not square; ours has seen every shape
+        # its own check knows neither groups nor kernels that are not square; ours has seen every
+        # shape
         return nir.NIRGraph(self.nodes, self.edges, metadata=metadata, type_check=False)
 
     def _node(self, index: int, part: Part, module: nn.Module) -> None:
@@ -130,7 +158,11 @@ class _Writer:
         if "/" in name:
             raise _refusal(part, "a name with '/' is a path in HDF5; rename it")
         if name in self.nodes:
-            raise _refusal(part, "it is used twice, and NIR has one node for one place; give each place a module of its own")
+            raise _refusal(
+                part,
+                "it is used twice, and NIR has one node for one place; give each place a module of"
+                " its own",
+            )
         self.values[index] = self._run(part, module, index)
         try:
             self.nodes[name] = node_of(module, tuple(value.shape[1:]), self.dt)
@@ -154,7 +186,9 @@ class _Writer:
                 "NIR has one edge between two nodes; scale the layer instead"
             )
         self.edges.extend((leaf, name) for leaf in names)
-        values = settings.values if isinstance(source, str) else {**settings.values, "inputs": source}
+        values = (
+            settings.values if isinstance(source, str) else {**settings.values, "inputs": source}
+        )
         self.nodes[name].metadata = Settings(values, settings.tensors).metadata()
 
     def _run(self, part: Part, module: Callable[..., Any], index: int) -> Tensor:
@@ -165,8 +199,8 @@ class _Writer:
         except (RuntimeError, IndexError, ValueError) as problem:
             shapes = " and ".join(str(tuple(x.shape[1:])) for x in inputs)
             raise ShapeError(
-                f"to_nir(input_shape): {part.name!r} cannot take a sample of shape {shapes}: {problem}; give the shape of one "
-                "sample at one time step"
+                f"to_nir(input_shape): {part.name!r} cannot take a sample of shape {shapes}:"
+                f" {problem}; give the shape of one sample at one time step"
             ) from problem
 
 
@@ -182,9 +216,13 @@ def _new_name(wanted: str, taken: set[str]) -> str:
 
 
 def _dtype(graph: Graph) -> torch.dtype:
-    parameters = [p for part in graph.parts if part.module is not None for p in part.module.parameters()]
+    parameters = [
+        p for part in graph.parts if part.module is not None for p in part.module.parameters()
+    ]
     return parameters[0].dtype if parameters else torch.get_default_dtype()
 
 
 def _refusal(part: Part, reason: str) -> InvalidValueError:
-    return InvalidValueError(f"to_nir: {part.name!r} ({type(part.module).__name__}) cannot be exported: {reason}")
+    return InvalidValueError(
+        f"to_nir: {part.name!r} ({type(part.module).__name__}) cannot be exported: {reason}"
+    )

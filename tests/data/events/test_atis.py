@@ -31,13 +31,17 @@ def test_overflow_mark_moves_later_events(tmp_path):
 
 
 def test_truncated_file_names_the_offset(tmp_path):
-    with pytest.raises(DataError, match=r"recording.bin: byte offset 5: the file is truncated; .* 2 are left"):
+    with pytest.raises(
+        DataError, match=r"recording.bin: byte offset 5: the file is truncated; .* 2 are left"
+    ):
         read_atis(write(tmp_path, event(1, 1, 1, 1), b"ab"))
 
 
 def test_event_outside_the_sensor_names_the_offset(tmp_path):
     path = write(tmp_path, event(1, 1, 1, 1), event(0, 240, 0, 0), event(34, 1, 2, 1))
-    with pytest.raises(DataError, match="byte offset 10: an event at x=34, y=1 is outside the sensor of 34 x 34"):
+    with pytest.raises(
+        DataError, match="byte offset 10: an event at x=34, y=1 is outside the sensor of 34 x 34"
+    ):
         read_atis(path, (34, 34))
 
 
@@ -56,8 +60,13 @@ def test_missing_file_is_named(tmp_path):
         read_atis(tmp_path / "nothing.bin")
 
 
-@pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with recordings")
-@pytest.mark.parametrize(("name", "count", "last"), [("1.bs2", 63471, 1449996), ("ncaltech101_faces_easy_0001.bin", 67445, 299364)])
+@pytest.mark.skipif(
+    "SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with recordings"
+)
+@pytest.mark.parametrize(
+    ("name", "count", "last"),
+    [("1.bs2", 63471, 1449996), ("ncaltech101_faces_easy_0001.bin", 67445, 299364)],
+)
 def test_real_recording(name, count, last):
     events = read_atis(Path(os.environ["SNNSIM_DATA"]) / "events" / name, (180, 240))
     assert len(events) == count

@@ -44,7 +44,9 @@ class Silent:
 
     draws: ClassVar[bool] = False
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, events: np.ndarray, generator: np.random.Generator | None = None
+    ) -> np.ndarray:
         return events[:1]
 
 
@@ -65,7 +67,11 @@ def test_events_are_kept_as_events(tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [Counted([FramesByTime((1, 1), 3)]), Counted(), Counted([FramesByTime((1, 1), 2)], source="elsewhere")],
+    [
+        Counted([FramesByTime((1, 1), 3)]),
+        Counted(),
+        Counted([FramesByTime((1, 1), 2)], source="elsewhere"),
+    ],
     ids=repr,
 )
 def test_items_of_other_settings_are_not_used(tmp_path, other):
@@ -84,7 +90,11 @@ def test_other_labels_are_other_settings(tmp_path):
 def shifted(content: bytes) -> bytes:
     """The archive's members before its beginning, as a flipped bit in its last record puts them."""
     place = content.rindex(b"PK\5\6") + 16
-    return content[:place] + struct.pack("<I", struct.unpack_from("<I", content, place)[0] + 100) + content[place + 4 :]
+    return (
+        content[:place]
+        + struct.pack("<I", struct.unpack_from("<I", content, place)[0] + 100)
+        + content[place + 4 :]
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +122,10 @@ def test_transforms_after_the_cache_may_draw(tmp_path):
 
 
 def test_transforms_that_draw_are_not_kept(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"DropEvents\(probability=0.5\) draws at random, .*Cached\(transforms=...\)"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"DropEvents\(probability=0.5\) draws at random, .*Cached\(transforms=...\)",
+    ):
         Cached(Counted([DropEvents(0.5)]), tmp_path)
 
 
@@ -123,13 +136,19 @@ def test_transform_that_does_not_say_is_not_kept(tmp_path):
 
 def test_settings_that_tell_nothing_are_refused(tmp_path):
     with pytest.raises(
-        InvalidValueError, match=r"its settings do not tell it from another one: .* at 0x7f00>' differs .*give FromDataset a source"
+        InvalidValueError,
+        match=(
+            r"its settings do not tell it from another one: .* at 0x7f00>' differs .*give"
+            r" FromDataset a source"
+        ),
     ):
         Cached(Counted(source="<Foreign object at 0x7f00>"), tmp_path)
 
 
 def test_settings_are_written_beside_the_items(tmp_path):
-    text = (Cached(Counted([FramesByTime((1, 1), 2)]), tmp_path).folder / "settings.txt").read_text()
+    text = (
+        Cached(Counted([FramesByTime((1, 1), 2)]), tmp_path).folder / "settings.txt"
+    ).read_text()
     assert "Counted counted" in text
     assert "FramesByTime(size=(1, 1), steps=2)" in text
 
@@ -165,7 +184,9 @@ def test_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(np, "savez_compressed", fail)
-        with pytest.raises(OutputError, match=r"000000.npz'\): cannot be written \(No space left on device\)"):
+        with pytest.raises(
+            OutputError, match=r"000000.npz'\): cannot be written \(No space left on device\)"
+        ):
             cached[0]
     assert [path.name for path in cached.folder.iterdir()] == ["settings.txt"]
     assert len(cached[0][0]) == 50
@@ -189,7 +210,12 @@ class Random(EventDataset):
 
     def recording(self, index: int) -> np.ndarray:
         draw = np.random.default_rng(index)
-        return event_array(draw.integers(0, 40, self.keep), draw.integers(0, 40, self.keep), range(self.keep), [1] * self.keep)
+        return event_array(
+            draw.integers(0, 40, self.keep),
+            draw.integers(0, 40, self.keep),
+            range(self.keep),
+            [1] * self.keep,
+        )
 
 
 def test_arguments_of_a_subclass_are_settings(tmp_path):
@@ -207,14 +233,18 @@ class Masked:
     draws: ClassVar[bool] = False
     mask: np.ndarray
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, events: np.ndarray, generator: np.random.Generator | None = None
+    ) -> np.ndarray:
         return events[~self.mask[events["y"], events["x"]]]
 
 
 def test_arrays_count_by_content(tmp_path):
     nowhere, everywhere = np.zeros((2, 40, 40), bool)
     everywhere[1:39, 1:39] = True
-    first, second = (Cached(Random(transforms=[Masked(mask)]), tmp_path)[0][0] for mask in (nowhere, everywhere))
+    first, second = (
+        Cached(Random(transforms=[Masked(mask)]), tmp_path)[0][0] for mask in (nowhere, everywhere)
+    )
     assert len(second) < len(first) == 20
 
 
@@ -237,14 +267,19 @@ class Foreign:
 
 
 def test_foreign_dataset_is_known_by_what_it_holds(tmp_path):
-    assert [len(Cached(FromDataset(Foreign(keep)), tmp_path)[0][0]) for keep in (10, 20)] == [10, 20]
+    assert [len(Cached(FromDataset(Foreign(keep)), tmp_path)[0][0]) for keep in (10, 20)] == [
+        10,
+        20,
+    ]
     cached = Cached(FromDataset(Foreign(10)), tmp_path)
     assert [cached[1][1], Cached(FromDataset(Foreign(10)), tmp_path)[1][1]] == [8, 8]
     assert cached.labels == [7, 8]
 
 
 def test_foreign_dataset_with_a_source_is_known_by_that(tmp_path):
-    first, second = (Cached(FromDataset(Foreign(keep), source="mine"), tmp_path) for keep in (10, 20))
+    first, second = (
+        Cached(FromDataset(Foreign(keep), source="mine"), tmp_path) for keep in (10, 20)
+    )
     assert first.folder == second.folder
 
 
@@ -265,11 +300,16 @@ def test_parts_of_datasets_are_cached(tmp_path):
         assert len(cached) == len(expected)
         assert cached.labels == [label for _, label in expected]
         for _ in range(2):
-            assert all(torch.equal(cached[index][0], frames) for index, (frames, _) in enumerate(expected))
+            assert all(
+                torch.equal(cached[index][0], frames) for index, (frames, _) in enumerate(expected)
+            )
 
 
 def test_dataset_that_cannot_be_looked_into_is_refused(tmp_path):
-    with pytest.raises(InvalidTypeError, match=r"Cached\(dataset=\[1\]\): expected an EventDataset, or a Subset or ConcatDataset"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"Cached\(dataset=\[1\]\): expected an EventDataset, or a Subset or ConcatDataset",
+    ):
         Cached([1], tmp_path)
 
 
@@ -309,10 +349,22 @@ def test_item_is_kept_as_it_is(tmp_path, item):
 
 
 @pytest.mark.parametrize(
-    "item", [None, 3, [1, 2], {"a": 1}, np.array(["a"], object), np.ma.array([1]), torch.zeros(2, requires_grad=True)], ids=repr
+    "item",
+    [
+        None,
+        3,
+        [1, 2],
+        {"a": 1},
+        np.array(["a"], object),
+        np.ma.array([1]),
+        torch.zeros(2, requires_grad=True),
+    ],
+    ids=repr,
 )
 def test_item_that_cannot_be_kept_is_refused(tmp_path, item):
-    with pytest.raises(InvalidTypeError, match=r"Cached: item 1 is .*(only events, arrays|cannot be kept)"):
+    with pytest.raises(
+        InvalidTypeError, match=r"Cached: item 1 is .*(only events, arrays|cannot be kept)"
+    ):
         Cached(Random(transforms=[Gives(item)]), tmp_path)[1]
 
 
@@ -339,7 +391,9 @@ def test_two_processes_may_fill_one_cache(tmp_path):
     assert [worker.exitcode for worker in workers] == [0, 0]
     source = DigitsDVS(train=False, transforms=[FramesByTime((20, 20), 4)])
     cached = Cached(source, tmp_path)
-    assert sorted(path.name for path in cached.folder.iterdir()) == [f"{i:06d}.npz" for i in range(6)] + ["settings.txt"]
+    assert sorted(path.name for path in cached.folder.iterdir()) == [
+        f"{i:06d}.npz" for i in range(6)
+    ] + ["settings.txt"]
     for index in range(6):
         assert torch.equal(cached[index][0], source[index][0])
 
@@ -352,7 +406,9 @@ class PerCall:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, events: np.ndarray, generator: np.random.Generator | None = None
+    ) -> np.ndarray:
         self.calls += 1
         return events[: self.calls]
 
@@ -422,10 +478,14 @@ def test_pipe_in_place_of_an_item_does_not_block(tmp_path):
 
 @pytest.mark.parametrize("folder", [None, 3, b"cache"])
 def test_folder_that_is_no_path_is_refused(folder):
-    with pytest.raises(InvalidTypeError, match=r"Cached: folder = .*expected text or a pathlib.Path"):
+    with pytest.raises(
+        InvalidTypeError, match=r"Cached: folder = .*expected text or a pathlib.Path"
+    ):
         Cached(Counted(), folder)
 
 
 def test_subset_of_what_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"Subset\(indices\): one is outside the dataset of 2 recordings"):
+    with pytest.raises(
+        InvalidValueError, match=r"Subset\(indices\): one is outside the dataset of 2 recordings"
+    ):
         assert Cached(Subset(Counted(), [0, 9]), tmp_path).labels

@@ -24,7 +24,9 @@ def test_one_event_per_threshold_at_the_time_it_is_passed():
 
 
 def test_each_polarity_has_its_threshold():
-    events = EventCamera(threshold_on=0.5, threshold_off=0.25)(ramp(1.1, -0.4), np.array([0, 1000, 2000]))
+    events = EventCamera(threshold_on=0.5, threshold_off=0.25)(
+        ramp(1.1, -0.4), np.array([0, 1000, 2000])
+    )
     assert events["p"].tolist() == [1, 1, 0]
     # up to 1.1, last report at 1.0; the next below is at 0.75
     assert events["t"][2] == 1000 + math.floor(1000 * 0.35 / 0.4)
@@ -97,10 +99,19 @@ def test_moving_edge_is_bright_in_front_and_dark_behind():
         ({"threshold_off": -1.0}, "threshold_on, threshold_off and floor must be above 0"),
         ({"floor": 0.0}, "threshold_on, threshold_off and floor must be above 0"),
         ({"floor": math.inf}, "threshold_on, threshold_off and floor must be above 0"),
-        ({"threshold_on": math.inf}, "threshold_on, threshold_off and floor must be above 0, and finite"),
+        (
+            {"threshold_on": math.inf},
+            "threshold_on, threshold_off and floor must be above 0, and finite",
+        ),
         ({"threshold_on": math.nan}, "threshold_on, threshold_off and floor must be above 0"),
         ({"noise": math.inf}, "must be at least 0"),
-        ({"refractory": -1}, r"EventCamera\(.*refractory \(microseconds\) and noise \(events per second\) must be at"),
+        (
+            {"refractory": -1},
+            (
+                r"EventCamera\(.*refractory \(microseconds\) and noise \(events per second\) must"
+                r" be at"
+            ),
+        ),
         ({"noise": -1.0}, "must be at least 0"),
     ],
 )
@@ -112,16 +123,56 @@ def test_bad_parameters_are_refused(keywords, message):
 @pytest.mark.parametrize(
     ("frames", "times", "error", "message"),
     [
-        (np.zeros((4, 4)), TIMES, ShapeError, r"frames: \[4, 4\].* let a still image move with saccades"),
+        (
+            np.zeros((4, 4)),
+            TIMES,
+            ShapeError,
+            r"frames: \[4, 4\].* let a still image move with saccades",
+        ),
         (np.zeros((1, 4, 4)), [0], ShapeError, "K at least 2"),
         (np.zeros((3, 4, 4)), TIMES, ShapeError, "one time per frame"),
-        (np.full((2, 1, 1), 255.0), TIMES, InvalidValueError, r"intensities must be in \[0, 1\], found 255 to 255"),
-        (np.full((2, 1, 1), np.nan), TIMES, InvalidValueError, r"intensities must be in \[0, 1\], found nan"),
-        (np.zeros((2, 1, 1)), [0, 0.5], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
-        (np.zeros((2, 1, 1)), [0, np.nan], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
-        (np.zeros((2, 1, 1)), [0, 2**62], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
-        (np.zeros((2, 1, 1)), ["a", "b"], InvalidValueError, r"EventCamera\(times\): must be whole microseconds"),
-        (np.zeros((2, 1, 1)), [5, 5], InvalidValueError, r"EventCamera\(times\): must be strictly increasing"),
+        (
+            np.full((2, 1, 1), 255.0),
+            TIMES,
+            InvalidValueError,
+            r"intensities must be in \[0, 1\], found 255 to 255",
+        ),
+        (
+            np.full((2, 1, 1), np.nan),
+            TIMES,
+            InvalidValueError,
+            r"intensities must be in \[0, 1\], found nan",
+        ),
+        (
+            np.zeros((2, 1, 1)),
+            [0, 0.5],
+            InvalidValueError,
+            r"EventCamera\(times\): must be whole microseconds",
+        ),
+        (
+            np.zeros((2, 1, 1)),
+            [0, np.nan],
+            InvalidValueError,
+            r"EventCamera\(times\): must be whole microseconds",
+        ),
+        (
+            np.zeros((2, 1, 1)),
+            [0, 2**62],
+            InvalidValueError,
+            r"EventCamera\(times\): must be whole microseconds",
+        ),
+        (
+            np.zeros((2, 1, 1)),
+            ["a", "b"],
+            InvalidValueError,
+            r"EventCamera\(times\): must be whole microseconds",
+        ),
+        (
+            np.zeros((2, 1, 1)),
+            [5, 5],
+            InvalidValueError,
+            r"EventCamera\(times\): must be strictly increasing",
+        ),
     ],
 )
 def test_bad_frames_are_refused(frames, times, error, message):
@@ -130,12 +181,18 @@ def test_bad_frames_are_refused(frames, times, error, message):
 
 
 def test_threshold_that_reports_without_end_is_refused():
-    with pytest.raises(InvalidValueError, match=r"a pixel reports 2.3979e.300 events between two frames; raise the thresholds"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"a pixel reports 2.3979e.300 events between two frames; raise the thresholds",
+    ):
         EventCamera(threshold_on=1e-300)(np.array([0.0, 1.0]).reshape(2, 1, 1), TIMES)
 
 
 def test_noise_needs_a_generator():
-    with pytest.raises(InvalidValueError, match=r"noise is drawn from a generator; pass numpy.random.default_rng\(seed\)"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"noise is drawn from a generator; pass numpy.random.default_rng\(seed\)",
+    ):
         EventCamera(noise=1.0)(np.zeros((2, 1, 1)), TIMES)
 
 
@@ -152,7 +209,9 @@ def test_bad_saccades_are_refused():
         saccades(np.zeros((3, 4)), frames_per_saccade=0)
 
 
-@pytest.mark.parametrize("frames", [np.zeros((2, 0, 3)), [[1], [1, 2]], "ab", np.zeros((2, 3, 3), complex)])
+@pytest.mark.parametrize(
+    "frames", [np.zeros((2, 0, 3)), [[1], [1, 2]], "ab", np.zeros((2, 3, 3), complex)]
+)
 def test_what_are_no_frames_is_refused(frames):
     with pytest.raises((InvalidTypeError, ShapeError), match="EventCamera"):
         EventCamera()(frames, [0, 1])

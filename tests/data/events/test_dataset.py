@@ -94,7 +94,9 @@ def test_what_is_drawn_depends_on_seed_epoch_and_index_alone():
 def test_workers_draw_the_same():
     dataset = Lines([DropEvents(0.5), FramesByTime((1, 1), 5)])
     alone = [frames for frames, _ in dataset]
-    loaded = DataLoader(dataset, batch_size=1, num_workers=1, collate_fn=collate, multiprocessing_context="fork")
+    loaded = DataLoader(
+        dataset, batch_size=1, num_workers=1, collate_fn=collate, multiprocessing_context="fork"
+    )
     for (frames, _), expected in zip(loaded, alone, strict=True):
         assert torch.equal(frames[:, 0], expected)
 
@@ -106,14 +108,18 @@ def test_repr_names_the_transforms():
 
 
 def test_uncalled_or_bare_transform_is_refused():
-    with pytest.raises(InvalidTypeError, match=r"Lines\(transforms=.*expected a list of transforms"):
+    with pytest.raises(
+        InvalidTypeError, match=r"Lines\(transforms=.*expected a list of transforms"
+    ):
         Lines(FramesByTime((1, 1), 5))
     with pytest.raises(InvalidTypeError, match="expected a list of transforms"):
         Lines([5])
 
 
 def test_base_class_says_what_to_define():
-    with pytest.raises(NotImplementedError, match=r"EventDataset.recording\(index\): return the events"):
+    with pytest.raises(
+        NotImplementedError, match=r"EventDataset.recording\(index\): return the events"
+    ):
         EventDataset((1, 1), [0])[0]
 
 
@@ -134,7 +140,9 @@ def test_foreign_event_outside_the_sensor_is_refused():
 
 
 def test_foreign_dataset_without_a_size_is_refused():
-    with pytest.raises(InvalidTypeError, match=r"list has no sensor_size; pass size=\(height, width\)"):
+    with pytest.raises(
+        InvalidTypeError, match=r"list has no sensor_size; pass size=\(height, width\)"
+    ):
         FromDataset([])
 
 
@@ -148,7 +156,10 @@ def test_collate_puts_time_first():
 
 def test_collate_refuses_unequal_lengths():
     items = [Lines([FramesByWindow((1, 1), 100)])[index] for index in (0, 1)]
-    with pytest.raises(ShapeError, match=r"\[\[1, 2, 1, 1\], \[2, 2, 1, 1\]\]; use collate_padded for recordings of diff"):
+    with pytest.raises(
+        ShapeError,
+        match=r"\[\[1, 2, 1, 1\], \[2, 2, 1, 1\]\]; use collate_padded for recordings of diff",
+    ):
         collate(items)
 
 
@@ -177,13 +188,17 @@ def test_collate_refuses_what_are_no_frames(function, items):
 
 @pytest.mark.parametrize("labels", [["cat", "dog"], None, 3, [[1, 0], [0, 1]]], ids=repr)
 def test_labels_that_are_no_numbers_are_refused(labels):
-    with pytest.raises(InvalidTypeError, match=r"EventDataset\(labels=.*labels must be a list of ints"):
+    with pytest.raises(
+        InvalidTypeError, match=r"EventDataset\(labels=.*labels must be a list of ints"
+    ):
         EventDataset((1, 1), labels)
 
 
 def test_labels_are_checked_when_they_are_set():
     dataset = Lines()
-    with pytest.raises(InvalidValueError, match=r"Lines\(labels\): label 1 is 0.5; labels must be ints"):
+    with pytest.raises(
+        InvalidValueError, match=r"Lines\(labels\): label 1 is 0.5; labels must be ints"
+    ):
         dataset.labels = [1, 0.5]
     dataset.labels = np.array([7, 8], np.uint8)
     assert dataset.labels == [7, 8]
@@ -210,7 +225,9 @@ def test_foreign_word_as_label_is_refused():
         def __getitem__(self, index: int):
             return super().__getitem__(index)[0], "cat"
 
-    with pytest.raises(InvalidTypeError, match=r"Words\[1\]\(labels=\['cat'\]\): labels must be a list of ints"):
+    with pytest.raises(
+        InvalidTypeError, match=r"Words\[1\]\(labels=\['cat'\]\): labels must be a list of ints"
+    ):
         FromDataset(Words())[1]
 
 
@@ -248,11 +265,27 @@ def test_recording_of_another_layout_is_converted():
     ("given", "error", "message"),
     [
         (np.array([(0, -1, 0, 1)], RAW), DataError, r"Gives\[0\]: event 0: x is -1, outside"),
-        (np.array([(0, 4, 0, 1)], RAW), DataError, r"Gives\[0\]: event 0: an event at x=4, y=0 is outside the sensor"),
+        (
+            np.array([(0, 4, 0, 1)], RAW),
+            DataError,
+            r"Gives\[0\]: event 0: an event at x=4, y=0 is outside the sensor",
+        ),
         (np.array([(0, 0, 0, 3)], RAW), DataError, r"Gives\[0\]: event 0: p is 3; a polarity is"),
-        (np.array([(9, 0, 0, 1), (8, 0, 0, 1)], RAW), DataError, r"Gives\[0\]: event 1: time runs backwards, from 9 to 8"),
-        (np.array([(0.5, 0)], [("t", "f8"), ("x", "i2")]), DataError, r"Gives\[0\]: event 0: t is 0.5; expected a whole number"),
-        (np.zeros((2, 4)), InvalidTypeError, r"Gives\[0\]: expected a structured array .* found float64"),
+        (
+            np.array([(9, 0, 0, 1), (8, 0, 0, 1)], RAW),
+            DataError,
+            r"Gives\[0\]: event 1: time runs backwards, from 9 to 8",
+        ),
+        (
+            np.array([(0.5, 0)], [("t", "f8"), ("x", "i2")]),
+            DataError,
+            r"Gives\[0\]: event 0: t is 0.5; expected a whole number",
+        ),
+        (
+            np.zeros((2, 4)),
+            InvalidTypeError,
+            r"Gives\[0\]: expected a structured array .* found float64",
+        ),
         (None, InvalidTypeError, r"Gives\[0\]: expected a structured array .* found NoneType"),
     ],
 )
@@ -281,9 +314,14 @@ class Seconds:
 
 def test_what_a_transform_hands_on_is_checked():
     events = event_array([0, 0], [0, 0], [0, 3], [1, 1])
-    with pytest.raises(DataError, match=r"Gives\[0\]: Seconds\(by=2.0\): event 1: t is 1.5; expected a whole number"):
+    with pytest.raises(
+        DataError,
+        match=r"Gives\[0\]: Seconds\(by=2.0\): event 1: t is 1.5; expected a whole number",
+    ):
         Gives(events, [Seconds(2.0)])[0]
-    with pytest.raises(DataError, match=r"Gives\[0\]: the transforms: event 1: time runs backwards"):
+    with pytest.raises(
+        DataError, match=r"Gives\[0\]: the transforms: event 1: time runs backwards"
+    ):
         Gives(events, [Seconds(-1)])[0]
     assert Gives(events, [Seconds(3)])[0][0].tolist() == [(0, 0, 0, 1), (0, 0, 1, 1)]
 
@@ -294,7 +332,9 @@ def test_order_may_be_left_to_a_later_transform():
 
     events = event_array([0, 1], [0, 0], [0, 3], [1, 1])
     assert Gives(events, [turn, turn])[0][0]["x"].tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"Gives\[0\]: Crop\(events\): event 1: time runs backwards"):
+    with pytest.raises(
+        DataError, match=r"Gives\[0\]: Crop\(events\): event 1: time runs backwards"
+    ):
         Gives(events, [turn, Crop()])[0]
 
 
@@ -306,14 +346,20 @@ def test_fields_of_a_users_own_are_left_alone():
 
 
 def test_recording_without_events_left_is_named():
-    with pytest.raises(DataError, match=r"Lines\[2\]: FramesByTime\(events\): there are no events to make frames of"):
+    with pytest.raises(
+        DataError,
+        match=r"Lines\[2\]: FramesByTime\(events\): there are no events to make frames of",
+    ):
         Lines([Crop(start=10**9), FramesByTime((1, 1), 2)])[2]
 
 
 def test_foreign_recording_is_put_in_order_of_time():
     class Mixed(Foreign):
         def __getitem__(self, index: int):
-            return np.array([(2, 0, 50, 1), (1, 0, 20, 0), (0, 0, 50, 0)], [("x", "i2"), ("y", "i2"), ("t", "i4"), ("p", "?")]), 0
+            return np.array(
+                [(2, 0, 50, 1), (1, 0, 20, 0), (0, 0, 50, 0)],
+                [("x", "i2"), ("y", "i2"), ("t", "i4"), ("p", "?")],
+            ), 0
 
     assert FromDataset(Mixed())[0][0][["x", "t"]].tolist() == [(1, 20), (2, 50), (0, 50)]
 
@@ -340,7 +386,9 @@ def test_fractional_index_is_refused():
 
 @pytest.mark.parametrize("epoch", [-1, 0.5, "1", None])
 def test_epoch_is_checked(epoch):
-    with pytest.raises(InvalidValueError, match=r"Lines.epoch = .*: expected the number of the pass"):
+    with pytest.raises(
+        InvalidValueError, match=r"Lines.epoch = .*: expected the number of the pass"
+    ):
         Lines().epoch = epoch
 
 
@@ -348,7 +396,9 @@ def test_epoch_is_checked(epoch):
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_epoch_reaches_workers_that_stay(start):
     dataset = Lines([DropEvents(0.5), FramesByTime((1, 1), 5)])
-    parts = ConcatDataset([Subset(dataset, [2, 0]), Subset(pickle.loads(pickle.dumps(dataset)), [1])])
+    parts = ConcatDataset(
+        [Subset(dataset, [2, 0]), Subset(pickle.loads(pickle.dumps(dataset)), [1])]
+    )
     stay = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": start}
     loader = DataLoader(parts, 3, collate_fn=collate, **stay)
     for epoch in (0, 1, 5, 1):
@@ -358,7 +408,9 @@ def test_epoch_reaches_workers_that_stay(start):
         assert torch.equal(batch, collate([parts[index] for index in range(3)])[0])
 
 
-@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda dataset: pickle.loads(pickle.dumps(dataset))])
+@pytest.mark.parametrize(
+    "twin", [copy.copy, copy.deepcopy, lambda dataset: pickle.loads(pickle.dumps(dataset))]
+)
 def test_copy_counts_its_own_epochs(twin):
     dataset = Lines()
     dataset.epoch = 3
@@ -370,7 +422,8 @@ def test_copy_counts_its_own_epochs(twin):
 
 def test_epoch_of_what_cannot_be_looked_into_is_refused():
     with pytest.raises(
-        InvalidTypeError, match=r"set_epoch\(dataset=\[1\]\): expected an EventDataset, or a Subset or ConcatDataset"
+        InvalidTypeError,
+        match=r"set_epoch\(dataset=\[1\]\): expected an EventDataset, or a Subset or ConcatDataset",
     ):
         set_epoch([1], 1)
 
@@ -390,15 +443,21 @@ class Sequence2:
 
 def test_index_error_of_a_users_own_does_not_end_a_loop():
     item = event_array([0], [0], [0], [1]), 1
-    with pytest.raises(DataError, match=r"FromDataset\[1\]: an index is out of range where the item is made"):
+    with pytest.raises(
+        DataError, match=r"FromDataset\[1\]: an index is out of range where the item is made"
+    ):
         list(FromDataset(Sequence2([item], 3), (1, 1)))
     with pytest.raises(DataError, match=r"FromDataset\[0\]: an index is out of range"):
         list(FromDataset([item], (1, 1), [lambda events, generator: [events][5]]))
 
 
-@pytest.mark.parametrize("item", [{"events": 1, "label": 2}, (1, 2, 3), (1,), 5], ids=["dict", "three", "one", "number"])
+@pytest.mark.parametrize(
+    "item", [{"events": 1, "label": 2}, (1, 2, 3), (1,), 5], ids=["dict", "three", "one", "number"]
+)
 def test_foreign_items_that_are_no_pairs_are_refused(item):
-    with pytest.raises(InvalidTypeError, match=r"list\[0\] is a .*FromDataset expects \(events, label\)"):
+    with pytest.raises(
+        InvalidTypeError, match=r"list\[0\] is a .*FromDataset expects \(events, label\)"
+    ):
         FromDataset([item], (1, 1))[0]
     with pytest.raises(InvalidTypeError, match=r"list\[0\] is a "):
         assert FromDataset([item], (1, 1)).labels
@@ -410,7 +469,11 @@ def test_foreign_dataset_without_a_length_is_refused(dataset):
         FromDataset(dataset, (1, 1))
 
 
-@pytest.mark.parametrize("transform", [Crop, lambda events: events, FramesByTime], ids=["class", "one argument", "frames"])
+@pytest.mark.parametrize(
+    "transform",
+    [Crop, lambda events: events, FramesByTime],
+    ids=["class", "one argument", "frames"],
+)
 def test_transform_that_cannot_be_called_as_one_is_refused(transform):
     with pytest.raises(InvalidTypeError, match="called with events and a generator"):
         FromDataset([], (1, 1), [transform])
@@ -421,7 +484,9 @@ def test_source_is_text():
         EventDataset((1, 1), [], source=3)
 
 
-@pytest.mark.parametrize("labels", [{5, 3}, {0: 5, 1: 6}, np.ma.array([1, 2], mask=[0, 1]), [2**53 + 1, 1.0]])
+@pytest.mark.parametrize(
+    "labels", [{5, 3}, {0: 5, 1: 6}, np.ma.array([1, 2], mask=[0, 1]), [2**53 + 1, 1.0]]
+)
 def test_labels_without_order_or_exact_value_are_refused(labels):
     with pytest.raises(InvalidTypeError, match="labels must be a list of ints"):
         EventDataset((1, 1), labels)
@@ -433,7 +498,9 @@ def test_labels_of_unlike_integers_are_kept_or_refused():
     assert EventDataset((1, 1), [np.uint64(5), np.int64(3), torch.tensor(2)]).labels == [5, 3, 2]
 
 
-@pytest.mark.parametrize("size", [{240, 180}, {240: 1, 180: 2}, b"ab"], ids=["set", "dict", "bytes"])
+@pytest.mark.parametrize(
+    "size", [{240, 180}, {240: 1, 180: 2}, b"ab"], ids=["set", "dict", "bytes"]
+)
 def test_size_without_order_is_refused(size):
     with pytest.raises(InvalidValueError, match=r"size must be \(height, width\)"):
         EventDataset(size, [])
@@ -442,7 +509,12 @@ def test_size_without_order_is_refused(size):
 @pytest.mark.parametrize("function", [collate, collate_padded])
 @pytest.mark.parametrize(
     "items",
-    [[(torch.zeros(2), 1, 2)], [(torch.tensor(1.0), 1)], [(torch.zeros(2, 2).to_sparse(), 1)], None],
+    [
+        [(torch.zeros(2), 1, 2)],
+        [(torch.tensor(1.0), 1)],
+        [(torch.zeros(2, 2).to_sparse(), 1)],
+        None,
+    ],
     ids=["three", "no time", "sparse", "none"],
 )
 def test_collate_refuses_what_are_no_pairs(function, items):
@@ -452,7 +524,10 @@ def test_collate_refuses_what_are_no_pairs(function, items):
 
 @pytest.mark.parametrize("function", [collate, collate_padded])
 def test_collate_refuses_frames_of_unlike_types(function):
-    with pytest.raises(InvalidTypeError, match=r"frames are of different kinds, torch.float32 on cpu, torch.uint8 on cpu"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"frames are of different kinds, torch.float32 on cpu, torch.uint8 on cpu",
+    ):
         function([(torch.zeros(2, dtype=torch.uint8), 1), (torch.full((2,), 0.5), 1)])
 
 

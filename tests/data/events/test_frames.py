@@ -15,7 +15,9 @@ MAKERS = [FramesByTime, FramesByWindow, FramesByCount]
 def some_events(count: int = 500, seed: int = 0) -> np.ndarray:
     draw = np.random.default_rng(seed)
     t = np.sort(draw.integers(10**9, 10**9 + 1000, count))
-    return event_array(draw.integers(0, 4, count), draw.integers(0, 3, count), t, draw.integers(0, 2, count))
+    return event_array(
+        draw.integers(0, 4, count), draw.integers(0, 3, count), t, draw.integers(0, 2, count)
+    )
 
 
 def test_event_lands_on_its_pixel_and_polarity():
@@ -26,7 +28,9 @@ def test_event_lands_on_its_pixel_and_polarity():
 
 
 def test_events_are_counted():
-    assert FramesByTime((1, 1), 1)(event_array([0] * 5, [0] * 5, range(5), [1] * 5))[0, 1, 0, 0] == 5
+    assert (
+        FramesByTime((1, 1), 1)(event_array([0] * 5, [0] * 5, range(5), [1] * 5))[0, 1, 0, 0] == 5
+    )
 
 
 def frame_of(frames: torch.Tensor) -> list[int]:
@@ -68,13 +72,18 @@ def test_every_event_is_counted_once(count, steps, seed):
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_event_outside_the_frame_is_refused(make):
-    with pytest.raises(DataError, match=r"size \(3, 3\): the events reach row 2 and column 3; pass the size"):
+    with pytest.raises(
+        DataError, match=r"size \(3, 3\): the events reach row 2 and column 3; pass the size"
+    ):
         make((3, 3), 2)(some_events())
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_no_events_are_refused(make):
-    with pytest.raises(DataError, match="there are no events to make frames of; an earlier transform removed them all"):
+    with pytest.raises(
+        DataError,
+        match="there are no events to make frames of; an earlier transform removed them all",
+    ):
         make((3, 4), 2)(some_events(0))
 
 
@@ -85,11 +94,20 @@ def test_number_must_be_a_positive_int(make, value):
         make((3, 4), value)
 
 
-@pytest.mark.parametrize("frames", [FramesByTime((2, 2), 3), FramesByCount((2, 2), 3), FramesByWindow((2, 2), 3)], ids=repr)
+@pytest.mark.parametrize(
+    "frames",
+    [FramesByTime((2, 2), 3), FramesByCount((2, 2), 3), FramesByWindow((2, 2), 3)],
+    ids=repr,
+)
 def test_time_that_runs_backwards_is_refused(frames):
     events = event_array([0, 0, 0], [0, 0, 0], [4, 9, 8], [1, 1, 1])
     name = type(frames).__name__
-    with pytest.raises(DataError, match=rf"{name}\(events\): event 2: time runs backwards, from 9 to 8 microseconds; .* sorted"):
+    with pytest.raises(
+        DataError,
+        match=(
+            rf"{name}\(events\): event 2: time runs backwards, from 9 to 8 microseconds; .* sorted"
+        ),
+    ):
         frames(events)
     assert frames(np.sort(events, order="t", kind="stable")).sum() == 3
 
@@ -117,14 +135,18 @@ def test_raw_events_come_in_by_the_same_door(make):
         frames(raw_events([(0, 0, 100, 1), (1, 1, 200, 0), (2, 2, 50, 0)], t="<u4"))
     with pytest.raises(DataError, match="event 1: x is -1, outside"):
         frames(raw_events([(0, 0, 0, 1), (-1, 1, 99, 1)], x="<i2"))
-    with pytest.raises(DataError, match=r"event 1: t is 0.5; expected a whole number in microseconds"):
+    with pytest.raises(
+        DataError, match=r"event 1: t is 0.5; expected a whole number in microseconds"
+    ):
         frames(raw_events([(0, 0, 0, 1), (0, 1, 0.5, 1)], t="f4"))
     signed = frames(raw_events([(0, 0, 0, 1), (1, 1, 2, -1)], p="i1"))
     assert torch.equal(signed, frames(raw_events([(0, 0, 0, 1), (1, 1, 2, 0)])))
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("size", [None, "a", (4,), (10, 4, 2), (0, 4), (-1, 4), (4.5, 4), (True, 4)], ids=repr)
+@pytest.mark.parametrize(
+    "size", [None, "a", (4,), (10, 4, 2), (0, 4), (-1, 4), (4.5, 4), (True, 4)], ids=repr
+)
 def test_size_is_checked_when_frames_are_set_up(make, size):
     with pytest.raises(InvalidValueError, match=r"\(size=.*size must be \(height, width\)"):
         make(size, 3)
@@ -145,7 +167,13 @@ def test_by_time_is_exact_for_every_time(times, steps):
 
 
 def test_more_frames_than_memory_are_refused():
-    with pytest.raises(DataError, match=r"1125899906842625 of them are more than the .* counts that are made at once; make fewer"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"1125899906842625 of them are more than the .* counts that are made at once; make"
+            r" fewer"
+        ),
+    ):
         FramesByWindow((2, 2), 1)(one_pixel([0, 2**50]))
     for make in (FramesByTime, FramesByCount):
         with pytest.raises(DataError, match="1000000000000 of them are more than"):
@@ -154,7 +182,9 @@ def test_more_frames_than_memory_are_refused():
 
 def test_counts_that_float32_rounds_are_refused(monkeypatch):
     monkeypatch.setattr("snnsim.data.events.frames._EXACT", 3)
-    with pytest.raises(DataError, match="4 events of a frame fall on one pixel, float32 counts to 3"):
+    with pytest.raises(
+        DataError, match="4 events of a frame fall on one pixel, float32 counts to 3"
+    ):
         FramesByTime((1, 1), 1)(one_pixel([0, 1, 2, 3]))
     assert FramesByTime((1, 1), 2)(one_pixel([0, 1, 2, 3])).sum() == 4
 

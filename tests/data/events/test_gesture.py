@@ -45,7 +45,9 @@ def test_parts_are_not_mixed_up(tmp_path):
 
 
 def test_missing_list_is_named(tmp_path):
-    with pytest.raises(MissingDataError, match=r"DVSGesture\(path='.*trials_to_train.txt'\): there is no such file"):
+    with pytest.raises(
+        MissingDataError, match=r"DVSGesture\(path='.*trials_to_train.txt'\): there is no such file"
+    ):
         DVSGesture(tmp_path)
 
 
@@ -53,14 +55,21 @@ def test_missing_list_is_named(tmp_path):
 def test_missing_file_is_named(tmp_path, name):
     write(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(MissingDataError, match=rf"trials_to_train.txt lists user02_led.aedat; not there: \['{name}'\]"):
+    with pytest.raises(
+        MissingDataError,
+        match=rf"trials_to_train.txt lists user02_led.aedat; not there: \['{name}'\]",
+    ):
         DVSGesture(tmp_path)
 
 
 def test_gesture_without_events_is_refused(tmp_path):
     write(tmp_path)
-    (tmp_path / "user01_led_labels.csv").write_text("class,startTime_usec,endTime_usec\n1,200,300\n")
-    with pytest.raises(DataError, match=r"user01_led.aedat, 200 to 300 microseconds: the recording holds no events"):
+    (tmp_path / "user01_led_labels.csv").write_text(
+        "class,startTime_usec,endTime_usec\n1,200,300\n"
+    )
+    with pytest.raises(
+        DataError, match=r"user01_led.aedat, 200 to 300 microseconds: the recording holds no events"
+    ):
         DVSGesture(tmp_path)[0]
 
 
@@ -74,7 +83,13 @@ def test_part_must_be_a_bool(tmp_path):
     [
         ("", "line 1: expected 'class,startTime_usec,endTime_usec', found 'an empty file'"),
         ("1,2,3\n", "line 1: expected .* found '1,2,3'"),
-        (LABELS + "12,0,1\n", r"line 4: expected a class 1..11, a start and a later end in microseconds, found '12,0,1'"),
+        (
+            LABELS + "12,0,1\n",
+            (
+                r"line 4: expected a class 1..11, a start and a later end in microseconds, found"
+                r" '12,0,1'"
+            ),
+        ),
         (LABELS + "1,5,5\n", "line 4: expected"),
         (LABELS + "1,5\n", "line 4: expected"),
         (LABELS + "one,5,6\n", "line 4: expected"),
@@ -92,7 +107,12 @@ def test_damaged_labels_name_the_line(tmp_path, text, message):
 @pytest.mark.parametrize("name", ["../other.aedat", "/etc/passwd", "a/../../b.aedat", "a\0b"])
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     (tmp_path / "trials_to_train.txt").write_text(f"\n{name}\n")
-    with pytest.raises(DataError, match=r"trials_to_train.txt: line 2: expected the name of a recording in this folder, found"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"trials_to_train.txt: line 2: expected the name of a recording in this folder, found"
+        ),
+    ):
         DVSGesture(tmp_path)
 
 

@@ -185,7 +185,11 @@ def test_relative_path_is_known_by_where_it_leads(tmp_path, monkeypatch):
     assert identity(Path("data")) == identity(tmp_path / "data")
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), (part for part in "ab"), sys.stderr.buffer], ids=["lock", "generator", "file"])
+@pytest.mark.parametrize(
+    "value",
+    [threading.Lock(), (part for part in "ab"), sys.stderr.buffer],
+    ids=["lock", "generator", "file"],
+)
 def test_what_does_not_show_its_content_is_refused(value):
     with pytest.raises(InvalidTypeError, match=r"a .* does not show what it holds"):
         identity([Settings(value)])
@@ -208,7 +212,11 @@ print(identity([DigitsDVS(False, [Transform(), FramesByTime((20, 20), 4)]), Tran
 def test_processes_agree():
     runs = [
         subprocess.run(
-            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+            [sys.executable, "-c", PROGRAM],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
         )
         for seed in ("1", "2")
     ]
@@ -232,7 +240,10 @@ def made(source: str, name: str = "f", module: str = "mine", **given: object) ->
         ),
         ("def f(a, *, b=1): return a", "def f(a, b=1): return a"),
         (
-            "def f(e):\n try:\n  x = e + 1\n  y = e + 2\n except ValueError:\n  return 3\n return x",
+            (
+                "def f(e):\n try:\n  x = e + 1\n  y = e + 2\n except ValueError:\n  return 3\n"
+                " return x"
+            ),
             "def f(e):\n x = e + 1\n try:\n  y = e + 2\n except ValueError:\n  return 3\n return x",
         ),
     ],
@@ -259,7 +270,9 @@ def test_a_users_own_module_counts_with_what_is_used_of_it(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     found = []
     for number in (1, 2):
-        (tmp_path / "helper_of_mine.py").write_text(f"def shift(events): return events + {number}\n")
+        (tmp_path / "helper_of_mine.py").write_text(
+            f"def shift(events): return events + {number}\n"
+        )
         function = made(use)
         if is_loaded:
             importlib.import_module("helper_of_mine")

@@ -5,7 +5,16 @@ import torch
 from torch.utils.data import Subset
 
 from snnsim.data import batches
-from snnsim.data.events import Cached, DigitsDVS, DropEvents, EventDataset, FrameDataset, FramesByTime, FramesByWindow, event_array
+from snnsim.data.events import (
+    Cached,
+    DigitsDVS,
+    DropEvents,
+    EventDataset,
+    FrameDataset,
+    FramesByTime,
+    FramesByWindow,
+    event_array,
+)
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 
@@ -24,7 +33,9 @@ def test_items_are_those_of_the_dataset():
     dataset = Two([FramesByTime((2, 2), 3)])
     held = FrameDataset.of(dataset)
     assert len(held) == 2
-    for (frames, label), (expected, expected_label) in zip((held[0], held[1]), (dataset[0], dataset[1]), strict=True):
+    for (frames, label), (expected, expected_label) in zip(
+        (held[0], held[1]), (dataset[0], dataset[1]), strict=True
+    ):
         assert torch.equal(frames, expected)
         assert label == expected_label
     assert repr(held) == "FrameDataset(2 recordings [3, 2, 2, 2], cpu)"
@@ -41,17 +52,25 @@ def test_a_batch_is_time_first():
 
 
 def test_events_that_are_not_frames_are_refused():
-    with pytest.raises(InvalidTypeError, match="its items are events; end its transforms with one that makes frames"):
+    with pytest.raises(
+        InvalidTypeError,
+        match="its items are events; end its transforms with one that makes frames",
+    ):
         FrameDataset.of(Two())
 
 
 def test_recordings_of_different_length_are_refused():
-    with pytest.raises(ShapeError, match=r"differ in shape, \[\[3, 2, 2, 2\], \[6, 2, 2, 2\]\]; make frames of equal number"):
+    with pytest.raises(
+        ShapeError,
+        match=r"differ in shape, \[\[3, 2, 2, 2\], \[6, 2, 2, 2\]\]; make frames of equal number",
+    ):
         FrameDataset.of(Two([FramesByWindow((2, 2), 1)]))
 
 
 def test_a_label_for_each_recording():
-    with pytest.raises(ShapeError, match=r"frames: \[2, 3, 2, 4, 4\], labels: \[3\]\): expected frames"):
+    with pytest.raises(
+        ShapeError, match=r"frames: \[2, 3, 2, 4, 4\], labels: \[3\]\): expected frames"
+    ):
         FrameDataset(torch.zeros(2, 3, 2, 4, 4), torch.zeros(3, dtype=torch.int64))
 
 
@@ -64,7 +83,13 @@ def test_the_digits_before_the_camera():
 @pytest.mark.parametrize("wrap", [lambda dataset: dataset, lambda dataset: Subset(dataset, [1, 0])])
 def test_what_is_drawn_anew_is_warned_of(wrap):
     dataset = wrap(Two([DropEvents(0.1), FramesByTime((2, 2), 3)]))
-    with pytest.warns(UserWarning, match=r"DropEvents\(probability=0.1\) draws at random, and what it draws now is held for every"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            r"DropEvents\(probability=0.1\) draws at random, and what it draws now is held for"
+            r" every"
+        ),
+    ):
         FrameDataset.of(dataset)
 
 
@@ -80,14 +105,18 @@ def test_change_to_an_item_does_not_reach_the_dataset():
 
 
 def test_labels_that_are_not_int64_are_refused():
-    with pytest.raises(InvalidTypeError, match=r"labels: torch.float32\): .*labels are kept as int64"):
+    with pytest.raises(
+        InvalidTypeError, match=r"labels: torch.float32\): .*labels are kept as int64"
+    ):
         FrameDataset(torch.zeros(2, 3, 2, 4, 4), torch.zeros(2))
     with pytest.raises(InvalidValueError, match=r"FrameDataset.of\(labels\): label 1 is 0.5"):
         FrameDataset.of([(torch.zeros(3, 2, 4, 4), 1), (torch.zeros(3, 2, 4, 4), 0.5)])
 
 
 @pytest.mark.parametrize(
-    "dataset", [[], None, [(torch.zeros(2, 2, 3, 3), 1, 2)], [{"a": 1}]], ids=["empty", "none", "three", "dict"]
+    "dataset",
+    [[], None, [(torch.zeros(2, 2, 3, 3), 1, 2)], [{"a": 1}]],
+    ids=["empty", "none", "three", "dict"],
 )
 def test_what_holds_no_pairs_is_refused(dataset):
     with pytest.raises(InvalidTypeError, match=r"FrameDataset\.of\(dataset.*pair"):
@@ -96,7 +125,9 @@ def test_what_holds_no_pairs_is_refused(dataset):
 
 def test_frames_of_unlike_types_are_refused():
     items = [(torch.zeros(1, 2, 1, 1), 0), (torch.zeros(1, 2, 1, 1, dtype=torch.uint8), 0)]
-    with pytest.raises(InvalidTypeError, match=r"frames are of types \['torch.float32', 'torch.uint8'\]"):
+    with pytest.raises(
+        InvalidTypeError, match=r"frames are of types \['torch.float32', 'torch.uint8'\]"
+    ):
         FrameDataset.of(items)
 
 

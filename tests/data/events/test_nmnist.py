@@ -30,7 +30,11 @@ def listed(**changes: bytes | None) -> dict[str, bytes]:
 
 
 def foldered(part: str) -> dict[str, bytes]:
-    return {f"{part}/7/00002.bin": recording(2), f"{part}/0/00001.bin": recording(1), f"{part}/notes.txt": b""}
+    return {
+        f"{part}/7/00002.bin": recording(2),
+        f"{part}/0/00001.bin": recording(1),
+        f"{part}/notes.txt": b"",
+    }
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
@@ -53,7 +57,11 @@ def contents(dataset: NMNIST) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_lists_give_the_labels(tmp_path, kind):
-    root = write_folder(tmp_path, listed()) if kind == "folder" else write_zip(tmp_path / "small.zip", listed())
+    root = (
+        write_folder(tmp_path, listed())
+        if kind == "folder"
+        else write_zip(tmp_path / "small.zip", listed())
+    )
     assert contents(NMNIST(root)) == [(1, 5), (2, 0), (10, 9)]
     assert contents(NMNIST(root, train=False)) == [(4, 3)]
 
@@ -89,32 +97,44 @@ def test_missing_label_file_is_named(tmp_path, train):
     name = "train3" if train else "test1"
     root = write_zip(tmp_path / "small.zip", listed(**{f"small/{name}.txt": None}))
     part = "train" if train else "test"
-    with pytest.raises(MissingDataError, match=rf'no labels in .*small.zip; .* a list {part}\*.txt of "number label" lines'):
+    with pytest.raises(
+        MissingDataError,
+        match=rf'no labels in .*small.zip; .* a list {part}\*.txt of "number label" lines',
+    ):
         NMNIST(root, train=train)
 
 
 def test_missing_recording_is_named(tmp_path):
     root = write_zip(tmp_path / "small.zip", listed(**{"small/2.bs2": None}))
-    with pytest.raises(MissingDataError, match=r"small/train3.txt, line 3 lists small/2.bs2, which is not there"):
+    with pytest.raises(
+        MissingDataError, match=r"small/train3.txt, line 3 lists small/2.bs2, which is not there"
+    ):
         NMNIST(root)
 
 
 @pytest.mark.parametrize("line", [b"1", b"1 10", b"one 1", b"1 2 3", b"1 -1"])
 def test_strange_line_is_named(tmp_path, line):
     root = write_folder(tmp_path, listed(**{"small/train3.txt": b"1 5\n" + line}))
-    with pytest.raises(DataError, match=r"train3.txt, line 2: expected a recording's number and a label 0..9, found"):
+    with pytest.raises(
+        DataError,
+        match=r"train3.txt, line 2: expected a recording's number and a label 0..9, found",
+    ):
         NMNIST(root)
 
 
 def test_missing_root_is_named(tmp_path):
-    with pytest.raises(MissingDataError, match="nothing: there is neither such a folder nor such a zip archive"):
+    with pytest.raises(
+        MissingDataError, match="nothing: there is neither such a folder nor such a zip archive"
+    ):
         NMNIST(tmp_path / "nothing")
 
 
 def test_archive_cut_short_is_refused(tmp_path):
     path = write_zip(tmp_path / "small.zip", listed())
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match=r"small.zip: not a zip archive, or one cut short .*; fetch it again"):
+    with pytest.raises(
+        DataError, match=r"small.zip: not a zip archive, or one cut short .*; fetch it again"
+    ):
         NMNIST(path)
 
 
@@ -125,13 +145,17 @@ def test_corrupt_recording_in_an_archive_is_refused(tmp_path):
             archive.writestr(name, content)
     raw = path.read_bytes()
     path.write_bytes(raw.replace(recording(2), recording(3), 1))
-    with pytest.raises(DataError, match=r"small.zip: small/2.bs2 in it is corrupt .*; fetch the archive again"):
+    with pytest.raises(
+        DataError, match=r"small.zip: small/2.bs2 in it is corrupt .*; fetch the archive again"
+    ):
         NMNIST(path)[1]
 
 
 def test_event_outside_the_sensor_names_file_and_offset(tmp_path):
     root = write_zip(tmp_path / "small.zip", listed(**{"small/1.bs2": recording(34)}))
-    with pytest.raises(DataError, match=r"small.zip: small/1.bs2: byte offset 0: an event at x=34, y=1 is outside"):
+    with pytest.raises(
+        DataError, match=r"small.zip: small/1.bs2: byte offset 0: an event at x=34, y=1 is outside"
+    ):
         NMNIST(root)[0]
 
 
@@ -141,7 +165,9 @@ def test_part_must_be_a_bool(tmp_path):
 
 
 def damaged(path: Path, place: int, layout: str, *values: int) -> Path:
-    """The archive with other numbers at this place of its last central entry, or of its last record."""
+    """The archive with other numbers at this place of its last central entry, or of its last
+    record.
+    """
     content = bytearray(path.read_bytes())
     start = content.rindex(b"PK\1\2" if place < 100 else b"PK\5\6") + place % 100
     struct.pack_into(layout, content, start, *values)
@@ -163,7 +189,9 @@ def damaged(path: Path, place: int, layout: str, *values: int) -> Path:
     ids=["offset", "directory", "encrypted", "method", "version", "header", "name"],
 )
 def test_damaged_archive_is_refused_by_name(tmp_path, place, layout, values):
-    path = damaged(write_zip(tmp_path / "Train.zip", {"Train/7/1.bin": recording(1)}), place, layout, *values)
+    path = damaged(
+        write_zip(tmp_path / "Train.zip", {"Train/7/1.bin": recording(1)}), place, layout, *values
+    )
     with pytest.raises(DataError, match=r"Train\.zip"):
         NMNIST(path)[0]
 
@@ -216,10 +244,14 @@ def test_list_reaches_no_other_folder(tmp_path):
         NMNIST(root)
 
 
-@pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with N-MNIST")
+@pytest.mark.skipif(
+    "SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with N-MNIST"
+)
 def test_real_recordings():
     root = Path(os.environ["SNNSIM_DATA"]) / "NMNIST" / "NMNISTsmall.zip"
-    train, test = (NMNIST(root, train=part, transforms=[FramesByTime((34, 34), 20)]) for part in (True, False))
+    train, test = (
+        NMNIST(root, train=part, transforms=[FramesByTime((34, 34), 20)]) for part in (True, False)
+    )
     assert (len(train), len(test)) == (1000, 100)
     assert train.labels[:5] == [5, 0, 4, 1, 9]
     assert test.labels[:5] == [7, 2, 1, 0, 4]
@@ -242,5 +274,7 @@ def test_recording_that_is_listed_twice_is_refused(tmp_path):
     (tmp_path / "train3.txt").write_text("1 5\n2 0\n1 7\n")
     for number in (1, 2):
         (tmp_path / f"{number}.bs2").write_bytes(recording(number))
-    with pytest.raises(DataError, match=r"train3\.txt, line 3 lists 1\.bs2 again, after train3\.txt, line 1"):
+    with pytest.raises(
+        DataError, match=r"train3\.txt, line 3 lists 1\.bs2 again, after train3\.txt, line 1"
+    ):
         NMNIST(tmp_path)

@@ -30,19 +30,26 @@ def evt3(*words: tuple[int, int]) -> bytes:
 
 
 def test_dat_bits_of_an_event(tmp_path):
-    path = write(tmp_path, DAT_HEADER, b"\0\x08", dat_event(303, 239, 5, 1), dat_event(0, 1, 2**31, 0))
+    path = write(
+        tmp_path, DAT_HEADER, b"\0\x08", dat_event(303, 239, 5, 1), dat_event(0, 1, 2**31, 0)
+    )
     assert read_dat(path).tolist() == [(303, 239, 5, 1), (0, 1, 2**31, 0)]
 
 
 def test_dat_time_goes_on_behind_32_bits(tmp_path):
-    path = write(tmp_path, DAT_HEADER, b"\0\x08", dat_event(0, 0, 2**32 - 1, 1), dat_event(0, 0, 3, 1))
+    path = write(
+        tmp_path, DAT_HEADER, b"\0\x08", dat_event(0, 0, 2**32 - 1, 1), dat_event(0, 0, 3, 1)
+    )
     assert read_dat(path)["t"].tolist() == [2**32 - 1, 2**32 + 3]
 
 
 def test_dat_header_tells_the_size(tmp_path):
     header = DAT_HEADER + b"% Height 240\n% Width 304\n"
     path = write(tmp_path, header, b"\0\x08", dat_event(304, 0, 0, 1))
-    with pytest.raises(DataError, match=f"byte offset {len(header) + 2}: .*x=304, y=0 is outside the sensor of 304 x 240"):
+    with pytest.raises(
+        DataError,
+        match=f"byte offset {len(header) + 2}: .*x=304, y=0 is outside the sensor of 304 x 240",
+    ):
         read_dat(path)
     assert len(read_dat(path, (240, 305))) == 1
 
@@ -52,8 +59,14 @@ def test_dat_header_tells_the_size(tmp_path):
     [
         ((b"\0\x0c" + bytes(12),), "byte offset 47: expected an event size of 8 bytes, found 12"),
         ((b"\0",), "byte offset 47: expected an event size of 8 bytes, the file ends here"),
-        ((b"\0\x08", dat_event(0, 0, 0, 0), b"abc"), "byte offset 56: the file is truncated; .* 3 are left"),
-        ((b"\0\x08", dat_event(0, 0, 9, 0), dat_event(0, 0, 8, 0)), "byte offset 56: time runs backwards, from 9 to 8"),
+        (
+            (b"\0\x08", dat_event(0, 0, 0, 0), b"abc"),
+            "byte offset 56: the file is truncated; .* 3 are left",
+        ),
+        (
+            (b"\0\x08", dat_event(0, 0, 9, 0), dat_event(0, 0, 8, 0)),
+            "byte offset 56: time runs backwards, from 9 to 8",
+        ),
         ((b"\0\x08",), "holds no events"),
     ],
 )
@@ -64,7 +77,16 @@ def test_damaged_dat_is_refused(tmp_path, parts, message):
 
 
 def test_evt3_single_events(tmp_path):
-    words = evt3((HIGH, 2), (LOW, 3), (ROW, 700), (SINGLE, 1 << 11 | 1279), (LOW, 4), (SINGLE, 5), (ROW, 1), (SINGLE, 6))
+    words = evt3(
+        (HIGH, 2),
+        (LOW, 3),
+        (ROW, 700),
+        (SINGLE, 1 << 11 | 1279),
+        (LOW, 4),
+        (SINGLE, 5),
+        (ROW, 1),
+        (SINGLE, 6),
+    )
     t = 2 << 12
     assert read_evt3(write(tmp_path, EVT3_HEADER, words)).tolist() == [
         (1279, 700, t + 3, 1),
@@ -75,9 +97,17 @@ def test_evt3_single_events(tmp_path):
 
 def test_evt3_vectors_move_on_from_their_start(tmp_path):
     words = evt3(
-        (HIGH, 0), (LOW, 9), (ROW, 8), (BASE, 1 << 11 | 100), (VECTOR_12, 0b100000000001), (VECTOR_8, 0xF02), (SINGLE, 7),
-        (VECTOR_12, 1), (BASE, 200), (VECTOR_8, 0x80),
-    )  # fmt: skip
+        (HIGH, 0),
+        (LOW, 9),
+        (ROW, 8),
+        (BASE, 1 << 11 | 100),
+        (VECTOR_12, 0b100000000001),
+        (VECTOR_8, 0xF02),
+        (SINGLE, 7),
+        (VECTOR_12, 1),
+        (BASE, 200),
+        (VECTOR_8, 0x80),
+    )
     events = read_evt3(write(tmp_path, EVT3_HEADER, words))
     # the upper bits of a vector of 8 mean nothing
     assert events["x"].tolist() == [100, 111, 113, 7, 120, 207]
@@ -85,7 +115,9 @@ def test_evt3_vectors_move_on_from_their_start(tmp_path):
 
 
 def test_evt3_lower_time_starts_again_with_the_upper(tmp_path):
-    words = evt3((HIGH, 1), (LOW, 4000), (ROW, 0), (SINGLE, 0), (HIGH, 2), (SINGLE, 0), (LOW, 1), (SINGLE, 0))
+    words = evt3(
+        (HIGH, 1), (LOW, 4000), (ROW, 0), (SINGLE, 0), (HIGH, 2), (SINGLE, 0), (LOW, 1), (SINGLE, 0)
+    )
     assert read_evt3(write(tmp_path, EVT3_HEADER, words))["t"].tolist() == [8096, 8192, 8193]
 
 
@@ -105,11 +137,17 @@ def test_evt3_events_before_the_first_time_are_skipped(tmp_path):
         (b"% evt 2.0\n", "expected a header that says evt 3, found EVT2"),
         (b"% format EVT21;height=720\n", "expected a header that says evt 3, found EVT2"),
         (evt3((HIGH, 0)), "expected a header that says evt 3, found none"),
-        (EVT3_HEADER + evt3((HIGH, 0)) + b"!", f"byte offset {len(EVT3_HEADER) + 2}: the file is truncated in the middle"),
+        (
+            EVT3_HEADER + evt3((HIGH, 0)) + b"!",
+            f"byte offset {len(EVT3_HEADER) + 2}: the file is truncated in the middle",
+        ),
         (EVT3_HEADER, "holds no events"),
         (
             EVT3_HEADER + evt3((HIGH, 0), (ROW, 720), (SINGLE, 0)),
-            f"byte offset {len(EVT3_HEADER) + 4}: an event at x=0, y=720 is outside the sensor of 1280 x 720",
+            (
+                f"byte offset {len(EVT3_HEADER) + 4}: an event at x=0, y=720 is outside the sensor"
+                " of 1280 x 720"
+            ),
         ),
         (
             EVT3_HEADER + evt3((HIGH, 0), (ROW, 0), (LOW, 5), (SINGLE, 0), (LOW, 4), (SINGLE, 0)),
@@ -132,7 +170,16 @@ def test_header_of_the_newer_format_ends_at_end(tmp_path):
 
 def test_evt3_upper_time_that_stays_keeps_the_lower_half(tmp_path):
     words = evt3(
-        (HIGH, 5), (LOW, 100), (ROW, 10), (HIGH, 5), (SINGLE, 20), (HIGH, 6), (HIGH, 6), (SINGLE, 20), (LOW, 3), (SINGLE, 20)
+        (HIGH, 5),
+        (LOW, 100),
+        (ROW, 10),
+        (HIGH, 5),
+        (SINGLE, 20),
+        (HIGH, 6),
+        (HIGH, 6),
+        (SINGLE, 20),
+        (LOW, 3),
+        (SINGLE, 20),
     )
     times = [5 << 12 | 100, 6 << 12, 6 << 12 | 3]
     assert read_evt3(write(tmp_path, EVT3_HEADER, words))["t"].tolist() == times
@@ -141,15 +188,32 @@ def test_evt3_upper_time_that_stays_keeps_the_lower_half(tmp_path):
 def test_evt3_rows_of_another_kind_are_skipped(tmp_path):
     # a row of type 1 begins events that are no change of brightness
     words = evt3(
-        (HIGH, 0), (LOW, 1), (ROW, 10), (SINGLE, 20), (1, 30), (SINGLE, 21), (BASE, 40), (VECTOR_8, 1), (ROW, 12), (SINGLE, 22)
-    )  # fmt: skip
-    assert read_evt3(write(tmp_path, EVT3_HEADER, words))[["x", "y"]].tolist() == [(20, 10), (22, 12)]
+        (HIGH, 0),
+        (LOW, 1),
+        (ROW, 10),
+        (SINGLE, 20),
+        (1, 30),
+        (SINGLE, 21),
+        (BASE, 40),
+        (VECTOR_8, 1),
+        (ROW, 12),
+        (SINGLE, 22),
+    )
+    assert read_evt3(write(tmp_path, EVT3_HEADER, words))[["x", "y"]].tolist() == [
+        (20, 10),
+        (22, 12),
+    ]
 
 
 def test_evt3_of_two_cameras_is_refused(tmp_path):
     second = 1 << 11
     both = evt3((HIGH, 0), (ROW, 1), (SINGLE, 1), (ROW, second | 1), (SINGLE, 1))
-    with pytest.raises(DataError, match=f"byte offset {len(EVT3_HEADER) + 8}: an event of a second camera; split the recording"):
+    with pytest.raises(
+        DataError,
+        match=(
+            f"byte offset {len(EVT3_HEADER) + 8}: an event of a second camera; split the recording"
+        ),
+    ):
         read_evt3(write(tmp_path, EVT3_HEADER, both))
     alone = evt3((HIGH, 0), (ROW, second | 7), (SINGLE, 1))
     assert read_evt3(write(tmp_path, EVT3_HEADER, alone))["y"].tolist() == [7]
@@ -163,7 +227,14 @@ def test_evt3_vectors_beyond_any_sensor_name_the_offset(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [(14, "byte offset 46: expected events of type 0 or 12, changes of brightness, found type 14"), (12, None)]
+    ("kind", "message"),
+    [
+        (
+            14,
+            "byte offset 46: expected events of type 0 or 12, changes of brightness, found type 14",
+        ),
+        (12, None),
+    ],
 )
 def test_dat_of_triggers_is_refused(tmp_path, kind, message):
     path = write(tmp_path, DAT_HEADER, bytes([kind, 8]), dat_event(1, 2, 3, 1))
@@ -175,7 +246,9 @@ def test_dat_of_triggers_is_refused(tmp_path, kind, message):
 
 
 def test_dat_of_the_first_version_is_refused(tmp_path):
-    with pytest.raises(DataError, match="byte offset 0: events of version 1 have other bits; version 2 is read"):
+    with pytest.raises(
+        DataError, match="byte offset 0: events of version 1 have other bits; version 2 is read"
+    ):
         read_dat(write(tmp_path, b"% Version 1\n\0\x08", dat_event(1, 2, 3, 1)))
 
 
@@ -187,7 +260,12 @@ def test_header_of_no_sensor_is_refused(tmp_path, number, line):
         (read_dat, (header, b"\0\x08", dat_event(0, 0, 0, 0))),
         (read_evt3, (header, b"% evt 3.0\n", evt3((HIGH, 0)))),
     ):
-        with pytest.raises(DataError, match=r"byte offset 0: the header declares a sensor of .* x 5 pixels; the file is damaged"):
+        with pytest.raises(
+            DataError,
+            match=(
+                r"byte offset 0: the header declares a sensor of .* x 5 pixels; the file is damaged"
+            ),
+        ):
             read(write(tmp_path, *parts))
 
 
@@ -197,17 +275,23 @@ def test_size_given_is_checked(tmp_path, read):
         read(write(tmp_path, b""), (4,))
 
 
-needs_data = pytest.mark.skipif("SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with recordings")
+needs_data = pytest.mark.skipif(
+    "SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with recordings"
+)
 
 
 @needs_data
 def test_real_evt3_recording():
     folder = Path(os.environ["SNNSIM_DATA"]) / "events"
-    events, recorded = read_evt3(folder / "evt3_sample.raw", (720, 1280)), np.load(folder / "evt3_sample.npy")
+    events, recorded = (
+        read_evt3(folder / "evt3_sample.raw", (720, 1280)),
+        np.load(folder / "evt3_sample.npy"),
+    )
     for name in "xyp":
         assert np.array_equal(events[name], recorded[name])
-    # the lower time of this file steps back a little behind some upper times, without events between; the array beside it
-    # takes each step for a turn of the counter and runs ahead, past every upper time in the file
+    # the lower time of this file steps back a little behind some upper times, without events
+    # between; the array beside it takes each step for a turn of the counter and runs ahead, past
+    # every upper time in the file
     assert np.array_equal(events["t"][:20121], recorded["t"][:20121])
     assert np.array_equal(np.unique(events["t"] >> 12), [2861, 2862, 2863])
 

@@ -10,7 +10,9 @@ from snnsim.data.events import FramesByTime, SpokenSpikes
 from snnsim.errors import DataError, MissingDataError
 
 
-def write(path: Path, labels=(3, 19), times=((0.5, 0.25), (0.0, 1.0, 1.0)), units=((699, 0), (1, 2, 3))) -> Path:
+def write(
+    path: Path, labels=(3, 19), times=((0.5, 0.25), (0.0, 1.0, 1.0)), units=((699, 0), (1, 2, 3))
+) -> Path:
     h5py = pytest.importorskip("h5py")
     with h5py.File(path, "w") as file:
         file["labels"] = np.array(labels, dtype=np.uint16)
@@ -36,7 +38,10 @@ def test_frames_hold_the_channels(tmp_path):
 
 
 def test_missing_file_says_where_to_get_it(tmp_path):
-    with pytest.raises(MissingDataError, match=r"there is no such file; fetch it from https://zenkelab.org/datasets/"):
+    with pytest.raises(
+        MissingDataError,
+        match=r"there is no such file; fetch it from https://zenkelab.org/datasets/",
+    ):
         SpokenSpikes(tmp_path / "shd_train.h5")
 
 
@@ -56,7 +61,10 @@ def test_file_without_spikes_is_refused(tmp_path):
 
 
 def test_unequal_counts_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"there must be one label, one times and one units per word, found .*'labels': 1"):
+    with pytest.raises(
+        DataError,
+        match=r"there must be one label, one times and one units per word, found .*'labels': 1",
+    ):
         SpokenSpikes(write(tmp_path / "shd_train.h5", labels=(1,)))
 
 
@@ -73,7 +81,9 @@ def test_channel_outside_is_refused(tmp_path):
 def test_without_h5py_says_how_to_get_it(tmp_path, monkeypatch):
     (tmp_path / "shd_train.h5").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ModuleNotFoundError, match="HDF5 files need h5py; install it with: pip install h5py"):
+    with pytest.raises(
+        ModuleNotFoundError, match="HDF5 files need h5py; install it with: pip install h5py"
+    ):
         SpokenSpikes(tmp_path / "shd_train.h5")
 
 
@@ -114,7 +124,11 @@ def test_data_of_other_files_are_not_read(tmp_path, kind):
             layout[:] = h5py.VirtualSource(str(write(tmp_path / "other.h5")), "labels", (2,))
             file.create_virtual_dataset("labels", layout)
     with pytest.raises(
-        DataError, match=r"shd_train.h5: labels is (a link to elsewhere|not an array of one dimension in this file)"
+        DataError,
+        match=(
+            r"shd_train.h5: labels is (a link to elsewhere|not an array of one dimension in this"
+            r" file)"
+        ),
     ):
         SpokenSpikes(path)
 
@@ -124,7 +138,9 @@ def test_labels_of_absurd_size_are_refused_by_what_they_declare(tmp_path):
     with h5py.File(tmp_path / "shd_train.h5", "w") as file:
         file.create_dataset("labels", (2**40,), "u1", chunks=(2**20,), compression="gzip")
         for name in ("times", "units"):
-            file.create_dataset(f"spikes/{name}", (2**40,), h5py.vlen_dtype(np.dtype("u2")), chunks=(100,))
+            file.create_dataset(
+                f"spikes/{name}", (2**40,), h5py.vlen_dtype(np.dtype("u2")), chunks=(100,)
+            )
     with pytest.raises(DataError, match=r"shd_train.h5: labels: declares 1,099,511,627,776 bytes"):
         SpokenSpikes(tmp_path / "shd_train.h5")
 
@@ -136,12 +152,16 @@ def test_labels_that_are_no_numbers_are_refused(tmp_path, labels):
     with h5py.File(path, "r+") as file:
         del file["labels"]
         file["labels"] = np.array(labels)
-    with pytest.raises(DataError, match=r"shd_train.h5: labels: label 0 is .*; expected whole numbers"):
+    with pytest.raises(
+        DataError, match=r"shd_train.h5: labels: label 0 is .*; expected whole numbers"
+    ):
         SpokenSpikes(path)
 
 
 def test_file_that_vanished_is_named(tmp_path):
     dataset = SpokenSpikes(write(tmp_path / "shd_train.h5"))
     (tmp_path / "shd_train.h5").unlink()
-    with pytest.raises(DataError, match=r"shd_train.h5: there is no such file any more; put it back"):
+    with pytest.raises(
+        DataError, match=r"shd_train.h5: there is no such file any more; put it back"
+    ):
         dataset[0]

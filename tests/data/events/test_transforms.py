@@ -33,7 +33,9 @@ RANDOM = [transform for transform in ALL if transform.draws]
 def some_events(count: int = 400) -> np.ndarray:
     draw = np.random.default_rng(3)
     t = np.sort(draw.integers(0, 2000, count)) + 10**6
-    return event_array(draw.integers(0, 8, count), draw.integers(0, 6, count), t, draw.integers(0, 2, count))
+    return event_array(
+        draw.integers(0, 8, count), draw.integers(0, 6, count), t, draw.integers(0, 2, count)
+    )
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -55,7 +57,9 @@ def test_result_is_sound_and_the_input_untouched(transform):
 
 @pytest.mark.parametrize("transform", ALL, ids=repr)
 def test_repeats_with_the_generator(transform):
-    assert np.array_equal(transform(some_events(), generator(1)), transform(some_events(), generator(1)))
+    assert np.array_equal(
+        transform(some_events(), generator(1)), transform(some_events(), generator(1))
+    )
 
 
 @pytest.mark.parametrize("transform", RANDOM, ids=repr)
@@ -93,7 +97,11 @@ def test_denoise_follows_its_definition():
     events = some_events()
     window = 10
     x, y, t = (events[name].astype(int) for name in "xyt")
-    near = (abs(x[:, None] - x) <= 1) & (abs(y[:, None] - y) <= 1) & ((x[:, None] != x) | (y[:, None] != y))
+    near = (
+        (abs(x[:, None] - x) <= 1)
+        & (abs(y[:, None] - y) <= 1)
+        & ((x[:, None] != x) | (y[:, None] != y))
+    )
     age = t[:, None] - t
     supported = (near & (age >= 0) & (age <= window)).any(1)
     assert 0 < supported.sum() < len(events)
@@ -105,7 +113,10 @@ def test_denoise_keeps_no_lonely_pixel():
 
 
 def test_downsample_keeps_every_event():
-    assert Downsample(4)(event_array([7, 8], [3, 4], [0, 1], [0, 1])).tolist() == [(1, 0, 0, 0), (2, 1, 1, 1)]
+    assert Downsample(4)(event_array([7, 8], [3, 4], [0, 1], [0, 1])).tolist() == [
+        (1, 0, 0, 0),
+        (2, 1, 1, 1),
+    ]
 
 
 def test_drop_leaves_the_share_it_says():
@@ -122,7 +133,9 @@ def test_flip_is_its_own_inverse():
 
 
 def test_flip_refuses_a_column_outside():
-    with pytest.raises(InvalidValueError, match=r"an event is in column 7; pass the width of the sensor"):
+    with pytest.raises(
+        InvalidValueError, match=r"an event is in column 7; pass the width of the sensor"
+    ):
         FlipHorizontal(7, probability=1.0)(some_events(), generator())
 
 
@@ -138,7 +151,9 @@ def test_jitter_in_time_alone_keeps_places():
 
 
 def test_scale_time_keeps_the_first_event():
-    scaled = ScaleTime(2.0, 2.0)(event_array([0] * 3, [0] * 3, [100, 101, 150], [0] * 3), generator())
+    scaled = ScaleTime(2.0, 2.0)(
+        event_array([0] * 3, [0] * 3, [100, 101, 150], [0] * 3), generator()
+    )
     assert scaled["t"].tolist() == [100, 102, 200]
 
 
@@ -148,7 +163,10 @@ def test_scale_time_keeps_the_first_event():
         (lambda: Crop(top=-1), r"Crop\(top=-1.*top and left must be in \[0, 65535\]"),
         (lambda: Crop(left=70000), "top and left must be in"),
         (lambda: Crop(width=0), "height and width at least 1"),
-        (lambda: Crop(start=-1), "start is in microseconds from the first event and must be at least 0"),
+        (
+            lambda: Crop(start=-1),
+            "start is in microseconds from the first event and must be at least 0",
+        ),
         (lambda: Crop(start=5, stop=5), "stop must be after start"),
         (lambda: Denoise(-1), r"Denoise\(window=-1\): window is in microseconds"),
         (lambda: Downsample(0), r"Downsample\(factor=0\): factor must be an int of at least 1"),
@@ -183,7 +201,9 @@ def test_bad_parameters_are_refused(make, message):
 @pytest.mark.parametrize(("name", "dtype"), [("t", "<u4"), ("t", "f8"), ("x", "<i4"), ("p", "i1")])
 def test_events_of_any_width_are_taken_alike(transform, name, dtype):
     events = some_events()
-    raw = np.zeros(len(events), [(field, dtype if field == name else events.dtype[field]) for field in "pxyt"])
+    raw = np.zeros(
+        len(events), [(field, dtype if field == name else events.dtype[field]) for field in "pxyt"]
+    )
     for field in "xytp":
         raw[field] = events[field]
     if name == "p":
@@ -196,7 +216,9 @@ def test_events_come_in_by_the_door(transform):
     name = type(transform).__name__
     with pytest.raises(DataError, match=rf"{name}\(events\): event 1: time runs backwards"):
         transform(event_array([0, 0], [0, 0], [1, 0], [0, 0]), generator())
-    with pytest.raises(InvalidTypeError, match=rf"{name}\(events\): expected a structured array .* found NoneType"):
+    with pytest.raises(
+        InvalidTypeError, match=rf"{name}\(events\): expected a structured array .* found NoneType"
+    ):
         transform(None, generator())
 
 
@@ -219,7 +241,9 @@ def test_flip_at_the_widest_sensor(width):
 
 
 # times at both ends of what an event can have
-ENDS = event_array([0, 1, 1, 0], [0, 0, 1, 1], [-(2**62), -(2**62) + 1, 2**62 - 1, 2**62 - 1], [0, 1, 0, 1])
+ENDS = event_array(
+    [0, 1, 1, 0], [0, 0, 1, 1], [-(2**62), -(2**62) + 1, 2**62 - 1, 2**62 - 1], [0, 1, 0, 1]
+)
 
 
 def test_no_span_is_too_long():
@@ -236,13 +260,17 @@ def test_times_that_leave_64_bits_are_refused():
         Jitter((2, 2), time=2.0**40)(ENDS, generator())
 
 
-@pytest.mark.parametrize("make", [DropEvents, lambda huge: Jitter((3, 4), huge), lambda huge: ScaleTime(1, huge)])
+@pytest.mark.parametrize(
+    "make", [DropEvents, lambda huge: Jitter((3, 4), huge), lambda huge: ScaleTime(1, huge)]
+)
 def test_number_beyond_a_float_is_refused(make):
     with pytest.raises(InvalidValueError):
         make(10**400)
 
 
-@pytest.mark.parametrize("transform", [DropEvents(0.5), FlipHorizontal(3), Jitter((3, 4), 1), ScaleTime(1, 2)])
+@pytest.mark.parametrize(
+    "transform", [DropEvents(0.5), FlipHorizontal(3), Jitter((3, 4), 1), ScaleTime(1, 2)]
+)
 @pytest.mark.parametrize("generator", [None, 0])
 def test_what_nothing_can_be_drawn_from_is_refused(transform, generator):
     with pytest.raises(InvalidTypeError, match=r"generator=.*numpy\.random\.default_rng\(seed\)"):

@@ -1,4 +1,6 @@
-"""NIR's equations stepped forward in float64, node by node as they are written down, without anything of snnsim."""
+"""NIR's equations stepped forward in float64, node by node as they are written down, without
+anything of snnsim.
+"""
 
 import numpy as np
 import torch
@@ -8,7 +10,9 @@ MEMORY = ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF")
 
 
 def stepped(graph, x_seq, *, dt=1e-4, subtract=False):
-    """Outputs `[T, B, *out]` of a flat graph; a loop without Delay hands on what a neuron put out one step before."""
+    """Outputs `[T, B, *out]` of a flat graph; a loop without Delay hands on what a neuron put out
+    one step before.
+    """
     state, outputs = {}, []
     before = {}
     for t, x in enumerate(x_seq.double().numpy()):
@@ -45,7 +49,11 @@ def stepped(graph, x_seq, *, dt=1e-4, subtract=False):
             if type(node).__name__ == "Delay":
                 (source,) = [a for a, b in graph.edges if b == name]
                 state.setdefault(name, []).append(value(source))
-        before = {name: result for name, result in now.items() if type(graph.nodes[name]).__name__ in MEMORY}
+        before = {
+            name: result
+            for name, result in now.items()
+            if type(graph.nodes[name]).__name__ in MEMORY
+        }
     return torch.from_numpy(np.stack(outputs))
 
 
@@ -56,17 +64,27 @@ def behind(kind, node, x, state, name, dt, subtract):
         convolve = functional.conv1d if kind == "Conv1d" else functional.conv2d
         weight, bias = (torch.from_numpy(np.float64(field)) for field in (node.weight, node.bias))
         geometry = {
-            field: (given if isinstance(given := getattr(node, field), str) else tuple(np.atleast_1d(given).tolist()))
+            field: (
+                given
+                if isinstance(given := getattr(node, field), str)
+                else tuple(np.atleast_1d(given).tolist())
+            )
             for field in ("stride", "padding", "dilation")
         }
-        return convolve(torch.from_numpy(x), weight, bias, groups=int(node.groups), **geometry).numpy()
+        return convolve(
+            torch.from_numpy(x), weight, bias, groups=int(node.groups), **geometry
+        ).numpy()
     if kind in ("SumPool2d", "AvgPool2d"):
-        kernel, stride, padding = (tuple(int(s) for s in f) for f in (node.kernel_size, node.stride, node.padding))
+        kernel, stride, padding = (
+            tuple(int(s) for s in f) for f in (node.kernel_size, node.stride, node.padding)
+        )
         mean = functional.avg_pool2d(torch.from_numpy(x), kernel, stride, padding).numpy()
         return mean * np.prod(kernel) if kind == "SumPool2d" else mean
     if kind == "Flatten":
         axes = x.ndim - 1
-        return torch.from_numpy(x).flatten(node.start_dim % axes + 1, node.end_dim % axes + 1).numpy()
+        return (
+            torch.from_numpy(x).flatten(node.start_dim % axes + 1, node.end_dim % axes + 1).numpy()
+        )
     if kind == "Scale":
         return x * node.scale
     if kind == "Threshold":
@@ -77,10 +95,15 @@ def behind(kind, node, x, state, name, dt, subtract):
 
 
 def neuron(kind, node, x, state, name, dt, subtract):
-    field = {key: np.float64(given) for key, given in vars(node).items() if isinstance(given, np.ndarray)}
+    field = {
+        key: np.float64(given) for key, given in vars(node).items() if isinstance(given, np.ndarray)
+    }
     fires = kind in ("IF", "LIF", "CubaLIF")
     if name not in state:
-        state[name] = (np.zeros_like(x), np.zeros_like(x) + (field["v_reset"] if fires and not subtract else 0))
+        state[name] = (
+            np.zeros_like(x),
+            np.zeros_like(x) + (field["v_reset"] if fires and not subtract else 0),
+        )
     i, v = state[name]
     if kind in ("I", "IF"):
         v = v + dt * field["r"] * x

@@ -1,4 +1,6 @@
-"""Graphs at random: what is read does what NIR's equations say, and comes back from another graph as it is."""
+"""Graphs at random: what is read does what NIR's equations say, and comes back from another graph
+as it is.
+"""
 
 import itertools
 
@@ -27,13 +29,18 @@ class Draw:
         return self.random.random() < share
 
     def field(self, shape, low, high):
-        """A field for a population: one number in all, one for each channel, or one for each neuron."""
+        """A field for a population: one number in all, one for each channel, or one for each
+        neuron.
+        """
         kind = self.random.integers(3)
         size = {0: (1,) * len(shape), 1: (shape[0], *[1] * (len(shape) - 1)), 2: shape}[int(kind)]
         return np.broadcast_to(self.random.uniform(low, high, size), shape).astype(self.dtype)
 
     def neuron(self, kind, shape):
-        tau = {name: self.field(shape, 1.5, 12) * self.dtype(DT) for name in ("tau", "tau_syn", "tau_mem")}
+        tau = {
+            name: self.field(shape, 1.5, 12) * self.dtype(DT)
+            for name in ("tau", "tau_syn", "tau_mem")
+        }
         if self.chance(0.2):
             tau["tau_syn"] = np.full(shape, DT, self.dtype)
         v_leak = self.field(shape, -0.3, 0.3) if self.chance() else np.zeros(shape, self.dtype)
@@ -50,9 +57,21 @@ class Draw:
             "I": {"r": r},
             "IF": {"r": r, "v_threshold": v_threshold, "v_reset": v_reset},
             "LI": {"tau": tau["tau"], "r": r, "v_leak": v_leak},
-            "LIF": {"tau": tau["tau"], "r": r, "v_leak": v_leak, "v_threshold": v_threshold, "v_reset": v_reset},
+            "LIF": {
+                "tau": tau["tau"],
+                "r": r,
+                "v_leak": v_leak,
+                "v_threshold": v_threshold,
+                "v_reset": v_reset,
+            },
         }
-        second = {"tau_syn": tau["tau_syn"], "tau_mem": tau["tau_mem"], "r": r, "v_leak": v_leak, "w_in": self.field(shape, 0.5, 3)}
+        second = {
+            "tau_syn": tau["tau_syn"],
+            "tau_mem": tau["tau_mem"],
+            "r": r,
+            "v_leak": v_leak,
+            "w_in": self.field(shape, 0.5, 3),
+        }
         fields["CubaLI"] = second
         fields["CubaLIF"] = second | {"v_threshold": v_threshold, "v_reset": v_reset}
         return getattr(nir, kind)(**fields[kind])
@@ -67,14 +86,28 @@ class Draw:
             return nir.Scale(self.field(shape, 0.5, 2)), shape
         if choice == 2 and len(shape) == 1:
             out = int(self.random.integers(1, 7))
-            return (nir.Linear(weight(out, *shape)) if self.chance() else nir.Affine(weight(out, *shape), weight(out))), (out,)
+            return (
+                nir.Linear(weight(out, *shape))
+                if self.chance()
+                else nir.Affine(weight(out, *shape), weight(out))
+            ), (out,)
         if choice == 2 and len(shape) == 2:
-            return nir.Conv1d(shape[1], weight(4, shape[0], 3), 1, "same", 1, 1, weight(4)), (4, shape[1])
+            return nir.Conv1d(shape[1], weight(4, shape[0], 3), 1, "same", 1, 1, weight(4)), (
+                4,
+                shape[1],
+            )
         if choice == 2:
-            return nir.Conv2d(shape[1:], weight(3, shape[0], 3, 1), 1, (1, 0), 1, 1, weight(3)), (3, *shape[1:])
+            return nir.Conv2d(shape[1:], weight(3, shape[0], 3, 1), 1, (1, 0), 1, 1, weight(3)), (
+                3,
+                *shape[1:],
+            )
         if len(shape) == 3:
             pool = nir.SumPool2d if self.chance() else nir.AvgPool2d
-            return pool(*(np.array(pair) for pair in ((2, 2), (2, 2), (0, 0)))), (shape[0], shape[1] // 2, shape[2] // 2)
+            return pool(*(np.array(pair) for pair in ((2, 2), (2, 2), (0, 0)))), (
+                shape[0],
+                shape[1] // 2,
+                shape[2] // 2,
+            )
         return nir.Threshold(self.field(shape, 0.2, 0.8)), shape
 
     def chain(self, *, weighted=False):
@@ -93,7 +126,10 @@ class Draw:
             if len(shape) > 1 and self.chance(0.2):
                 nodes.append(nir.Flatten({"input": np.array(shape)}, 0, -1))
                 shape = (int(np.prod(shape)),)
-        named = {"input": nir.Input(np.array(start)), **{f"n{i}": node for i, node in enumerate(nodes)}}
+        named = {
+            "input": nir.Input(np.array(start)),
+            **{f"n{i}": node for i, node in enumerate(nodes)},
+        }
         named["output"] = nir.Output(np.array(shape))
         return nir.NIRGraph(named, list(itertools.pairwise(named)), type_check=False), start
 
@@ -110,17 +146,28 @@ def assert_close(found, expected, tolerance=2e-4):
 
 
 def with_batch_axes(graph):
-    """The same graph with an axis of length 1 in front of every shape, as tools write it that know batches."""
+    """The same graph with an axis of length 1 in front of every shape, as tools write it that know
+    batches.
+    """
     nodes = {}
     for name, node in graph.nodes.items():
-        fields = {key: given for key, given in vars(node).items() if key not in ("input_type", "output_type", "metadata")}
+        fields = {
+            key: given
+            for key, given in vars(node).items()
+            if key not in ("input_type", "output_type", "metadata")
+        }
         kind = type(node).__name__
         if kind in ("Input", "Output"):
-            fields = {f"{kind.lower()}_type": {kind.lower(): np.array([1, *node.input_type["input"]])}}
+            fields = {
+                f"{kind.lower()}_type": {kind.lower(): np.array([1, *node.input_type["input"]])}
+            }
         elif kind in (*NEURONS, "Scale", "Threshold", "Delay"):
             fields = {key: given[None] for key, given in fields.items()}
         elif kind == "Flatten":
-            fields |= {"input_type": {"input": np.array([1, *node.input_type["input"]])}, "start_dim": 1}
+            fields |= {
+                "input_type": {"input": np.array([1, *node.input_type["input"]])},
+                "start_dim": 1,
+            }
         nodes[name] = type(node)(**fields)
     return nir.NIRGraph(nodes, graph.edges, type_check=False)
 
@@ -166,7 +213,11 @@ def test_axes_for_batches_change_nothing(seed):
 @pytest.mark.parametrize("kind", [*NEURONS, "Scale", "Threshold"])
 def test_vectors_with_an_axis_for_batches_need_no_layer_to_tell(kind):
     draw = Draw(0)
-    node = draw.neuron(kind, (5,)) if kind in NEURONS else getattr(nir, kind)(draw.field((5,), 0.2, 0.8))
+    node = (
+        draw.neuron(kind, (5,))
+        if kind in NEURONS
+        else getattr(nir, kind)(draw.field((5,), 0.2, 0.8))
+    )
     graph = nir.NIRGraph.from_list(node)
     x = inputs((5,), 0)
     read = from_nir(with_batch_axes(graph), dt=DT)
@@ -183,7 +234,11 @@ def recurrent(seed, kind, *, bias=False, delayed=None):
     draw = Draw(seed)
     n = int(draw.random.integers(1, 6))
     weights = [draw.random.normal(0.1, 1, (n, n)).astype(np.float32) for _ in range(3)]
-    back = nir.Affine(weights[1], draw.random.normal(0, 0.3, n).astype(np.float32)) if bias else nir.Linear(weights[1])
+    back = (
+        nir.Affine(weights[1], draw.random.normal(0, 0.3, n).astype(np.float32))
+        if bias
+        else nir.Linear(weights[1])
+    )
     nodes = {
         "input": nir.Input(np.array([n])),
         "back": back,
@@ -192,7 +247,13 @@ def recurrent(seed, kind, *, bias=False, delayed=None):
         "out": nir.Linear(weights[2]),
         "output": nir.Output(np.array([n])),
     }
-    edges = [("input", "front"), ("front", "pop"), ("pop", "out"), ("out", "output"), ("back", "pop")]
+    edges = [
+        ("input", "front"),
+        ("front", "pop"),
+        ("pop", "out"),
+        ("out", "output"),
+        ("back", "pop"),
+    ]
     if delayed is None:
         edges.append(("pop", "back"))
     else:
@@ -214,4 +275,6 @@ def test_a_loop_feeds_back_the_step_before(seed, kind, tmp_path):
         delayed, _ = recurrent(seed, kind, bias=seed % 2 == 1, delayed=1)
         assert torch.equal(found, SingleStep(from_nir(delayed, dt=DT))(x))
         nir.write(tmp_path / "a.nir", graph)
-        assert torch.equal(found, SingleStep(from_nir(tmp_path / "a.nir", dt=DT, delay_loops=True))(x))
+        assert torch.equal(
+            found, SingleStep(from_nir(tmp_path / "a.nir", dt=DT, delay_loops=True))(x)
+        )

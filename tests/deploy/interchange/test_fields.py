@@ -21,7 +21,9 @@ def second_order(kind, **fields):
 
 def convolution(kind, *size):
     shape = size if len(size) > 1 else size[0]
-    return kind(shape, np.ones((2, 2, *[3] * len(size)), np.float32), 1, 1, 1, 1, np.zeros(2, np.float32))
+    return kind(
+        shape, np.ones((2, 2, *[3] * len(size)), np.float32), 1, 1, 1, 1, np.zeros(2, np.float32)
+    )
 
 
 def pool(kind):
@@ -50,13 +52,49 @@ NODES = {
 OUTPUTS = {"AvgPool2d": (2, 4, 4), "SumPool2d": (2, 4, 4), "Flatten": (50,)}
 # no numbers, whatever the field
 WRONG = [
-    None, "text", b"text", np.array(["a", "b"]), np.array([1, None], object), np.array([1j, 2]), np.array([True, False]), True,
-    np.zeros(0), [[1, 2], [3]], {"a": 1}, object(), np.datetime64("2020"), np.ma.array([1.0, 2.0], mask=[True, False]),
-    float("nan"), float("inf"), np.array([np.nan, 1]), np.array([-np.inf, 1]), 1e300, np.ones((3, 7)), np.ones((2, 1, 1, 2, 2)),
-]  # fmt: skip
+    None,
+    "text",
+    b"text",
+    np.array(["a", "b"]),
+    np.array([1, None], object),
+    np.array([1j, 2]),
+    np.array([True, False]),
+    True,
+    np.zeros(0),
+    [[1, 2], [3]],
+    {"a": 1},
+    object(),
+    np.datetime64("2020"),
+    np.ma.array([1.0, 2.0], mask=[True, False]),
+    float("nan"),
+    float("inf"),
+    np.array([np.nan, 1]),
+    np.array([-np.inf, 1]),
+    1e300,
+    np.ones((3, 7)),
+    np.ones((2, 1, 1, 2, 2)),
+]
 # numbers that a field may hold or not
-UNUSUAL = [-1, 0, 1.5, 2, 10**12, 10**30, np.ones(3), np.ones((1, 2)), np.ones((2, 1)), np.array(1.0), np.array([1.5, 1]), [1, 2],
-           (2, 2), torch.ones(2), torch.ones(2, requires_grad=True), np.array([2**40, 1]), "same", "valid"]  # fmt: skip
+UNUSUAL = [
+    -1,
+    0,
+    1.5,
+    2,
+    10**12,
+    10**30,
+    np.ones(3),
+    np.ones((1, 2)),
+    np.ones((2, 1)),
+    np.array(1.0),
+    np.array([1.5, 1]),
+    [1, 2],
+    (2, 2),
+    torch.ones(2),
+    torch.ones(2, requires_grad=True),
+    np.array([2**40, 1]),
+    "same",
+    "valid",
+]
 
 
 def graph(kind, name=None, value=None):
@@ -64,7 +102,11 @@ def graph(kind, name=None, value=None):
     node = make()
     if name is not None:
         setattr(node, name, value)
-    nodes = {"input": nir.Input(np.array(shape)), "n": node, "output": nir.Output(np.array(OUTPUTS.get(kind, shape)))}
+    nodes = {
+        "input": nir.Input(np.array(shape)),
+        "n": node,
+        "output": nir.Output(np.array(OUTPUTS.get(kind, shape))),
+    }
     return nir.NIRGraph(nodes, [("input", "n"), ("n", "output")], type_check=False)
 
 
@@ -82,7 +124,10 @@ def test_what_is_no_number_is_refused_by_name(kind, name):
     for value in WRONG:
         if name == "padding" and isinstance(value, str | bytes):
             continue
-        with pytest.raises(SnnsimError, match=rf"'n' \({kind}\).*({name}|constants|weight|bias has shape|does not take)"):
+        with pytest.raises(
+            SnnsimError,
+            match=rf"'n' \({kind}\).*({name}|constants|weight|bias has shape|does not take)",
+        ):
             from_nir(graph(kind, name, value), dt=DT)
 
 
@@ -100,19 +145,44 @@ def test_unusual_numbers_are_read_or_refused(kind, name):
 @pytest.mark.parametrize(
     ("kind", "name", "value", "message"),
     [
-        ("LIF", "tau", np.array(["a", "b"]), r"its tau is array\(\['a', 'b'\].*and must be numbers; write it again"),
+        (
+            "LIF",
+            "tau",
+            np.array(["a", "b"]),
+            r"its tau is array\(\['a', 'b'\].*and must be numbers; write it again",
+        ),
         ("LIF", "r", np.zeros(0), r"its r is empty, of shape \(0,\), and must be numbers"),
         ("Affine", "bias", np.array([1, np.nan]), "bias = nan must be finite in float32"),
         ("Conv2d", "stride", np.array([1.5, 1]), r"stride = \[1.5, 1.0\] must be whole numbers"),
         ("Conv2d", "stride", 0, r"stride = \(0,\) must be 2 whole numbers of at least 1, or one"),
-        ("Conv2d", "padding", -1, r"padding = \(-1,\) must be 2 whole numbers of at least 0, or one"),
+        (
+            "Conv2d",
+            "padding",
+            -1,
+            r"padding = \(-1,\) must be 2 whole numbers of at least 0, or one",
+        ),
         ("Conv2d", "padding", "full", "padding = 'full' must be 'same', 'valid' or numbers"),
         ("Conv1d", "groups", 2.5, r"groups = \[2.5\] must be whole numbers"),
         ("Conv1d", "groups", 3, "groups = 3 must be at least 1 and divide the 2 channels"),
-        ("SumPool2d", "kernel_size", np.array([2, 2, 2]), "kernel_size = .2, 2, 2. must be 2 whole numbers"),
-        ("Flatten", "end_dim", 3, r"it flattens the axes 0 to 3 of \(2, 5, 5\), which has no such axis"),
+        (
+            "SumPool2d",
+            "kernel_size",
+            np.array([2, 2, 2]),
+            "kernel_size = .2, 2, 2. must be 2 whole numbers",
+        ),
+        (
+            "Flatten",
+            "end_dim",
+            3,
+            r"it flattens the axes 0 to 3 of \(2, 5, 5\), which has no such axis",
+        ),
         ("Flatten", "start_dim", 0.5, "start_dim = .*must be whole numbers"),
-        ("Delay", "delay", full(200.0), "delay = 200 is more than 1048576 time steps, dt = 0.0001; use a larger dt"),
+        (
+            "Delay",
+            "delay",
+            full(200.0),
+            "delay = 200 is more than 1048576 time steps, dt = 0.0001; use a larger dt",
+        ),
         (
             "Delay",
             "delay",
@@ -122,7 +192,9 @@ def test_unusual_numbers_are_read_or_refused(kind, name):
     ],
 )
 def test_messages(kind, name, value, message):
-    with pytest.raises((DataError, InvalidValueError, ValueError), match=rf"from_nir: 'n' \({kind}\): {message}"):
+    with pytest.raises(
+        (DataError, InvalidValueError, ValueError), match=rf"from_nir: 'n' \({kind}\): {message}"
+    ):
         from_nir(graph(kind, name, value), dt=DT)
 
 
@@ -136,10 +208,14 @@ def test_metadata_that_is_none_is_no_metadata():
 def test_shapes_and_names_that_are_none():
     made = graph("LIF")
     made.nodes["input"].input_type = {"input": np.array([2.5])}
-    with pytest.raises(InvalidValueError, match=r"'input' .Input.: shape = \[2.5\] must be whole numbers"):
+    with pytest.raises(
+        InvalidValueError, match=r"'input' .Input.: shape = \[2.5\] must be whole numbers"
+    ):
         from_nir(made)
     made.nodes["input"].input_type = {"input": np.array([0])}
-    with pytest.raises(DataError, match=r"'input' .Input.: its shape is \(0,\), and every size must be at least 1"):
+    with pytest.raises(
+        DataError, match=r"'input' .Input.: its shape is \(0,\), and every size must be at least 1"
+    ):
         from_nir(made)
     made = graph("LIF")
     made.nodes[3] = made.nodes["n"]
@@ -161,7 +237,15 @@ def test_subgraphs_within_themselves_and_names_that_meet():
     with pytest.raises(DataError, match="subgraphs lie more than 64 deep"):
         from_nir(made)
     inner = graph("LIF")
-    nodes = {"input": nir.Input([2]), "a": inner, "a.n": NODES["LIF"][0](), "output": nir.Output([2])}
+    nodes = {
+        "input": nir.Input([2]),
+        "a": inner,
+        "a.n": NODES["LIF"][0](),
+        "output": nir.Output([2]),
+    }
     made = nir.NIRGraph(nodes, [("input", "a"), ("a", "a.n"), ("a.n", "output")], type_check=False)
-    with pytest.raises(DataError, match=r"two nodes are called 'a.n' once the subgraphs are opened; rename one of them"):
+    with pytest.raises(
+        DataError,
+        match=r"two nodes are called 'a.n' once the subgraphs are opened; rename one of them",
+    ):
         from_nir(made)

@@ -22,8 +22,15 @@ def full(value):
 @pytest.fixture
 def path(tmp_path):
     lif = nir.LIF(full(3e-4), full(1.0), full(0.0), full(1.0))
-    inner = nir.NIRGraph({"in": nir.Input([2]), "l": lif, "out": nir.Output([2])}, [("in", "l"), ("l", "out")])
-    nodes = {"i": nir.Input([2]), "w": nir.Linear(np.ones((2, 2), np.float32)), "s": inner, "o": nir.Output([2])}
+    inner = nir.NIRGraph(
+        {"in": nir.Input([2]), "l": lif, "out": nir.Output([2])}, [("in", "l"), ("l", "out")]
+    )
+    nodes = {
+        "i": nir.Input([2]),
+        "w": nir.Linear(np.ones((2, 2), np.float32)),
+        "s": inner,
+        "o": nir.Output([2]),
+    }
     nir.write(tmp_path / "a.nir", nir.NIRGraph(nodes, [("i", "w"), ("w", "s"), ("s", "o")]))
     return tmp_path / "a.nir"
 
@@ -69,7 +76,9 @@ def virtual(file):
 
 def bomb(file):
     del file[WEIGHT]
-    file.create_dataset(WEIGHT, shape=(2, 10**12), dtype="f8", chunks=(1, 10**6), compression="gzip")
+    file.create_dataset(
+        WEIGHT, shape=(2, 10**12), dtype="f8", chunks=(1, 10**6), compression="gzip"
+    )
 
 
 def deep(file):
@@ -79,19 +88,34 @@ def deep(file):
 
 
 CASES = [
-    (soft, "'/node/nodes/w/weight' is a link to another place or file; write the graph into one file"),
+    (
+        soft,
+        "'/node/nodes/w/weight' is a link to another place or file; write the graph into one file",
+    ),
     (external, "'/node/nodes/w/weight' is a link to another place or file"),
     (twice, "is in the file under another name too"),
     (cycle, "is in the file under another name too"),
     (elsewhere, "keeps its values in another file"),
     (virtual, "keeps its values in another file"),
-    (bomb, r"takes the file to 160000000\d+ bytes once unpacked, and from a file of its size at most 268435456 are read"),
+    (
+        bomb,
+        (
+            r"takes the file to 160000000\d+ bytes once unpacked, and from a file of its size at"
+            r" most 268435456 are read"
+        ),
+    ),
     (deep, "lies too deep; write the graph flat"),
     (put(WEIGHT, "text"), r"'w' \(Linear\) is damaged"),
-    (put(WEIGHT, np.ones((2, 2), np.complex64)), r"'w' \(Linear\): its weight is array.*complex64., and must be numbers"),
+    (
+        put(WEIGHT, np.ones((2, 2), np.complex64)),
+        r"'w' \(Linear\): its weight is array.*complex64., and must be numbers",
+    ),
     (put(WEIGHT, h5py.Empty("f4")), r"'w' \(Linear\) is damaged"),
     (put("node/nodes/s/nodes/l/tau", full(np.nan)), r"'s.l' \(LIF\): tau = nan must be finite"),
-    (put("node/nodes/s/nodes/l/type", "Izhikevich"), "'s.l' is a Izhikevich, and no module here computes that"),
+    (
+        put("node/nodes/s/nodes/l/type", "Izhikevich"),
+        "'s.l' is a Izhikevich, and no module here computes that",
+    ),
     (put("node/nodes/w/type", b"\xff\xfe"), "is damaged or no NIR graph"),
     (put("node/nodes/w/extra", 1), r"'w' \(Linear\) is damaged"),
     (put("node/edges", np.ones((2, 2))), "among the edges of 'the graph' is no pair of names"),
@@ -99,9 +123,15 @@ CASES = [
     (put("node/nodes", 3), "is damaged or no NIR graph"),
     (put("node", 3), "is damaged or no NIR graph"),
     (put("node/metadata/snnsim", "[" * 100_000), "the graph: its metadata 'snnsim' is damaged"),
-    (put("node/metadata/snnsim", '{"version": 1, "shapes": {}, "dt": "x"}'), "its metadata names the time step 'x'"),
     (
-        put("node/nodes/w/metadata/snnsim", '{"version": 1, "shapes": {}, "inputs": ' + "[" * 900 + '"i"' + "]" * 900 + "}"),
+        put("node/metadata/snnsim", '{"version": 1, "shapes": {}, "dt": "x"}'),
+        "its metadata names the time step 'x'",
+    ),
+    (
+        put(
+            "node/nodes/w/metadata/snnsim",
+            '{"version": 1, "shapes": {}, "inputs": ' + "[" * 900 + '"i"' + "]" * 900 + "}",
+        ),
         "its metadata names no order of its inputs",
     ),
 ]
@@ -138,7 +168,9 @@ def test_damaged_bytes_are_refused_or_read(path, seed):
     content = bytearray(path.read_bytes())
     start, length = int(random.integers(len(content))), int(random.choice([1, 4, 64, 512]))
     if seed % 4:
-        content[start : start + length] = random.integers(0, 256, len(content[start : start + length]), np.uint8).tobytes()
+        content[start : start + length] = random.integers(
+            0, 256, len(content[start : start + length]), np.uint8
+        ).tobytes()
     else:
         content = content[:start]
     path.write_bytes(content)

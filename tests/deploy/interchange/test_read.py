@@ -18,11 +18,18 @@ from snnsim import MultiStep, SingleStep, neurons, quant
 from snnsim.deploy import from_nir, lower, to_grid, to_nir, verify
 from snnsim.deploy.feedback import Feedback
 from snnsim.deploy.interchange.fields import CONSTANTS
-from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, MissingDataError, RunError, ShapeError
+from snnsim.errors import (
+    DataError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingDataError,
+    RunError,
+    ShapeError,
+)
 from snnsim.layers import Delay
 from snnsim.quant.convert import quantize
 from snnsim.quant.layers import QuantLinear
-from snnsim.record import Recorder
+from snnsim.temporal.record import Recorder
 
 DT = 1e-4
 TRACES = Path(os.environ.get("SNNSIM_DATA", "")) / "nir" / "01_lif"
@@ -40,7 +47,9 @@ def chain(*nodes, size=1):
     """A graph of these nodes in a row, unchecked."""
     names = ["input", *(f"n{i}" for i in range(len(nodes))), "output"]
     nodes = [nir.Input([size]), *nodes, nir.Output([size])]
-    return nir.NIRGraph(dict(zip(names, nodes, strict=True)), list(itertools.pairwise(names)), type_check=False)
+    return nir.NIRGraph(
+        dict(zip(names, nodes, strict=True)), list(itertools.pairwise(names)), type_check=False
+    )
 
 
 def one():
@@ -50,7 +59,7 @@ def one():
 def traced(net, x):
     with Recorder(net) as recorder:
         MultiStep(net)(x)
-    (trace, *_) = recorder.traces().values()
+    trace, *_ = recorder.traces().values()
     return trace
 
 
@@ -68,7 +77,8 @@ def test_a_recorded_neuron_does_what_other_tools_made_of_it(file, tool):
     rows = np.loadtxt(TRACES / f"lif_{tool}.csv", delimiter=",", dtype=np.float64)
     net = from_nir(TRACES / file)
     if file == "lif_rockpool.nir":
-        # its weight and r carry the factors of another rule than Euler's; with their product at 1 it is the same neuron
+        # its weight and r carry the factors of another rule than Euler's; with their product at 1
+        # it is the same neuron
         with torch.no_grad():
             net[0].weight.fill_(1.0)
     trace = traced(net, torch.from_numpy(rows[:, :1]).float().unsqueeze(1))
@@ -89,7 +99,9 @@ def test_a_leak_that_is_not_the_reset_is_read_from_a_recorded_graph():
 @pytest.mark.skipif(not TRACES.is_dir(), reason="SNNSIM_DATA names no folder with nir/03_rnn")
 def test_a_recorded_graph_with_a_loop_runs_as_its_equations_say():
     path = TRACES.parent / "03_rnn" / "braille_noDelay_bias_zero.nir"
-    with pytest.raises(DataError, match=r"'lif1.lif' -> 'lif1.w_rec' -> 'lif1.lif'.*delay_loops=True"):
+    with pytest.raises(
+        DataError, match=r"'lif1.lif' -> 'lif1.w_rec' -> 'lif1.lif'.*delay_loops=True"
+    ):
         from_nir(path)
     x = (torch.rand(100, 4, 12, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     with torch.no_grad():
@@ -141,7 +153,15 @@ def test_a_potential_at_the_threshold_does_not_fire_there_and_does_here():
 
 
 def test_a_second_order_neuron_follows_eulers_rule():
-    fields = {"tau_syn": 2.5 * DT, "tau_mem": 8 * DT, "r": 2.0, "v_leak": 0.0, "v_threshold": 0.3, "v_reset": 0.1, "w_in": 3.0}
+    fields = {
+        "tau_syn": 2.5 * DT,
+        "tau_mem": 8 * DT,
+        "r": 2.0,
+        "v_leak": 0.0,
+        "v_threshold": 0.3,
+        "v_reset": 0.1,
+        "w_in": 3.0,
+    }
     graph = chain(one(), nir.CubaLIF(**{name: full(value) for name, value in fields.items()}))
     x = (torch.rand(60, 1, 1, generator=torch.Generator().manual_seed(0)) < 0.4).float()
     net = from_nir(graph)
@@ -190,11 +210,19 @@ def test_constants_of_neurons_and_channels_are_kept_apart():
     assert torch.equal(net.lif.gain, torch.arange(1.0, 19).reshape(shape))
 
 
-@pytest.mark.parametrize(("padding", "size"), [("same", 8), ("valid", 6), (1, 8), ((1, 0), (8, 6)), (np.array([2, 2]), 10)])
+@pytest.mark.parametrize(
+    ("padding", "size"),
+    [("same", 8), ("valid", 6), (1, 8), ((1, 0), (8, 6)), (np.array([2, 2]), 10)],
+)
 def test_padding_as_words_numbers_and_pairs(padding, size, tmp_path):
     size = (size, size) if isinstance(size, int) else size
-    conv = nir.Conv2d((8, 8), np.ones((3, 2, 3, 3), np.float32), 1, padding, 1, 1, np.zeros(3, np.float32))
-    graph = nir.NIRGraph({"in": nir.Input([2, 8, 8]), "c": conv, "out": nir.Output([3, *size])}, [("in", "c"), ("c", "out")])
+    conv = nir.Conv2d(
+        (8, 8), np.ones((3, 2, 3, 3), np.float32), 1, padding, 1, 1, np.zeros(3, np.float32)
+    )
+    graph = nir.NIRGraph(
+        {"in": nir.Input([2, 8, 8]), "c": conv, "out": nir.Output([3, *size])},
+        [("in", "c"), ("c", "out")],
+    )
     nir.write(tmp_path / "a.nir", graph)
     for source in (graph, tmp_path / "a.nir"):
         net = from_nir(source)
@@ -202,7 +230,9 @@ def test_padding_as_words_numbers_and_pairs(padding, size, tmp_path):
 
 
 def test_groups_and_oblong_kernels_that_nir_cannot_check(tmp_path):
-    conv = nir.Conv2d((8, 8), np.ones((4, 1, 3, 1), np.float32), 1, 0, 1, 2, np.zeros(4, np.float32))
+    conv = nir.Conv2d(
+        (8, 8), np.ones((4, 1, 3, 1), np.float32), 1, 0, 1, 2, np.zeros(4, np.float32)
+    )
     nodes = {"in": nir.Input([2, 8, 8]), "c": conv, "out": nir.Output([4, 6, 8])}
     graph = nir.NIRGraph(nodes, [("in", "c"), ("c", "out")], type_check=False)
     nir.write(tmp_path / "a.nir", graph)
@@ -210,9 +240,17 @@ def test_groups_and_oblong_kernels_that_nir_cannot_check(tmp_path):
 
 
 def test_subgraphs_are_opened(tmp_path):
-    inner = nir.NIRGraph({"in": nir.Input([3]), "fire": lif(3), "out": nir.Output([3])}, [("in", "fire"), ("fire", "out")])
+    inner = nir.NIRGraph(
+        {"in": nir.Input([3]), "fire": lif(3), "out": nir.Output([3])},
+        [("in", "fire"), ("fire", "out")],
+    )
     graph = nir.NIRGraph(
-        {"input": nir.Input([2]), "w": nir.Linear(np.ones((3, 2), np.float32)), "block": inner, "output": nir.Output([3])},
+        {
+            "input": nir.Input([2]),
+            "w": nir.Linear(np.ones((3, 2), np.float32)),
+            "block": inner,
+            "output": nir.Output([3]),
+        },
         [("input", "w"), ("w", "block"), ("block", "output")],
     )
     nir.write(tmp_path / "a.nir", graph)
@@ -223,7 +261,14 @@ def test_subgraphs_are_opened(tmp_path):
 
 
 def test_names_that_python_modules_take_for_themselves():
-    nodes = {"input": nir.Input([1]), "forward": one(), "a": one(), "a.b": one(), "half": lif(), "output": nir.Output([1])}
+    nodes = {
+        "input": nir.Input([1]),
+        "forward": one(),
+        "a": one(),
+        "a.b": one(),
+        "half": lif(),
+        "output": nir.Output([1]),
+    }
     edges = list(itertools.pairwise(nodes))
     net = from_nir(nir.NIRGraph(nodes, edges))
     assert {name for name, _ in net.named_children()} == {"forward_", "a", "a_b", "half_"}
@@ -238,7 +283,13 @@ def test_a_loop_with_a_delay_runs_step_by_step():
         "back": nir.Linear(-np.eye(2, dtype=np.float32)),
         "output": nir.Output([2]),
     }
-    edges = [("input", "fire"), ("fire", "late"), ("late", "back"), ("back", "fire"), ("fire", "output")]
+    edges = [
+        ("input", "fire"),
+        ("fire", "late"),
+        ("late", "back"),
+        ("back", "fire"),
+        ("fire", "output"),
+    ]
     net = from_nir(nir.NIRGraph(nodes, edges, type_check=False))
     x = torch.ones(8, 3, 2)
     # a spike takes 1 off the input two steps later
@@ -250,7 +301,9 @@ def test_a_loop_with_a_delay_runs_step_by_step():
     with pytest.raises(InvalidValueError, match=r"has feedback"):
         to_nir(net, input_shape=(2,))
     nodes["late"] = nir.Delay(full(0.0, 2))
-    with pytest.raises(InvalidValueError, match=r"'late' .Delay.: .*a loop needs a delay of at least one time step"):
+    with pytest.raises(
+        InvalidValueError, match=r"'late' .Delay.: .*a loop needs a delay of at least one time step"
+    ):
         from_nir(nir.NIRGraph(nodes, edges, type_check=False))
     nodes["late"] = nir.Delay(full(DT, 3))
     with pytest.raises(ShapeError, match=r"fed by tensors of shapes|does not take"):
@@ -275,7 +328,9 @@ def add(name, node, *edges):
 
 
 def replace(**fields):
-    return lambda graph: vars(graph.nodes["n1"]).update({name: np.asarray(value, np.float32) for name, value in fields.items()})
+    return lambda graph: vars(graph.nodes["n1"]).update(
+        {name: np.asarray(value, np.float32) for name, value in fields.items()}
+    )
 
 
 def cut(*edge):
@@ -283,17 +338,33 @@ def cut(*edge):
 
 
 CASES = [
-    (add("t", type("Exotic", (nir.Threshold,), {})(full(1.0)), ("n1", "t"), ("t", "output")), DataError, "'t' is a Exotic, and no"),
-    (add("x", nir.LI(full(DT * 2), full(1), full(0)), ("n1", "y")), DataError, "names 'y', and there is no such node"),
+    (
+        add("t", type("Exotic", (nir.Threshold,), {})(full(1.0)), ("n1", "t"), ("t", "output")),
+        DataError,
+        "'t' is a Exotic, and no",
+    ),
+    (
+        add("x", nir.LI(full(DT * 2), full(1), full(0)), ("n1", "y")),
+        DataError,
+        "names 'y', and there is no such node",
+    ),
     (add("x", one(), ("n1", "x")), DataError, r"nothing reads 'x' \(Linear\)"),
     (add("x", one(), ("x", "n1")), DataError, r"nothing feeds 'x' \(Linear\)"),
     (cut("n0", "n1"), DataError, r"nothing reads 'n0' \(Linear\)"),
-    (add("b", one(), ("n1", "b"), ("b", "n1")), DataError, "a loop without delay: 'b' -> 'n1' -> 'b'; put a nir.Delay"),
+    (
+        add("b", one(), ("n1", "b"), ("b", "n1")),
+        DataError,
+        "a loop without delay: 'b' -> 'n1' -> 'b'; put a nir.Delay",
+    ),
     (add("z", nir.Output([1]), ("n1", "z")), DataError, "the graph has 2 nodes of kind Output"),
     (add("z", nir.Input([1]), ("z", "n1")), DataError, "the graph has 2 nodes of kind Input"),
     (lambda graph: graph.edges.append(("input", "n0")), DataError, "is there twice"),
     (lambda graph: graph.edges.append(("n1", "input")), DataError, "the wrong way"),
-    (lambda graph: graph.nodes.update(input=nir.Input({"input": None})), DataError, "'input' .Input. has no shape"),
+    (
+        lambda graph: graph.nodes.update(input=nir.Input({"input": None})),
+        DataError,
+        "'input' .Input. has no shape",
+    ),
     (
         lambda graph: graph.nodes.update(input=nir.Input([3])),
         ShapeError,
@@ -304,16 +375,38 @@ CASES = [
         ShapeError,
         r"'output' \(Output\) has shape \(3,\), and what feeds it \(1,\)",
     ),
-    (lambda graph: graph.nodes.update(n1=lif(2)), ShapeError, r"'n1' \(LIF\): its constants have shape \(2,\)"),
-    (lambda graph: graph.nodes.update(n0=nir.Linear(np.ones((2, 1, 1), np.float32))), ShapeError, "a linear layer here is"),
-    (replace(tau=[DT]), InvalidValueError, "tau = 0.0001 must be longer than a time step, dt = 0.0001; use a smaller dt"),
+    (
+        lambda graph: graph.nodes.update(n1=lif(2)),
+        ShapeError,
+        r"'n1' \(LIF\): its constants have shape \(2,\)",
+    ),
+    (
+        lambda graph: graph.nodes.update(n0=nir.Linear(np.ones((2, 1, 1), np.float32))),
+        ShapeError,
+        "a linear layer here is",
+    ),
+    (
+        replace(tau=[DT]),
+        InvalidValueError,
+        "tau = 0.0001 must be longer than a time step, dt = 0.0001; use a smaller dt",
+    ),
     (replace(tau=[np.inf]), InvalidValueError, "tau = inf must be finite"),
-    (replace(v_threshold=[-1.0]), InvalidValueError, "'n1' .LIF.: LIFNode.*the threshold must lie above"),
-    (add("d", nir.Delay(full(1.5 * DT)), ("n1", "d"), ("d", "output")), InvalidValueError, "no whole number of time steps"),
+    (
+        replace(v_threshold=[-1.0]),
+        InvalidValueError,
+        "'n1' .LIF.: LIFNode.*the threshold must lie above",
+    ),
+    (
+        add("d", nir.Delay(full(1.5 * DT)), ("n1", "d"), ("d", "output")),
+        InvalidValueError,
+        "no whole number of time steps",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("edit", "kind", "message"), CASES, ids=[message[:30] for _, _, message in CASES])
+@pytest.mark.parametrize(
+    ("edit", "kind", "message"), CASES, ids=[message[:30] for _, _, message in CASES]
+)
 def test_a_graph_that_cannot_be_read_says_why(edit, kind, message):
     with pytest.raises(kind, match=message):
         from_nir(edited(edit))
@@ -321,7 +414,10 @@ def test_a_graph_that_cannot_be_read_says_why(edit, kind, message):
 
 def test_an_integrator_that_counts_time_in_steps_is_read_with_one_step():
     graph = chain(one(), nir.IF(full(1.0), full(1.0)))
-    with pytest.raises(InvalidValueError, match=r"r = 1 and dt = 0.0001.*read with dt=1, and dt=0.0001 means what it says"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"r = 1 and dt = 0.0001.*read with dt=1, and dt=0.0001 means what it says",
+    ):
         from_nir(graph)
     assert from_nir(graph, dt=1.0)[0].weight.item() == 1.0
     assert from_nir(graph, dt=1e-4)[0].weight.item() == pytest.approx(1e-4)
@@ -333,29 +429,43 @@ def test_a_time_constant_below_a_step_is_refused_with_a_step_that_does(kind, fie
     names = CONSTANTS[kind]
     if field not in names:
         return
-    fields = {name: full(3 * DT if name.startswith("tau") else 0.5 * (name != "v_reset")) for name in names}
+    fields = {
+        name: full(3 * DT if name.startswith("tau") else 0.5 * (name != "v_reset"))
+        for name in names
+    }
     fields[field] = full(DT / 5)
     graph = chain(one(), getattr(nir, kind)(**fields))
-    with pytest.raises(InvalidValueError, match=rf"{field} = 2e-05 must be .*a time step, dt = 0.0001; use a smaller dt, such as "
-                       r"dt=2e-06"):  # fmt: skip
+    with pytest.raises(
+        InvalidValueError,
+        match=rf"{field} = 2e-05 must be .*a time step, dt = 0.0001; use a smaller dt, such as "
+        r"dt=2e-06",
+    ):
         from_nir(graph)
     assert MultiStep(from_nir(graph, dt=2e-6))(torch.ones(3, 1, 1)).isfinite().all()
 
 
 @pytest.mark.parametrize("reset", ["none", "Zero", 0, True])
 def test_a_reset_that_is_none(reset):
-    with pytest.raises(InvalidValueError, match=r'from_nir\(reset=.*must be "zero", "subtract", or None'):
+    with pytest.raises(
+        InvalidValueError, match=r'from_nir\(reset=.*must be "zero", "subtract", or None'
+    ):
         from_nir(chain(one(), lif()), reset=reset)
 
 
 def test_a_reset_that_the_graph_says_is_not_said_again():
-    with pytest.raises(InvalidValueError, match=r"v_reset = 0.05, and reset='subtract' is for graphs that cannot say it"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"v_reset = 0.05, and reset='subtract' is for graphs that cannot say it",
+    ):
         from_nir(chain(one(), lif(v_reset=0.05)), reset="subtract")
     assert from_nir(chain(one(), lif()), reset="zero")[1].v_reset == 0
     assert from_nir(chain(one(), lif()), reset="subtract")[1].v_reset is None
     soft = to_nir(nn.Sequential(nn.Linear(1, 1), neurons.IFNode(v_reset=None)))
     assert from_nir(soft, reset="subtract")[1].v_reset is None
-    with pytest.raises(InvalidValueError, match=r"reset='zero' is not the reset that its metadata says; leave reset out"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"reset='zero' is not the reset that its metadata says; leave reset out",
+    ):
         from_nir(soft, reset="zero")
 
 
@@ -368,13 +478,21 @@ def test_a_layer_that_feeds_others_too_takes_over_nothing():
 
 
 def test_sums_of_different_shapes_are_refused():
-    nodes = {"in": nir.Input([2]), "w": nir.Linear(np.ones((1, 2), np.float32)), "out": nir.Output([2])}
-    with pytest.raises(ShapeError, match=r"'out' \(Output\) is fed by tensors of shapes \[\(1,\), \(2,\)\]"):
+    nodes = {
+        "in": nir.Input([2]),
+        "w": nir.Linear(np.ones((1, 2), np.float32)),
+        "out": nir.Output([2]),
+    }
+    with pytest.raises(
+        ShapeError, match=r"'out' \(Output\) is fed by tensors of shapes \[\(1,\), \(2,\)\]"
+    ):
         from_nir(nir.NIRGraph(nodes, [("in", "w"), ("w", "out"), ("in", "out")], type_check=False))
 
 
 def test_wrong_calls_and_files(tmp_path):
-    with pytest.raises(InvalidTypeError, match=r"must be a nir.NIRGraph or the path of its file, got Linear"):
+    with pytest.raises(
+        InvalidTypeError, match=r"must be a nir.NIRGraph or the path of its file, got Linear"
+    ):
         from_nir(nn.Linear(1, 1))
     with pytest.raises(MissingDataError, match=r"no file at"):
         from_nir(tmp_path / "none.nir")
@@ -389,7 +507,9 @@ def test_wrong_calls_and_files(tmp_path):
     with h5py.File(tmp_path / "a.nir", "r+") as file:
         del file["node/nodes/n1/type"]
         file["node/nodes/n1/type"] = "Izhikevich"
-    with pytest.raises(DataError, match=r"'n1' is a Izhikevich, and no module here computes that; known are Affine"):
+    with pytest.raises(
+        DataError, match=r"'n1' is a Izhikevich, and no module here computes that; known are Affine"
+    ):
         from_nir(tmp_path / "a.nir")
     content = (tmp_path / "a.nir").read_bytes()
     (tmp_path / "half.nir").write_bytes(content[: len(content) // 2])
@@ -414,23 +534,60 @@ def change(name, **changes):
 @pytest.mark.parametrize(
     ("name", "changes", "kind", "message"),
     [
-        ("1", {"version": 2}, DataError, r"'1' \(IF\): its metadata 'snnsim' has version 2, this snnsim reads 1"),
+        (
+            "1",
+            {"version": 2},
+            DataError,
+            r"'1' \(IF\): its metadata 'snnsim' has version 2, this snnsim reads 1",
+        ),
         ("1", {"shapes": {"w": [1]}}, DataError, "its metadata 'snnsim' is damaged"),
-        ("1", {"kind": "os.system"}, InvalidValueError, "is of a 'os.system', which is no module for a IF"),
+        (
+            "1",
+            {"kind": "os.system"},
+            InvalidValueError,
+            "is of a 'os.system', which is no module for a IF",
+        ),
         ("1", {"kind": "QuantLinear"}, InvalidValueError, "which is no module for a IF"),
-        ("1", {"surrogate": {"kind": "Popen", "args": "ls"}}, DataError, "is damaged .KeyError..Popen"),
+        (
+            "1",
+            {"surrogate": {"kind": "Popen", "args": "ls"}},
+            DataError,
+            "is damaged .KeyError..Popen",
+        ),
         ("1", {"surrogate": {"kind": "ATan", "beta": 1}}, DataError, "is damaged"),
-        ("1", {"state_quant": {"kind": "Codebook", "levels": [1, 0], "edges": [1], "ste": "clip", "dtype": "float32"}},
-         InvalidValueError, "strictly increasing"),
+        (
+            "1",
+            {
+                "state_quant": {
+                    "kind": "Codebook",
+                    "levels": [1, 0],
+                    "edges": [1],
+                    "ste": "clip",
+                    "dtype": "float32",
+                }
+            },
+            InvalidValueError,
+            "strictly increasing",
+        ),
         ("1", {"min_decay": "yes", "v_threshold": None}, DataError, "is damaged"),
         ("1", {"v_threshold": 0.5}, InvalidValueError, "its metadata says other than its fields"),
         ("1", {"v_reset": 0.1}, InvalidValueError, "its metadata says other than its fields"),
-        ("0", {"grid_bits": "16"}, DataError, "is damaged .*must be an int, the number of fractional bits"),
+        (
+            "0",
+            {"grid_bits": "16"},
+            DataError,
+            "is damaged .*must be an int, the number of fractional bits",
+        ),
         ("0", {"bias": None}, DataError, "is damaged"),
-        ("0", {"inputs": ["1", "1"]}, DataError, r"its metadata says that \['1', '1'\] feed it, and its edges that \['input'\] do"),
+        (
+            "0",
+            {"inputs": ["1", "1"]},
+            DataError,
+            r"its metadata says that \['1', '1'\] feed it, and its edges that \['input'\] do",
+        ),
         ("0", {"inputs": 3}, DataError, "names no order of its inputs"),
     ],
-)  # fmt: skip
+)
 def test_metadata_is_checked(name, changes, kind, message):
     with pytest.raises(kind, match=message):
         from_nir(change(name, **changes))
@@ -439,7 +596,9 @@ def test_metadata_is_checked(name, changes, kind, message):
 def test_fields_that_were_changed_after_the_export_are_not_passed_over():
     graph = exported()
     graph.nodes["0"].weight = graph.nodes["0"].weight * 2
-    with pytest.raises(InvalidValueError, match=r"'0' \(Affine\): its metadata says other than its fields"):
+    with pytest.raises(
+        InvalidValueError, match=r"'0' \(Affine\): its metadata says other than its fields"
+    ):
         from_nir(graph)
     graph.nodes["0"].metadata = {}
     net = from_nir(graph)
@@ -459,14 +618,17 @@ def test_metadata_of_other_tools_is_left_alone():
 
 def test_another_time_step_than_that_of_the_export_is_refused():
     with pytest.raises(
-        InvalidValueError, match=r"from_nir\(dt=0.001\): the graph was written for time steps of 0.0001; leave dt out"
+        InvalidValueError,
+        match=r"from_nir\(dt=0.001\): the graph was written for time steps of 0.0001; leave dt out",
     ):
         from_nir(exported(), dt=1e-3)
     with pytest.raises(InvalidValueError, match=r"dt must be > 0"):
         from_nir(exported(), dt=0)
     graph = exported()
     graph.metadata["snnsim"] = json.dumps({"version": 9, "shapes": {}})
-    with pytest.raises(DataError, match=r"from_nir: the graph: its metadata 'snnsim' has version 9"):
+    with pytest.raises(
+        DataError, match=r"from_nir: the graph: its metadata 'snnsim' has version 9"
+    ):
         from_nir(graph)
 
 
@@ -479,7 +641,10 @@ def test_a_delay_in_a_line_needs_no_loop():
 
 def test_without_nir_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nir", None)
-    with pytest.raises(ModuleNotFoundError, match=r"NIR graphs need nir, which is not installed; pip install 'snnsim\[nir\]'"):
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"NIR graphs need nir, which is not installed; pip install 'snnsim\[nir\]'",
+    ):
         from_nir("a.nir")
     with pytest.raises(ModuleNotFoundError, match="NIR graphs need nir"):
         to_nir(nn.Sequential(nn.Linear(1, 1), neurons.IFNode()))
@@ -507,7 +672,12 @@ def test_a_graph_that_was_read_is_quantized_and_lowered():
 
 
 @pytest.mark.parametrize(
-    ("node", "kind"), [(nir.Scale(full(2.0)), "Scale"), (nir.Threshold(full(0.5)), "Threshold"), (lif(r=2.0), "Driven")]
+    ("node", "kind"),
+    [
+        (nir.Scale(full(2.0)), "Scale"),
+        (nir.Threshold(full(0.5)), "Threshold"),
+        (lif(r=2.0), "Driven"),
+    ],
 )
 def test_what_has_no_integers_is_refused_by_name(node, kind):
     with pytest.raises(InvalidValueError, match=rf"'n0' \({kind}\) cannot be lowered"):

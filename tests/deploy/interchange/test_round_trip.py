@@ -1,4 +1,6 @@
-"""Networks written as NIR graphs and read back: equal in every parameter, codebook and spike, in memory and from a file."""
+"""Networks written as NIR graphs and read back: equal in every parameter, codebook and spike, in
+memory and from a file.
+"""
 
 import copy
 
@@ -18,15 +20,22 @@ from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
 
 
 class Residual(nn.Module):
-    """Grouped convolutions, a sum of currents, sums of spikes in an order of their own, both pools, a delay, a readout."""
+    """Grouped convolutions, a sum of currents, sums of spikes in an order of their own, both pools,
+    a delay, a readout.
+    """
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(QuantConv2d(2, 4, 3, padding="same"), neurons.IFNode(state_quant=quant.uniform(4)))
+        self.stem = nn.Sequential(
+            QuantConv2d(2, 4, 3, padding="same"), neurons.IFNode(state_quant=quant.uniform(4))
+        )
         self.left = QuantConv2d(4, 4, (3, 1), padding=(1, 0), groups=2)
         self.right = nn.Conv2d(4, 4, 1, bias=False)
         self.synapse = neurons.SynapticNode(
-            0.6, 0.7, state_quant=quant.uniform(6), current_quant=quant.uniform(6, low=-3.0, high=3.0)
+            0.6,
+            0.7,
+            state_quant=quant.uniform(6),
+            current_quant=quant.uniform(6, low=-3.0, high=3.0),
         )
         self.sum, self.average = nn.AvgPool2d(2, divisor_override=1), nn.AvgPool2d(2, stride=1)
         self.late, self.rest = layers.Delay(2), layers.Dropout(0.5)
@@ -57,7 +66,9 @@ def assert_equal_networks(net, other, shape):
             assert type(twin) is type(module)
             assert getattr(twin, "surrogate", None) == getattr(module, "surrogate", None)
     x = spikes(9, 3, *shape).to(next(net.parameters()).dtype)
-    assert torch.equal(MultiStep(copy.deepcopy(net).eval())(x), MultiStep(copy.deepcopy(other).eval())(x))
+    assert torch.equal(
+        MultiStep(copy.deepcopy(net).eval())(x), MultiStep(copy.deepcopy(other).eval())(x)
+    )
 
 
 def returned(net, shape, tmp_path, **options):
@@ -83,25 +94,41 @@ NEURONS = {
     "smooth": lambda: LIF(surrogate=surrogate.Sigmoid(2.0, spiking=False)),
     "decay": lambda: node(LIF, tau=3.0, decay_input=False, min_decay=True, v_reset=-0.25),
     "exponential": lambda: node(LIF, state_quant=quant.exponential(5)),
-    "own levels": lambda: node(LIF, state_quant=quant.Codebook([-0.7, 0.0, 0.1, 0.95, 1.3], ste="pass")),
+    "own levels": lambda: node(
+        LIF, state_quant=quant.Codebook([-0.7, 0.0, 0.1, 0.95, 1.3], ste="pass")
+    ),
     "floor": lambda: node(LIF, state_quant=quant.uniform(4).with_rounding("floor")),
     "stochastic": lambda: node(LIF, state_quant=quant.uniform(4).with_rounding("stochastic")),
     "learned levels": lambda: node(LIF, state_quant=quant.LearnedUniform(4)),
-    "double": lambda: node(LIF, state_quant=quant.Codebook(torch.tensor([-1.0, 0.0, 1 / 3, 1.1], dtype=torch.float64))),
+    "double": lambda: node(
+        LIF, state_quant=quant.Codebook(torch.tensor([-1.0, 0.0, 1 / 3, 1.1], dtype=torch.float64))
+    ),
     "parametric": lambda: node(neurons.ParametricLIFNode, init_tau=3.3),
     "threshold per neuron": lambda: node(IF, v_threshold=torch.linspace(0.5, 1.2, 9)),
     "learned threshold": lambda: node(IF, v_threshold=0.9, learn_threshold=True),
-    "learned thresholds": lambda: node(IF, v_threshold=torch.linspace(0.5, 1.2, 9), learn_threshold=True),
+    "learned thresholds": lambda: node(
+        IF, v_threshold=torch.linspace(0.5, 1.2, 9), learn_threshold=True
+    ),
     "tau per neuron": lambda: node(LIF, tau=torch.linspace(1.5, 4.0, 9)),
     "synaptic": lambda: node(
-        neurons.SynapticNode, alpha=0.3, beta=0.9, v_reset=None, current_quant=quant.uniform(7, low=-3.0, high=3.0)
+        neurons.SynapticNode,
+        alpha=0.3,
+        beta=0.9,
+        v_reset=None,
+        current_quant=quant.uniform(7, low=-3.0, high=3.0),
     ),
     "readout": lambda: neurons.LIReadout(4.0, False, state_quant=quant.uniform(6), min_decay=True),
     "integrator": lambda: neurons.Integrator(quant.uniform(6)),
-    "balanced": lambda: calibrate.BalancedIFNode(torch.linspace(0.5, 1.2, 9), quant.uniform(6), surrogate=surrogate.SuperSpike()),
-    "driven": lambda: layers.Driven(node(LIF, tau=3.0), torch.linspace(0.5, 2, 9), torch.linspace(-0.1, 0.1, 9)),
+    "balanced": lambda: calibrate.BalancedIFNode(
+        torch.linspace(0.5, 1.2, 9), quant.uniform(6), surrogate=surrogate.SuperSpike()
+    ),
+    "driven": lambda: layers.Driven(
+        node(LIF, tau=3.0), torch.linspace(0.5, 2, 9), torch.linspace(-0.1, 0.1, 9)
+    ),
     "driven integrator": lambda: layers.Driven(neurons.Integrator(), 0.5),
-    "driven synaptic": lambda: layers.Driven(neurons.SynapticNode(0.4, 0.7, v_reset=None), torch.linspace(0.5, 2, 9)),
+    "driven synaptic": lambda: layers.Driven(
+        neurons.SynapticNode(0.4, 0.7, v_reset=None), torch.linspace(0.5, 2, 9)
+    ),
     "threshold": lambda: layers.Threshold(torch.linspace(0.5, 1.2, 9), surrogate.SuperSpike(3.0)),
 }
 
@@ -119,19 +146,40 @@ def test_every_neuron_comes_back(name, tmp_path):
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 9, bias=False), (12,)),
     "spike linear": (lambda: layers.SpikeLinear(12, 9, crossover=0.25), (12,)),
-    "ternary": (lambda: QuantLinear(12, 9, weight_quant=QuantDescriptor(2, narrow_range=True, calib_method="twn")), (12,)),
+    "ternary": (
+        lambda: QuantLinear(
+            12, 9, weight_quant=QuantDescriptor(2, narrow_range=True, calib_method="twn")
+        ),
+        (12,),
+    ),
     "per channel": (lambda: QuantLinear(12, 9, bias=False, grid_bits=12), (12,)),
-    "learned": (lambda: QuantLinear(12, 9, weight_quant=QuantDescriptor(4, learn_amax=True, narrow_range=True)), (12,)),
+    "learned": (
+        lambda: QuantLinear(
+            12, 9, weight_quant=QuantDescriptor(4, learn_amax=True, narrow_range=True)
+        ),
+        (12,),
+    ),
     "conv1d": (lambda: QuantConv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (4, 13)),
     "plain conv1d": (lambda: nn.Conv1d(4, 6, 3, padding="same", bias=False), (4, 13)),
-    "conv2d": (lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), (2, 9, 8)),
+    "conv2d": (
+        lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+        (2, 9, 8),
+    ),
     "valid": (lambda: nn.Conv2d(2, 3, 3, padding="valid"), (2, 9, 8)),
     "spike conv2d": (lambda: layers.SpikeConv2d(2, 4, 3, bias=False, crossover=0.1), (2, 9, 8)),
-    "scale": (lambda: nn.Sequential(layers.Scale(0.3), nn.Conv2d(2, 3, 3), layers.Scale(torch.rand(3, 1, 1))), (2, 9, 8)),
+    "scale": (
+        lambda: nn.Sequential(
+            layers.Scale(0.3), nn.Conv2d(2, 3, 3), layers.Scale(torch.rand(3, 1, 1))
+        ),
+        (2, 9, 8),
+    ),
     "global pool": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1)), (2, 9, 8)),
-    "adaptive pool": (lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.AdaptiveAvgPool2d((None, 1))), (2, 9, 8)),
+    "adaptive pool": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.AdaptiveAvgPool2d((None, 1))),
+        (2, 9, 8),
+    ),
     "quantized conv2d": (lambda: QuantConv2d(2, 4, 3, groups=2, bias=False), (2, 9, 8)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -215,9 +263,12 @@ def test_time_steps_other_than_the_usual_stay_with_the_graph(tmp_path):
     assert_equal_networks(net, from_nir(path, dt=1e-3), (3,))
 
 
-@pytest.mark.parametrize("name", ["float", "soft", "decay", "parametric", "tau per neuron", "synaptic", "readout"])
+@pytest.mark.parametrize(
+    "name", ["float", "soft", "decay", "parametric", "tau per neuron", "synaptic", "readout"]
+)
 def test_other_tools_read_an_equal_float_neuron_from_the_fields(name):
-    """Without metadata: the fields alone give the same equations, but for codebook and soft reset."""
+    """Without metadata: the fields alone give the same equations, but for codebook and soft
+    reset."""
     made = NEURONS[name]()
     made.state_quant = None
     if name == "soft":
@@ -235,7 +286,9 @@ def test_other_tools_read_an_equal_float_neuron_from_the_fields(name):
 
 
 def test_quantized_weights_are_written_as_other_tools_have_to_use_them():
-    net = nn.Sequential(QuantLinear(12, 9, weight_quant=QuantDescriptor(3, axis=0), grid_bits=8), node(IF))
+    net = nn.Sequential(
+        QuantLinear(12, 9, weight_quant=QuantDescriptor(3, axis=0), grid_bits=8), node(IF)
+    )
     graph = to_nir(net)
     assert np.array_equal(graph.nodes["0"].weight, net[0].quantized_weight().detach().numpy())
     assert np.array_equal(graph.nodes["0"].bias, net[0].quantized_bias().detach().numpy())
@@ -243,7 +296,14 @@ def test_quantized_weights_are_written_as_other_tools_have_to_use_them():
 
 def test_graphs_pass_the_check_of_nir_itself(tmp_path):
     to_nir(
-        nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), node(IF), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(48, 4), node(LIF)),
+        nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1),
+            node(IF),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(48, 4),
+            node(LIF),
+        ),
         tmp_path / "a.nir",
         input_shape=(2, 8, 8),
     )
@@ -255,7 +315,15 @@ def test_graphs_pass_the_check_of_nir_itself(tmp_path):
 def rectified(kind):
     if kind == "dense":
         return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 10), nn.ReLU()), (16,)
-    layers_ = nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    layers_ = (
+        nn.Conv2d(2, 4, 3),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
     return nn.Sequential(*layers_, nn.Linear(3, 5)), (2, 8, 8)
 
 
@@ -279,14 +347,20 @@ def test_a_converted_network_comes_back(kind, per_channel, tmp_path):
 
 def test_a_pool_over_windows_of_several_sizes_is_refused():
     net = nn.Sequential(nn.Conv2d(2, 3, 3), neurons.IFNode(), nn.AdaptiveAvgPool2d(4))
-    with pytest.raises(InvalidValueError, match=r"'2' .AdaptiveAvgPool2d.*\(6, 6\) to \(4, 4\) takes several; choose an output"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"'2' .AdaptiveAvgPool2d.*\(6, 6\) to \(4, 4\) takes several; choose an output",
+    ):
         to_nir(net, input_shape=(2, 8, 8))
 
 
 def test_weights_that_are_no_numbers_are_not_written():
     net = nn.Sequential(nn.Linear(3, 2), neurons.IFNode())
     nn.init.constant_(net[0].weight, float("nan"))
-    with pytest.raises(InvalidValueError, match=r"to_nir: '0' .Linear. cannot be exported: weight = nan must be finite"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"to_nir: '0' .Linear. cannot be exported: weight = nan must be finite",
+    ):
         to_nir(net)
 
 
@@ -317,7 +391,13 @@ def test_factors_are_in_the_fields_where_weights_are_not_quantized():
 def test_adaptive_pools_that_sum_come_back_as_sums(size):
     first, last = QuantConv2d(2, 4, 3), QuantLinear(4 * size**2, 5)
     net = awake(
-        nn.Sequential(first, neurons.LIFNode(3.0, state_quant=quant.uniform(4)), nn.AdaptiveAvgPool2d(size), nn.Flatten(), last),
+        nn.Sequential(
+            first,
+            neurons.LIFNode(3.0, state_quant=quant.uniform(4)),
+            nn.AdaptiveAvgPool2d(size),
+            nn.Flatten(),
+            last,
+        ),
         8.0,
     )
     net.append(neurons.IFNode(state_quant=quant.uniform(4)))

@@ -1,0 +1,56 @@
+"""A switch for checks that are too slow to run always."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from snnsim.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["check_finite", "debug", "is_debugging"]
+
+_debugging = False
+
+
+def debug(on: bool) -> None:
+    """Switch the checks of tensor values on or off for this process; off at start.
+
+    While on, every neuron refuses NaN input and names how many values are NaN and where; else NaN
+    propagates.
+    """
+    global _debugging
+    if not isinstance(on, bool):
+        raise InvalidTypeError(f"debug({on!r}): must be True or False")
+    _debugging = on
+
+
+def is_debugging() -> bool:
+    """Whether the checks of tensor values are on."""
+    return _debugging
+
+
+def check_finite(where: str, x: Tensor) -> None:
+    """Raise if `x` holds NaN, naming how many and the first positions; does nothing unless
+    debugging.
+
+    Args:
+        where: who received `x`, opens the message.
+        x: tensor to look at, any shape.
+    """
+    if not _debugging:
+        return
+    # here and not above: this module is loaded with the package, which starts without torch
+    import torch
+
+    if torch.compiler.is_compiling():
+        return
+    missing = torch.nonzero(torch.isnan(x))
+    if len(missing):
+        first = ", ".join(str(tuple(index)) for index in missing[:3].tolist())
+        raise InvalidValueError(
+            f"{where}: x holds {len(missing)} NaN of {x.numel()} values, at"
+            f" {first}{' ...' if len(missing) > 3 else ''} of shape {tuple(x.shape)}; look at the"
+            " layer before this one"
+        )

@@ -1,0 +1,305 @@
+"""What a sweep comes to: a tidy table, its summary over seeds, the smallest network that is good
+enough, and a picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from snnsim import viz
+from snnsim._core.scalars import MAX_STATE_BITS
+from snnsim.apps.config import Config
+from snnsim.apps.sweep.rows import sound_row
+from snnsim.errors import DataError, InvalidValueError, MissingDataError
+
+__all__ = ["config_of", "draw", "frame", "grid", "read_csv", "smallest", "summary", "table"]
+
+FLOAT = "float"
+GROUP = ["codebook", "state_bits", "weight_bits"]
+NUMBERS = ["seed", "accuracy", "firing_rate", "state_bytes", "weight_bytes", "bytes"]
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One line per run, one column per variable.
+
+    Args:
+        rows: of finished runs, as a `Store` has them.
+
+    Columns: the fields of `training.Config` (`bits` as `state_bits`; "float" where states or
+        weights are), accuracy as a share
+    in [0, 1], loss, firing_rate, state_bytes, weight_bytes, bytes, the first warning, versions,
+    threads, digest of the data.
+
+    Raises:
+        InvalidValueError: no rows.
+        DataError: a row that lacks its configuration or a result, or one that cannot be.
+    """
+    if not rows:
+        raise InvalidValueError("frame(rows=[]): no run is finished; let the sweep run first")
+    lines = []
+    for index, one in enumerate(rows):
+        row = sound_row(
+            one,
+            f"frame(rows): the one at {index}",
+            ("accuracy", "firing_rate", "state_bytes", "weight_bytes"),
+        )
+        config = row["config"]
+        bits = config.pop("bits")
+        config["state_bits"] = FLOAT if bits is None else str(bits)
+        config["weight_bits"] = (
+            FLOAT if config["weight_bits"] is None else str(config["weight_bits"])
+        )
+        if bits is None:
+            config["codebook"] = FLOAT
+        rest = {name: value for name, value in row.items() if name != "config"}
+        lines.append({**config, **rest, "bytes": row["state_bytes"] + row["weight_bytes"]})
+    result = pd.DataFrame(lines)
+    first = [*GROUP, "seed", "accuracy", "firing_rate", "state_bytes", "weight_bytes", "bytes"]
+    result = result[[*first, *(name for name in result if name not in first)]]
+    order = result.assign(s=result.state_bits.map(_width), w=result.weight_bits.map(_width))
+    return result.loc[order.sort_values(["w", "codebook", "s", "seed"]).index].reset_index(
+        drop=True
+    )
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """The frame that a sweep wrote to its results.csv.
+
+    Raises:
+        MissingDataError: no such file.
+        DataError: a file that is no such table.
+    """
+    try:
+        runs = pd.read_csv(path, dtype=dict.fromkeys(GROUP, str), keep_default_na=False)
+    except FileNotFoundError as problem:
+        raise MissingDataError(
+            f"no file {path}; name the results.csv that a sweep wrote"
+        ) from problem
+    except (ValueError, OSError) as problem:
+        raise DataError(
+            f"{path} is no table of runs ({problem}); name the results.csv that a sweep wrote"
+        ) from problem
+    needed = [*GROUP, *NUMBERS, "dataset", "network"]
+    if lacking := [name for name in needed if name not in runs]:
+        raise DataError(
+            f"{path} is no table of runs, it lacks {', '.join(lacking)}; name the results.csv that"
+            " a sweep wrote"
+        )
+    for name in NUMBERS:
+        if not (pd.api.types.is_numeric_dtype(runs[name]) and (runs[name].abs() < math.inf).all()):
+            raise DataError(
+                f"{path} is no table of runs, its {name} are not all numbers; name the results.csv"
+                " that a sweep wrote"
+            )
+    for name in ("state_bits", "weight_bits"):
+        if wrong := [
+            bits
+            for bits in runs[name]
+            if bits != FLOAT and not (bits.isdecimal() and 1 <= int(bits) <= MAX_STATE_BITS)
+        ]:
+            raise DataError(
+                f"{path} is no table of runs, {wrong[0]!r} are no {name}; name the results.csv that"
+                " a sweep wrote"
+            )
+    return runs
+
+
+def config_of(row: Mapping[str, Any]) -> Config:
+    """The configuration of a line of `frame`, or of the CSV file that it was written to.
+
+    Raises:
+        DataError: the line has none, or one that cannot be.
+    """
+    names = {
+        field.name: "state_bits" if field.name == "bits" else field.name
+        for field in dataclasses.fields(Config)
+    }
+    # numpy's numbers, as pandas gives them, back to Python's
+    values = {
+        name: getattr(row[column], "item", lambda value=row[column]: value)()
+        for name, column in names.items()
+        if column in row
+    }
+    if lacking := sorted(set(names) - set(values)):
+        raise DataError(
+            f"config_of(row): it lacks {', '.join(lacking)}; pass a line of a sweep's results.csv"
+        )
+    for name in ("bits", "weight_bits"):
+        text = str(values[name])
+        values[name] = None if text == FLOAT else int(text) if text.isdecimal() else text
+    if values["codebook"] == FLOAT:
+        values["codebook"] = "uniform"
+    try:
+        return Config.read(values, "config_of(row)")
+    except InvalidValueError as problem:
+        raise DataError(f"{problem}; pass a line of a sweep's results.csv") from problem
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Over seeds: mean and standard deviation of accuracy, loss against float (a share), bytes, and
+    whether on the Pareto front.
+
+    Raises:
+        InvalidValueError: runs of more than one dataset or network.
+    """
+    for name in ("dataset", "network"):
+        if runs[name].nunique() > 1:
+            raise InvalidValueError(
+                f"summary(runs): of more than one {name} ({', '.join(runs[name].unique())}); take"
+                " them one by one"
+            )
+    groups = runs.groupby(GROUP, sort=False)
+    result = groups.agg(
+        accuracy=("accuracy", "mean"),
+        deviation=("accuracy", "std"),
+        firing_rate=("firing_rate", "mean"),
+        state_bytes=("state_bytes", "first"),
+        weight_bytes=("weight_bytes", "first"),
+        bytes=("bytes", "first"),
+        seeds=("seed", "nunique"),
+    ).reset_index()
+    both = result[(result.state_bits == FLOAT) & (result.weight_bits == FLOAT)]
+    result["against_float"] = result.accuracy - both.accuracy.iloc[0] if len(both) else math.nan
+    front = viz.pareto_front(result.bytes.tolist(), result.accuracy.tolist())
+    result["pareto"] = result.index.isin(front)
+    return result
+
+
+def smallest(results: pd.DataFrame, within: float) -> pd.Series | None:
+    """The line of a summary with the fewest bytes that loses at most `within` points against float;
+    of equal ones the better.
+
+    Args:
+        results: from `summary`.
+        within: percentage points, at least 0.
+
+    Returns:
+        None where there are no float runs to compare with. (Float itself is always within.)
+    """
+    if not (math.isfinite(within) and within >= 0):
+        raise InvalidValueError(
+            f"smallest(within={within}): must be a number of points, at least 0"
+        )
+    # a rounding of slack: 0.5 points are within 0.5 points
+    good = results[100 * results.against_float >= -within - 1e-9]
+    if good.empty:
+        return None
+    return good.sort_values(["bytes", "accuracy"], ascending=[True, False]).iloc[0]
+
+
+def table(results: pd.DataFrame) -> str:
+    """A summary as Markdown; a star marks the Pareto front of accuracy against bytes."""
+    head = [
+        "codebook",
+        "state bits",
+        "weight bits",
+        "accuracy",
+        "against float",
+        "bytes of state",
+        "bytes of weights",
+        "seeds",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for _, line in results.iterrows():
+        against = "" if math.isnan(line.against_float) else f"{100 * line.against_float:+.2f}"
+        cells = [
+            line.codebook,
+            line.state_bits,
+            line.weight_bits,
+            f"{_percent(line)} %{' *' if line.pareto else ''}",
+            against,
+            f"{line.state_bytes:,}",
+            f"{line.weight_bytes:,}",
+            line.seeds,
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def grid(results: pd.DataFrame) -> str:
+    """Accuracies of a summary as Markdown: a row for each width of weights and codebook, a column
+    for each width of states.
+    """
+    widths = sorted(results.state_bits.unique(), key=_width)
+    head = [
+        "weights",
+        "states",
+        *(bits if bits == FLOAT else f"{bits} bit{'s' * (bits != '1')}" for bits in widths),
+    ]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for weight_bits in sorted(results.weight_bits.unique(), key=_width, reverse=True):
+        part = results[results.weight_bits == weight_bits]
+        # float states stand in every row, to compare with; alone where there is nothing to compare
+        for codebook in [name for name in part.codebook.unique() if name != FLOAT] or [FLOAT]:
+            row = part[part.codebook.isin((codebook, FLOAT))].set_index("state_bits")
+            cells = [_percent(row.loc[bits]) if bits in row.index else "" for bits in widths]
+            weights = {FLOAT: FLOAT, "1": "binary", "2": "ternary"}.get(
+                weight_bits, f"{weight_bits} bits"
+            )
+            lines.append(f"| {' | '.join([weights, codebook, *cells])} |")
+    return "\n".join(lines)
+
+
+def draw(runs: pd.DataFrame, lowest: float | None = None) -> Figure:
+    """Accuracy against bytes of state and weights, and against bits of a state with float weights.
+
+    Args:
+        runs: from `frame`, of one dataset and network.
+        lowest: accuracy, a share, at which the axes end; by default all points are within.
+    """
+    baseline = (
+        runs[(runs.state_bits == FLOAT) & (runs.weight_bits == FLOAT)].accuracy.tolist() or None
+    )
+    panels = [(runs, "bytes", "bytes of state and weights")]
+    plain = runs[(runs.weight_bits == FLOAT) & (runs.state_bits != FLOAT)]
+    if len(plain):
+        panels.append(
+            (
+                plain.assign(width=plain.state_bits.map(_width)),
+                "width",
+                "bits of a neuron state, float weights",
+            )
+        )
+    figure = Figure(figsize=(6.4, 4.0 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for ax, (part, column, label) in zip(axes, panels, strict=True):
+        # the same colors in both panels: those of the narrower one first
+        series: dict[str, dict[float, list[float]]] = {name: {} for name in plain.codebook.unique()}
+        for (codebook, cost), group in part.groupby(["codebook", column], sort=False):
+            # one point where two widths cost the same: that of the better one
+            best = max(
+                (g.accuracy for _, g in group.groupby(GROUP)), key=lambda values: values.mean()
+            )
+            series.setdefault("float states" if codebook == FLOAT else codebook, {})[
+                float(cost)
+            ] = best.tolist()
+        viz.bits_accuracy(
+            series, baseline, cost=label, baseline_name="float states and weights", ax=ax
+        )
+        if column == "bytes":
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.0f}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        if lowest is not None:
+            ax.set_ylim(bottom=lowest)
+    return figure
+
+
+def _percent(line: pd.Series) -> str:
+    """Accuracy, and its standard deviation over seeds where there are several."""
+    return f"{100 * line.accuracy:.2f}" + (
+        "" if math.isnan(line.deviation) else f" ± {100 * line.deviation:.2f}"
+    )
+
+
+def _width(bits: str) -> int:
+    return 32 if bits == FLOAT else int(bits)

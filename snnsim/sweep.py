@@ -1,0 +1,35 @@
+"""How many bits does a network need: a grid of training runs, resumable, and what it comes to."""
+
+from snnsim.apps.sweep import (
+    BACKENDS,
+    Plan,
+    Store,
+    config_hash,
+    config_of,
+    draw,
+    frame,
+    grid,
+    read_csv,
+    run_sweep,
+    smallest,
+    summary,
+    table,
+    train_row,
+)
+
+__all__ = [
+    "BACKENDS",
+    "Plan",
+    "Store",
+    "config_hash",
+    "config_of",
+    "draw",
+    "frame",
+    "grid",
+    "read_csv",
+    "run_sweep",
+    "smallest",
+    "summary",
+    "table",
+    "train_row",
+]

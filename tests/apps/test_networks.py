@@ -1,0 +1,34 @@
+import pytest
+import torch
+from torch import nn
+
+from snnsim import MultiStep, neurons
+from snnsim.apps.networks import event_network
+from snnsim.errors import InvalidTypeError, InvalidValueError
+
+
+@pytest.mark.parametrize("side", [4, 17, 20, 34])
+@pytest.mark.parametrize("hidden", [None, 12])
+def test_takes_sensors_of_any_size(side, hidden):
+    net = event_network(side, neurons.IFNode, hidden=hidden, classes=3)
+    assert MultiStep(net)(torch.ones(2, 5, 2, side, side)).shape == (2, 5, 3)
+    assert sum(isinstance(module, neurons.IFNode) for module in net) == (3 if hidden is None else 4)
+
+
+def test_leaves_out_a_share_only_when_asked():
+    assert not any(isinstance(module, nn.Dropout) for module in event_network(8, neurons.IFNode))
+    assert event_network(8, neurons.IFNode, dropout=0.3)[7].p == 0.3
+
+
+def test_every_layer_has_a_neuron_of_its_own():
+    nodes = [
+        module for module in event_network(8, neurons.IFNode) if isinstance(module, neurons.IFNode)
+    ]
+    assert len(set(map(id, nodes))) == 3
+
+
+def test_wrong_sensors_are_refused():
+    with pytest.raises(InvalidValueError, match=r"event_network\(side=3\)"):
+        event_network(3, neurons.IFNode)
+    with pytest.raises(InvalidTypeError, match="event_network"):
+        event_network(4.5, neurons.IFNode)
