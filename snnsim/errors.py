@@ -3,6 +3,10 @@
 Every message names the argument, shows its value, states the rule and says what to do instead.
 """
 
+from __future__ import annotations
+
+from typing import NoReturn
+
 
 class SnnsimError(Exception):
     """Base of every error that snnsim raises on purpose."""
@@ -55,3 +59,27 @@ class OutputError(SnnsimError, OSError):
 
 class ContractError(SnnsimError, AssertionError):
     """A part of the user's own breaks a rule that the rest of the library relies on."""
+
+
+def refuse(
+    who: str,
+    argument: str,
+    value: object,
+    rule: str,
+    remedy: str = "",
+    *,
+    kind: type[SnnsimError] = InvalidValueError,
+) -> NoReturn:
+    """Raise an error in the form of all: `who(argument=value): rule; remedy`.
+
+    Args:
+        who: class or function that was called.
+        argument: its name as the caller wrote it.
+        value: that was given; long ones are cut.
+        rule: that it breaks, as in "must be at least 1".
+        remedy: what to do instead.
+        kind: of error.
+    """
+    shown = repr(value)
+    shown = shown if len(shown) <= 100 else f"{shown[:97]}..."
+    raise kind(f"{who}({argument}={shown}): {rule}" + (f"; {remedy}" if remedy else ""))
