@@ -1,17 +1,11 @@
 """Pictures: each function takes and returns matplotlib axes, and works without a display."""
 
-from snnsim.viz.bits import bits_accuracy, pareto_front
-from snnsim.viz.codebook import codebook
-from snnsim.viz.curves import learning_curve
 from snnsim.viz.events import event_frame, event_movie
 from snnsim.viz.figure import save
-from snnsim.viz.membrane import membrane
-from snnsim.viz.occupancy import occupancy
-from snnsim.viz.raster import raster
-from snnsim.viz.rates import firing_rates
+from snnsim.viz.levels import codebook, occupancy, weight_histogram
+from snnsim.viz.results import bits_accuracy, learning_curve, pareto_front
 from snnsim.viz.surrogates import surrogate, surrogate_gallery
-from snnsim.viz.tensorboard import log
-from snnsim.viz.weights import weight_histogram
+from snnsim.viz.traces import firing_rates, log, membrane, raster
 
 __all__ = [
     "bits_accuracy",

@@ -16,11 +16,16 @@ from PIL import Image
 
 from snnsim._core.checks import checked_number
 from snnsim._core.files import write_whole
-from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.viz.arrays import Numbers, as_array
-from snnsim.viz.figure import INK, axes_or_new, checked_path, palette, whole_numbers
-
-__all__ = ["event_frame", "event_movie"]
+from snnsim.errors import InvalidValueError, refuse
+from snnsim.viz.figure import (
+    INK,
+    Numbers,
+    as_array,
+    axes_or_new,
+    checked_path,
+    whole_numbers,
+    wrong_shape,
+)
 
 # no event is grey; by polarity: 0 got darker, 1 got brighter
 _GROUND = np.array(to_rgb("#9c9c9c"))
@@ -33,16 +38,13 @@ _TALLEST = 3.0
 
 
 def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = None) -> Axes:
-    """Draw one frame of event counts as pixels: black where it got darker, white where brighter, on
+    """Event counts of one frame as pixels: black where it got darker, white where brighter, on
     grey; paler where fewer.
 
     Args:
         frame: counts `[2, H, W]`, at least 0; channel 0 holds polarity 0.
         full: count with full colour, above 0; by default one that suits this frame.
         ax: axes to draw into; a new figure when None.
-
-    Returns:
-        The axes drawn into.
 
     Raises:
         ShapeError: not `[2, H, W]`.
@@ -51,30 +53,19 @@ def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = 
     counts = _counts("event_frame(frame)", frame, "[2, H, W]")
     height, width = counts.shape[1:]
     # the taller the sensor the narrower the picture, legend and labels included
-    ax = axes_or_new(ax, 4.2, 1.0 + 3.4 * min(height / width, _TALLEST))
-    ax.imshow(
-        _pixels(counts, _full_colour("event_frame", counts, full)),
-        interpolation="nearest",
-        origin="upper",
-    )
+    ax, paint = axes_or_new(ax, 4.2, 1.0 + 3.4 * min(height / width, _TALLEST))
+    pixels = _pixels(counts, _full_colour("event_frame", counts, full))
+    ax.imshow(pixels, interpolation="nearest", origin="upper")
     ax.spines[["top", "right"]].set_visible(True)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(whole_numbers(6))
-    ax.set_xlabel("column (pixels)")
-    ax.set_ylabel("row (pixels)")
+    ax.set(xlabel="column (pixels)", ylabel="row (pixels)")
     keys = [
-        Patch(fc=color, ec=palette(ax).ink, lw=0.6, label=name)
+        Patch(fc=color, ec=paint.ink, lw=0.6, label=name)
         for color, name in zip(_COLORS, _NAMES, strict=True)
     ]
-    ax.legend(
-        handles=keys,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        borderaxespad=0.1,
-    )
+    looks: dict[str, Any] = {"ncols": 2, "frameon": False, "fontsize": 9, "borderaxespad": 0.1}
+    ax.legend(handles=keys, loc="lower right", bbox_to_anchor=(1, 1), **looks)
     return ax
 
 
@@ -86,7 +77,7 @@ def event_movie(
     fps: float = 8.0,
     full: float | None = None,
 ) -> Path:
-    """Write frames of event counts as a GIF that repeats for ever; a file is replaced whole or not
+    """Movie of event counts: a GIF that repeats for ever; a file is replaced whole or not
     at all.
 
     Args:
@@ -108,9 +99,7 @@ def event_movie(
     """
     path = checked_path("event_movie", path)
     if path.suffix.lower() != ".gif":
-        raise InvalidValueError(
-            f"event_movie(path={str(path)!r}): a movie is a GIF; let the name end in .gif"
-        )
+        refuse("event_movie", "path", str(path), "a movie is a GIF", "let the name end in .gif")
     counts = _counts("event_movie(frames)", frames, "[T, 2, H, W]")
     fps = checked_number("event_movie", "fps", fps, above=0)
     if fps > 50:
@@ -122,13 +111,8 @@ def event_movie(
     first, *rest = _shots(counts, _full_colour("event_movie", counts, full), step_ms)
     # a GIF counts in hundredths of a second
     duration = 10 * round(100 / fps)
-    write_whole(
-        path,
-        lambda file: first.save(
-            file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0
-        ),
-        "event_movie",
-    )
+    movie: dict[str, Any] = {"append_images": rest, "duration": duration, "loop": 0}
+    write_whole(path, lambda file: first.save(file, "GIF", save_all=True, **movie), "event_movie")
     return path
 
 
@@ -176,10 +160,8 @@ def _full_colour(caller: str, counts: np.ndarray, full: float | None) -> float:
 def _counts(name: str, values: Any, form: str) -> np.ndarray:
     counts = as_array(name, values)
     if counts.ndim != form.count(",") + 1 or counts.shape[-3] != 2 or counts.size == 0:
-        raise ShapeError(
-            f"{name} has shape {list(counts.shape)}: expected {form}, both polarities; pick one"
-            " sample of a batch with frames[:, 0]"
-        )
+        remedy = "pick one sample of a batch with frames[:, 0]"
+        wrong_shape(name, counts, f"expected {form}, both polarities; {remedy}")
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
         raise InvalidValueError(
             f"{name} holds values that are no counts; they must be finite and at least 0"

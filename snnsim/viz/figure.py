@@ -1,38 +1,28 @@
-"""Where pictures are drawn and how they are saved: no display, no global state, the same bytes for
-the same picture.
+"""The frame of every picture: checked numbers, axes, colours, legends and files.
+
+No display, no global state, the same bytes for the same picture.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence, Sized
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
-from snnsim._core.checks import check_int
+from snnsim._core.checks import check_int, checked_numbers
 from snnsim._core.files import write_whole
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, refuse
 
-__all__ = [
-    "ACCENT",
-    "COLORS",
-    "FAINT",
-    "INK",
-    "MARKERS",
-    "Palette",
-    "axes_or_new",
-    "check_text",
-    "checked_path",
-    "legend_text",
-    "palette",
-    "save",
-    "whole_numbers",
-]
+Numbers = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 # told apart in black and white as well: black, mid grey and light grey
 INK = "#1b1b1b"
@@ -43,10 +33,24 @@ FAINT = "#c4c4c4"
 # Ito 2008, reordered by lightness); a marker each, for lines
 COLORS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+# of thresholds and baselines
+DASHES = (0, (5, 3))
+
+# a page of ten inches has a square of 2**32 pixels then
+_MOST_DPI = 6553
+# of a side, which is all that matplotlib draws
+_MOST_PIXELS = 2**16 - 1
+
+# what a file format writes about the day and the software, so that it can be left out
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
 
 
 class Palette(NamedTuple):
-    """Colours that stand out from what is behind them.
+    """Colours that stand out from the background of axes.
 
     Args:
         ink, accent, faint: of what is shown, of what matters most, of what is beside it.
@@ -65,27 +69,128 @@ _ON_LIGHT = Palette(INK, ACCENT, FAINT, "white", COLORS)
 # black alone is lost on a dark ground
 _ON_DARK = Palette("#ececec", "#ff8a5c", "#6e6e6e", "black", ["#ffffff", *COLORS[1:]])
 
-# a page of ten inches has a square of 2**32 pixels then
-_MOST_DPI = 6553
-# of a side, which is all that matplotlib draws
-_MOST_PIXELS = 2**16 - 1
 
-# what a file format writes about the day and the software, so that it can be left out
-_METADATA: dict[str, dict[str, None]] = {
-    "png": {"Software": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    "svg": {"Creator": None, "Date": None},
-}
+def as_array(name: str, values: Any) -> np.ndarray:
+    """Float64 array of a tensor, an array or sequences; `name` is "function(argument)"."""
+    where, _, argument = name.partition("(")
+    return checked_numbers(where, argument.removesuffix(")"), values).cpu().numpy()
 
 
-def axes_or_new(ax: Axes | None, width: float, height: float, name: str = "ax") -> Axes:
-    """`ax` with its upper and right frame lines taken off; axes of a figure of their own when it is
-    None.
+def wrong_shape(name: str, array: np.ndarray, rule: str) -> NoReturn:
+    """Raise for an array of another shape than the rule asks for."""
+    raise ShapeError(f"{name} has shape {list(array.shape)}: {rule}")
+
+
+def as_traces(name: str, values: Any, rule: str) -> np.ndarray:
+    """Float64 array `[T, N]`; `[T]` is one neuron."""
+    array = as_array(name, values)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2:
+        wrong_shape(name, array, rule)
+    return array
+
+
+def as_spikes(name: str, values: Any) -> np.ndarray:
+    """Bool array `[T, N]` of spikes; `[T]` is one neuron."""
+    spikes = as_traces(
+        name,
+        values,
+        "expected [T, N], time first; pick one sample of a batch with x[:, 0], then lay feature"
+        " maps out as neurons with .flatten(1)",
+    )
+    if spikes.size == 0:
+        wrong_shape(name, spikes, "expected at least one time step and one neuron")
+    strange = spikes[(spikes != 0) & (spikes != 1)]
+    if strange.size:
+        raise InvalidValueError(
+            f"{name} holds {strange[0]:g}: a spike is 0 or 1; draw potentials with membrane"
+        )
+    return spikes.astype(bool)
+
+
+def as_levels(name: str, values: Any) -> np.ndarray:
+    """Levels `[L]` of a codebook, or of anything with a `levels` attribute."""
+    levels = as_array(name, getattr(values, "levels", values))
+    if levels.ndim != 1 or levels.size == 0:
+        wrong_shape(name, levels, "expected [L], the levels of one codebook")
+    if not (np.isfinite(levels).all() and (np.diff(levels) > 0).all()):
+        raise InvalidValueError(
+            f"{name} must be finite and strictly increasing; sort them and remove repeated ones"
+        )
+    return levels
+
+
+def as_threshold(name: str, value: Any) -> float | None:
+    """One finite number, of a tensor too; None stays None."""
+    if value is None:
+        return None
+    number = as_array(name, value)
+    if number.ndim or not np.isfinite(number):
+        raise InvalidValueError(f"{name}={number}: expected one finite number")
+    return float(number)
+
+
+def as_share(name: str, value: Any) -> float:
+    """One number in [0, 1], such as an accuracy or a firing rate."""
+    share = as_array(name, value)
+    if share.ndim or not 0 <= share <= 1:
+        raise InvalidValueError(
+            f"{name}={share}: expected a share in [0, 1]; divide percentages by 100"
+        )
+    return float(share)
+
+
+def as_labels(name: str, labels: Any, count: int, what: str) -> list[str]:
+    """One str for each of so many things."""
+    if isinstance(labels, str) or not isinstance(labels, Sequence | np.ndarray):
+        raise InvalidTypeError(f"{name}={labels!r}: expected a list of str, one for each {what}")
+    if len(labels) != count or not all(isinstance(label, str) for label in labels):
+        raise InvalidValueError(f"{name}={labels!r}: expected {count} str, one for each {what}")
+    return [str(label) for label in labels]
+
+
+def check_text(where: str, name: str, value: object) -> None:
+    """Raise unless `value` is a str."""
+    if not isinstance(value, str):
+        rule = f"{name} must be a str, not {type(value).__name__}"
+        refuse(where, name, value, rule, kind=InvalidTypeError)
+
+
+def check_count(where: str, argument: str, what: str, runs: Sized) -> None:
+    """Raise where there are more runs than colours."""
+    if len(runs) > len(COLORS):
+        raise InvalidValueError(
+            f"{where}({argument}): {len(runs)} {what} cannot be told apart; draw at most"
+            f" {len(COLORS)}"
+        )
+
+
+def checked_path(where: str, path: object) -> Path:
+    """`path` as a Path."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        rule = f"path must be a str or a pathlib.Path, not {type(path).__name__}"
+        refuse(where, "path", path, rule, kind=InvalidTypeError)
+    return Path(path)
+
+
+def as_text(value: float) -> str:
+    """A number with three digits and a true minus sign."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(share: float, place: object = None) -> str:
+    """A share as the number of an axis in percent."""
+    return as_text(100 * share)
+
+
+def axes_or_new(
+    ax: Axes | None, width: float, height: float, name: str = "ax"
+) -> tuple[Axes, Palette]:
+    """`ax`, or axes of a new figure, without upper and right frame lines; and the colours for them.
 
     Args:
         ax: axes to draw into.
-        width: width of a new figure, in inches.
-        height: height of a new figure, in inches.
+        width, height: of a new figure, in inches.
         name: of the argument, for messages.
     """
     if ax is None:
@@ -100,17 +205,12 @@ def axes_or_new(ax: Axes | None, width: float, height: float, name: str = "ax") 
             f"{name}={ax!r}: expected plain axes, not {ax.name} ones; leave projection= out"
         )
     ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
-def palette(ax: Axes) -> Palette:
-    """The colours for axes: of dark ones, as of a style of the user's, light."""
     red, green, blue, alpha = to_rgba(ax.get_facecolor())
     if not alpha:
         red, green, blue, alpha = to_rgba(ax.figure.get_facecolor())
     # as bright as the eye sees it (Rec. 601); what is transparent is paper
     dark = alpha > 0 and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-    return _ON_DARK if dark else _ON_LIGHT
+    return ax, _ON_DARK if dark else _ON_LIGHT
 
 
 def whole_numbers(most: int | None = None) -> MaxNLocator:
@@ -125,22 +225,24 @@ def legend_text(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def check_text(where: str, name: str, value: object) -> None:
-    """Raise unless `value` is a str."""
-    if not isinstance(value, str):
-        raise InvalidTypeError(
-            f"{where}({name}={value!r}): {name} must be a str, not {type(value).__name__}"
-        )
+def legend_above(ax: Axes, columns: int, **looks: Any) -> None:
+    """Legend above the plot, where it covers nothing."""
+    looks = {"frameon": False, "fontsize": 9, **looks}
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **looks)
 
 
-def checked_path(where: str, path: object) -> Path:
-    """`path` as a Path, or an error if it is none."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise InvalidTypeError(
-            f"{where}(path={path!r}): path must be a str or a pathlib.Path, not"
-            f" {type(path).__name__}"
-        )
-    return Path(path)
+def label_bands(ax: Axes, paint: Palette, names: Sequence[str]) -> None:
+    """Names in place of numbers for bands of height 1, with a line between two of them."""
+    for boundary in range(1, len(names)):
+        ax.axhline(boundary, color=paint.faint, linewidth=0.8)
+    ax.set_yticks([band + 0.5 for band in range(len(names))], names)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(0, len(names))
+
+
+def write_beside(ax: Axes, y: float, text: str) -> None:
+    """Text on the right of the plot."""
+    ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
 
 
 def save(
@@ -164,17 +266,14 @@ def save(
         OutputError: the file cannot be written there.
     """
     if not isinstance(picture, Figure | SubFigure | Axes):
-        raise InvalidTypeError(
-            f"save(picture={picture!r}): picture must be a matplotlib Figure or Axes"
-        )
+        rule = "picture must be a matplotlib Figure or Axes"
+        refuse("save", "picture", picture, rule, kind=InvalidTypeError)
     check_int("save", "dpi", dpi, at_least=1, at_most=_MOST_DPI)
     path = checked_path("save", path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in _METADATA:
-        raise InvalidValueError(
-            f"save(path={str(path)!r}): the suffix picks the format and must be .png, .pdf or .svg,"
-            f" not {path.suffix!r}"
-        )
+        rule = f"the suffix picks the format and must be .png, .pdf or .svg, not {path.suffix!r}"
+        refuse("save", "path", str(path), rule)
     figure = picture if isinstance(picture, (Figure, SubFigure)) else picture.figure
     while isinstance(figure, SubFigure):
         figure = figure.figure
