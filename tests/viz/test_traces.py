@@ -333,7 +333,7 @@ def test_nan_leaves_a_gap():
         (
             (torch.zeros(2, 9),),
             ShapeError,
-            r"holds 9 neurons: more than 8 drawn_traces cannot be read; pick some, .*v\[:, :8\]",
+            r"holds 9 neurons: more than 8 traces cannot be read; pick some, .*v\[:, :8\]",
         ),
         (([math.inf],), InvalidValueError, "infinite values, or nothing but NaN"),
         (([math.nan],), InvalidValueError, "infinite values, or nothing but NaN"),
