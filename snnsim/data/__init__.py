@@ -3,9 +3,8 @@
 """
 
 from snnsim.data import events
-from snnsim.data.digits import digits
-from snnsim.data.download import download
-from snnsim.data.images import ImageDataset, batches
+from snnsim.data.images import ImageDataset, batches, digits
 from snnsim.data.mnist import MNIST, read_idx
+from snnsim.data.remote import download
 
 __all__ = ["MNIST", "ImageDataset", "batches", "digits", "download", "events", "read_idx"]

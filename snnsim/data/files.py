@@ -1,35 +1,24 @@
-"""Reading whole files and members of archives: what is missing, damaged or far too large is
-named."""
+"""Whole files, folders and archives to read; what is missing, damaged or far too large is named."""
 
 from __future__ import annotations
 
 import ast
 import gzip
 import io
+import itertools
 import math
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
 from snnsim._core.files import as_path
-from snnsim.errors import DataError, MissingDataError
-
-__all__ = [
-    "has_file",
-    "has_folder",
-    "open_archive",
-    "read_array",
-    "read_content",
-    "read_gzip",
-    "read_member",
-    "refuse_bomb",
-]
+from snnsim.errors import DataError, MissingDataError, refuse
 
 # what Python's own readers raise on damaged archives: negative offsets, names that are no text,
 # unknown versions, ...
@@ -51,6 +40,23 @@ _RATIO = 100
 _HARMLESS = 2**26
 
 
+class FileBytes:
+    """Bytes of a file, and errors that name the file and the place in it.
+
+    Args:
+        content: the bytes.
+        source: of them, for messages.
+    """
+
+    def __init__(self, content: bytes, source: str) -> None:
+        self.content = content
+        self.source = source
+
+    def refuse(self, offset: int, fault: str) -> NoReturn:
+        """Raise an error for what is wrong at a byte offset."""
+        raise DataError(f"{self.source}: byte offset {offset}: {fault}")
+
+
 def read_content(path: str | os.PathLike[str], caller: str) -> bytes:
     """Bytes of the file that `caller` was given as its `path`.
 
@@ -66,41 +72,48 @@ def read_content(path: str | os.PathLike[str], caller: str) -> bytes:
         # deleted since it was looked at
         pass
     except MemoryError as error:
+        size = path.stat().st_size
         raise DataError(
-            f"{path}: has {path.stat().st_size:,} bytes, for which there is no memory; check the"
-            " file"
+            f"{path}: has {size:,} bytes, for which there is no memory; check the file"
         ) from error
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); check the file and who may"
-            " read it"
-        ) from error
-    raise MissingDataError(f"{caller}(path={str(path)!r}): there is no such file; check the path")
+        raise _closed(path, "read", error) from error
+    refuse(
+        caller, "path", str(path), "there is no such file", "check the path", kind=MissingDataError
+    )
+
+
+def numbered_lines(content: bytes, encoding: str = "ascii") -> Iterator[tuple[int, str]]:
+    """Lines of a text that are not empty, with their numbers from 1 on."""
+    text = content.decode(encoding, errors="replace")
+    return ((i, line) for i, line in enumerate(text.splitlines(), start=1) if line.strip())
 
 
 def has_file(path: Path) -> bool:
-    """Whether there is a file.
+    """True where there is a file.
 
     Raises:
         DataError: it cannot be looked at: in a folder that is closed, or under a name that is too
             long.
     """
-    return _is_there(path, path.is_file)
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise _closed(path, "looked at", error) from error
 
 
 def has_folder(path: Path) -> bool:
-    """Whether there is a folder; raises as `has_file`."""
-    return _is_there(path, path.is_dir)
-
-
-def _is_there(path: Path, look: Callable[[], bool]) -> bool:
+    """True where there is a folder; raises as `has_file`."""
     try:
-        return look()
+        return path.is_dir()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be looked at ({error.strerror or error}); check the path and who may"
-            " read it"
-        ) from error
+        raise _closed(path, "looked at", error) from error
+
+
+def _closed(path: Path, done: str, error: OSError) -> DataError:
+    what = "file" if done == "read" else "path"
+    reason = error.strerror or error
+    return DataError(f"{path}: cannot be {done} ({reason}); check the {what} and who may read it")
 
 
 def refuse_bomb(source: str, size: int, packed: int) -> None:
@@ -133,6 +146,52 @@ def read_gzip(content: bytes, size: int, source: str) -> bytes:
         ) from error
 
 
+class Store:
+    """A folder or a zip archive, read alike: files by their path in it with forward slashes.
+
+    Pickles, and opens the archive once per process, so that workers of a DataLoader do not share a
+    file position.
+
+    Args:
+        path: the folder or the archive.
+
+    Raises:
+        MissingDataError: there is neither.
+        DataError: a file that is no zip archive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._archive: tuple[int, zipfile.ZipFile] | None = None
+        if has_folder(path):
+            files = filter(has_file, path.rglob("*"))
+            self.names = sorted(file.relative_to(path).as_posix() for file in files)
+        elif has_file(path):
+            names = self._opened().namelist()
+            self.names = sorted(name for name in names if not name.endswith("/"))
+        else:
+            raise MissingDataError(f"{path}: there is neither such a folder nor such a zip archive")
+        for name, following in itertools.pairwise(self.names):
+            if name == following:
+                raise DataError(
+                    f"{path}: two files in it are called {name!r}; fetch the archive again"
+                )
+
+    def read(self, name: str) -> bytes:
+        """Content of one file."""
+        if has_folder(self.path):
+            return read_content(self.path / name, "read")
+        return read_member(self._opened(), name)
+
+    def _opened(self) -> zipfile.ZipFile:
+        if self._archive is None or self._archive[0] != os.getpid():
+            self._archive = os.getpid(), open_archive(self.path)
+        return self._archive[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": None}
+
+
 def open_archive(path: Path) -> zipfile.ZipFile:
     """A zip archive, open to read.
 
@@ -146,13 +205,11 @@ def open_archive(path: Path) -> zipfile.ZipFile:
             raise zipfile.BadZipFile("there is something there that is no file")
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
-        raise MissingDataError(
-            f"{path}: there is no such zip archive any more; put it back"
-        ) from error
+        gone = "there is no such zip archive any more; put it back"
+        raise MissingDataError(f"{path}: {gone}") from error
     except _DAMAGED as error:
-        raise DataError(
-            f"{path}: not a zip archive, or one cut short ({error}); fetch it again"
-        ) from error
+        fault = f"not a zip archive, or one cut short ({error}); fetch it again"
+        raise DataError(f"{path}: {fault}") from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, *, trusted: bool = False) -> bytes:
@@ -172,20 +229,20 @@ def read_member(archive: zipfile.ZipFile, name: str, *, trusted: bool = False) -
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # Python's reader lets others expand without limit
             raise ValueError(f"compression method {member.compress_type} is not read")
-        if member.compress_size > _length(archive):
+        # of the file that is open, also where its name has gone meanwhile
+        if member.compress_size > (os.fstat(archive.fp.fileno()).st_size if archive.fp else 0):
             raise EOFError("it declares more bytes than the archive has")
-    except _DAMAGED as error:
-        raise _corrupt(source, error) from error
-    if not trusted:
-        refuse_bomb(source, member.file_size, member.compress_size)
-    try:
+        if not trusted:
+            refuse_bomb(source, member.file_size, member.compress_size)
         with archive.open(member) as file:
             # with a size: without one the reader expands all and then looks at what was declared
             content = file.read(member.file_size)
+        if len(content) != member.file_size:
+            raise EOFError(f"{len(content)} of {member.file_size} bytes")
+    except DataError:
+        raise
     except _DAMAGED as error:
         raise _corrupt(source, error) from error
-    if len(content) != member.file_size:
-        raise _corrupt(source, EOFError(f"{len(content)} of {member.file_size} bytes"))
     return content
 
 
@@ -208,11 +265,6 @@ def read_array(content: bytes, source: str) -> np.ndarray:
         return np.frombuffer(content, dtype, offset=start).reshape(shape, order=order).copy()
     except (*_DAMAGED, SyntaxError, TypeError, MemoryError) as error:
         raise _corrupt(source, error) from error
-
-
-def _length(archive: zipfile.ZipFile) -> int:
-    """Bytes of the file that is open, also where its name has gone meanwhile."""
-    return os.fstat(archive.fp.fileno()).st_size if archive.fp else 0
 
 
 def _corrupt(source: str, error: Exception) -> DataError:

@@ -7,14 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from snnsim.data.numbers import checked_index, checked_places, whole
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim._core.checks import check_generator, check_int
+from snnsim.data.numbers import checked_index, checked_part, checked_places, whole
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, refuse
 
-__all__ = ["ImageDataset", "InMemory", "batches"]
+# pixels of scikit-learn's digits count the set cells of a 4 x 4 block
+_DIGITS_WHITE = 16
 
 
 class InMemory(Protocol):
@@ -58,10 +61,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             )
         known = whole(white, 1, 255)
         if known is None:
-            raise InvalidValueError(
-                f"ImageDataset(white={white!r}): the value of a white pixel must be a whole number"
-                " in 1..255"
-            )
+            rule = "the value of a white pixel must be a whole number in 1..255"
+            refuse("ImageDataset", "white", white, rule)
         self.images = images
         self.labels = labels
         self.white = known
@@ -74,10 +75,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return self._shade(self.images[place]), int(self.labels[place])
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({len(self)} images {list(self.images.shape[1:])},"
-            f" {self.images.device})"
-        )
+        shape, device = list(self.images.shape[1:]), self.images.device
+        return f"{type(self).__name__}({len(self)} images {shape}, {device})"
 
     def _shade(self, images: Tensor) -> Tensor:
         return images.to(torch.float32) / self.white
@@ -86,10 +85,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """The items at `index`, `[M]` int64: float32 images `[M, C, H, W]` in [0, 1] and int64
         labels `[M]`.
         """
-        index = checked_places(f"{type(self).__name__}.take", index, len(self)).to(
-            self.images.device
-        )
-        return self._shade(self.images.index_select(0, index)), self.labels.index_select(0, index)
+        where, device = f"{type(self).__name__}.take", self.images.device
+        places = checked_places(where, index, len(self), device)
+        return self._shade(self.images.index_select(0, places)), self.labels.index_select(0, places)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Every item in order: float32 images `[N, C, H, W]` in [0, 1] and int64 labels `[N]`."""
@@ -97,7 +95,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageDataset:
         """A dataset of the items at `index` only, in that order."""
-        places = checked_places("ImageDataset.subset", index, len(self)).to(self.images.device)
+        places = checked_places("ImageDataset.subset", index, len(self), self.images.device)
         return ImageDataset(self.images[places], self.labels[places], white=self.white)
 
     def to(self, device: torch.device | str) -> ImageDataset:
@@ -136,22 +134,14 @@ def batches(
         >>> images.shape, labels.shape
         (torch.Size([32, 1, 8, 8]), torch.Size([32]))
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise InvalidTypeError(
-            f"batches(batch_size={batch_size!r}): expected an int, the number of items per batch"
-        )
-    if batch_size < 1:
-        raise InvalidValueError(f"batches(batch_size={batch_size}): must be at least 1")
+    check_int("batches", "batch_size", batch_size, at_least=1)
     if not hasattr(dataset, "take"):
         raise InvalidTypeError(
             f"batches(dataset: {type(dataset).__name__}): expected a dataset that is held in"
             " memory; make one of recordings with events.FrameDataset.of, one of some images with"
             " ImageDataset.subset, or use a DataLoader"
         )
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise InvalidTypeError(
-            f"batches(generator={generator!r}): expected torch.Generator().manual_seed(seed)"
-        )
+    check_generator("batches", "generator", generator)
     if generator is not None and not shuffle:
         raise InvalidValueError(
             "batches(generator=..., shuffle=False): nothing would be drawn from it; pass"
@@ -161,19 +151,58 @@ def batches(
 
 
 def _batches(
-    dataset: InMemory,
-    batch_size: int,
-    shuffle: bool,
-    generator: torch.Generator | None,
-    drop_last: bool,
+    dataset: InMemory, size: int, shuffle: bool, generator: torch.Generator | None, drop_last: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     count = len(dataset)
     if shuffle:
-        order = torch.randperm(
-            count, generator=generator, device=generator.device if generator else "cpu"
-        )
+        device = generator.device if generator else "cpu"
+        order = torch.randperm(count, generator=generator, device=device)
     else:
         order = torch.arange(count)
-    stop = count - count % batch_size if drop_last else count
-    for start in range(0, stop, batch_size):
-        yield dataset.take(order[start : start + batch_size])
+    stop = count - count % size if drop_last else count
+    for start in range(0, stop, size):
+        yield dataset.take(order[start : start + size])
+
+
+def digits(train: bool, *, seed: int = 0) -> ImageDataset:
+    """The 1797 handwritten digits of 8 x 8 pixels that scikit-learn ships: 1438 to train on, 359 to
+    test on, no download.
+
+    One image in five of every class, rounded, goes to the test set. The split depends on `seed`
+    alone.
+
+    Args:
+        train: the training part, or the test part.
+        seed: picks the split, in [0, 2**32); the default is the one that published numbers should
+            use.
+
+    Returns:
+        Dataset of float32 images `[1, 8, 8]` in [0, 1] and labels 0..9.
+
+    Source:
+        Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+        Repository; the test part of it, as scikit-learn bundles it.
+
+    Example:
+        >>> from snnsim.data import digits
+        >>> digits(train=False)
+        ImageDataset(359 images [1, 8, 8], cpu)
+    """
+    checked_part("digits", train, "train", "test")
+    number = whole(seed, 0, 2**32 - 1)
+    if number is None:
+        rule, remedy = "a seed must be in [0, 2**32), a whole number", "leave it at 0 to compare"
+        refuse("digits", "seed", seed, rule, f"{remedy} with others")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # RandomState and not default_rng: NumPy promises that this stream never changes
+    stream = np.random.RandomState(number)
+    in_test = np.zeros(len(bunch.target), dtype=bool)
+    for label in range(10):
+        members = stream.permutation(np.flatnonzero(bunch.target == label))
+        in_test[members[: round(len(members) / 5)]] = True
+    part = np.flatnonzero(in_test != train)
+    images = torch.from_numpy(bunch.images[part].astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target[part].astype(np.int64))
+    return ImageDataset(images, labels, white=_DIGITS_WHITE)

@@ -1,4 +1,4 @@
-"""Whole numbers, in whatever type they come."""
+"""Numbers, labels, sizes and places that a caller passes, in whatever type they come."""
 
 from __future__ import annotations
 
@@ -12,20 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnsim.errors import InvalidTypeError, InvalidValueError
-
-__all__ = [
-    "as_array",
-    "check_generator",
-    "checked_index",
-    "checked_labels",
-    "checked_places",
-    "checked_size",
-    "first_fraction",
-    "first_outside",
-    "is_number",
-    "whole",
-]
+from snnsim.errors import InvalidTypeError, InvalidValueError, refuse
 
 _INT64 = (-(2**63), 2**63 - 1)
 
@@ -43,7 +30,7 @@ def whole(value: object, lowest: int, highest: int = _INT64[1]) -> int | None:
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a finite real number, and no bool."""
+    """True for a finite real number that is no bool."""
     if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
         return False
     try:
@@ -53,12 +40,19 @@ def is_number(value: object) -> bool:
         return False
 
 
+def checked_part(where: str, train: object, training: str, test: str) -> str:
+    """The name of the training part where `train` is True, of the test part where it is False."""
+    if not isinstance(train, bool):
+        rule = "expected True (training part) or False (test part)"
+        refuse(where, "train", train, rule, kind=InvalidTypeError)
+    return training if train else test
+
+
 def check_generator(where: str, generator: object) -> None:
     """Refuse what nothing can be drawn from."""
     if not isinstance(generator, np.random.Generator):
-        raise InvalidTypeError(
-            f"{where}(generator={generator!r}): expected numpy.random.default_rng(seed)"
-        )
+        rule = "expected numpy.random.default_rng(seed)"
+        refuse(where, "generator", generator, rule, kind=InvalidTypeError)
 
 
 def first_fraction(values: np.ndarray) -> int | None:
@@ -74,13 +68,13 @@ def first_outside(values: np.ndarray, lowest: int, highest: int) -> int | None:
     """Index of the first of a numeric array `[N]` that is not within [lowest, highest]."""
     if not values.size:
         return None
-    if values.dtype.kind != "f" and lowest <= int(values.min()) and int(values.max()) <= highest:
-        return None
     if values.dtype.kind == "f":
         # at least 64 bits: in fewer the limits would round; one more than `highest` is a power of
         # two and does not
         values = values.astype(np.result_type(values, np.float64))
         return _first(~((values >= lowest) & (values < highest + 1)))
+    if lowest <= int(values.min()) and int(values.max()) <= highest:
+        return None
     return _first((values < lowest) | (values > highest))
 
 
@@ -93,10 +87,8 @@ def checked_size(where: str, size: Any) -> tuple[int, int]:
     given = size.tolist() if isinstance(size, Tensor | np.ndarray) else size
     values = [whole(value, 1) for value in given] if isinstance(given, list | tuple) else []
     if len(values) != 2 or values[0] is None or values[1] is None:
-        raise InvalidValueError(
-            f"{where}(size={size!r}): size must be (height, width) of the sensor in pixels, two"
-            " whole numbers of at least 1"
-        )
+        rule = "size must be (height, width) of the sensor in pixels, two whole numbers of at least"
+        refuse(where, "size", size, f"{rule} 1")
     return values[0], values[1]
 
 
@@ -107,17 +99,14 @@ def checked_labels(where: str, labels: Any) -> list[int]:
         InvalidTypeError: something else than one number per item.
         InvalidValueError: a label that is no whole number, or does not fit 64 bits.
     """
+    rule = "labels must be a list of ints"
     try:
         values = as_array(labels if isinstance(labels, Tensor) else _items(labels))
     except TypeError as error:
-        raise InvalidTypeError(
-            f"{where}(labels={labels!r}): labels must be a list of ints ({error})"
-        ) from error
+        raise InvalidTypeError(f"{where}(labels={labels!r:.100}): {rule} ({error})") from error
     if values.ndim != 1 or values.dtype.kind not in "biuf":
-        raise InvalidTypeError(
-            f"{where}(labels={labels!r}): labels must be a list of ints, one per item; number the"
-            " classes 0, 1, 2 and so on"
-        )
+        remedy = "number the classes 0, 1, 2 and so on"
+        refuse(where, "labels", labels, f"{rule}, one per item", remedy, kind=InvalidTypeError)
     wrong = first_fraction(values)
     if wrong is None:
         wrong = first_outside(values, *_INT64)
@@ -144,38 +133,26 @@ def as_array(values: Any) -> np.ndarray:
     Raises:
         TypeError: what makes no array, or only one of other numbers.
     """
-    if isinstance(values, Tensor):
-        try:
-            dense = values.detach().cpu()
-            # numpy has no bfloat16; every number of fewer bits is one of float32
-            return (
-                dense.to(torch.float32)
-                if dense.is_floating_point() and dense.itemsize < 4
-                else dense
-            ).numpy()
-        except (TypeError, RuntimeError, NotImplementedError) as error:
-            raise TypeError(
-                f"a tensor {values.dtype}, {values.layout} on {values.device} is no array;"
-                " convert it"
-            ) from error
     try:
-        array = np.asarray(values)
+        if not isinstance(values, Tensor):
+            array = np.asarray(values)
+        elif values.is_floating_point() and values.itemsize < 4:
+            # numpy has no bfloat16; every number of fewer bits is one of float32
+            array = values.detach().cpu().to(torch.float32).numpy()
+        else:
+            array = values.detach().cpu().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(values, Tensor):
+            kind = f"a tensor {values.dtype}, {values.layout} on {values.device}"
+            raise TypeError(f"{kind} is no array; convert it") from error
         raise TypeError(str(error)) from error
-    if array.dtype.kind == "f" and not isinstance(values, np.ndarray) and array.ndim == 1:
+    if array.dtype.kind == "f" and not isinstance(values, np.ndarray | Tensor) and array.ndim == 1:
         # numpy makes floats of whole numbers beside a float, or of signed beside unsigned ones
-        exact = [
-            value.item() if isinstance(value, np.generic | Tensor) else value for value in values
-        ]
-        changed = [
-            value
-            for value, made in zip(exact, array.tolist(), strict=True)
-            if value != made and value == value
-        ]
-        if changed:
-            raise TypeError(
-                f"{changed[0]} beside other types of numbers would be rounded; give all in one type"
-            )
+        for value, made in zip(values, array.tolist(), strict=True):
+            exact = value.item() if isinstance(value, np.generic | Tensor) else value
+            if exact != made and exact == exact:
+                rounded = f"{exact} beside other types of numbers would be rounded"
+                raise TypeError(f"{rounded}; give all in one type")
     return array
 
 
@@ -198,7 +175,7 @@ def checked_index(where: str, index: Any, count: int, items: str = "items") -> i
     return place % count
 
 
-def checked_places(where: str, index: Any, count: int) -> Tensor:
+def checked_places(where: str, index: Any, count: int, device: torch.device) -> Tensor:
     """Places of items, `[M]` int64, each in [0, count); negative ones count from the end.
 
     Raises:
@@ -211,19 +188,18 @@ def checked_places(where: str, index: Any, count: int) -> Tensor:
         raise InvalidTypeError(
             f"{where}(index={index!r:.100}): expected a list of whole numbers ({error})"
         ) from error
-    if given.numel() and (
-        given.is_floating_point() or given.is_complex() or given.dtype == torch.bool
-    ):
+    rule = "expected whole numbers"
+    is_whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if given.numel() and not is_whole:
         raise InvalidTypeError(
-            f"{where}(index: {given.dtype}): expected whole numbers; of a mask,"
-            " mask.nonzero().flatten()"
+            f"{where}(index: {given.dtype}): {rule}; of a mask, mask.nonzero().flatten()"
         )
     if given.ndim != 1:
-        raise InvalidTypeError(f"{where}(index: {list(given.shape)}): expected whole numbers [M]")
+        raise InvalidTypeError(f"{where}(index: {list(given.shape)}): {rule} [M]")
     places = given.to(torch.int64)
     outside = (places < -count) | (places >= count)
     if outside.any():
         raise IndexError(
             f"{where}(index): {int(places[outside][0])} is outside this dataset of {count} items"
         )
-    return torch.where(places < 0, places + count, places)
+    return torch.where(places < 0, places + count, places).to(device)

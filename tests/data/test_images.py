@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 
 import numpy as np
@@ -113,9 +114,9 @@ def test_second_pass_of_one_generator_has_another_order():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"batch_size": 0}, InvalidValueError, r"batch_size=0\): must be at least 1"),
-        ({"batch_size": 2.0}, InvalidTypeError, r"batch_size=2.0\): expected an int"),
-        ({"batch_size": True}, InvalidTypeError, r"batch_size=True\): expected an int"),
+        ({"batch_size": 0}, InvalidValueError, r"batch_size=0\): batch_size must be >= 1"),
+        ({"batch_size": 2.0}, InvalidTypeError, r"batch_size=2.0\): batch_size must be an int"),
+        ({"batch_size": True}, InvalidTypeError, r"batch_size=True\): batch_size must be an int"),
         (
             {"batch_size": 2, "generator": torch.Generator()},
             InvalidValueError,
@@ -243,3 +244,45 @@ def test_batches_of_what_is_not_in_memory_are_refused():
         batches(torch.utils.data.Subset(digits(train=False), [1]), 2)
     with pytest.raises(InvalidTypeError, match=r"torch\.Generator"):
         batches(digits(train=False), 2, shuffle=True, generator=np.random.default_rng(0))
+
+
+def test_parts_make_up_the_whole_set():
+    from sklearn.datasets import load_digits
+
+    images = torch.cat([digits(train=True).images, digits(train=False).images]).flatten(1)
+    whole = torch.from_numpy(load_digits().images).to(torch.uint8).flatten(1)
+    assert sorted(images.tolist()) == sorted(whole.tolist())
+
+
+def test_images_fill_the_range():
+    images, labels = digits(train=True).tensors()
+    assert images.shape == (1438, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert (images.min(), images.max()) == (0, 1)
+    assert labels.unique().tolist() == list(range(10))
+
+
+def test_a_fifth_of_every_class_is_in_the_test_part():
+    train, test = digits(train=True).labels.bincount(), digits(train=False).labels.bincount()
+    assert torch.equal(test, torch.round((train + test) / 5).long())
+
+
+def test_split_never_changes():
+    content = digits(train=False).images.numpy().tobytes()
+    assert hashlib.sha256(content).hexdigest().startswith("44761d89f8e49dae")
+
+
+def test_another_seed_is_another_split():
+    assert not torch.equal(digits(train=False).images, digits(train=False, seed=1).images)
+
+
+def test_part_must_be_a_bool():
+    with pytest.raises(InvalidTypeError, match=r"digits\(train='test'\): expected True"):
+        digits(train="test")  # type: ignore[arg-type]
+
+
+def test_seed_out_of_range_raises():
+    with pytest.raises(InvalidValueError, match=r"digits\(seed=-1\): a seed must be in"):
+        digits(train=True, seed=-1)
+    with pytest.raises(InvalidValueError, match=r"digits\(seed=1.5\): .* a whole number"):
+        digits(train=True, seed=1.5)

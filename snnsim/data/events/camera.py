@@ -1,13 +1,16 @@
-"""A simulated event camera: what a dynamic vision sensor would report of an image that moves."""
+"""A simulated event camera, and scikit-learn's digits seen by it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from snnsim.data.events.array import event_array, in_order
+from snnsim.data.events.array import check_events, event_array, in_order
+from snnsim.data.events.dataset import EventDataset, Transform
+from snnsim.data.images import digits
 from snnsim.data.numbers import (
     as_array,
     check_generator,
@@ -18,8 +21,6 @@ from snnsim.data.numbers import (
 )
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["EventCamera", "saccades"]
-
 # events of one pixel between two frames, each a pass over the sensor
 _MOST = 2**20
 # of one recording
@@ -28,8 +29,8 @@ _MOST_NOISE = 2**30
 
 @dataclass(frozen=True)
 class EventCamera:
-    """Reports each change of log intensity by a threshold, pixel by pixel, since the last report of
-    that pixel.
+    """Event camera: reports each change of log intensity by a threshold, pixel by pixel, since the
+    last report of that pixel.
 
         l = log(intensity + floor), linear in time between two frames
         polarity 1 each time that l passes l_last + threshold_on, polarity 0 each time that it
@@ -58,18 +59,15 @@ class EventCamera:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not all(
-            is_number(value) and value > 0
-            for value in (self.threshold_on, self.threshold_off, self.floor)
-        ):
-            raise InvalidValueError(
-                f"{self}: threshold_on, threshold_off and floor must be above 0, and finite"
-            )
+        above = self.threshold_on, self.threshold_off, self.floor
+        if not all(is_number(value) and value > 0 for value in above):
+            self._refuse("threshold_on, threshold_off and floor must be above 0, and finite")
         if not all(is_number(value) and value >= 0 for value in (self.refractory, self.noise)):
-            raise InvalidValueError(
-                f"{self}: refractory (microseconds) and noise (events per second) must be at"
-                " least 0"
-            )
+            rule = "refractory (microseconds) and noise (events per second) must be at least 0"
+            self._refuse(rule)
+
+    def _refuse(self, rule: str) -> NoReturn:
+        raise InvalidValueError(f"{self}: {rule}")
 
     def __call__(
         self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None = None
@@ -84,10 +82,8 @@ class EventCamera:
         Returns:
             Structured array `[N]` with fields x, y, t, p, in order of time.
         """
-        frames, times = (
-            _intensities("EventCamera(frames)", frames),
-            _numbers("EventCamera(times)", times),
-        )
+        frames = _intensities("EventCamera(frames)", frames)
+        times = _numbers("EventCamera(times)", times)
         self._check(frames, times, generator)
         times = times.astype(np.int64)
         log = np.log(frames + self.floor)
@@ -95,9 +91,8 @@ class EventCamera:
         latest = np.full(log[0].shape, np.iinfo(np.int64).min // 2)
         found: list[np.ndarray] = []
         for index in range(len(times) - 1):
-            found += self._between(
-                log[index : index + 2], times[index : index + 2], reported, latest
-            )
+            ends = slice(index, index + 2)
+            found += self._between(log[ends], times[ends], reported, latest)
         if self.noise and generator is not None:
             found.append(self._noise(log[0].shape, times, generator))
         events = np.concatenate(found) if found else event_array([], [], [], [])
@@ -113,10 +108,8 @@ class EventCamera:
         # a pixel that rests reports nothing, whatever rounding left between it and its last report
         count = np.where(change == 0, 0, np.floor((log[1] - reported) / step))
         if count.max() > _MOST:
-            raise InvalidValueError(
-                f"{self}: a pixel reports {count.max():g} events between two frames; raise the"
-                " thresholds"
-            )
+            reports = f"a pixel reports {count.max():g} events between two frames"
+            self._refuse(f"{reports}; raise the thresholds")
         count = count.astype(np.int64)
         found = []
         for number in range(1, int(count.max()) + 1):
@@ -147,16 +140,12 @@ class EventCamera:
     def _check(
         self, frames: np.ndarray, times: np.ndarray, generator: np.random.Generator | None
     ) -> None:
-        if (
-            frames.ndim != 3
-            or len(frames) < 2
-            or frames.size == 0
-            or times.shape != frames.shape[:1]
-        ):
+        shapes = f"frames: {list(frames.shape)}, times: {list(times.shape)}"
+        is_film = frames.ndim == 3 and len(frames) > 1 and frames.size > 0
+        if not is_film or times.shape != frames.shape[:1]:
             raise ShapeError(
-                f"EventCamera(frames: {list(frames.shape)}, times: {list(times.shape)}): expected"
-                " frames [K, H, W], K at least 2, and one time per frame, [K]; let a still image"
-                " move with saccades"
+                f"EventCamera({shapes}): expected frames [K, H, W], K at least 2, and one time per"
+                " frame, [K]; let a still image move with saccades"
             )
         if not (frames.min() >= 0 and frames.max() <= 1):
             raise InvalidValueError(
@@ -173,21 +162,17 @@ class EventCamera:
                 " into them first"
             )
         if not (times[1:] > times[:-1]).all():
-            raise InvalidValueError(
-                "EventCamera(times): must be strictly increasing, in microseconds"
-            )
-        if self.noise and generator is None:
-            raise InvalidValueError(
-                f"{self}: noise is drawn from a generator; pass numpy.random.default_rng(seed)"
-            )
-        if self.noise:
-            check_generator("EventCamera", generator)
-            expected = self.noise * frames[0].size * (int(times[-1]) - int(times[0])) * 1e-6
-            if expected > _MOST_NOISE:
-                raise InvalidValueError(
-                    f"{self}: {expected:g} events of noise in this time are too many; lower the"
-                    " rate of noise"
-                )
+            rule = "must be strictly increasing, in microseconds"
+            raise InvalidValueError(f"EventCamera(times): {rule}")
+        if not self.noise:
+            return
+        if generator is None:
+            self._refuse("noise is drawn from a generator; pass numpy.random.default_rng(seed)")
+        check_generator("EventCamera", generator)
+        expected = self.noise * frames[0].size * (int(times[-1]) - int(times[0])) * 1e-6
+        if expected > _MOST_NOISE:
+            many = f"{expected:g} events of noise in this time are too many"
+            self._refuse(f"{many}; lower the rate of noise")
 
 
 def saccades(
@@ -197,8 +182,8 @@ def saccades(
     duration: int = 100_000,
     frames_per_saccade: int = 8,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A still image as it is seen during the three saccades of N-MNIST: down right, up right, and
-    back left.
+    """Frames of a still image during the three saccades of N-MNIST: down right, up right, and back
+    left.
 
     Args:
         image: intensities, `[H, W]`; outside of it is black.
@@ -225,11 +210,9 @@ def saccades(
         )
     corners = amplitude / 2 * np.array([[-1, -1], [1, 0], [-1, 1], [-1, -1]], dtype=np.float64)
     place = np.arange(3 * count + 1)
-    path = np.stack(
-        [np.interp(place, count * np.arange(4), corners[:, axis]) for axis in (0, 1)], axis=1
-    )
-    times = place * time // count
-    return np.stack([_shifted(image, dy, dx) for dy, dx in path]), times
+    rows, columns = (np.interp(place, count * np.arange(4), corners[:, axis]) for axis in (0, 1))
+    frames = [_shifted(image, dy, dx) for dy, dx in zip(rows, columns, strict=True)]
+    return np.stack(frames), place * time // count
 
 
 def _numbers(where: str, values: Any) -> np.ndarray:
@@ -258,6 +241,62 @@ def _shifted(image: np.ndarray, dy: float, dx: float) -> np.ndarray:
     row, column = int(np.floor(top)), int(np.floor(left))
     fy, fx = top - row, left - column
     rows = (1 - fy) * padded[row : row + height] + fy * padded[row + 1 : row + 1 + height]
-    return (1 - fx) * rows[:, column : column + width] + fx * rows[
-        :, column + 1 : column + 1 + width
-    ]
+    right = rows[:, column + 1 : column + 1 + width]
+    return (1 - fx) * rows[:, column : column + width] + fx * right
+
+
+# each of the 8 x 8 pixels is a square of 2 x 2 on the sensor, with a black frame as wide as the
+# image moves
+_ZOOM = 2
+_FRAME = 2
+_SIDE = 8 * _ZOOM + 2 * _FRAME
+
+
+class DigitsDVS(EventDataset):
+    """Digits of scikit-learn as 1797 recordings of 300 ms and 20 x 20 pixels, no download: three
+    saccades before an event camera.
+
+    The recordings depend on `camera` and `seed` alone. Each is simulated when it is first asked for
+    and then kept in memory.
+
+    Args:
+        train: the 1438 training recordings, or the 359 test recordings; the split is that of
+            `digits`.
+        transforms: applied in this order to the events of an item.
+        camera: the simulated sensor.
+        seed: of the camera's noise, and of all that the transforms draw.
+
+    Example:
+        >>> from snnsim.data.events import DigitsDVS, FramesByTime
+        >>> frames, label = DigitsDVS(train=True, transforms=[FramesByTime((20, 20), 12)])[0]
+        >>> frames.shape
+        torch.Size([12, 2, 20, 20])
+    """
+
+    _passing = EventDataset._passing | {"_made"}
+
+    def __init__(
+        self,
+        train: bool,
+        transforms: Sequence[Transform] = (),
+        *,
+        camera: EventCamera | None = None,
+        seed: int = 0,
+    ) -> None:
+        images, labels = digits(train).tensors()
+        self.images = images[:, 0].numpy()
+        self.camera = EventCamera() if camera is None else camera
+        self.train = train
+        self._made: dict[int, np.ndarray] = {}
+        source = f"{'train' if train else 'test'}, {self.camera}, seed={seed}"
+        super().__init__((_SIDE, _SIDE), labels.tolist(), transforms, seed=seed, source=source)
+
+    def recording(self, index: int) -> np.ndarray:
+        if index not in self._made:
+            image = np.pad(np.kron(self.images[index], np.ones((_ZOOM, _ZOOM))), _FRAME)
+            # 2 and 3 are parts of the seed: the noise shares no stream with other parts, nor with
+            # the transforms
+            generator = np.random.default_rng((self.seed, 2 if self.train else 3, 0, index))
+            events = self.camera(*saccades(image, amplitude=_FRAME), generator)
+            self._made[index] = check_events(events, self.size, f"DigitsDVS[{index}]")
+        return self._made[index].copy()

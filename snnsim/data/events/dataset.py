@@ -1,31 +1,26 @@
-"""Datasets of recordings: events, what is done with them, and how items of different length become
-a batch.
-"""
+"""Datasets of recordings: events, transforms, labels, and the number of the pass."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence, Sized
+import ctypes
+from collections.abc import Sequence, Sized
 from inspect import signature
 from multiprocessing.context import get_spawning_popen
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from snnsim.data.events.array import as_events, converted, in_form, in_order
-from snnsim.data.events.epoch import Epoch
 from snnsim.data.numbers import checked_index, checked_labels, checked_size, whole
-from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError
-
-__all__ = ["EventDataset", "FromDataset", "Transform", "collate", "collate_padded", "set_epoch"]
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, refuse
 
 
 class Transform(Protocol):
-    """What may be done with a recording: a call that takes its events and a generator for what is
-    drawn at random.
+    """A transform: a call that takes the events of a recording and a generator for what is drawn
+    at random.
 
     An attribute `draws` tells whether it draws from the generator; `Cached` keeps results only of
     those that say False.
@@ -33,6 +28,23 @@ class Transform(Protocol):
 
     def __call__(self, events: np.ndarray, generator: np.random.Generator) -> Any:
         """The recording after the transform: events, or a tensor of frames."""
+
+
+class _Epoch:
+    """A number in memory that a process shares with those that it starts, by fork, spawn or
+    forkserver.
+
+    A copy and a pickle have a number of their own, of the same value.
+    """
+
+    def __init__(self, number: int = 0, shared: Any = None) -> None:
+        self.shared = RawValue(ctypes.c_int64, number) if shared is None else shared
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if get_spawning_popen() is None:
+            return _Epoch, (self.shared.value,)
+        # pickled for a process that is being started: handed on, not copied
+        return _Epoch, (0, self.shared)
 
 
 class EventDataset(Dataset[tuple[Any, int]]):
@@ -72,21 +84,18 @@ class EventDataset(Dataset[tuple[Any, int]]):
                 " generator: transform(events)"
             )
         if not isinstance(source, str):
-            raise InvalidTypeError(
-                f"{name}(source={source!r}): expected text; of a path, str(path)"
-            )
+            rule, remedy = "expected text", "of a path, str(path)"
+            refuse(name, "source", source, rule, remedy, kind=InvalidTypeError)
         known = whole(seed, 0)
         if known is None:
-            raise InvalidValueError(
-                f"{name}(seed={seed!r}): a seed must be at least 0, a whole number"
-            )
+            refuse(name, "seed", seed, "a seed must be at least 0, a whole number")
         self.size = checked_size(name, size)
         self._labels: list[int] | None = checked_labels(name, labels)
         self._are_given = True
         self.transforms = tuple(transforms)
         self.seed = known
         self.source = source
-        self._epoch = Epoch()
+        self._epoch = _Epoch()
         self._at_first: str | None = None
 
     @property
@@ -106,7 +115,7 @@ class EventDataset(Dataset[tuple[Any, int]]):
         """Number of the pass, of what is drawn at random; also in the workers of a DataLoader,
         those that stay too.
         """
-        return self._epoch.number
+        return self._epoch.shared.value
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
@@ -116,7 +125,7 @@ class EventDataset(Dataset[tuple[Any, int]]):
                 f"{type(self).__name__}.epoch = {epoch!r}: expected the number of the pass, 0, 1, 2"
                 " and so on"
             )
-        self._epoch.number = number
+        self._epoch.shared.value = number
 
     # attributes that only tell what was done with the dataset so far: items do not depend on them
     _passing: ClassVar[frozenset[str]] = frozenset(
@@ -142,7 +151,11 @@ class EventDataset(Dataset[tuple[Any, int]]):
         may keep a count or what it made. Leave out here what cannot matter, such as an open file.
         """
         kept = {name: value for name, value in self.__dict__.items() if name not in self._passing}
-        return {**kept, "labels": self._labels if self._are_given else None}
+        return {**kept, "labels": self._given_labels}
+
+    @property
+    def _given_labels(self) -> list[int] | None:
+        return self._labels if self._are_given else None
 
     def recording(self, index: int) -> np.ndarray:
         """Events of one recording, in order of time."""
@@ -190,23 +203,18 @@ class EventDataset(Dataset[tuple[Any, int]]):
             raise DataError(f"{name}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is not None:
+            return self.__dict__
         # a copy of the dataset counts its own passes
-        return (
-            {**self.__dict__, "_epoch": copy.copy(self._epoch)}
-            if get_spawning_popen() is None
-            else self.__dict__
-        )
+        return {**self.__dict__, "_epoch": copy.copy(self._epoch)}
 
     def __repr__(self) -> str:
-        name = type(self).__name__
-        return (
-            f"{name}({self.source!r}, {len(self)} recordings, size={self.size},"
-            f" transforms={list(self.transforms)})"
-        )
+        kind = f"{self.source!r}, {len(self)} recordings, size={self.size}"
+        return f"{type(self).__name__}({kind}, transforms={list(self.transforms)})"
 
 
 def _is_transform(transform: Any) -> bool:
-    """Whether it is called with events and a generator, as far as it tells."""
+    """True for what is called with events and a generator, as far as it tells."""
     if not callable(transform) or isinstance(transform, type):
         return False
     try:
@@ -220,7 +228,7 @@ def _is_transform(transform: Any) -> bool:
 
 
 def _are_events(item: Any) -> bool:
-    """Whether a transform handed on events, and no frames nor fields of a user's own."""
+    """True for events, and neither frames nor fields of a user's own."""
     names = getattr(getattr(item, "dtype", None), "names", None) or ()
     return {"x", "t"} <= set(names) <= set("xytp")
 
@@ -325,9 +333,7 @@ def event_datasets(where: str, dataset: Any) -> list[EventDataset]:
     if isinstance(dataset, Subset):
         return event_datasets(where, dataset.dataset)
     if isinstance(dataset, ConcatDataset):
-        return [
-            part for whole_part in dataset.datasets for part in event_datasets(where, whole_part)
-        ]
+        return [found for part in dataset.datasets for found in event_datasets(where, part)]
     raise InvalidTypeError(
         f"{where}(dataset={dataset!r}): expected an EventDataset, or a Subset or ConcatDataset of"
         " some; adapt those of other libraries with FromDataset"
@@ -366,81 +372,3 @@ def first_drawing(datasets: Sequence[EventDataset]) -> Transform | None:
     """The first transform that draws at random, or does not say that it does not."""
     transforms = (transform for dataset in datasets for transform in dataset.transforms)
     return next((transform for transform in transforms if getattr(transform, "draws", True)), None)
-
-
-def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """A batch of recordings of equal length, time first; the `collate_fn` of a DataLoader.
-
-    Args:
-        items: B pairs of frames `[T, ...]` and label.
-
-    Returns:
-        Frames `[T, B, ...]` and int64 labels `[B]`.
-
-    Raises:
-        ShapeError: recordings that differ in shape.
-    """
-    pairs = _pairs(
-        "collate", items, first=0, advice="use collate_padded for recordings of different length"
-    )
-    return torch.stack([frames for frames, _ in pairs], dim=1), _labels("collate", pairs)
-
-
-def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of recordings of any lengths, time first, with empty frames after the end of the
-    shorter ones.
-
-    Args:
-        items: B pairs of frames `[T_i, ...]` and label.
-
-    Returns:
-        Frames `[max T_i, B, ...]`, int64 labels `[B]` and int64 lengths T_i `[B]`.
-
-    Raises:
-        ShapeError: recordings that differ in more than their length.
-    """
-    pairs = _pairs(
-        "collate_padded",
-        items,
-        first=1,
-        advice="only T may differ; give all recordings one sensor size",
-    )
-    lengths = torch.tensor([len(frames) for frames, _ in pairs])
-    batch = pairs[0][0].new_zeros(int(lengths.max()), len(pairs), *pairs[0][0].shape[1:])
-    for index, (frames, _) in enumerate(pairs):
-        batch[: len(frames), index] = frames
-    return batch, _labels("collate_padded", pairs), lengths
-
-
-def _labels(caller: str, items: Sequence[tuple[Tensor, int]]) -> Tensor:
-    return torch.tensor(checked_labels(caller, [label for _, label in items]), dtype=torch.int64)
-
-
-def _pairs(caller: str, items: Iterable[Any], first: int, advice: str) -> list[tuple[Tensor, Any]]:
-    """Pairs of frames, of one kind and of one shape from axis `first` on, and label."""
-    pairs = list(items) if isinstance(items, Iterable) else []
-    if not pairs or not all(
-        isinstance(pair, tuple | list) and len(pair) == 2 and _are_frames(pair[0]) for pair in pairs
-    ):
-        raise InvalidTypeError(
-            f"{caller}(items): expected at least one (frames, label) pair with frames a dense"
-            " tensor [T, ...]; end the transforms with one that makes frames"
-        )
-    kinds = {(frames.dtype, frames.device) for frames, _ in pairs}
-    if len(kinds) > 1:
-        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        raise InvalidTypeError(
-            f"{caller}(items): frames are of different kinds, {found}; convert them to one,"
-            " frames.to(torch.float32)"
-        )
-    shapes = {tuple(frames.shape[first:]) for frames, _ in pairs}
-    if len(shapes) > 1:
-        raise ShapeError(
-            f"{caller}(items): recordings differ in shape, {[list(f.shape) for f, _ in pairs]};"
-            f" {advice}"
-        )
-    return pairs
-
-
-def _are_frames(item: Any) -> bool:
-    return isinstance(item, Tensor) and item.ndim > 0 and item.layout is torch.strided

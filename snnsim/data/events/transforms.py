@@ -1,19 +1,15 @@
-"""What can be done to events before they become frames; each transform is a value: it prints,
-compares and pickles.
-"""
+"""Transforms of events; each is a value: it prints, compares and pickles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from snnsim.data.events.array import as_events, in_order, make_events
 from snnsim.data.numbers import check_generator, checked_size, is_number, whole
 from snnsim.errors import InvalidValueError
-
-__all__ = ["Crop", "Denoise", "Downsample", "DropEvents", "FlipHorizontal", "Jitter", "ScaleTime"]
 
 # columns and rows of an event have 16 bits
 _PIXELS = 2**16
@@ -22,19 +18,38 @@ _MOST = 2**63 - 1
 _LARGEST_MOVE = 2**40
 
 
-def _keep_whole(transform: object, rule: str, **limits: tuple[int, int]) -> None:
-    """Keep each field as an int within its limits, or refuse what breaks the rule."""
-    for name, (lowest, highest) in limits.items():
-        number = whole(getattr(transform, name), lowest, highest)
-        if number is None:
-            raise InvalidValueError(
-                f"{transform}: {rule}, whole numbers; found {name}={getattr(transform, name)!r}"
-            )
-        object.__setattr__(transform, name, number)
+class EventTransform:
+    """Base of the transforms here: events come in checked, and a generator where it is needed.
+
+    A subclass gives `_apply(events, generator)`; `draws` tells whether it draws at random.
+    """
+
+    draws: ClassVar[bool] = False
+
+    def __call__(self, events: np.ndarray, generator: np.random.Generator | None = None) -> Any:
+        name = type(self).__name__
+        if self.draws:
+            check_generator(name, generator)
+        return self._apply(as_events(events, f"{name}(events)"), generator)
+
+    def _apply(self, events: np.ndarray, generator: Any) -> Any:
+        raise NotImplementedError
+
+    def _keep_whole(self, rule: str, **limits: tuple[int, int]) -> None:
+        """Keep each field as an int within its limits, or refuse what breaks the rule."""
+        for name, (lowest, highest) in limits.items():
+            value = getattr(self, name)
+            number = whole(value, lowest, highest)
+            if number is None:
+                self._refuse(f"{rule}, whole numbers; found {name}={value!r}")
+            object.__setattr__(self, name, number)
+
+    def _refuse(self, rule: str) -> NoReturn:
+        raise InvalidValueError(f"{self}: {rule}")
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(EventTransform):
     """Events of a rectangle and a time span only; rows and columns count from its corner.
 
     Args:
@@ -47,7 +62,6 @@ class Crop:
             when None.
     """
 
-    draws: ClassVar[bool] = False
     top: int = 0
     left: int = 0
     height: int = 65536
@@ -58,20 +72,14 @@ class Crop:
     def __post_init__(self) -> None:
         corner, side = (0, _PIXELS - 1), (1, _MOST)
         rule = "top and left must be in [0, 65535], height and width at least 1"
-        _keep_whole(self, rule, top=corner, left=corner, height=side, width=side)
-        _keep_whole(
-            self,
-            "start is in microseconds from the first event and must be at least 0",
-            start=(0, _MOST),
-        )
+        self._keep_whole(rule, top=corner, left=corner, height=side, width=side)
+        rule = "start is in microseconds from the first event and must be at least 0"
+        self._keep_whole(rule, start=(0, _MOST))
         if self.stop is not None:
             rule = "stop must be after start; both are in microseconds from the first event"
-            _keep_whole(self, rule, stop=(self.start + 1, _MOST))
+            self._keep_whole(rule, stop=(self.start + 1, _MOST))
 
-    def __call__(
-        self, events: np.ndarray, generator: np.random.Generator | None = None
-    ) -> np.ndarray:
-        events = as_events(events, "Crop(events)")
+    def _apply(self, events: np.ndarray, generator: Any) -> np.ndarray:
         moved = events.copy()
         # unsigned: what lies above or left of the corner wraps to a large number, which the
         # comparison drops
@@ -88,7 +96,7 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Denoise:
+class Denoise(EventTransform):
     """Only events with support: another event on one of the 8 neighbours within the `window` before
     it, ends included.
 
@@ -99,16 +107,12 @@ class Denoise:
         Delbruck 2008, "Frame-free dynamic digital vision", background activity filter.
     """
 
-    draws: ClassVar[bool] = False
     window: int
 
     def __post_init__(self) -> None:
-        _keep_whole(self, "window is in microseconds and must be at least 0", window=(0, 2**62))
+        self._keep_whole("window is in microseconds and must be at least 0", window=(0, 2**62))
 
-    def __call__(
-        self, events: np.ndarray, generator: np.random.Generator | None = None
-    ) -> np.ndarray:
-        events = as_events(events, "Denoise(events)")
+    def _apply(self, events: np.ndarray, generator: Any) -> np.ndarray:
         if len(events) == 0:
             return events
         # pixel and place in time in one sorted key, so that "any event of this pixel in this span"
@@ -128,30 +132,26 @@ class Denoise:
             # keys in order make the bisections walk through memory, 20 times faster than keys in
             # order of time
             neighbour = (pixel + step) * number
-            supported[order] |= np.searchsorted(keys, neighbour + behind) > np.searchsorted(
-                keys, neighbour + first
-            )
+            start, stop = (np.searchsorted(keys, neighbour + place) for place in (first, behind))
+            supported[order] |= stop > start
         return events[supported]
 
 
 @dataclass(frozen=True)
-class Downsample:
+class Downsample(EventTransform):
     """Fewer, larger pixels: rows and columns divided by `factor`, rounded down; no event is lost.
 
     Args:
         factor: pixels of the sensor per pixel of the result, along each axis, at least 1.
     """
 
-    draws: ClassVar[bool] = False
     factor: int
 
     def __post_init__(self) -> None:
-        _keep_whole(self, "factor must be an int of at least 1", factor=(1, _MOST))
+        self._keep_whole("factor must be an int of at least 1", factor=(1, _MOST))
 
-    def __call__(
-        self, events: np.ndarray, generator: np.random.Generator | None = None
-    ) -> np.ndarray:
-        smaller = as_events(events, "Downsample(events)").copy()
+    def _apply(self, events: np.ndarray, generator: Any) -> np.ndarray:
+        smaller = events.copy()
         for name in "xy":
             # more than 16 bits hold makes the same single pixel as the largest number that they do
             smaller[name] = smaller[name].astype(np.int64) // min(self.factor, _PIXELS)
@@ -159,8 +159,8 @@ class Downsample:
 
 
 @dataclass(frozen=True)
-class DropEvents:
-    """Every event left out with the same probability.
+class DropEvents(EventTransform):
+    """Random loss: every event left out with the same probability.
 
     Args:
         probability: in [0, 1).
@@ -171,19 +171,15 @@ class DropEvents:
 
     def __post_init__(self) -> None:
         if not (is_number(self.probability) and 0 <= self.probability < 1):
-            raise InvalidValueError(
-                f"{self}: probability must be in [0, 1); 1 would leave no events"
-            )
+            self._refuse("probability must be in [0, 1); 1 would leave no events")
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        check_generator("DropEvents", generator)
-        events = as_events(events, "DropEvents(events)")
+    def _apply(self, events: np.ndarray, generator: Any) -> np.ndarray:
         return events[generator.random(len(events)) >= self.probability]
 
 
 @dataclass(frozen=True)
-class FlipHorizontal:
-    """Left and right exchanged, or not.
+class FlipHorizontal(EventTransform):
+    """Random mirror: left and right exchanged, or not.
 
     Args:
         width: columns of the sensor.
@@ -196,26 +192,23 @@ class FlipHorizontal:
 
     def __post_init__(self) -> None:
         rule = "width must be at least 1 and probability in [0, 1]"
-        _keep_whole(self, rule, width=(1, _PIXELS))
+        self._keep_whole(rule, width=(1, _PIXELS))
         if not (is_number(self.probability) and 0 <= self.probability <= 1):
-            raise InvalidValueError(f"{self}: {rule}")
+            self._refuse(rule)
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        check_generator("FlipHorizontal", generator)
-        events = as_events(events, "FlipHorizontal(events)")
+    def _apply(self, events: np.ndarray, generator: Any) -> np.ndarray:
         if generator.random() >= self.probability:
             return events
         if len(events) and events["x"].max() >= self.width:
-            raise InvalidValueError(
-                f"{self}: an event is in column {events['x'].max()}; pass the width of the sensor"
-            )
+            column = events["x"].max()
+            self._refuse(f"an event is in column {column}; pass the width of the sensor")
         flipped = events.copy()
         flipped["x"] = self.width - 1 - events["x"]
         return flipped
 
 
 @dataclass(frozen=True)
-class Jitter:
+class Jitter(EventTransform):
     """Every event moved a little, in space and in time; what leaves the sensor is dropped, what
     remains is sorted.
 
@@ -231,18 +224,13 @@ class Jitter:
     time: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(
-            is_number(move) and 0 <= move <= _LARGEST_MOVE for move in (self.pixels, self.time)
-        ):
-            raise InvalidValueError(
-                f"{self}: pixels and time are standard deviations and must be at least 0, and at"
-                " most 2**40"
-            )
+        moves = self.pixels, self.time
+        if not all(is_number(move) and 0 <= move <= _LARGEST_MOVE for move in moves):
+            rule = "pixels and time are standard deviations and must be at least 0"
+            self._refuse(f"{rule}, and at most 2**40")
         object.__setattr__(self, "size", checked_size("Jitter", self.size))
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        check_generator("Jitter", generator)
-        events = as_events(events, "Jitter(events)")
+    def _apply(self, events: np.ndarray, generator: Any) -> np.ndarray:
         height, width = self.size
         move = np.rint(
             generator.normal(0, 1, (3, len(events))) * [[self.pixels], [self.pixels], [self.time]]
@@ -253,7 +241,7 @@ class Jitter:
 
 
 @dataclass(frozen=True)
-class ScaleTime:
+class ScaleTime(EventTransform):
     """The recording slowed down or sped up: times, counted from the first event, times one factor
     drawn per recording.
 
@@ -268,20 +256,14 @@ class ScaleTime:
 
     def __post_init__(self) -> None:
         if not (is_number(self.low) and is_number(self.high) and 0 < self.low <= self.high):
-            raise InvalidValueError(
-                f"{self}: expected 0 < low <= high; a factor above 1 slows the recording down"
-            )
+            self._refuse("expected 0 < low <= high; a factor above 1 slows the recording down")
 
-    def __call__(self, events: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        check_generator("ScaleTime", generator)
-        events = as_events(events, "ScaleTime(events)")
+    def _apply(self, events: np.ndarray, generator: Any) -> np.ndarray:
         factor = generator.uniform(self.low, self.high)
         start = events["t"][:1]
         # checked as a float, before it is too late for 64 bits
         with np.errstate(over="ignore"):
             since = np.floor((events["t"] - start) * factor)
-        t = (
-            make_events(events["x"], events["y"], since, events["p"], "ScaleTime(events)")["t"]
-            + start
-        )
-        return make_events(events["x"], events["y"], t, events["p"], "ScaleTime(events)")
+        x, y, p = (events[name] for name in "xyp")
+        t = make_events(x, y, since, p, "ScaleTime(events)")["t"] + start
+        return make_events(x, y, t, p, "ScaleTime(events)")

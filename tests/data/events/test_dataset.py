@@ -14,14 +14,12 @@ from snnsim.data.events import (
     DropEvents,
     EventDataset,
     FramesByTime,
-    FramesByWindow,
     FromDataset,
     collate,
-    collate_padded,
     event_array,
     set_epoch,
 )
-from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.errors import DataError, InvalidTypeError, InvalidValueError
 
 
 class Lines(EventDataset):
@@ -146,43 +144,6 @@ def test_foreign_dataset_without_a_size_is_refused():
         FromDataset([])
 
 
-def test_collate_puts_time_first():
-    items = [(torch.full((5, 2, 3, 4), float(label)), label) for label in (1, 2)]
-    frames, labels = collate(items)
-    assert frames.shape == (5, 2, 2, 3, 4)
-    assert torch.equal(frames[:, 1], items[1][0])
-    assert labels.tolist() == [1, 2]
-
-
-def test_collate_refuses_unequal_lengths():
-    items = [Lines([FramesByWindow((1, 1), 100)])[index] for index in (0, 1)]
-    with pytest.raises(
-        ShapeError,
-        match=r"\[\[1, 2, 1, 1\], \[2, 2, 1, 1\]\]; use collate_padded for recordings of diff",
-    ):
-        collate(items)
-
-
-def test_collate_padded_fills_up_with_empty_frames():
-    items = [Lines([FramesByWindow((1, 1), 100)])[index] for index in (0, 2)]
-    frames, labels, lengths = collate_padded(items)
-    assert frames[:, :, 0, 0, 0].tolist() == [[100, 100], [0, 100], [0, 100]]
-    assert labels.tolist() == [0, 2]
-    assert lengths.tolist() == [1, 3]
-
-
-def test_collate_padded_refuses_other_sensor_sizes():
-    with pytest.raises(ShapeError, match="only T may differ; give all recordings one sensor size"):
-        collate_padded([(torch.zeros(1, 2, 3, 4), 0), (torch.zeros(1, 2, 3, 5), 0)])
-
-
-@pytest.mark.parametrize("function", [collate, collate_padded])
-@pytest.mark.parametrize("items", [[], [(event_array([0], [0], [0], [0]), 0)]])
-def test_collate_refuses_what_are_no_frames(function, items):
-    with pytest.raises(InvalidTypeError, match=r"end the transforms with one that makes frames"):
-        function(items)
-
-
 # labels
 
 
@@ -229,14 +190,6 @@ def test_foreign_word_as_label_is_refused():
         InvalidTypeError, match=r"Words\[1\]\(labels=\['cat'\]\): labels must be a list of ints"
     ):
         FromDataset(Words())[1]
-
-
-@pytest.mark.parametrize("function", [collate, collate_padded])
-def test_collate_keeps_labels_or_refuses_them(function):
-    frames = torch.zeros(1, 2, 3, 4)
-    assert function([(frames, np.uint8(200)), (frames, True)])[1].tolist() == [200, 1]
-    with pytest.raises(InvalidValueError, match=r"label 0 is 0.7"):
-        function([(frames, 0.7)])
 
 
 # what comes in
@@ -504,31 +457,6 @@ def test_labels_of_unlike_integers_are_kept_or_refused():
 def test_size_without_order_is_refused(size):
     with pytest.raises(InvalidValueError, match=r"size must be \(height, width\)"):
         EventDataset(size, [])
-
-
-@pytest.mark.parametrize("function", [collate, collate_padded])
-@pytest.mark.parametrize(
-    "items",
-    [
-        [(torch.zeros(2), 1, 2)],
-        [(torch.tensor(1.0), 1)],
-        [(torch.zeros(2, 2).to_sparse(), 1)],
-        None,
-    ],
-    ids=["three", "no time", "sparse", "none"],
-)
-def test_collate_refuses_what_are_no_pairs(function, items):
-    with pytest.raises(InvalidTypeError, match=r"expected at least one \(frames, label\) pair"):
-        function(items)
-
-
-@pytest.mark.parametrize("function", [collate, collate_padded])
-def test_collate_refuses_frames_of_unlike_types(function):
-    with pytest.raises(
-        InvalidTypeError,
-        match=r"frames are of different kinds, torch.float32 on cpu, torch.uint8 on cpu",
-    ):
-        function([(torch.zeros(2, dtype=torch.uint8), 1), (torch.full((2,), 0.5), 1)])
 
 
 def test_records_come_out_as_events():

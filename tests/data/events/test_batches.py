@@ -1,5 +1,8 @@
+from __future__ import annotations
+
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Subset
@@ -13,6 +16,8 @@ from snnsim.data.events import (
     FrameDataset,
     FramesByTime,
     FramesByWindow,
+    collate,
+    collate_padded,
     event_array,
 )
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
@@ -54,7 +59,7 @@ def test_a_batch_is_time_first():
 def test_events_that_are_not_frames_are_refused():
     with pytest.raises(
         InvalidTypeError,
-        match="its items are events; end its transforms with one that makes frames",
+        match=r"FrameDataset.of\(dataset\): .*; end the transforms with one that makes frames",
     ):
         FrameDataset.of(Two())
 
@@ -126,7 +131,7 @@ def test_what_holds_no_pairs_is_refused(dataset):
 def test_frames_of_unlike_types_are_refused():
     items = [(torch.zeros(1, 2, 1, 1), 0), (torch.zeros(1, 2, 1, 1, dtype=torch.uint8), 0)]
     with pytest.raises(
-        InvalidTypeError, match=r"frames are of types \['torch.float32', 'torch.uint8'\]"
+        InvalidTypeError, match=r"of different kinds, torch.float32 on cpu, torch.uint8 on cpu"
     ):
         FrameDataset.of(items)
 
@@ -135,3 +140,84 @@ def test_several_items_are_no_index():
     frames = FrameDataset(torch.zeros(3, 1, 2, 1, 1), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(InvalidTypeError, match=r"FrameDataset\[slice.*Subset"):
         frames[0:1]
+
+
+def test_collate_puts_time_first():
+    items = [(torch.full((5, 2, 3, 4), float(label)), label) for label in (1, 2)]
+    frames, labels = collate(items)
+    assert frames.shape == (5, 2, 2, 3, 4)
+    assert torch.equal(frames[:, 1], items[1][0])
+    assert labels.tolist() == [1, 2]
+
+
+class Lines(EventDataset):
+    """Recordings of 100, 200 and 300 events, one each microsecond."""
+
+    def recording(self, index: int) -> np.ndarray:
+        zeros = np.zeros(100 * (index + 1))
+        return event_array(zeros, zeros, np.arange(len(zeros)), zeros)
+
+
+LINES = Lines((1, 1), range(3), [FramesByWindow((1, 1), 100)])
+
+
+def test_collate_refuses_unequal_lengths():
+    items = [LINES[index] for index in (0, 1)]
+    with pytest.raises(
+        ShapeError,
+        match=r"\[\[1, 2, 1, 1\], \[2, 2, 1, 1\]\]; use collate_padded for recordings of diff",
+    ):
+        collate(items)
+
+
+def test_collate_padded_fills_up_with_empty_frames():
+    items = [LINES[index] for index in (0, 2)]
+    frames, labels, lengths = collate_padded(items)
+    assert frames[:, :, 0, 0, 0].tolist() == [[100, 100], [0, 100], [0, 100]]
+    assert labels.tolist() == [0, 2]
+    assert lengths.tolist() == [1, 3]
+
+
+def test_collate_padded_refuses_other_sensor_sizes():
+    with pytest.raises(ShapeError, match="only T may differ; give all recordings one sensor size"):
+        collate_padded([(torch.zeros(1, 2, 3, 4), 0), (torch.zeros(1, 2, 3, 5), 0)])
+
+
+@pytest.mark.parametrize("function", [collate, collate_padded])
+@pytest.mark.parametrize("items", [[], [(event_array([0], [0], [0], [0]), 0)]])
+def test_collate_refuses_what_are_no_frames(function, items):
+    with pytest.raises(InvalidTypeError, match=r"end the transforms with one that makes frames"):
+        function(items)
+
+
+@pytest.mark.parametrize("function", [collate, collate_padded])
+def test_collate_keeps_labels_or_refuses_them(function):
+    frames = torch.zeros(1, 2, 3, 4)
+    assert function([(frames, np.uint8(200)), (frames, True)])[1].tolist() == [200, 1]
+    with pytest.raises(InvalidValueError, match=r"label 0 is 0.7"):
+        function([(frames, 0.7)])
+
+
+@pytest.mark.parametrize("function", [collate, collate_padded])
+@pytest.mark.parametrize(
+    "items",
+    [
+        [(torch.zeros(2), 1, 2)],
+        [(torch.tensor(1.0), 1)],
+        [(torch.zeros(2, 2).to_sparse(), 1)],
+        None,
+    ],
+    ids=["three", "no time", "sparse", "none"],
+)
+def test_collate_refuses_what_are_no_pairs(function, items):
+    with pytest.raises(InvalidTypeError, match=r"expected at least one \(frames, label\) pair"):
+        function(items)
+
+
+@pytest.mark.parametrize("function", [collate, collate_padded])
+def test_collate_refuses_frames_of_unlike_types(function):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"frames are of different kinds, torch.float32 on cpu, torch.uint8 on cpu",
+    ):
+        function([(torch.zeros(2, dtype=torch.uint8), 1), (torch.full((2,), 0.5), 1)])

@@ -1,4 +1,4 @@
-"""Fetching datasets: resumed where it was cut off, and checked before it is used."""
+"""Downloads of datasets: resumed where they were cut off, and checked before they are used."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from snnsim._core.files import as_path, locked
+from snnsim.data.mnist import PUBLISHED
 from snnsim.data.numbers import whole
 from snnsim.errors import (
     DataError,
@@ -23,20 +25,26 @@ from snnsim.errors import (
     InvalidValueError,
     MissingDataError,
     OutputError,
+    refuse,
 )
-
-__all__ = ["RemoteFile", "download", "fetch"]
 
 _LOG = logging.getLogger("snnsim")
 _CHUNK = 1 << 18
 _SECONDS = 30
 _URL = re.compile(r"(https?|ftp|file)://", re.IGNORECASE)
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
+_NETWORK = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+    ssl.SSLError,
+)
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file somewhere else: what to call it, where it is, and how to tell that it arrived whole.
+    """A file elsewhere: its name here, its address, and what tells that it arrived whole.
 
     Args:
         name: file name in the folder it is fetched to.
@@ -51,51 +59,35 @@ class RemoteFile:
     sha256: str
 
     def __post_init__(self) -> None:
+        who = "RemoteFile"
         if self.name in ("", "..") or as_path(self.name, "RemoteFile: name").name != self.name:
-            raise InvalidValueError(
-                f"RemoteFile(name={self.name!r}): expected a file name without folders"
-            )
+            refuse(who, "name", self.name, "expected a file name without folders")
         if not isinstance(self.url, str) or not _URL.match(self.url):
-            raise InvalidValueError(
-                f"RemoteFile(url={self.url!r}): expected an address that starts with https:// or"
-                " the like"
-            )
+            rule = "expected an address that starts with https:// or the like"
+            refuse(who, "url", self.url, rule)
         if whole(self.size, 0) is None:
-            raise InvalidValueError(
-                f"RemoteFile(size={self.size!r}): expected its number of bytes, at least 0"
-            )
+            refuse(who, "size", self.size, "expected its number of bytes, at least 0")
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise InvalidValueError(
-                f"RemoteFile(sha256={self.sha256!r}): expected 64 hexadecimal digits"
-            )
+            refuse(who, "sha256", self.sha256, "expected 64 hexadecimal digits")
+
+    def is_whole_at(self, path: Path) -> bool:
+        """True where all of the file lies at `path`."""
+        if path.stat().st_size != self.size:
+            return False
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest() == self.sha256.lower()
 
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-_MNIST = [
-    (
-        "train-images-idx3-ubyte.gz",
-        9_912_422,
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    ),
-    (
-        "train-labels-idx1-ubyte.gz",
-        28_881,
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    ),
-    (
-        "t10k-images-idx3-ubyte.gz",
-        1_648_877,
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    ),
-    (
-        "t10k-labels-idx1-ubyte.gz",
-        4_542,
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    ),
-]
-
 _REMOTE = {
-    "mnist": [RemoteFile(name, _MNIST_URL + name, size, sha256) for name, size, sha256 in _MNIST]
+    "mnist": [
+        RemoteFile(f"{file.name}.gz", f"{_MNIST_URL}{file.name}.gz", file.packed, file.sha256)
+        for files in PUBLISHED.values()
+        for file in files
+    ]
 }
 
 # what has to be fetched by hand: because of a licence to accept, or because no checksum of it is
@@ -142,9 +134,8 @@ def download(name: str, folder: str | os.PathLike[str]) -> Path:
     """
     folder = as_path(folder, "download: folder")
     if not isinstance(name, str):
-        raise InvalidTypeError(
-            f"download(name={name!r}): expected the name of one dataset, as text"
-        )
+        rule = "expected the name of one dataset, as text"
+        refuse("download", "name", name, rule, kind=InvalidTypeError)
     if name in _BY_HAND:
         raise MissingDataError(
             f"download({name!r}): cannot be fetched for you; {_BY_HAND[name]}, where the folder is"
@@ -172,21 +163,15 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
     """
     path = as_path(folder, "fetch: folder") / remote.name
     try:
-        if path.is_file() and _is_whole(path, remote):
+        if path.is_file() and remote.is_whole_at(path):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         # of processes that fetch one file the first does, and the others find it there
         with locked(path.with_name(f".{path.name}.lock")):
-            if path.is_file() and _is_whole(path, remote):
+            if path.is_file() and remote.is_whole_at(path):
                 return path
-            size, whole = _complete(path, remote)
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        TimeoutError,
-        ConnectionError,
-        ssl.SSLError,
-    ) as error:
+            size = _complete(path, remote)
+    except _NETWORK as error:
         raise MissingDataError(
             f"{remote.url}: cannot be fetched ({error}); with another machine or browser fetch it"
             f" and put it there as {path}"
@@ -195,7 +180,7 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); pick another folder"
         ) from error
-    if not whole:
+    if size is not None:
         raise DataError(
             f"{remote.url}: what arrived is not what was published ({size:,} of {remote.size:,}"
             " bytes, or a wrong checksum); try again, or fetch it from elsewhere"
@@ -203,24 +188,25 @@ def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _complete(path: Path, remote: RemoteFile) -> tuple[int, bool]:
-    """Receive what is missing, and move the file to its name if it is whole: its bytes, and whether
-    it is.
+def _complete(path: Path, remote: RemoteFile) -> int | None:
+    """Receive what is missing, and move the file to its name if it is whole; else the bytes that
+    there are.
     """
     partial = _partial(path)
     resumed = _receive(remote, partial, resume=True)
-    whole = _is_whole(partial, remote)
-    if resumed and not whole and partial.stat().st_size >= remote.size:
+    is_whole = remote.is_whole_at(partial)
+    if resumed and not is_whole and partial.stat().st_size >= remote.size:
         # what had arrived before does not belong to what came behind
         _receive(remote, partial, resume=False)
-        whole = _is_whole(partial, remote)
-    size = partial.stat().st_size
-    if whole:
+        is_whole = remote.is_whole_at(partial)
+    if is_whole:
         partial.replace(path)
-    elif size >= remote.size:
+        return None
+    size = partial.stat().st_size
+    if size >= remote.size:
         # too short is kept, to go on from there; as long or longer and yet wrong is of no use
         partial.unlink()
-    return size, whole
+    return size
 
 
 def _partial(path: Path) -> Path:
@@ -237,46 +223,31 @@ def _partial(path: Path) -> Path:
 
 
 def _receive(remote: RemoteFile, partial: Path, *, resume: bool) -> bool:
-    """Write to `partial` what it still lacks, or all of it; whether what was there is kept."""
-    try:
-        have = partial.stat().st_size
-    except FileNotFoundError:
-        have = 0
+    """Write to `partial` what it still lacks, or all of it; True where what was there is kept."""
+    have = partial.stat().st_size if partial.exists() else 0
     if have and (have >= remote.size or not resume):
         partial.unlink(missing_ok=True)
         have = 0
     try:
-        response = urllib.request.urlopen(_request(remote, have), timeout=_SECONDS)
+        response = _open(remote.url, have)
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
         error.close()
-        response = urllib.request.urlopen(_request(remote, 0), timeout=_SECONDS)
+        response = _open(remote.url, 0)
     with response:
         # 206: the server goes on from there; 200: it sends everything again
-        place = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
-        _LOG.info("%s: fetching from byte %d of %d", remote.url, place, remote.size)
-        resumed = place > 0
-        with os.fdopen(
-            os.open(partial, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb"
-        ) as file:
-            file.seek(place)
+        start = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        _LOG.info("%s: fetching from byte %d of %d", remote.url, start, remote.size)
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
+            place = file.seek(start)
             # one byte too many is enough to be wrong, and a server may send without end
             while place <= remote.size and (chunk := response.read(_CHUNK)):
-                file.write(chunk)
-                place += len(chunk)
-    return resumed
+                place += file.write(chunk)
+    return start > 0
 
 
-def _request(remote: RemoteFile, have: int) -> urllib.request.Request:
-    return urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
-
-
-def _is_whole(path: Path, remote: RemoteFile) -> bool:
-    if path.stat().st_size != remote.size:
-        return False
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == remote.sha256.lower()
+def _open(url: str, have: int) -> Any:
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SECONDS)

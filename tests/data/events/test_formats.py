@@ -7,11 +7,187 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snnsim.data.events import read_dat, read_evt3
-from snnsim.errors import DataError, InvalidValueError
+from snnsim.data.events import read_aedat3, read_atis, read_dat, read_evt3
+from snnsim.errors import DataError, InvalidValueError, MissingDataError
+
+
+def atis_event(x: int, y: int, t: int, p: int) -> bytes:
+    return bytes([x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255])
+
+
+def write_atis(folder: Path, *events: bytes) -> Path:
+    path = folder / "recording.bin"
+    path.write_bytes(b"".join(events))
+    return path
+
+
+def test_bits_of_a_five_byte_event(tmp_path):
+    path = write_atis(tmp_path, atis_event(33, 7, 0, 1), atis_event(1, 33, 0x7F1234, 0))
+    assert read_atis(path, (34, 34)).tolist() == [(33, 7, 0, 1), (1, 33, 0x7F1234, 0)]
+
+
+def test_overflow_mark_moves_later_events(tmp_path):
+    path = write_atis(
+        tmp_path, atis_event(1, 1, 8000, 1), atis_event(0, 240, 0, 0), atis_event(2, 2, 5, 0)
+    )
+    assert read_atis(path).tolist() == [(1, 1, 8000, 1), (2, 2, 8197, 0)]
+
+
+def test_truncated_file_names_the_offset(tmp_path):
+    with pytest.raises(
+        DataError, match=r"recording.bin: byte offset 5: the file is truncated; .* 2 are left"
+    ):
+        read_atis(write_atis(tmp_path, atis_event(1, 1, 1, 1), b"ab"))
+
+
+def test_event_outside_the_sensor_names_the_offset(tmp_path):
+    path = write_atis(
+        tmp_path, atis_event(1, 1, 1, 1), atis_event(0, 240, 0, 0), atis_event(34, 1, 2, 1)
+    )
+    with pytest.raises(
+        DataError, match="byte offset 10: an event at x=34, y=1 is outside the sensor of 34 x 34"
+    ):
+        read_atis(path, (34, 34))
+
+
+def test_time_backwards_names_the_offset(tmp_path):
+    with pytest.raises(DataError, match="byte offset 5: time runs backwards, from 9 to 8"):
+        read_atis(write_atis(tmp_path, atis_event(1, 1, 9, 1), atis_event(1, 1, 8, 1)))
+
+
+def test_empty_recording_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no events"):
+        read_atis(write_atis(tmp_path))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(MissingDataError, match=r"read_atis\(path='.*nothing.bin'\)"):
+        read_atis(tmp_path / "nothing.bin")
+
+
+@pytest.mark.skipif(
+    "SNNSIM_DATA" not in os.environ, reason="SNNSIM_DATA names no folder with recordings"
+)
+@pytest.mark.parametrize(
+    ("name", "count", "last"),
+    [("1.bs2", 63471, 1449996), ("ncaltech101_faces_easy_0001.bin", 67445, 299364)],
+)
+def test_real_atis_recording(name, count, last):
+    events = read_atis(Path(os.environ["SNNSIM_DATA"]) / "events" / name, (180, 240))
+    assert len(events) == count
+    assert events["t"][-1] == last
+    assert np.unique(events["p"]).tolist() == [0, 1]
+
+
+AEDAT_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#!END-HEADER\r\n"
+
+
+def aedat_event(x: int, y: int, t: int, p: int, valid: int = 1) -> bytes:
+    return struct.pack("<II", x << 17 | y << 2 | p << 1 | valid, t)
+
+
+def packet(*events: bytes, kind: int = 1, size: int = 8, overflow: int = 0) -> bytes:
+    return struct.pack(
+        "<HHIIIIII", kind, 1, size, 4, overflow, len(events), len(events), len(events)
+    ) + b"".join(events)
+
+
+def write_aedat(folder, *parts):
+    path = folder / "recording.aedat"
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def test_bits_of_an_aedat_event(tmp_path):
+    path = write_aedat(
+        tmp_path,
+        AEDAT_HEADER,
+        packet(aedat_event(127, 3, 10, 1), aedat_event(0, 127, 11, 0)),
+        packet(aedat_event(1, 2, 12, 1)),
+    )
+    assert read_aedat3(path).tolist() == [(127, 3, 10, 1), (0, 127, 11, 0), (1, 2, 12, 1)]
+
+
+def test_overflow_of_the_clock_is_added(tmp_path):
+    path = write_aedat(
+        tmp_path,
+        AEDAT_HEADER,
+        packet(aedat_event(1, 1, 2**31 - 1, 1)),
+        packet(aedat_event(1, 1, 0, 1), overflow=1),
+    )
+    assert read_aedat3(path)["t"].tolist() == [2**31 - 1, 2**31]
+
+
+def test_invalid_events_and_other_packets_are_skipped(tmp_path):
+    special = packet(b"x" * 12, b"y" * 12, kind=0, size=12)
+    path = write_aedat(
+        tmp_path,
+        AEDAT_HEADER,
+        special,
+        packet(aedat_event(1, 1, 1, 1, valid=0), aedat_event(2, 2, 2, 0)),
+    )
+    assert read_aedat3(path).tolist() == [(2, 2, 2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            (b"#!AER-DAT2.0\r\n",),
+            "byte offset 0: expected #!AER-DAT3.1, found '#!AER-DAT2.0'; other versions",
+        ),
+        ((), "found 'an empty file'"),
+        (
+            (AEDAT_HEADER[:20],),
+            "byte offset 20: the file ends inside its header, before #!END-HEADER",
+        ),
+        (
+            (AEDAT_HEADER, packet(aedat_event(1, 1, 1, 1)), b"abc"),
+            "byte offset 78: the file is truncated inside a packet header",
+        ),
+        (
+            (AEDAT_HEADER, packet(aedat_event(1, 1, 1, 1))[:-1]),
+            "byte offset 42: .* needs 8 bytes of events, 7 are left",
+        ),
+        (
+            (AEDAT_HEADER, packet(b"x" * 4, size=4)),
+            "byte offset 46: a polarity event has 8 bytes, this packet says 4",
+        ),
+        (
+            (AEDAT_HEADER, packet(aedat_event(1, 1, 1, 1), aedat_event(128, 0, 2, 1))),
+            "byte offset 78: an event at x=128, y=0 is outside",
+        ),
+        (
+            (
+                AEDAT_HEADER,
+                packet(aedat_event(1, 1, 9, 1), aedat_event(1, 1, 9, 1, valid=0)),
+                packet(aedat_event(1, 1, 8, 1)),
+            ),
+            "byte offset 114: time runs backwards, from 9 to 8",
+        ),
+        (
+            (AEDAT_HEADER, packet(aedat_event(1, 1, 2**31, 1))),
+            "byte offset 74: a time below 0; the file is damaged",
+        ),
+        (
+            (AEDAT_HEADER, packet(aedat_event(1, 1, 0, 1), overflow=2**31)),
+            "byte offset 70: t is 4611686018427387904, outside",
+        ),
+        ((AEDAT_HEADER,), "holds no events"),
+    ],
+)
+def test_damaged_aedat_is_refused(tmp_path, parts, message):
+    assert len(AEDAT_HEADER) == 42
+    with pytest.raises(DataError, match=message):
+        read_aedat3(write_aedat(tmp_path, *parts))
+
 
 DAT_HEADER = b"% Data file containing CD events.\n% Version 2\n"
+
+
 EVT3_HEADER = b"% Date 2026-01-01\n% evt 3.0\n% geometry 1280x720\n"
+
+
 ROW, SINGLE, BASE, VECTOR_12, VECTOR_8, LOW, HIGH, TRIGGER = 0, 2, 3, 4, 5, 6, 8, 10
 
 
@@ -139,7 +315,7 @@ def test_evt3_events_before_the_first_time_are_skipped(tmp_path):
         (evt3((HIGH, 0)), "expected a header that says evt 3, found none"),
         (
             EVT3_HEADER + evt3((HIGH, 0)) + b"!",
-            f"byte offset {len(EVT3_HEADER) + 2}: the file is truncated in the middle",
+            f"byte offset {len(EVT3_HEADER) + 2}: the file is truncated; a word has 2 bytes, 1 are",
         ),
         (EVT3_HEADER, "holds no events"),
         (

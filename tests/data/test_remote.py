@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from snnsim.data import download
-from snnsim.data.download import RemoteFile, fetch
+from snnsim.data.remote import RemoteFile, fetch
 from snnsim.errors import (
     DataError,
     InvalidTypeError,
@@ -147,7 +147,7 @@ def test_dataset_to_fetch_by_hand_says_how(name):
 
 def test_download_fetches_every_file(server, tmp_path, monkeypatch):
     monkeypatch.setitem(
-        __import__("sys").modules["snnsim.data.download"]._REMOTE,
+        __import__("sys").modules["snnsim.data.remote"]._REMOTE,
         "mnist",
         [remote(server + "/whole")],
     )
