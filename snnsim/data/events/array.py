@@ -11,18 +11,6 @@ import numpy as np
 from snnsim.data.numbers import as_array, first_fraction, first_outside
 from snnsim.errors import DataError, InvalidTypeError, ShapeError
 
-__all__ = [
-    "EVENT",
-    "as_events",
-    "check_events",
-    "converted",
-    "event_array",
-    "from_structured",
-    "in_form",
-    "in_order",
-    "make_events",
-]
-
 # x: column; y: row; t: microseconds; p: 1 where it got brighter, 0 where it got darker
 EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("p", "u1")])
 
@@ -35,7 +23,9 @@ Place = Callable[[int], str]
 _BY_INDEX: Place = "event {}".format
 
 
-def event_array(x: Any, y: Any, t: Any, p: Any) -> np.ndarray:
+def event_array(
+    x: Any, y: Any, t: Any, p: Any, *, source: str = "event_array", place: Place = _BY_INDEX
+) -> np.ndarray:
     """Events from one array per field.
 
     Args:
@@ -43,6 +33,8 @@ def event_array(x: Any, y: Any, t: Any, p: Any) -> np.ndarray:
         y: row, `[N]`, whole numbers in [0, 65535].
         t: time, `[N]`, in microseconds, whole numbers in [-2**62, 2**62).
         p: 1 where it got brighter, 0 where it got darker, `[N]`.
+        source: of the events, for messages.
+        place: where in the source the event of an index is, for messages.
 
     Returns:
         Structured array `[N]` of dtype `EVENT`. The order in time is not looked at here; readers
@@ -53,22 +45,16 @@ def event_array(x: Any, y: Any, t: Any, p: Any) -> np.ndarray:
         ShapeError: fields that differ in length.
         DataError: a value that is no whole number or outside its range.
     """
-    return make_events(x, y, t, p, "event_array")
-
-
-def make_events(
-    x: Any, y: Any, t: Any, p: Any, source: str, place: Place = _BY_INDEX
-) -> np.ndarray:
-    """Events from one array per field; `source` and `place` name their origin in messages, see
-    `check_events`.
-    """
-    given = dict(zip("xytp", (x, y, t, p), strict=True))
-    masked = [name for name, values in given.items() if np.ma.is_masked(values)]
-    if masked:
-        raise InvalidTypeError(
-            f"{source}: {masked[0]} has masked values; drop the events that are masked first"
-        )
-    fields = {name: _field(name, values, source) for name, values in given.items()}
+    fields = {}
+    for name, values in zip("xytp", (x, y, t, p), strict=True):
+        if np.ma.is_masked(values):
+            fault = f"{name} has masked values; drop the events that are masked first"
+            raise InvalidTypeError(f"{source}: {fault}")
+        try:
+            fields[name] = as_array(values)
+        except TypeError as error:
+            fault = f"{name} is no array of numbers ({error})"
+            raise InvalidTypeError(f"{source}: {fault}") from error
     if len({field.shape for field in fields.values()}) > 1 or fields["t"].ndim != 1:
         shapes = ", ".join(f"{name}: {list(field.shape)}" for name, field in fields.items())
         raise ShapeError(f"{source}({shapes}): expected four arrays of one length, [N]")
@@ -79,13 +65,6 @@ def make_events(
     return events
 
 
-def _field(name: str, values: Any, source: str) -> np.ndarray:
-    try:
-        return as_array(values)
-    except TypeError as error:
-        raise InvalidTypeError(f"{source}: {name} is no array of numbers ({error})") from error
-
-
 def _check_field(name: str, field: np.ndarray, source: str, place: Place) -> None:
     """Refuse what the form would round, wrap or cut."""
     if field.dtype.kind not in "biuf":
@@ -94,28 +73,30 @@ def _check_field(name: str, field: np.ndarray, source: str, place: Place) -> Non
         )
     index = first_fraction(field)
     if index is not None:
-        advice = (
-            "in microseconds; turn seconds into them first, np.rint(1e6 * t)"
-            if name == "t"
-            else "without fraction"
-        )
-        raise DataError(
-            f"{source}: {place(index)}: {name} is {field[index]}; expected a whole number {advice}"
-        )
-    lowest, highest = _LIMITS[name]
-    index = first_outside(field, lowest, highest)
+        advice = "without fraction"
+        if name == "t":
+            advice = "in microseconds; turn seconds into them first, np.rint(1e6 * t)"
+        fault = f"{field[index]}; expected a whole number {advice}"
+        raise DataError(f"{source}: {place(index)}: {name} is {fault}")
+    limits = _LIMITS[name]
+    index = first_outside(field, *limits)
     if index is not None:
-        raise DataError(
-            f"{source}: {place(index)}: {name} is {field[index]}, outside [{lowest}, {highest}]"
-        )
+        fault = f"{field[index]}, outside {list(limits)}"
+        raise DataError(f"{source}: {place(index)}: {name} is {fault}")
 
 
-def from_structured(array: np.ndarray) -> np.ndarray:
+def from_structured(
+    array: np.ndarray, *, source: str = "from_structured(array)", place: Place = _BY_INDEX
+) -> np.ndarray:
     """Events from another library's structured array, whatever the order and dtypes of its fields.
 
     Fields x and t are needed; without y every event is in row 0 (audio), without p every event is
-    1, where there is no other field that could be either. Polarities -1 and
-    1 become 0 and 1. This is what datasets that follow tonic's conventions hold.
+    1, where there is no other field that could be either. Polarities -1 and 1 become 0 and 1. This
+    is what datasets that follow tonic's conventions hold.
+
+    Args:
+        array: of any field order and dtypes.
+        source, place: as for `event_array`.
 
     Returns:
         A new structured array `[N]` of dtype `EVENT`, in the order given.
@@ -124,15 +105,7 @@ def from_structured(array: np.ndarray) -> np.ndarray:
         InvalidTypeError: no structured array with fields x and t, or a field that holds no numbers.
         ShapeError: not one-dimensional.
         DataError: a value that is no whole number or outside its range, or a polarity that is none
-            of 0 and 1, or of
-            -1 and 1.
-    """
-    return converted(array, "from_structured(array)")
-
-
-def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndarray:
-    """What `from_structured` makes of an array; `source` and `place` name its origin in messages,
-    see `as_events`.
+            of 0 and 1, or of -1 and 1.
     """
     names = getattr(getattr(array, "dtype", None), "names", None) or ()
     if not {"x", "t"} <= set(names):
@@ -162,14 +135,16 @@ def converted(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.nd
                 " 1) in all of a recording"
             )
         polarity = polarity > 0
-    return make_events(x, y, t, polarity, source, place)
+    return event_array(x, y, t, polarity, source=source, place=place)
 
 
 def in_form(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndarray:
-    """`converted`, but for an array that has the one form already: that one itself, checked."""
+    """The array itself, checked, where it has the one form already; else what `from_structured`
+    makes of it.
+    """
     # others, such as records and masked arrays, have ways of their own
     if type(array) is not np.ndarray or array.dtype != EVENT or array.ndim != 1:
-        return converted(array, source, place)
+        return from_structured(array, source=source, place=place)
     for name in "tp":
         _check_field(name, array[name], source, place)
     return array

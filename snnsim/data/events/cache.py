@@ -1,4 +1,4 @@
-"""Transformed recordings kept on disk."""
+"""Cache of transformed recordings on disk."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from snnsim.data.events.identity import identity
 from snnsim.data.files import open_archive, read_array, read_member
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError
 
-__all__ = ["Cached"]
-
 _FORMAT = 2
 
 # numbers of changes; digest of the transforms and labels that were given
@@ -31,7 +29,7 @@ _State = tuple[list[int], list[tuple[str, list[int] | None]]]
 
 
 class Cached(EventDataset):
-    """Another event dataset, each item of it computed once and then read from disk.
+    """Cache of another event dataset: each item of it computed once and then read from disk.
 
     Every dataset has a folder of its own, named by a hash of all that its items depend on: class
     and attributes (`EventDataset.settings`), labels, transforms with their arrays, the code of a
@@ -80,17 +78,11 @@ class Cached(EventDataset):
         self.folder = as_path(folder, "Cached: folder") / known_by[:16]
         self._known_by = known_by
         self._made_with: _State | None = _state(parts)
-        lines = [
-            f"format {_FORMAT}",
-            f"{type(dataset).__module__}.{type(dataset).__qualname__} {source}",
-        ]
-        lines += [repr(transform) for part in parts for transform in part.transforms] + [
-            f"identity {known_by}"
-        ]
-        settings, text = (
-            self.folder / "settings.txt",
-            "\n".join(lines).encode("utf-8", "surrogatepass"),
-        )
+        kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
+        lines = [f"format {_FORMAT}", f"{kind} {source}"]
+        lines += [repr(transform) for part in parts for transform in part.transforms]
+        text = "\n".join([*lines, f"identity {known_by}"]).encode("utf-8", "surrogatepass")
+        settings = self.folder / "settings.txt"
         try:
             is_written = settings.is_file() and settings.read_bytes() == text
         except OSError:
@@ -105,13 +97,8 @@ class Cached(EventDataset):
         return len(self.dataset) if self._labels is None else len(self._labels)
 
     def settings(self) -> dict[str, Any]:
-        labels = self._labels if self._are_given else None
-        return {
-            "dataset": self.dataset,
-            "transforms": self.transforms,
-            "seed": self.seed,
-            "labels": labels,
-        }
+        kept = {"dataset": self.dataset, "transforms": self.transforms, "seed": self.seed}
+        return {**kept, "labels": self._given_labels}
 
     def recording(self, index: int) -> Any:
         """The dataset's item: events or frames, as its transforms made it."""
@@ -134,22 +121,15 @@ class Cached(EventDataset):
             self._check_unchanged()
             made, number = self.dataset[index]
             self._check_unchanged()
-            item, is_tensor, label = (
-                _as_array(made, index),
-                np.array(isinstance(made, torch.Tensor)),
-                np.array(number),
-            )
+            item, label = _as_array(made, index), np.array(number)
+            is_tensor = np.array(isinstance(made, torch.Tensor))
             if path.is_symlink():
                 # what it leads to is none of the cache's
                 path.unlink()
-            write_whole(
-                path,
-                lambda file: np.savez_compressed(file, item=item, is_tensor=is_tensor, label=label),
-                "Cached",
-            )
-        return torch.from_numpy(item) if is_tensor else item, (
-            int(label) if self._labels is None else self._labels[index]
-        )
+            arrays: Any = {"item": item, "is_tensor": is_tensor, "label": label}
+            write_whole(path, lambda file: np.savez_compressed(file, **arrays), "Cached")
+        kept = torch.from_numpy(item) if is_tensor else item
+        return kept, int(label) if self._labels is None else self._labels[index]
 
     def _check_unchanged(self) -> None:
         """Refuse to keep an item of another dataset than the one that the folder is named by."""
@@ -171,16 +151,12 @@ class Cached(EventDataset):
 
 
 def _state(parts: Sequence[EventDataset]) -> _State:
-    """What tells in little time whether datasets may have changed, and what does whether transforms
-    and labels have.
-    """
-    return [part._changes for part in parts], [
-        (
-            identity(part.transforms),
-            list(part._labels) if part._are_given and part._labels is not None else None,
-        )
-        for part in parts
-    ]
+    """Numbers of changes, which are compared in little time; transforms and labels."""
+    contents = []
+    for part in parts:
+        labels = part._given_labels
+        contents.append((identity(part.transforms), None if labels is None else list(labels)))
+    return [part._changes for part in parts], contents
 
 
 def _known_by(dataset: Any, parts: Sequence[EventDataset]) -> str:
@@ -200,16 +176,13 @@ def _known_by(dataset: Any, parts: Sequence[EventDataset]) -> str:
 
 def _as_array(made: Any, index: int) -> np.ndarray:
     """An item as what a file can hold."""
-    if isinstance(made, torch.Tensor):
-        try:
-            return made.numpy()
-        except (TypeError, RuntimeError) as error:
-            raise InvalidTypeError(
-                f"Cached: item {index} is a tensor that cannot be kept ({error}); convert it first"
-            ) from error
     if type(made) is np.ndarray and not made.dtype.hasobject:
         return made
-    raise InvalidTypeError(
-        f"Cached: item {index} is of type {type(made).__name__}; only events, arrays of numbers and"
-        " tensors are kept"
-    )
+    if not isinstance(made, torch.Tensor):
+        kept = "only events, arrays of numbers and tensors are kept"
+        raise InvalidTypeError(f"Cached: item {index} is of type {type(made).__name__}; {kept}")
+    try:
+        return made.numpy()
+    except (TypeError, RuntimeError) as error:
+        fault = f"is a tensor that cannot be kept ({error}); convert it first"
+        raise InvalidTypeError(f"Cached: item {index} {fault}") from error

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from snnsim.data.events.array import as_events, converted, in_form, in_order
+from snnsim.data.events.array import as_events, from_structured, in_form, in_order
 from snnsim.data.numbers import checked_index, checked_labels, checked_size, whole
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, refuse
 
@@ -296,7 +296,7 @@ class FromDataset(EventDataset):
         events, label = self._item(index)
         self._latest = index, label
         name = f"{type(self.dataset).__name__}[{index}]"
-        return as_events(in_order(converted(events, name)), name, self.size)
+        return as_events(in_order(from_structured(events, source=name)), name, self.size)
 
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.dataset[index]

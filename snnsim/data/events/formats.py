@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from snnsim.data.events.array import check_events, make_events
+from snnsim.data.events.array import check_events, event_array
 from snnsim.data.files import FileBytes, read_content
 from snnsim.data.numbers import checked_size
 
@@ -42,7 +42,7 @@ class EventFile(FileBytes):
         def place(index: int) -> str:
             return f"byte offset {offsets[index]}"
 
-        events = make_events(x, y, t, p, self.source, place)
+        events = event_array(x, y, t, p, source=self.source, place=place)
         return check_events(events, self.size, self.source, place)
 
 

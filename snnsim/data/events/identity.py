@@ -1,6 +1,4 @@
-"""A number that stands for everything a value is made of, the same in every process that makes it
-alike.
-"""
+"""Hash of everything a value is made of, the same in every process that makes it alike."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ import importlib.util
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from inspect import getattr_static, signature
@@ -26,8 +25,6 @@ from torch import Tensor
 from snnsim.data.events.dataset import EventDataset
 from snnsim.errors import InvalidTypeError
 
-__all__ = ["identity"]
-
 # what the text of a value tells all of
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 
@@ -35,27 +32,15 @@ _PLAIN = {type(None), bool, int, float, complex, str, bytes}
 _READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 # what a class holds besides what its objects do
-_OF_NO_EFFECT = {
-    "__annotations__",
-    "__annotate_func__",
-    "__annotations_cache__",
-    "__abstractmethods__",
-    "_abc_impl",
-    "__dataclass_fields__",
-    "__dataclass_params__",
-    "__dict__",
-    "__doc__",
-    "__firstlineno__",
-    "__hash__",
-    "__match_args__",
-    "__module__",
-    "__orig_bases__",
-    "__parameters__",
-    "__qualname__",
-    "__slots__",
-    "__static_attributes__",
-    "__weakref__",
-}
+_NAMES = """
+    __annotations__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl
+    __dataclass_fields__ __dataclass_params__ __dict__ __doc__ __firstlineno__ __hash__
+    __match_args__ __module__ __orig_bases__ __parameters__ __qualname__ __slots__
+    __static_attributes__ __weakref__
+"""
+_OF_NO_EFFECT = frozenset(_NAMES.split())
+
+Parts = list[str | bytes]
 
 
 def identity(value: Any) -> str:
@@ -101,141 +86,107 @@ class _Identities:
             self.known[id(value)] = digest.hexdigest(), value
         return self.known[id(value)][0]
 
-    def _all(self, kind: str, *values: Any) -> list[str | bytes]:
+    def _all(self, kind: str, *values: Any) -> Parts:
         return [kind, *map(self.of, values)]
 
-    def _parts(self, value: Any) -> list[str | bytes]:
+    def _parts(self, value: Any) -> Parts:
         """What a value is made of: its kind, and text, bytes or digests."""
         kind = type(value)
         if kind in _PLAIN or (kind in (list, tuple) and _PLAIN.issuperset(map(type, value))):
             return [kind.__name__, repr(value)]
-        if (
-            isinstance(value, Tensor)
-            and value.layout is torch.strided
-            and not value.is_meta
-            and not value.is_nested
-        ):
-            dense = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-            return [
-                "tensor",
-                str(value.dtype),
-                str(list(value.shape)),
-                dense.flatten().view(torch.uint8).numpy().tobytes(),
-            ]
         if kind is np.ndarray and not value.dtype.hasobject:
             return ["array", repr(value.dtype), repr(value.shape), value.tobytes()]
-        if isinstance(value, PurePath):
-            return _of_path(value)
         if kind in (list, tuple):
             return self._all(kind.__name__, *value)
         if kind is dict:
             return self._all("dict", *value, *value.values())
         if kind in (set, frozenset):
             return [kind.__name__, *sorted(map(self.of, value))]
-        if isinstance(value, ModuleType):
-            return self._of_module(value)
-        if isinstance(value, type):
-            return self._of_class(value)
-        if isinstance(value, FunctionType):
-            return self._of_function(value)
-        if isinstance(value, CodeType):
-            return self._of_code(value)
-        if isinstance(value, property):
-            return self._all("property", value.fget, value.fset)
-        if isinstance(value, classmethod | staticmethod):
-            return self._all(kind.__name__, value.__func__)
-        if isinstance(value, cached_property):
-            return self._all("cached_property", value.func)
-        if isinstance(value, EventDataset):
-            return self._of_dataset(value)
-        return self._of_object(value)
+        parts = next((parts for base, parts in _KINDS if isinstance(value, base)), None)
+        return self._of_object(value) if parts is None else parts(self, value)
 
-    def _of_function(self, function: FunctionType) -> list[str | bytes]:
-        name: list[str | bytes] = ["function", str(function.__module__), function.__qualname__]
+    def _of_tensor(self, value: Tensor) -> Parts:
+        if value.layout is not torch.strided or value.is_meta or value.is_nested:
+            return self._of_object(value)
+        dense = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        content = dense.flatten().view(torch.uint8).numpy().tobytes()
+        return ["tensor", str(value.dtype), str(list(value.shape)), content]
+
+    def _of_path(self, path: PurePath) -> Parts:
+        absolute = os.path.abspath(path)
+        if not os.path.isfile(absolute):
+            return ["path", absolute]
+        status = os.stat(absolute)
+        return ["file", absolute, str(status.st_size), str(status.st_mtime_ns)]
+
+    def _of_function(self, function: FunctionType) -> Parts:
+        name: Parts = ["function", str(function.__module__), function.__qualname__]
         if _is_installed(function.__module__):
             return name
-        parts = (
-            function.__code__,
-            function.__defaults__,
-            function.__kwdefaults__,
-            _contents(function),
-            _named(function),
-            vars(function),
-        )
-        return [*name, *self._all("parts", *parts)]
+        defaults = function.__defaults__, function.__kwdefaults__
+        names = _contents(function), _named(function), vars(function)
+        return [*name, *self._all("parts", function.__code__, *defaults, *names)]
 
-    def _of_code(self, code: CodeType) -> list[str | bytes]:
+    def _of_code(self, code: CodeType) -> Parts:
+        # what an error is caught by stands beside the instructions since Python 3.11
+        steps = code.co_code, getattr(code, "co_exceptiontable", b"")
         counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
-        # a caller may give arguments by name; what an error is caught by stands beside the
-        # instructions since Python 3.11
+        # a caller may give arguments by name
         names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
-        return self._all(
-            "code",
-            code.co_code,
-            getattr(code, "co_exceptiontable", b""),
-            counts,
-            *names,
-            *code.co_consts,
-        )
+        return self._all("code", *steps, counts, *names, *code.co_consts)
 
-    def _of_module(self, module: ModuleType) -> list[str | bytes]:
-        name: list[str | bytes] = ["module", module.__name__]
+    def _of_module(self, module: ModuleType) -> Parts:
+        name: Parts = ["module", module.__name__]
         if _is_installed(module.__name__):
             return name
-        return [
-            *name,
-            self.of(
-                {name: part for name, part in vars(module).items() if not name.startswith("__")}
-            ),
-        ]
+        members = {name: part for name, part in vars(module).items() if not name.startswith("__")}
+        return [*name, self.of(members)]
 
-    def _of_class(self, kind: type) -> list[str | bytes]:
-        name: list[str | bytes] = ["class", kind.__module__, kind.__qualname__]
+    def _of_class(self, kind: type) -> Parts:
+        name: Parts = ["class", kind.__module__, kind.__qualname__]
         if _is_installed(kind.__module__):
             return name
         # what slots hold is in the state of an object
+        slots = MemberDescriptorType, GetSetDescriptorType
         members = {
             name: part
             for name, part in vars(kind).items()
-            if name not in _OF_NO_EFFECT
-            and not isinstance(part, MemberDescriptorType | GetSetDescriptorType)
+            if name not in _OF_NO_EFFECT and not isinstance(part, slots)
         }
         return [*name, *self._all("parts", members, *kind.__bases__)]
 
-    def _of_dataset(self, dataset: EventDataset) -> list[str | bytes]:
-        settings = dataset.settings()
+    def _of_dataset(self, dataset: EventDataset) -> Parts:
         arguments = _arguments(type(dataset))
+        given: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for name, part in dataset.settings().items():
+            (given if name.lstrip("_") in arguments else others)[name] = part
         # other attributes count as they were at first: recording() may change them, to count or to
         # remember
         if dataset._at_first is None:
-            dataset._at_first = self.of(
-                {name: part for name, part in settings.items() if name.lstrip("_") not in arguments}
-            )
-        given = {name: part for name, part in settings.items() if name.lstrip("_") in arguments}
+            dataset._at_first = self.of(others)
         return ["dataset", dataset._at_first, *self._all("parts", type(dataset), given)]
 
-    def _of_object(self, value: Any) -> list[str | bytes]:
+    def _of_object(self, value: Any) -> Parts:
         try:
             # as pickle does
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         except (TypeError, AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise InvalidTypeError(
-                f"a {type(value).__qualname__} does not show what it holds ({error})"
-            ) from error
+            kind = type(value).__qualname__
+            raise InvalidTypeError(f"a {kind} does not show what it holds ({error})") from error
         if isinstance(reduced, str):
             return self._of_named(value, reduced)
         make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
         if isinstance(state, dict):
             # what follows from the rest, once it has been asked for
-            state = {
-                name: part for name, part in state.items() if not _is_derived(type(value), name)
-            } or None
-        return self._all(
-            "object", type(value), make, arguments, state, list(items or ()), list(pairs or ())
-        )
+            own = {name: getattr_static(type(value), name, None) for name in state}
+            made = {name for name, part in own.items() if isinstance(part, cached_property)}
+            state = {name: part for name, part in state.items() if name not in made} or None
+        held = state, list(items or ()), list(pairs or ())
+        return self._all("object", type(value), make, arguments, *held)
 
-    def _of_named(self, value: Any, name: str) -> list[str | bytes]:
+    def _of_named(self, value: Any, name: str) -> Parts:
         """Parts of what pickle knows by its name only, which says nothing about a user's own
         function inside.
         """
@@ -259,12 +210,19 @@ def _arguments(kind: type) -> set[str]:
     return names
 
 
-def _of_path(path: PurePath) -> list[str | bytes]:
-    absolute = os.path.abspath(path)
-    if not os.path.isfile(absolute):
-        return ["path", absolute]
-    status = os.stat(absolute)
-    return ["file", absolute, str(status.st_size), str(status.st_mtime_ns)]
+# how a value is taken apart, by the first base class that it has
+_KINDS: list[tuple[Any, Callable[[_Identities, Any], Parts]]] = [
+    (Tensor, _Identities._of_tensor),
+    (PurePath, _Identities._of_path),
+    (ModuleType, _Identities._of_module),
+    (type, _Identities._of_class),
+    (FunctionType, _Identities._of_function),
+    (CodeType, _Identities._of_code),
+    (property, lambda ids, value: ids._all("property", value.fget, value.fset)),
+    (classmethod | staticmethod, lambda ids, value: ids._all(type(value).__name__, value.__func__)),
+    (cached_property, lambda ids, value: ids._all("cached_property", value.func)),
+    (EventDataset, _Identities._of_dataset),
+]
 
 
 def _contents(function: FunctionType) -> list[Any]:
@@ -278,15 +236,8 @@ def _contents(function: FunctionType) -> list[Any]:
 
 def _codes(code: CodeType) -> list[CodeType]:
     """The code and that of the functions inside it."""
-    return [
-        code,
-        *(
-            part
-            for constant in code.co_consts
-            if isinstance(constant, CodeType)
-            for part in _codes(constant)
-        ),
-    ]
+    inside = [part for part in code.co_consts if isinstance(part, CodeType)]
+    return [code, *(found for part in inside for found in _codes(part))]
 
 
 def _named(function: FunctionType) -> dict[str, Any]:
@@ -338,12 +289,8 @@ def _imported(function: FunctionType) -> list[ModuleType]:
     return modules
 
 
-def _is_derived(kind: type, name: str) -> bool:
-    return isinstance(getattr_static(kind, name, None), cached_property)
-
-
 def _is_installed(module: str | None) -> bool:
-    """Whether a module is of the standard library, of an installed package or of this one."""
+    """True for a module of the standard library, of an installed package or of this one."""
     root = str(module).partition(".")[0]
     if root == __name__.partition(".")[0]:
         return True
@@ -353,9 +300,8 @@ def _is_installed(module: str | None) -> bool:
     if root in sys.stdlib_module_names:
         # a user's own module may have the name of one there
         return file is None or PurePath(file).is_relative_to(PurePath(os.__file__).parent)
-    return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(
-        PurePath(file).parts
-    )
+    parts = PurePath(file or "").parts
+    return "site-packages" in parts or "dist-packages" in parts
 
 
 def _file(module: str, root: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from snnsim._core.files import as_path
-from snnsim.data.events.array import check_events, in_order, make_events
+from snnsim.data.events.array import check_events, event_array, in_order
 from snnsim.data.events.dataset import EventDataset, Transform
 from snnsim.data.events.formats import EventFile, decode_atis, read_aedat3
 from snnsim.data.files import Store, has_file, numbered_lines, read_content, refuse_bomb
@@ -283,8 +283,8 @@ class SpokenSpikes(EventDataset):
                 raise DataError(f"{source}: {name} is {values!r:.100}; expected a list of numbers")
         if len(times) != len(units):
             raise DataError(f"{source}: {len(times)} times and {len(units)} channels")
-        ones = np.ones(len(times), np.int64)
-        events = make_events(units, 0 * ones, np.rint(times.astype(np.float64) * 1e6), ones, source)
+        t, ones = np.rint(times.astype(np.float64) * 1e6), np.ones(len(times), np.int64)
+        events = event_array(units, 0 * ones, t, ones, source=source)
         return check_events(in_order(events), self.size, source)
 
 

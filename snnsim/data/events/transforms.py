@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from snnsim.data.events.array import as_events, in_order, make_events
+from snnsim.data.events.array import as_events, event_array, in_order
 from snnsim.data.numbers import check_generator, checked_size, is_number, whole
 from snnsim.errors import InvalidValueError
 
@@ -237,7 +237,9 @@ class Jitter(EventTransform):
         ).astype(np.int64)
         x, y, t = events["x"] + move[0], events["y"] + move[1], events["t"] + move[2]
         kept = (x >= 0) & (x < min(width, _PIXELS)) & (y >= 0) & (y < min(height, _PIXELS))
-        return in_order(make_events(x[kept], y[kept], t[kept], events["p"][kept], "Jitter(events)"))
+        return in_order(
+            event_array(x[kept], y[kept], t[kept], events["p"][kept], source="Jitter(events)")
+        )
 
 
 @dataclass(frozen=True)
@@ -265,5 +267,5 @@ class ScaleTime(EventTransform):
         with np.errstate(over="ignore"):
             since = np.floor((events["t"] - start) * factor)
         x, y, p = (events[name] for name in "xyp")
-        t = make_events(x, y, since, p, "ScaleTime(events)")["t"] + start
-        return make_events(x, y, t, p, "ScaleTime(events)")
+        t = event_array(x, y, since, p, source="ScaleTime(events)")["t"] + start
+        return event_array(x, y, t, p, source="ScaleTime(events)")
