@@ -22,7 +22,7 @@ from snnsim.errors import DataError, MissingDataError, refuse
 
 # what Python's own readers raise on damaged archives: negative offsets, names that are no text,
 # unknown versions, ...
-_DAMAGED = (
+DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -41,12 +41,7 @@ _HARMLESS = 2**26
 
 
 class FileBytes:
-    """Bytes of a file, and errors that name the file and the place in it.
-
-    Args:
-        content: the bytes.
-        source: of them, for messages.
-    """
+    """Bytes of a file, and errors that name the file (`source`) and the place in it."""
 
     def __init__(self, content: bytes, source: str) -> None:
         self.content = content
@@ -58,12 +53,7 @@ class FileBytes:
 
 
 def read_content(path: str | os.PathLike[str], caller: str) -> bytes:
-    """Bytes of the file that `caller` was given as its `path`.
-
-    Raises:
-        MissingDataError: no such file.
-        DataError: one that cannot be read.
-    """
+    """Bytes of the file that `caller` was given as its `path`."""
     path = as_path(path, f"{caller}: path")
     try:
         if path.is_file():
@@ -90,12 +80,7 @@ def numbered_lines(content: bytes, encoding: str = "ascii") -> Iterator[tuple[in
 
 
 def has_file(path: Path) -> bool:
-    """True where there is a file.
-
-    Raises:
-        DataError: it cannot be looked at: in a folder that is closed, or under a name that is too
-            long.
-    """
+    """True where there is a file; refuses a closed folder and a name that is too long."""
     try:
         return path.is_file()
     except OSError as error:
@@ -103,7 +88,7 @@ def has_file(path: Path) -> bool:
 
 
 def has_folder(path: Path) -> bool:
-    """True where there is a folder; raises as `has_file`."""
+    """True where there is a folder; refuses as `has_file`."""
     try:
         return path.is_dir()
     except OSError as error:
@@ -117,11 +102,8 @@ def _closed(path: Path, done: str, error: OSError) -> DataError:
 
 
 def refuse_bomb(source: str, size: int, packed: int) -> None:
-    """Refuse what would become absurdly large, from the size that it declares, before it takes
+    """Refuse what would become absurdly large, `size` bytes out of `packed`, before it takes
     memory.
-
-    Raises:
-        DataError: `size` bytes, out of `packed`.
     """
     if size >= _HARMLESS and size > _RATIO * packed:
         raise DataError(
@@ -133,13 +115,10 @@ def refuse_bomb(source: str, size: int, packed: int) -> None:
 def read_gzip(content: bytes, size: int, source: str) -> bytes:
     """The first `size` bytes of gzip-compressed content, or as many as there are; checked where
     they reach its end.
-
-    Raises:
-        DataError: corrupt.
     """
     try:
         return gzip.GzipFile(fileobj=io.BytesIO(content)).read(size)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(
             f"{source}: corrupt gzip data somewhere in byte offsets 0..{len(content)} ({error});"
             " fetch the file again"
@@ -151,13 +130,6 @@ class Store:
 
     Pickles, and opens the archive once per process, so that workers of a DataLoader do not share a
     file position.
-
-    Args:
-        path: the folder or the archive.
-
-    Raises:
-        MissingDataError: there is neither.
-        DataError: a file that is no zip archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -193,12 +165,7 @@ class Store:
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:
-    """A zip archive, open to read.
-
-    Raises:
-        MissingDataError: no such file.
-        DataError: not a zip archive, or a damaged one.
-    """
+    """A zip archive, open to read."""
     try:
         if path.exists() and not path.is_file():
             # one that is a pipe would wait for a writer
@@ -207,21 +174,14 @@ def open_archive(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError as error:
         gone = "there is no such zip archive any more; put it back"
         raise MissingDataError(f"{path}: {gone}") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         fault = f"not a zip archive, or one cut short ({error}); fetch it again"
         raise DataError(f"{path}: {fault}") from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, *, trusted: bool = False) -> bytes:
-    """Content of one member of an archive; never more of it than it declares.
-
-    Args:
-        archive: open to read.
-        name: of the member.
-        trusted: written here, so that any ratio of compression will do.
-
-    Raises:
-        DataError: no such member, a damaged one, or one that is far too large.
+    """Content of one member of an open archive; never more of it than it declares. Of one that is
+    `trusted`, written here, any ratio of compression will do.
     """
     source = f"{archive.filename}: {name}"
     try:
@@ -241,17 +201,13 @@ def read_member(archive: zipfile.ZipFile, name: str, *, trusted: bool = False) -
             raise EOFError(f"{len(content)} of {member.file_size} bytes")
     except DataError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise _corrupt(source, error) from error
     return content
 
 
 def read_array(content: bytes, source: str) -> np.ndarray:
-    """The array of a `.npy` file, as long as its content; no objects.
-
-    Raises:
-        DataError: damaged.
-    """
+    """The array of a `.npy` file, as long as its content; no objects."""
     try:
         if content[:8] != b"\x93NUMPY\1\0":
             raise ValueError("its version is not 1.0")
@@ -263,7 +219,7 @@ def read_array(content: bytes, source: str) -> np.ndarray:
             raise ValueError("its length is not what its header declares")
         order: Literal["F", "C"] = "F" if header["fortran_order"] else "C"
         return np.frombuffer(content, dtype, offset=start).reshape(shape, order=order).copy()
-    except (*_DAMAGED, SyntaxError, TypeError, MemoryError) as error:
+    except (*DAMAGED, SyntaxError, TypeError, MemoryError) as error:
         raise _corrupt(source, error) from error
 
 

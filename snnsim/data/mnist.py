@@ -24,12 +24,8 @@ _MOST_DIMENSIONS = 32
 
 
 class IdxFile(NamedTuple):
-    """One of the four files as it is published.
-
-    Args:
-        name: without .gz, with dashes.
-        packed, plain: its bytes with .gz and without.
-        sha256: of the file with .gz.
+    """One of the four files as it is published: its name without .gz and with dashes, its bytes
+    with .gz and without, its SHA-256 with .gz.
     """
 
     name: str

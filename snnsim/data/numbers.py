@@ -93,12 +93,7 @@ def checked_size(where: str, size: Any) -> tuple[int, int]:
 
 
 def checked_labels(where: str, labels: Any) -> list[int]:
-    """`labels` as a list of ints.
-
-    Raises:
-        InvalidTypeError: something else than one number per item.
-        InvalidValueError: a label that is no whole number, or does not fit 64 bits.
-    """
+    """`labels` as a list of ints, one for each item."""
     rule = "labels must be a list of ints"
     try:
         values = as_array(labels if isinstance(labels, Tensor) else _items(labels))
@@ -128,11 +123,7 @@ def _items(labels: Iterable[Any]) -> list[Any]:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Numbers in any form as an array, each of them as it was.
-
-    Raises:
-        TypeError: what makes no array, or only one of other numbers.
-    """
+    """Numbers in any form as an array, each of them as it was; else a TypeError."""
     try:
         if not isinstance(values, Tensor):
             array = np.asarray(values)
@@ -157,11 +148,8 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def checked_index(where: str, index: Any, count: int, items: str = "items") -> int:
-    """Place of an item in [0, count); a negative index counts from the end.
-
-    Raises:
-        InvalidTypeError: no whole number.
-        IndexError: outside; a loop over the items ends there.
+    """Place of an item in [0, count); a negative index counts from the end. Outside it is an
+    IndexError, at which a loop over the items ends.
     """
     try:
         place = operator.index(index)
@@ -176,12 +164,7 @@ def checked_index(where: str, index: Any, count: int, items: str = "items") -> i
 
 
 def checked_places(where: str, index: Any, count: int, device: torch.device) -> Tensor:
-    """Places of items, `[M]` int64, each in [0, count); negative ones count from the end.
-
-    Raises:
-        InvalidTypeError: no list of whole numbers.
-        IndexError: one that is outside.
-    """
+    """Places of items, `[M]` int64, each in [0, count); negative ones count from the end."""
     try:
         given = torch.as_tensor(index)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import http
-import http.client
 import itertools
 import logging
 import os
 import re
-import ssl
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 from snnsim._core.files import as_path, locked
 from snnsim.data.mnist import PUBLISHED
@@ -33,24 +33,13 @@ _CHUNK = 1 << 18
 _SECONDS = 30
 _URL = re.compile(r"(https?|ftp|file)://", re.IGNORECASE)
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
-_NETWORK = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-    TimeoutError,
-    ConnectionError,
-    ssl.SSLError,
-)
+_NETWORK = (HTTPException, URLError, TimeoutError, ConnectionError, SSLError)
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file elsewhere: its name here, its address, and what tells that it arrived whole.
-
-    Args:
-        name: file name in the folder it is fetched to.
-        url: where it is.
-        size: its bytes.
-        sha256: its SHA-256, in hexadecimal.
+    """A file elsewhere: its name here, its address, and its bytes and SHA-256, which tell that it
+    arrived whole.
     """
 
     name: str
@@ -126,9 +115,8 @@ def download(name: str, folder: str | os.PathLike[str]) -> Path:
         The folder.
 
     Raises:
-        InvalidValueError: a name that is not one of these.
-        MissingDataError: the network does not give it, or it has to be fetched by hand; says what
-            to put where.
+        InvalidValueError: an unknown name.
+        MissingDataError: the network does not give it, or it has to be fetched by hand.
         DataError: what arrived is not what was published.
         OutputError: the folder cannot be written to.
     """
@@ -151,15 +139,7 @@ def download(name: str, folder: str | os.PathLike[str]) -> Path:
 
 def fetch(remote: RemoteFile, folder: str | os.PathLike[str]) -> Path:
     """Fetch one file into a folder, unless it is there and whole; goes on where an earlier try was
-    cut off.
-
-    Returns:
-        Path of the file.
-
-    Raises:
-        MissingDataError: the network does not give it; says what to put where.
-        DataError: what arrived is not what was published; removed, unless it is only too short.
-        OutputError: the folder cannot be written to.
+    cut off, and raises as `download`. What is as long as it should be and yet wrong is removed.
     """
     path = as_path(folder, "fetch: folder") / remote.name
     try:
@@ -230,7 +210,7 @@ def _receive(remote: RemoteFile, partial: Path, *, resume: bool) -> bool:
         have = 0
     try:
         response = _open(remote.url, have)
-    except urllib.error.HTTPError as error:
+    except HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
         error.close()

@@ -1,4 +1,8 @@
-"""Pictures: each function takes and returns matplotlib axes, and works without a display."""
+"""Pictures: each function takes and returns matplotlib axes, and works without a display.
+
+What breaks the rule of an argument raises an error that names the argument, the rule and the
+remedy: `InvalidTypeError`, `ShapeError` or `InvalidValueError` of `snnsim.errors`.
+"""
 
 from snnsim.viz.events import event_frame, event_movie
 from snnsim.viz.figure import save

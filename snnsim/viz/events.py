@@ -45,10 +45,6 @@ def event_frame(frame: Numbers, full: float | None = None, *, ax: Axes | None = 
         frame: counts `[2, H, W]`, at least 0; channel 0 holds polarity 0.
         full: count with full colour, above 0; by default one that suits this frame.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        ShapeError: not `[2, H, W]`.
-        InvalidValueError: a negative or infinite count, or `full` not above 0.
     """
     counts = _counts("event_frame(frame)", frame, "[2, H, W]")
     height, width = counts.shape[1:]

@@ -50,12 +50,8 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 class Palette(NamedTuple):
-    """Colours that stand out from the background of axes.
-
-    Args:
-        ink, accent, faint: of what is shown, of what matters most, of what is beside it.
-        ground: of what is hollow.
-        colors: of several runs.
+    """Colours that stand out from the background of axes: of what is shown, what matters most, what
+    is beside it, what is hollow; of several runs.
     """
 
     ink: str
@@ -186,12 +182,8 @@ def percent(share: float, place: object = None) -> str:
 def axes_or_new(
     ax: Axes | None, width: float, height: float, name: str = "ax"
 ) -> tuple[Axes, Palette]:
-    """`ax`, or axes of a new figure, without upper and right frame lines; and the colours for them.
-
-    Args:
-        ax: axes to draw into.
-        width, height: of a new figure, in inches.
-        name: of the argument, for messages.
+    """`ax`, or axes of a new figure of so many inches, without upper and right frame lines; and the
+    colours for them. `name` is that of the argument.
     """
     if ax is None:
         ax = Figure(figsize=(width, height), layout="constrained").add_subplot()

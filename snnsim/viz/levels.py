@@ -54,11 +54,6 @@ def codebook(
             values.
         v_threshold: drawn as dashed lines on both axes.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        InvalidTypeError: bare levels without edges.
-        ShapeError: levels or edges of another shape.
-        InvalidValueError: levels or edges out of order.
     """
     values = as_levels("codebook(levels)", levels)
     borders = _checked_edges(levels, edges, values)
@@ -157,10 +152,6 @@ def occupancy(
             or a mapping with the names of `v`.
         v_threshold: where firing begins, drawn as a dashed line.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        ShapeError: an empty layer, or levels that are not `[L]`.
-        InvalidValueError: a value that is no level, no layers, or levels for other layers.
     """
     layers = _layers_by_name(v, levels)
     v_threshold = as_threshold("occupancy(v_threshold)", v_threshold)
@@ -283,10 +274,6 @@ def weight_histogram(before: Numbers, after: Numbers, *, ax: Axes | None = None)
         before: weights of any shape.
         after: the same weights, quantized, in the same unit.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        ShapeError: no weights, or not equally many.
-        InvalidValueError: a weight that is not finite.
     """
     weights, quantized = _checked_weights("before", before), _checked_weights("after", after)
     if weights.size != quantized.size:

@@ -54,11 +54,6 @@ def learning_curve(
             or a sequence of them.
         labels: name of each run, where `history` is a sequence.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        InvalidValueError: nothing to draw, a name that is neither, an accuracy outside [0, 1], or
-            labels that do not name the runs.
-        ShapeError: values that are not one per epoch.
     """
     runs = _histories(history, labels)
     names = list(dict.fromkeys(name for run in runs.values() for name in run))
@@ -175,10 +170,6 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     Returns:
         Indices in the order of rising cost; of equal points the first.
 
-    Raises:
-        ShapeError: not one cost and one value per point.
-        InvalidValueError: NaN, which is neither better nor worse.
-
     Example:
         >>> pareto_front([2, 3, 4, 8], [0.90, 0.95, 0.94, 0.97])
         [0, 1, 3]
@@ -230,11 +221,6 @@ def bits_accuracy(
             "bytes of neuron state".
         baseline_name: what the dashed line is of.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        InvalidTypeError: not a mapping of mappings.
-        InvalidValueError: nothing to draw, more than 7 recipes, a cost that is not above 0, or an
-            accuracy outside [0, 1].
     """
     check_text("bits_accuracy", "cost", cost)
     check_text("bits_accuracy", "baseline_name", baseline_name)

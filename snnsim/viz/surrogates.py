@@ -32,10 +32,6 @@ def surrogate(function: Surrogate, *, span: float = 2.0, ax: Axes | None = None)
         span: how far from the threshold to draw, on either side, above 0, in the unit of the
             threshold.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        InvalidTypeError: not a surrogate, or a class instead of an instance.
-        InvalidValueError: `span` is not above 0.
     """
     ax, paint = axes_or_new(ax, 4.4, 3.2)
     _draw("surrogate", "function", function, span, ax, paint)
@@ -61,10 +57,6 @@ def surrogate_gallery(
 
     Returns:
         The axes drawn into, one per function.
-
-    Raises:
-        InvalidTypeError: not a surrogate, or a class instead of an instance.
-        InvalidValueError: nothing to draw, not one of `axes` for each, or `span` is not above 0.
     """
     if functions is not None:
         check_iterable("surrogate_gallery", "functions", functions)

@@ -58,10 +58,6 @@ def raster(spikes: Numbers | Mapping[str, Numbers], *, ax: Axes | None = None) -
         spikes: `[T, N]`, time first, values 0 and 1 of any dtype; or a mapping from layer name to
             such spikes, all of one T.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        ShapeError: not `[T, N]`, empty, or layers that differ in T.
-        InvalidValueError: values other than 0 and 1, or no layers.
     """
     named = isinstance(spikes, Mapping)
     layers = (
@@ -122,10 +118,6 @@ def firing_rates(
         rates: layer name to spikes per neuron and time step, in [0, 1], as `FiringMeter.rates()`
             gives them; or run name to such a mapping. A run may lack layers.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        InvalidTypeError: not a mapping, or layers and runs mixed.
-        InvalidValueError: nothing to draw, more than 7 runs, or a rate outside [0, 1].
     """
     runs = _rates_by_run(rates)
     layers = list(dict.fromkeys(layer for run in runs.values() for layer in run))
@@ -208,13 +200,6 @@ def membrane(
         labels: name of each trace, the lowest first; by default "neuron" and its column of `v`,
             where there are several.
         ax: axes to draw into; a new figure when None.
-
-    Raises:
-        ShapeError: `v` is empty, not `[T]` or `[T, N]`, of too many neurons, or differs in shape
-            from `spikes`.
-        InvalidTypeError: an argument that holds no numbers, or labels that are no list.
-        InvalidValueError: infinite values in `v`, or nothing but NaN; a threshold that is not
-            finite; labels that do not name the traces.
     """
     trace = _checked_trace(v)
     fired = None if spikes is None else as_spikes("membrane(spikes)", spikes)
@@ -344,10 +329,6 @@ def log(writer: Writer, recorder: Recorder, step: int) -> None:
             anything with its `add_scalar` and `add_histogram`.
         recorder: after the runs to be logged; the next `with recorder:` starts anew.
         step: of training, at least 0; the horizontal axis.
-
-    Raises:
-        InvalidTypeError: no such writer, no recorder, or a step that is not an int.
-        InvalidValueError: nothing was recorded, or a negative step.
 
     Example:
         with Recorder(net) as recorder:

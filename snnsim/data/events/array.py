@@ -153,15 +153,8 @@ def in_form(array: np.ndarray, source: str, place: Place = _BY_INDEX) -> np.ndar
 def as_events(
     array: np.ndarray, source: str, size: tuple[int, int] | None = None, place: Place = _BY_INDEX
 ) -> np.ndarray:
-    """The door that every recording comes in by: in the one form, all on the sensor, in order of
-    time.
-
-    Args:
-        array: structured array `[N]`, as for `from_structured`; one that is sound already is
-            returned itself.
-        size: (height, width) of the sensor in pixels; not checked when None.
-        source: what the events came from, for the message.
-        place: where in the source the event of an index is, for the message.
+    """The door that every recording comes in by: the array in the one form, itself where it is
+    sound already, all on the sensor of (height, width) `size`, in order of time.
 
     Raises:
         InvalidTypeError, ShapeError, DataError: as `from_structured`; also an event outside the
@@ -192,11 +185,7 @@ def as_events(
 def check_events(
     events: np.ndarray, size: tuple[int, int] | None, source: str, place: Place = _BY_INDEX
 ) -> np.ndarray:
-    """The events of a file: what `as_events` lets in, and at least one.
-
-    Raises:
-        DataError: an empty recording, or what `as_events` refuses.
-    """
+    """Events of a file: what `as_events` lets in, and at least one."""
     if len(events) == 0:
         raise DataError(f"{source}: the recording holds no events")
     return as_events(events, source, size, place)

@@ -23,9 +23,6 @@ def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 
     Returns:
         Frames `[T, B, ...]` and int64 labels `[B]`.
-
-    Raises:
-        ShapeError: recordings that differ in shape.
     """
     remedy = "use collate_padded for recordings of different length"
     frames, labels = _checked("collate", "items", items, 0, remedy)
@@ -41,9 +38,6 @@ def collate_padded(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor,
 
     Returns:
         Frames `[max T_i, B, ...]`, int64 labels `[B]` and int64 lengths T_i `[B]`.
-
-    Raises:
-        ShapeError: recordings that differ in more than their length.
     """
     remedy = "only T may differ; give all recordings one sensor size"
     frames, labels = _checked("collate_padded", "items", items, 1, remedy)
@@ -93,10 +87,6 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
     Args:
         frames: `[N, T, 2, H, W]`.
         labels: class of each recording, `[N]`, int64.
-
-    Raises:
-        InvalidTypeError: labels that are not int64.
-        ShapeError: frames without a label each, or of other dimensions.
     """
 
     def __init__(self, frames: Tensor, labels: Tensor) -> None:
@@ -118,10 +108,6 @@ class FrameDataset(Dataset[tuple[Tensor, int]]):
     def of(cls, dataset: Dataset[tuple[Any, int]]) -> FrameDataset:
         """Every item of a dataset whose transforms end in frames, in order; warns where transforms
         draw at random.
-
-        Raises:
-            InvalidTypeError: an item that is no tensor.
-            ShapeError: recordings of different length.
         """
         try:
             drawing = first_drawing(event_datasets("FrameDataset.of", dataset))

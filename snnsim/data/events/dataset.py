@@ -322,12 +322,7 @@ class FromDataset(EventDataset):
 
 
 def event_datasets(where: str, dataset: Any) -> list[EventDataset]:
-    """The event datasets that a dataset is made of: itself, or those that a Subset or ConcatDataset
-    of torch holds.
-
-    Raises:
-        InvalidTypeError: a dataset that cannot be looked into.
-    """
+    """The event datasets that a dataset is, or that a Subset or ConcatDataset of torch holds."""
     if isinstance(dataset, EventDataset):
         return [dataset]
     if isinstance(dataset, Subset):

@@ -65,15 +65,14 @@ def read_atis(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
 
     Args:
         path: the file.
-        size: (height, width) of the sensor; (34, 34) for N-MNIST. Not checked when None.
+        size: (height, width) of the sensor, (34, 34) for N-MNIST; not checked when None.
 
     Returns:
-        Structured array `[N]` with fields x, y, t, p.
+        Structured array `[N]` of dtype `EVENT`.
 
     Raises:
-        MissingDataError: no such file.
-        DataError: truncated, empty, an event outside the sensor or time that runs backwards; names
-            the byte offset.
+        DataError: not there, damaged, empty, with an event outside the sensor or time that runs
+            backwards; names the byte offset.
 
     Source:
         Orchard, Jayawant, Cohen & Thakor 2015, "Converting Static Image Datasets to Spiking
@@ -113,12 +112,11 @@ def read_aedat3(
         size: (height, width) of the sensor; not checked when None.
 
     Returns:
-        Structured array `[N]` with fields x, y, t, p.
+        Structured array `[N]` of dtype `EVENT`.
 
     Raises:
-        MissingDataError: no such file.
-        DataError: another version, truncated, empty, an event outside the sensor or time that runs
-            backwards.
+        DataError: not there, damaged, empty, with an event outside the sensor or time that runs
+            backwards; names the byte offset.
 
     Source:
         iniVation, "AEDAT 3.1 file format"; Amir et al. 2017, "A Low Power, Fully Event-Based
@@ -182,13 +180,11 @@ def read_dat(path: str | os.PathLike[str], size: tuple[int, int] | None = None) 
             header has none.
 
     Returns:
-        Structured array `[N]` with fields x, y, t, p; time goes on where the 32-bit counter starts
-        again.
+        Structured array `[N]` of dtype `EVENT`; time goes on where the 32-bit counter starts again.
 
     Raises:
-        MissingDataError: no such file.
-        DataError: truncated, empty, of another event size, an event outside the sensor or time that
-            runs backwards.
+        DataError: not there, damaged, empty, with an event outside the sensor or time that runs
+            backwards; names the byte offset.
 
     Source:
         Prophesee, "DAT file format"; Sironi et al. 2018, "HATS", arXiv 1803.07913 (N-CARS).
@@ -232,13 +228,11 @@ def read_evt3(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
             header has none.
 
     Returns:
-        Structured array `[N]` with fields x, y, t, p; time goes on where the 24-bit counter starts
-        again.
+        Structured array `[N]` of dtype `EVENT`; time goes on where the 24-bit counter starts again.
 
     Raises:
-        MissingDataError: no such file.
-        DataError: another encoding, truncated, empty, an event outside the sensor or time that runs
-            backwards.
+        DataError: not there, damaged, empty, with an event outside the sensor or time that runs
+            backwards; names the byte offset.
 
     Source:
         Prophesee, "EVT 3.0 format".

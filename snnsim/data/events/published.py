@@ -18,7 +18,7 @@ from snnsim._core.files import as_path
 from snnsim.data.events.array import check_events, event_array, in_order
 from snnsim.data.events.dataset import EventDataset, Transform
 from snnsim.data.events.formats import EventFile, decode_atis, read_aedat3
-from snnsim.data.files import Store, has_file, numbered_lines, read_content, refuse_bomb
+from snnsim.data.files import DAMAGED, Store, has_file, numbered_lines, read_content, refuse_bomb
 from snnsim.data.numbers import checked_part, first_fraction
 from snnsim.errors import DataError, MissingDataError, SnnsimError
 
@@ -68,8 +68,7 @@ class NMNIST(_FolderDataset):
         seed: of all that is drawn at random.
 
     Raises:
-        MissingDataError: no such folder or archive, no labels, or a recording that is listed and
-            not there.
+        MissingDataError: no folder, no labels, or no recording that is listed.
         DataError: a damaged archive, list or recording.
 
     Source:
@@ -146,8 +145,7 @@ def read_gesture_labels(path: str | os.PathLike[str]) -> list[tuple[int, int, in
     """(class 1..11, start, stop) of each gesture in a label file, times in microseconds.
 
     Raises:
-        MissingDataError: no such file.
-        DataError: a line that is not a class and a time span; names the line.
+        DataError: no such file, or a line that is not a class and a time span; names the line.
     """
     lines = list(numbered_lines(read_content(path, "read_gesture_labels")))
     number, first = lines[0] if lines else (1, "an empty file")
@@ -181,8 +179,7 @@ class DVSGesture(_FolderDataset):
         seed: of all that is drawn at random.
 
     Raises:
-        MissingDataError: a list, a recording or a label file that is not there.
-        DataError: one that is damaged.
+        DataError: a list, a recording or a label file that is not there or damaged.
 
     Source:
         Amir et al. 2017, "A Low Power, Fully Event-Based Gesture Recognition System", CVPR.
@@ -238,8 +235,7 @@ class SpokenSpikes(EventDataset):
         seed: of all that is drawn at random.
 
     Raises:
-        MissingDataError: no such file.
-        DataError: not such an HDF5 file.
+        DataError: no such file, or not such an HDF5 file.
         ModuleNotFoundError: h5py is not installed.
 
     Source:
@@ -303,16 +299,7 @@ def _open_hdf5(path: Path) -> Iterator[Any]:
         raise
     except FileNotFoundError as error:
         raise MissingDataError(f"{path}: there is no such file any more; put it back") from error
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        OverflowError,
-        AttributeError,
-        MemoryError,
-    ) as error:
+    except (*DAMAGED, TypeError, AttributeError, MemoryError) as error:
         fault = f"not an HDF5 file, or a damaged one ({error}); fetch it again"
         raise DataError(f"{path}: {fault}") from error
 
