@@ -15,14 +15,13 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from snnsim._core.checks import checked_number
-from snnsim._core.files import write_whole
+from snnsim._core.files import as_path, write_whole
 from snnsim.errors import InvalidValueError, refuse
 from snnsim.viz.figure import (
     INK,
     Numbers,
     as_array,
     axes_or_new,
-    checked_path,
     whole_numbers,
     wrong_shape,
 )
@@ -73,8 +72,7 @@ def event_movie(
     fps: float = 8.0,
     full: float | None = None,
 ) -> Path:
-    """Movie of event counts: a GIF that repeats for ever; a file is replaced whole or not
-    at all.
+    """Movie of event counts: a GIF that repeats for ever; a file is replaced whole or not at all.
 
     Args:
         frames: counts `[T, 2, H, W]`, at least 0, as the `Frames...` transforms make them.
@@ -88,12 +86,9 @@ def event_movie(
         The path written to.
 
     Raises:
-        ShapeError: not `[T, 2, H, W]`.
-        InvalidValueError: a negative or infinite count, an argument out of range, or a path that
-            does not end in .gif.
         OutputError: the file cannot be written there.
     """
-    path = checked_path("event_movie", path)
+    path = as_path(path, "event_movie: path")
     if path.suffix.lower() != ".gif":
         refuse("event_movie", "path", str(path), "a movie is a GIF", "let the name end in .gif")
     counts = _counts("event_movie(frames)", frames, "[T, 2, H, W]")

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from snnsim._core.checks import check_int, checked_numbers
-from snnsim._core.files import write_whole
+from snnsim._core.files import as_path, write_whole
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, refuse
 
 Numbers = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
@@ -161,14 +161,6 @@ def check_count(where: str, argument: str, what: str, runs: Sized) -> None:
         )
 
 
-def checked_path(where: str, path: object) -> Path:
-    """`path` as a Path."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        rule = f"path must be a str or a pathlib.Path, not {type(path).__name__}"
-        refuse(where, "path", path, rule, kind=InvalidTypeError)
-    return Path(path)
-
-
 def as_text(value: float) -> str:
     """A number with three digits and a true minus sign."""
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
@@ -261,7 +253,7 @@ def save(
         rule = "picture must be a matplotlib Figure or Axes"
         refuse("save", "picture", picture, rule, kind=InvalidTypeError)
     check_int("save", "dpi", dpi, at_least=1, at_most=_MOST_DPI)
-    path = checked_path("save", path)
+    path = as_path(path, "save: path")
     kind = path.suffix.lower().removeprefix(".")
     if kind not in _METADATA:
         rule = f"the suffix picks the format and must be .png, .pdf or .svg, not {path.suffix!r}"
