@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from snnsim._core.optional import optional
 from snnsim.data.images import ImageDataset
 from snnsim.data.numbers import whole
 from snnsim.errors import InvalidTypeError, InvalidValueError
@@ -48,9 +49,7 @@ def digits(train: bool, *, seed: int = 0) -> ImageDataset:
             f"digits(seed={seed!r}): a seed must be in [0, 2**32), a whole number; leave it at 0 to"
             " compare with others"
         )
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = optional("sklearn.datasets", "apps").load_digits()
     # RandomState and not default_rng: NumPy promises that this stream never changes
     stream = np.random.RandomState(number)
     in_test = np.zeros(len(bunch.target), dtype=bool)

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.apps.cli.options import folder, positive_int, workers
+from snnsim.apps.checkpoints import load_checkpoint
 from snnsim.apps.cli.target import Target
-from snnsim.apps.train import Config, Training, describe_bits, load_checkpoint, load_datasets
+from snnsim.apps.config import Config, describe_bits
+from snnsim.apps.datasets import load_datasets
+from snnsim.apps.train import Training
 from snnsim.data import batches
 from snnsim.deploy import Certificate, IntegerNetwork, from_nir, lower, to_grid, to_nir, verify
 from snnsim.deploy.c import generate
@@ -36,12 +38,6 @@ from snnsim.quant.weight import QuantizedWeight
 from snnsim.temporal.record import Recorder
 from snnsim.temporal.runner import MultiStep
 
-DESCRIPTION = """Export a checkpoint of `snnsim train`: c makes a folder of C99, integer a folder
-that IntegerNetwork.load reads, nir one HDF5 file for other tools. Float weights are quantized
-first (c and integer), which may change the accuracy: it is printed before and after. The result
-is compared with the network, every spike and every state, and a certificate of that is written
-beside it."""
-TARGETS = ("c", "nir", "integer")
 DEFAULT_WEIGHT_BITS = 8
 # tried from the finest on
 GRID_BITS = range(16, 3, -1)
@@ -51,71 +47,6 @@ NETWORK, CERTIFICATE = "network.pt", "certificate.json"
 BATCH = 100
 # how `snnsim train` reads its networks
 DECISION = "rate"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command to its parser."""
-    energy = Energy()
-    parser.description, parser.formatter_class = DESCRIPTION, argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of snnsim train"
-    )
-    parser.add_argument(
-        "out", type=Path, metavar="OUT", help="folder to make; with --to nir the file"
-    )
-    parser.add_argument("--to", choices=TARGETS, required=True, help="what to write")
-    parser.add_argument(
-        "--data",
-        type=folder,
-        metavar="DIR",
-        help="folder of the data set that the checkpoint was trained on, as for train",
-    )
-    parser.add_argument(
-        "--weight-bits",
-        type=positive_int,
-        metavar="N",
-        help="bits of the weights, where they are float: 8 for c and integer",
-    )
-    parser.add_argument(
-        "--grid-bits",
-        type=grid_bits,
-        default="auto",
-        metavar="N|auto|none",
-        help=(
-            "fractional bits of scales and leaks; none keeps them as they are, for states of at"
-            " most 4 bits"
-        ),
-    )
-    parser.add_argument("--name", default="snn", help="of the C files and functions")
-    parser.add_argument(
-        "--samples",
-        type=positive_int,
-        default=500,
-        help="of the test set, to compare and to count operations on",
-    )
-    parser.add_argument(
-        "--no-verify", action="store_true", help="do not compare, write no certificate"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at OUT")
-    for name, meaning in (
-        ("add", "a 32-bit addition"),
-        ("multiply", "an 8-bit multiplication"),
-        ("update", "a neuron and time step"),
-        ("read", "reading a weight"),
-    ):
-        parser.add_argument(
-            f"--pj-{name}", type=float, default=vars(energy)[name], help=f"picojoules of {meaning}"
-        )
-    parser.add_argument("--threads", type=workers, default=torch.get_num_threads(), help="of torch")
-
-
-def grid_bits(text: str) -> int | str:
-    """A number of fractional bits, "auto" or "none"."""
-    if text in ("auto", "none"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bits, nor 'auto' nor 'none'")
 
 
 @dataclass
@@ -154,7 +85,8 @@ class Prepared:
 
 def run(options: argparse.Namespace) -> int:
     """Export as asked; returns the exit status."""
-    torch.set_num_threads(options.threads)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     energy = Energy(options.pj_add, options.pj_multiply, options.pj_update, options.pj_read)
     if options.to == "c":
         check_name(options.name)

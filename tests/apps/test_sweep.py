@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from snnsim.apps.sweep import Store, config_hash
-from snnsim.apps.train import Config
 from snnsim.errors import CheckpointError, DataError, MissingDataError, OutputError
+from snnsim.sweep import Store, config_hash
+from snnsim.training import Config
 
 CONFIG = Config(hidden=8)
 

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from snnsim.apps.sweep import Plan, config_hash
-from snnsim.apps.train import Config
 from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.sweep import Plan, config_hash
+from snnsim.training import Config
 
 
 def test_every_combination_is_a_run_and_float_states_are_one_whatever_the_codebook():
