@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from snnsim.apps.cli.options import WORKERS, Place, add
 from snnsim.apps.config import Choice, Kind, Switch, Whole
@@ -39,8 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 class Shape(Kind):
     """Time steps and neurons, "TxN"."""
 
-    def typed(self) -> dict[str, Any]:
-        return {"type": self.parse, "metavar": "TxN"}
+    metavar = "TxN"
 
     def parse(self, text: str) -> tuple[int, int]:
         parts = text.split("x")

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -39,14 +40,17 @@ MAX_WEIGHT_BITS = 8
 LARGEST = 2**31 - 1
 # Python reads no longer numbers
 MOST_DIGITS = 1000
+FLOAT = (("float", None), ("float32", None))
 
 
 class Kind:
     """The values that an option may have."""
 
+    metavar = "N"
+
     def typed(self) -> dict[str, Any]:
         """Arguments for argparse."""
-        return {"type": self.parse, "metavar": "N"}
+        return {"type": self.parse, "metavar": self.metavar}
 
     def parse(self, text: str) -> Any:
         """The value that is typed as `text`."""
@@ -59,84 +63,67 @@ class Kind:
 
 @dataclass(frozen=True)
 class Whole(Kind):
-    """Whole numbers within bounds."""
+    """Whole numbers within bounds, and words that stand for other values or for numbers."""
 
     at_least: int = 1
     at_most: int = LARGEST
+    words: tuple[tuple[str, Any], ...] = ()
 
-    def parse(self, text: str) -> int | None:
-        large = text.isdecimal() and (len(text) > MOST_DIGITS or int(text) > self.at_most)
-        if large:
-            raise argparse.ArgumentTypeError(
-                f"{short(text)} is too large; give at most {self.at_most}"
-            )
-        if not text.isdecimal() or int(text) < self.at_least:
-            raise argparse.ArgumentTypeError(
-                f"{short(text)} is not a whole number of at least {self.at_least}"
-            )
-        return int(text)
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        # of several words for one value the first
+        words = {value: word for word, value in reversed(self.words) if not isinstance(value, int)}
+        return "|".join(["N", *reversed(words.values())])
 
-    def check(self, where: str, name: str, value: Any) -> None:
-        check_int(where, name, value, self.at_least, self.at_most)
+    def parse(self, text: str) -> Any:
+        words, numbers = dict(self.words), f"a whole number in {self.at_least}..{self.at_most}"
+        if text in words:
+            return words[text]
+        if text.isdecimal() and len(text) < MOST_DIGITS and self._has(int(text)):
+            return int(text)
+        named = " or ".join(
+            f"{word!r} ({value})" if isinstance(value, int) else repr(word)
+            for word, value in self.words
+        )
+        rule = f"neither {numbers} nor {named}" if words else f"not {numbers}"
+        raise argparse.ArgumentTypeError(f"{short(text)} is {rule}")
 
-
-@dataclass(frozen=True)
-class Bits(Whole):
-    """Widths in bits, some of them by name; None is float."""
-
-    names: tuple[tuple[str, int], ...] = ()
-
-    def typed(self) -> dict[str, Any]:
-        return {"type": self.parse, "metavar": "N|float"}
-
-    def parse(self, text: str) -> int | None:
-        if text in ("float", "float32"):
-            return None
-        try:
-            return dict(self.names).get(text) or super().parse(text)
-        except argparse.ArgumentTypeError as problem:
-            names = ", ".join(f"{name!r} ({bits})" for name, bits in self.names)
-            raise argparse.ArgumentTypeError(
-                f"{short(text)} is neither a number of bits in 1..{self.at_most} nor"
-                f" {names + ' or ' if names else ''}'float'"
-            ) from problem
+    def _has(self, number: int) -> bool:
+        return self.at_least <= number <= self.at_most
 
     def check(self, where: str, name: str, value: Any) -> None:
-        if value is None:
-            return
-        check_int(where, name, value, at_least=1)
-        if value > self.at_most:
-            refuse(where, name, value, f"must be in 1..{self.at_most}, or None for float32")
+        optional = None in dict(self.words).values()
+        if optional and type(value) is int and not self._has(value):
+            bounds = f"{self.at_least}..{self.at_most}"
+            refuse(where, name, value, f"must be in {bounds}, or None for float32")
+        if not optional or value is not None:
+            check_int(where, name, value, self.at_least, self.at_most)
 
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """Finite numbers within bounds.
-
-    Attributes:
-        unit: what is typed, for the message.
-    """
+    """Finite numbers within bounds, typed in a unit."""
 
     above: float | None = None
     at_least: float | None = None
     below: float | None = None
-    unit: str = ""
-
-    def typed(self) -> dict[str, Any]:
-        return {"type": self.parse, "metavar": self.unit.upper() or "X"}
+    metavar: str = "X"
 
     def parse(self, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        low = -math.inf if self.at_least is None else self.at_least
-        above = -math.inf if self.above is None else self.above
-        if above < value < (math.inf if self.below is None else self.below) and low <= value:
+        bounds = (
+            ("above", self.above, operator.gt),
+            ("of at least", self.at_least, operator.ge),
+            ("below", self.below, operator.lt),
+        )
+        rules = [(word, bound, holds) for word, bound, holds in bounds if bound is not None]
+        if math.isfinite(value) and all(holds(value, bound) for _, bound, holds in rules):
             return value
-        bounds = (("above", self.above), ("of at least", self.at_least), ("below", self.below))
-        rule = " and".join(f" {word} {bound:g}" for word, bound in bounds if bound is not None)
-        unit = f" of {self.unit}" if self.unit else ""
+        rule = " and".join(f" {word} {bound:g}" for word, bound, _ in rules)
+        unit = "" if self.metavar == "X" else f" of {self.metavar.lower()}"
         raise argparse.ArgumentTypeError(f"{short(text)} is not a number{unit}{rule}")
 
     def check(self, where: str, name: str, value: Any) -> None:
@@ -184,7 +171,7 @@ class Config:
         " event camera, for a convolutional network of their own; mnist needs --data",
     )
     bits: int | None = _option(
-        4, Bits(at_most=MAX_STATE_BITS), f"bits of a neuron state, 1..{MAX_STATE_BITS}, or float"
+        4, Whole(1, MAX_STATE_BITS, FLOAT), f"bits of a neuron state, 1..{MAX_STATE_BITS}, or float"
     )
     codebook: str = _option(
         "uniform",
@@ -194,7 +181,7 @@ class Config:
     )
     weight_bits: int | None = _option(
         None,
-        Bits(at_most=MAX_WEIGHT_BITS, names=(("binary", 1), ("ternary", 2))),
+        Whole(1, MAX_WEIGHT_BITS, (*FLOAT, ("binary", 1), ("ternary", 2))),
         f"bits of a weight, 1..{MAX_WEIGHT_BITS} (1 is binary, 2 ternary), or float",
     )
     network: str = _option(

@@ -133,8 +133,8 @@ def test_a_report_of_what_the_options_choose(tmp_path, capsys):
         (["--shapes", "16"], "'16' is not of the form TxN, such as 16x1000000"),
         (["--shapes", "0x5"], "at least 1 each"),
         (["--shapes", "1x2x3"], "not of the form TxN"),
-        (["--threads", "0"], "'0' is not a whole number of at least 1"),
-        (["--rounds", "many"], "'many' is not a whole number of at least 1"),
+        (["--threads", "0"], "'0' is not a whole number in 1..1024"),
+        (["--rounds", "many"], "'many' is not a whole number in 1..2147483647"),
         (["--parts", "gpu"], "invalid choice: 'gpu'"),
     ],
 )

@@ -125,7 +125,7 @@ class Export:
         if self.options.to != "nir":
             if digits is not None:
                 self._quantize_input(digits)
-            if self.options.grid_bits != "none":
+            if self.options.grid_bits is not None:
                 self.report = self._snap()
                 grid = self._layers()[0].grid_bits
                 self.changes.append(f"scales, edges and leaks snapped to multiples of 2^-{grid}")

@@ -63,9 +63,6 @@ class Place(Kind):
 
     metavar: str = "DIR"
 
-    def typed(self) -> dict[str, Any]:
-        return {"type": self.parse, "metavar": self.metavar}
-
     def parse(self, text: str) -> Path:
         if not text:
             raise argparse.ArgumentTypeError("'' names no folder; for the one you are in give .")
@@ -75,22 +72,6 @@ class Place(Kind):
             raise argparse.ArgumentTypeError(
                 f"{text!r}: {problem}; write the folder out, or ./{text} where it is called that"
             ) from problem
-
-
-class GridBits(Kind):
-    """Numbers of fractional bits, "auto" and "none"."""
-
-    def typed(self) -> dict[str, Any]:
-        return {"type": self.parse, "metavar": "N|auto|none"}
-
-    def parse(self, text: str) -> int | str:
-        if text in ("auto", "none"):
-            return text
-        if text.isdecimal():
-            return int(text)
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of bits, nor 'auto' nor 'none'"
-        )
 
 
 def option_of(name: str) -> str:
@@ -203,13 +184,13 @@ def _sweep(parser: argparse.ArgumentParser) -> None:
     add(where, "--backend", Choice(BACKENDS), backend, "loky")
     add(where, "--address", None, "of the Dask scheduler, such as tcp://127.0.0.1:8786")
     add(where, "--out", Place(), "where runs and results go; runs/sweep unless given")
-    points = Number(at_least=0, unit="points")
+    points = Number(at_least=0, metavar="POINTS")
     add(where, "--within", points, "loss against float that is good enough", 0.5)
     rerun = "make the run of this config_hash in --out again and compare"
     add(where, "--rerun", None, rerun, metavar="HASH")
     report = "train nothing: write table and picture of this results.csv, to its folder or --out"
     add(where, "--report", Place("CSV"), report)
-    percent = Number(at_least=0, below=100, unit="percent")
+    percent = Number(at_least=0, below=100, metavar="PERCENT")
     lowest = "accuracy at which the picture ends; by default all points show"
     add(where, "--lowest", percent, lowest)
 
@@ -235,13 +216,13 @@ def _export(parser: argparse.ArgumentParser) -> None:
     add(parser, "--weight-bits", Whole(), weight_bits)
     grid_bits = """fractional bits of scales and leaks; none keeps them as they are, for states of
         at most 4 bits"""
-    add(parser, "--grid-bits", GridBits(), grid_bits, "auto")
+    add(parser, "--grid-bits", Whole(0, 64, (("auto", "auto"), ("none", None))), grid_bits, "auto")
     add(parser, "--name", None, "of the C files and functions", "snn")
     add(parser, "--samples", Whole(), "of the test set, to compare and to count operations on", 500)
     add(parser, "--no-verify", Switch(), "do not compare, write no certificate")
     add(parser, "--overwrite", Switch(), "replace an earlier export at OUT")
     for name, (energy, operation) in ENERGY.items():
-        add(parser, f"--pj-{name}", Number(), f"picojoules of {operation}", energy, metavar="PJ")
+        add(parser, f"--pj-{name}", Number(metavar="PJ"), f"picojoules of {operation}", energy)
     add(parser, "--threads", WORKERS, THREADS)
 
 
@@ -258,8 +239,8 @@ def _bench(parser: argparse.ArgumentParser) -> None:
             importlib.import_module("bench.options").add_options(parser)
             return
     raise RunError(
-        "bench: the benchmark is no part of the installed package; run this in a checkout of"
-        " snnsim, whose folder benchmarks/bench has it"
+        "bench is no part of the installed package; run it in a checkout of snnsim, which has it"
+        " in benchmarks/bench"
     )
 
 

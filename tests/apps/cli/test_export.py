@@ -338,4 +338,6 @@ def test_states_in_floating_point_go_to_other_tools_only(tmp_path, capsys):
 def test_a_bad_number_of_grid_bits_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--to", "c", "--grid-bits", "few", "a", "b"])
-    assert "'few' is neither a number of bits, nor 'auto' nor 'none'" in capsys.readouterr().err
+    assert (
+        "'few' is neither a whole number in 0..64 nor 'auto' or 'none'" in capsys.readouterr().err
+    )

@@ -161,12 +161,12 @@ def test_weight_bits_by_number_or_name(text, bits):
     ("option", "value", "message"),
     [
         ("--weight-bits", "9", "1..8"),
-        ("--float-epochs", "-1", "at least 0"),
+        ("--float-epochs", "-1", "in 0..2147483647"),
         ("--learning-rate", "0", "argument --learning-rate: '0' is not a number above 0"),
         ("--tau", "slow", "argument --tau: 'slow' is not a number"),
-        ("--hidden", "2147483648", "'2147483648' is too large; give at most 2147483647"),
-        ("--hidden", "9" * 5000, "is too large; give at most 2147483647"),
-        ("--seed", "-1", "'-1' is not a whole number of at least 0"),
+        ("--hidden", "2147483648", "'2147483648' is not a whole number in 1..2147483647"),
+        ("--hidden", "9" * 5000, "is not a whole number in 1..2147483647"),
+        ("--seed", "-1", "'-1' is not a whole number in 0..9223372036854775807"),
     ],
 )
 def test_numbers_are_checked_by_the_parser(option, value, message, capsys):

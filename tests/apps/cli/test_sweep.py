@@ -184,24 +184,25 @@ def test_a_run_that_is_not_there_and_a_sweep_of_another_configuration(done, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--jobs", "0"], "'0' is not a whole number of at least 1"),
+        (["--jobs", "0"], "'0' is not a whole number in 1..1024"),
         (
             ["--jobs", "99999999999999999999"],
-            "'99999999999999999999' is too large; give at most 1024",
+            "'99999999999999999999' is not a whole number in 1..1024",
         ),
-        (["--threads", "1025"], "argument --threads: '1025' is too large; give at most 1024"),
+        (["--threads", "1025"], "argument --threads: '1025' is not a whole number in 1..1024"),
         (["--out", ""], "argument --out: '' names no folder; for the one you are in give ."),
         (["--data", ""], "argument --data: '' names no folder"),
         (["--out", "~nobody-of-this-name/x"], "argument --out: '~nobody-of-this-name/x': "),
         (["--within", "-1"], "'-1' is not a number of points of at least 0"),
         (["--within", "much"], "'much' is not a number of points of at least 0"),
         (["--lowest", "100"], "'100' is not a number of percent of at least 0 and below 100"),
-        (["--state-bits", "17"], "'17' is neither a number of bits in 1..16 nor 'float'"),
+        (["--state-bits", "17"], "'17' is neither a whole number in 1..16 nor 'float'"),
         (
             ["--weight-bits", "9"],
-            "'9' is neither a number of bits in 1..8 nor 'binary' (1), 'ternary' (2) or 'float'",
+            "'9' is neither a whole number in 1..8 nor 'float' or 'float32' or 'binary' (1) or"
+            " 'ternary' (2)",
         ),
-        (["--float-epochs", "-1"], "'-1' is not a whole number of at least 0"),
+        (["--float-epochs", "-1"], "'-1' is not a whole number in 0..2147483647"),
         (["--codebook", "best"], "invalid choice: 'best'"),
         (["--backend", "ray"], "invalid choice: 'ray'"),
     ],
