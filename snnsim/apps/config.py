@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import snnsim
 from snnsim._core.scalars import MAX_STATE_BITS, check_int, checked_bool, checked_number, short
-from snnsim.errors import InvalidTypeError, InvalidValueError, refuse
+from snnsim.errors import InvalidTypeError, InvalidValueError, SnnsimError, refuse
 
 if TYPE_CHECKING:
     from snnsim.quant import Codebook
@@ -226,28 +226,36 @@ class Config:
             )
 
     @classmethod
-    def read(cls, values: object, where: str) -> Config:
+    def read(
+        cls,
+        values: object,
+        where: str,
+        remedy: str = "",
+        kind: type[SnnsimError] = InvalidValueError,
+    ) -> Config:
         """The configuration that a file holds; what an older version did not name is at its
         default.
 
         Args:
             values: from the file, by name of the field.
             where: the file, opens the message.
+            remedy: closes it.
+            kind: of the error.
 
         Raises:
             InvalidValueError: no configuration, or one that this version does not know.
         """
-        if not isinstance(values, Mapping):
-            raise InvalidValueError(f"{where} holds no configuration but {type(values).__name__}")
         known = {option.name for option in fields(cls)}
-        if unknown := sorted(str(name) for name in values if name not in known):
-            raise InvalidValueError(
-                f"{where} has options that this version does not know, {', '.join(unknown)}"
-            )
-        try:
-            return cls(**values)
-        except (InvalidValueError, InvalidTypeError) as problem:
-            raise InvalidValueError(f"{where} holds no sound configuration: {problem}") from problem
+        if not isinstance(values, Mapping):
+            problem = f"holds no configuration but {type(values).__name__}"
+        elif unknown := sorted({str(name) for name in values} - known):
+            problem = f"has options that this version does not know, {', '.join(unknown)}"
+        else:
+            try:
+                return cls(**values)
+            except (InvalidValueError, InvalidTypeError) as error:
+                problem = f"holds no sound configuration: {error}"
+        raise kind(f"{where} {problem}" + (f"; {remedy}" if remedy else ""))
 
     def differences(self, theirs: Config, besides: Collection[str] = ()) -> str:
         """Options that have other values there, in words; none of those `besides`."""

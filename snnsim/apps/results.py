@@ -107,11 +107,10 @@ def config_of(row: Mapping[str, Any]) -> Config:
     Raises:
         DataError: the line has none, or one that cannot be.
     """
+    remedy = "pass a line of a sweep's results.csv"
     columns = {option.name: option.name for option in fields(Config)} | {"bits": "state_bits"}
     if lacking := sorted(name for name, column in columns.items() if column not in row):
-        raise DataError(
-            f"config_of(row): it lacks {', '.join(lacking)}; pass a line of a sweep's results.csv"
-        )
+        raise DataError(f"config_of(row): it lacks {', '.join(lacking)}; {remedy}")
     # numpy's numbers, as pandas gives them, back to Python's
     found = {name: row[column] for name, column in columns.items()}
     values = {
@@ -122,10 +121,7 @@ def config_of(row: Mapping[str, Any]) -> Config:
         values[name] = None if text == FLOAT else int(text) if text.isdecimal() else text
     if values["codebook"] == FLOAT:
         values["codebook"] = "uniform"
-    try:
-        return Config.read(values, "config_of(row)")
-    except InvalidValueError as problem:
-        raise DataError(f"{problem}; pass a line of a sweep's results.csv") from problem
+    return Config.read(values, "config_of(row)", remedy, DataError)
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:

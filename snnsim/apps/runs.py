@@ -73,7 +73,8 @@ def run_sweep(
     Raises:
         InvalidValueError: an unknown back-end, an address without a cluster, or a plan that no run
             is left of.
-        EngineError: the back-end is not installed, its cluster does not answer, or a worker died.
+        MissingPackageError: joblib or dask is not installed.
+        EngineError: the cluster does not answer, or a worker died.
         CheckpointError, OutputError: the store belongs to another sweep, cannot be written, or is
             being written to by another one.
         MissingDataError: the data is not there.

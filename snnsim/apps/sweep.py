@@ -171,12 +171,8 @@ class Store:
                 f"{head} has format {content.get('format')!r}, this version reads {FORMAT}; give"
                 " another --out"
             )
-        try:
-            return Config.read(content["base"], str(head))
-        except InvalidValueError as problem:
-            raise CheckpointError(
-                f"{problem}; use the snnsim that wrote it, or give another --out"
-            ) from problem
+        remedy = "use the snnsim that wrote it, or give another --out"
+        return Config.read(content["base"], str(head), remedy, CheckpointError)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every finished run."""
@@ -227,10 +223,7 @@ def sound_row(row: object, where: str, needed: tuple[str, ...]) -> dict[str, Any
         raise DataError(
             f"{where} is not a run of a sweep, which has {', '.join(('config', *needed))}"
         )
-    try:
-        config = Config.read(row["config"], where)
-    except InvalidValueError as problem:
-        raise DataError(f"{problem}; use snnsim {row.get('snnsim')}") from problem
+    config = Config.read(row["config"], where, f"use snnsim {row.get('snnsim')}", DataError)
     for name in ("loss", *SHARES, *COUNTS):
         value, kinds = row.get(name, 0), int if name in COUNTS else (int, float)
         most = 1 if name in SHARES else math.inf

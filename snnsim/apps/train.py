@@ -18,13 +18,9 @@ from snnsim._core.optional import optional
 from snnsim._version import __version__
 from snnsim.apps.checkpoints import (
     CHECKPOINT_FORMAT,
+    Checkpoint,
     load_checkpoint,
     save_checkpoint,
-    sound_generator,
-    sound_model,
-    sound_optimizer,
-    sound_part,
-    sound_parts,
 )
 from snnsim.apps.config import Config, describe_bits
 from snnsim.apps.networks import build_network
@@ -210,12 +206,12 @@ class Training:
             CheckpointError: the checkpoint of another run, or of one that has not finished; nothing
                 is changed then.
         """
-        _, history = sound_parts(saved, "Training.skip_float_epochs: the checkpoint")
-        if len(history) != self.config.float_epochs:
+        done = len(Checkpoint(saved, "Training.skip_float_epochs: the checkpoint").history)
+        if done != self.config.float_epochs:
             raise CheckpointError(
-                f"Training.skip_float_epochs: the checkpoint has {len(history)} epochs done and"
-                f" this run begins with {self.config.float_epochs} float ones; train the start to"
-                " its end first"
+                f"Training.skip_float_epochs: the checkpoint has {done} epochs done and this run"
+                f" begins with {self.config.float_epochs} float ones; train the start to its end"
+                " first"
             )
         self._restore(saved, self.config.start(), "the checkpoint")
 
@@ -223,18 +219,18 @@ class Training:
         """Take over a checkpoint. What follows from configuration and epochs is made anew and
         compared; only the rest is read.
         """
-        theirs, history = sound_parts(saved, where)
+        checkpoint = Checkpoint(saved, where)
+        theirs, done, before = checkpoint.config, len(checkpoint.history), self.config.float_epochs
         longer = ("epochs",) if theirs.epochs < expected.epochs else ()
         if differ := expected.differences(theirs, besides=longer):
             raise CheckpointError(
                 f"{where} is the checkpoint of another run: {differ}; give the same options, or"
                 " another --out"
             )
-        before = self.config.float_epochs
-        quantized = len(history) > before or before == 0
-        steps = (len(history) - before * quantized) * self.steps_per_epoch
+        quantized = done > before or before == 0
+        steps = (done - before * quantized) * self.steps_per_epoch
         runner = self._new_runner(quantized)
-        model = sound_model(saved["model"], runner, self.config.codebook in FROM_DATA, where)
+        model = checkpoint.model(runner, self.config.codebook in FROM_DATA)
         try:
             runner.load_state_dict(model)
         except (RuntimeError, SnnsimError) as problem:
@@ -242,14 +238,14 @@ class Training:
                 f"{where} holds the weights of another network ({problem}); give another --out"
             ) from problem
         optimizer, scheduler = self._new_descent(runner, theirs, quantized, steps)
-        moments = sound_optimizer(saved["optimizer"], optimizer, steps, where)["state"]
-        sound_part(saved["scheduler"], scheduler.state_dict(), "the learning rate", where)
-        order, rng = (sound_generator(saved[name], name, where) for name in ("order", "rng"))
+        moments = checkpoint.moments(optimizer, steps)
+        checkpoint.check_scheduler(scheduler)
+        order, rng = (checkpoint.generator(name) for name in ("order", "rng"))
         optimizer, scheduler = self._new_descent(runner, self.config, quantized, steps)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         # nothing below this line can fail
         self.runner, self.optimizer, self.scheduler = runner, optimizer, scheduler
-        self.order, self.history = order, list(history)
+        self.order, self.history = order, checkpoint.history
         torch.set_rng_state(rng.get_state())
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from snnsim.apps.checkpoints import load_checkpoint, sound_parts
+from snnsim.apps.checkpoints import load_checkpoint
 from snnsim.apps.cli.target import Target
-from snnsim.apps.config import describe_bits
+from snnsim.apps.config import Config, describe_bits
 from snnsim.apps.datasets import load_datasets
 from snnsim.apps.train import Training
 from snnsim.data import batches
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         check_name(options.name)
     target = Target(options.out, single=options.to == "nir", overwrite=options.overwrite)
     with target.stage() as stage:
-        config, _ = sound_parts(load_checkpoint(options.checkpoint), str(options.checkpoint))
+        config = Config(**load_checkpoint(options.checkpoint)["config"])
         training = Training(config, *load_datasets(config, options.data), progress=False)
         training.resume(options.checkpoint)
         print(

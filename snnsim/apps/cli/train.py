@@ -74,7 +74,7 @@ def resumed(checkpoint: Path, options: argparse.Namespace) -> Config:
     Raises:
         CheckpointError: options that it was not made with.
     """
-    theirs = Config.read(load_checkpoint(checkpoint)["config"], str(checkpoint))
+    theirs = Config(**load_checkpoint(checkpoint)["config"])
     asked = given(options)
     if asked.get("epochs", theirs.epochs) < theirs.epochs:
         raise InvalidValueError(
