@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 import torch
 
-from snnsim.bench.candidates import build
-from snnsim.bench.neurons import neuron_input
+from bench.candidates import build
+from bench.neurons import neuron_input
 from snnsim.kernels.cpu import threads
 
 PARTS = ("before", "forward kernel", "between", "backward kernel", "after")

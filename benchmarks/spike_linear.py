@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from snnsim.bench.environment import keep_freed_memory
+from bench.environment import keep_freed_memory
 from snnsim.layers import SpikeConv2d, SpikeLinear
 
 # rows, inputs, outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import inspect
 import json
 import re
@@ -17,7 +18,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from snnsim import MultiStep, Recorder, neurons, quant, surrogate, viz
+from snnsim import MultiStep, Recorder, neurons, quant, surrogate, training, viz
 from snnsim.quant import Codebook
 from snnsim.surrogate import Surrogate, library
 
@@ -116,7 +117,7 @@ def _tutorials(folder: Path) -> Iterator[tuple[str, str | bytes]]:
 
 
 class Docstrings(griffe.Extension):
-    """Makes two habits of our docstrings known to the reference."""
+    """Makes habits of our docstrings known to the reference."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         """Show paragraphs laid out in columns, equations mostly, as they are."""
@@ -127,10 +128,13 @@ class Docstrings(griffe.Extension):
             )
 
     def on_class_members(self, *, cls: griffe.Class, **_: object) -> None:
-        """Follow `__doc__ = Other.__doc__`."""
+        """Follow `__doc__ = Other.__doc__`; of an option, show what it is."""
         borrowed = cls.members.get("__doc__")
         if isinstance(borrowed, griffe.Attribute) and cls.parent is not None:
             cls.docstring = cls.parent[str(borrowed.value).removesuffix(".__doc__")].docstring
+        if cls.path == "snnsim.apps.config.Config":
+            for option in dataclasses.fields(training.Config):
+                cls.members[option.name].docstring = griffe.Docstring(option.metadata["help"])
 
 
 def _in_columns(paragraph: str) -> bool:

@@ -41,6 +41,10 @@ class EngineError(SnnsimError, RuntimeError):
     """An engine was asked for by name and cannot run here."""
 
 
+class MissingPackageError(SnnsimError, ModuleNotFoundError):
+    """A package that only some parts need is not installed."""
+
+
 class CheckpointError(SnnsimError, RuntimeError):
     """A checkpoint is damaged or belongs to something else."""
 

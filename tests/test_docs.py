@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from snnsim.apps import sweep
-from snnsim.bench import report
-from snnsim.bench.environment import MEMORY
-from snnsim.bench.report import markdown_table
-from snnsim.bench.results import Results
+from bench import report
+from bench.environment import MEMORY
+from bench.report import markdown_table
+from bench.results import Results
+from snnsim import sweep
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -155,8 +155,8 @@ def test_site_has_no_pages_left_out(site):
         "snnsim.data.events",
         "snnsim.viz",
         "snnsim.metrics",
-        "snnsim.apps.train",
-        "snnsim.apps.sweep",
+        "snnsim.training",
+        "snnsim.sweep",
         "snnsim.testing",
     ],
 )

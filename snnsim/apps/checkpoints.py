@@ -9,27 +9,21 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import LRScheduler
 
 from snnsim._core.files import write_whole
 from snnsim.apps.config import Config
-from snnsim.errors import CheckpointError, InvalidValueError, MissingDataError
+from snnsim.errors import CheckpointError, MissingDataError
 from snnsim.quant import Codebook
 
-__all__ = [
-    "CHECKPOINT_FORMAT",
-    "check_model",
-    "check_optimizer",
-    "check_same",
-    "generator_of",
-    "load_checkpoint",
-    "save_checkpoint",
-    "sound_parts",
-]
+__all__ = ["CHECKPOINT_FORMAT", "Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 CHECKPOINT_FORMAT = 1
 PARTS = {"config", "model", "optimizer", "scheduler", "order", "rng", "history"}
@@ -39,18 +33,9 @@ LATER = {"_is_initial", "decoupled_weight_decay"}
 REMEDY = "delete it and train again"
 # what torch raises for content that it did not write itself
 UNREADABLE = (
-    *(
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        ArithmeticError,
-    ),
-    *(MemoryError, pickle.PickleError, zipfile.BadZipFile, zlib.error),
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(AssertionError, ArithmeticError, MemoryError, pickle.PickleError, zipfile.BadZipFile),
+    zlib.error,
 )
 
 
@@ -85,7 +70,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint ({problem}); {REMEDY}"
         ) from problem
-    sound_parts(saved, str(path))
+    Checkpoint(saved, str(path))
     return saved
 
 
@@ -101,161 +86,170 @@ def save_checkpoint(saved: dict[str, Any], path: str | Path, caller: str) -> Non
     write_whole(path, lambda file: file.write(content.getbuffer()), caller, durable=True)
 
 
-def sound_parts(saved: object, where: str) -> tuple[Config, list[dict[str, float]]]:
-    """Configuration and history of a checkpoint that is whole; its tensors can only be told beside
-    a network.
+@dataclass(frozen=True)
+class Moved:
+    """Where training changes a tensor: others like it, of finite numbers.
+
+    Attributes:
+        above, at_least: what they are besides.
+    """
+
+    like: Tensor
+    above: float = -math.inf
+    at_least: float = -math.inf
+
+
+class Checkpoint:
+    """The parts of a checkpoint, each of them sound. Tensors can only be told beside a network.
+
+    Args:
+        saved: content of the file.
+        where: it is from, opens messages.
 
     Raises:
         CheckpointError: another format, a part that lacks, a configuration that none can have,
             records that no epoch leaves.
     """
-    if not isinstance(saved, dict) or "format" not in saved:
-        raise CheckpointError(f"{where} is not a checkpoint of snnsim; name another file")
-    number = saved["format"]
-    if type(number) is not int or number != CHECKPOINT_FORMAT:
-        raise CheckpointError(
-            f"{where} has checkpoint format {number}, this version reads {CHECKPOINT_FORMAT}; "
-            f"use the snnsim that wrote it, {saved.get('version')}"
-        )
-    if lacking := sorted(PARTS - set(saved)):
-        raise CheckpointError(f"{where} lacks {lacking}; {REMEDY}")
-    if not isinstance(saved.get("version", ""), str):
-        raise CheckpointError(f"{where} is damaged: its version is no text; {REMEDY}")
-    try:
-        config = Config.read(saved["config"], where)
-    except InvalidValueError as problem:
-        raise CheckpointError(f"{problem}; use the snnsim that wrote it, or {REMEDY}") from problem
-    history = saved["history"]
-    if not isinstance(history, list) or len(history) > config.epochs:
-        raise CheckpointError(
-            f"{where} is damaged: its history is no list of at most {config.epochs} epochs;"
-            f" {REMEDY}"
-        )
-    for index, record in enumerate(history):
-        if not _is_record(record, index + 1):
+
+    def __init__(self, saved: Any, where: str) -> None:
+        self.saved, self.where = saved, where
+        if not isinstance(saved, dict) or "format" not in saved:
+            raise CheckpointError(f"{where} is not a checkpoint of snnsim; name another file")
+        number = saved["format"]
+        if type(number) is not int or number != CHECKPOINT_FORMAT:
             raise CheckpointError(
-                f"{where} is damaged: nothing that epoch {index + 1} leaves behind is"
-                f" {record!r:.100}; {REMEDY}"
+                f"{where} has checkpoint format {number}, this version reads {CHECKPOINT_FORMAT}; "
+                f"use the snnsim that wrote it, {saved.get('version')}"
             )
-    return config, history
+        if lacking := sorted(PARTS - set(saved)):
+            raise CheckpointError(f"{where} lacks {lacking}; {REMEDY}")
+        if not isinstance(saved.get("version", ""), str):
+            self._refuse(": its version is no text")
+        remedy = f"use the snnsim that wrote it, or {REMEDY}"
+        self.config = Config.read(saved["config"], where, remedy, CheckpointError)
+        history, most = saved["history"], self.config.epochs
+        if not isinstance(history, list) or len(history) > most:
+            self._refuse(f": its history is no list of at most {most} epochs")
+        for epoch, record in enumerate(history, 1):
+            if not _is_record(record, epoch):
+                self._refuse(f": nothing that epoch {epoch} leaves behind is {record!r:.100}")
+        self.history: list[dict[str, float]] = list(history)
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise CheckpointError(f"{self.where} is damaged{what}; {REMEDY}")
+
+    def model(self, runner: nn.Module, from_data: bool) -> dict[str, Any]:
+        """Weights.
+
+        Args:
+            runner: the network as it is before training.
+            from_data: the ranges of its codebooks come from data.
+        """
+        saved, fresh = self.saved["model"], runner.state_dict()
+        other = "holds the weights of another network; give the same options, or another --out"
+        if not isinstance(saved, Mapping) or not set(saved) <= set(fresh):
+            raise CheckpointError(f"{self.where} {other}")
+        learned, counted = {name for name, _ in runner.named_parameters()}, set()
+        for prefix, module in runner.named_modules():
+            # statistics of a batch norm change with every batch
+            if isinstance(module, _BatchNorm) or (from_data and isinstance(module, Codebook)):
+                counted |= {f"{prefix}.{name}" for name, _ in module.named_buffers(recurse=False)}
+        expected = {}
+        for name, value in saved.items():
+            before = fresh[name]
+            if isinstance(value, Tensor) and value.shape != getattr(before, "shape", value.shape):
+                raise CheckpointError(f"{self.where} {other}")
+            if name in learned:
+                before = Moved(before)
+            elif name in counted:
+                before = Moved(before, above=0 if bool((before > 0).all()) else -math.inf)
+            expected[name] = before
+        return self._sound(saved, expected, "the model")
+
+    def moments(self, optimizer: torch.optim.Optimizer, steps: int) -> dict[int, Any]:
+        """State of an Adam after so many steps; before the first it has none.
+
+        Args:
+            optimizer: of the same weights and rate, without moments.
+            steps: that it made.
+        """
+        weights = [
+            weight.detach() for group in optimizer.param_groups for weight in group["params"]
+        ]
+        moments = {
+            index: {
+                "step": torch.tensor(float(steps)),
+                "exp_avg": Moved(weight),
+                "exp_avg_sq": Moved(weight, at_least=0),
+            }
+            for index, weight in enumerate(weights if steps else [])
+        }
+        expected = {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
+        return self._sound(self.saved["optimizer"], expected, "the optimizer")["state"]
+
+    def check_scheduler(self, scheduler: LRScheduler) -> None:
+        """Raise unless the schedule stands where this one does."""
+        self._sound(self.saved["scheduler"], scheduler.state_dict(), "the learning rate")
+
+    def generator(self, name: str) -> torch.Generator:
+        """A generator of random numbers, "order" or "rng"."""
+        generator = torch.Generator()
+        if _is_alike(self.saved[name], generator.get_state()):
+            with contextlib.suppress(RuntimeError):
+                return generator.set_state(self.saved[name])
+        self._refuse(f": its {name} is no state of a random generator")
+
+    def _sound(self, saved: Any, expected: Any, what: str) -> Any:
+        """What is expected of a part: all that configuration and epochs make is compared (rates may
+        differ by a rounding), and what training moves is taken over.
+        """
+        if isinstance(expected, Moved):
+            return self._moved(saved, expected, what)
+        if isinstance(expected, dict) and isinstance(saved, Mapping):
+            if set(expected) - LATER <= set(saved):
+                return {
+                    name: self._sound(saved[name], part, f"{what}, {name}")
+                    for name, part in expected.items()
+                    if name in saved
+                }
+        elif isinstance(expected, Tensor):
+            if _is_alike(saved, expected) and torch.equal(saved, expected):
+                return saved
+        elif type(saved) is type(expected):
+            if isinstance(expected, (list, tuple)) and len(saved) == len(expected):
+                pairs = zip(saved, expected, strict=True)
+                return type(expected)(self._sound(one, part, what) for one, part in pairs)
+            # machines round the cosine differently, and near its end nothing is left of it but
+            # rounding
+            if saved == expected or (
+                isinstance(expected, float)
+                and math.isclose(saved, expected, rel_tol=1e-9, abs_tol=1e-12)
+            ):
+                return saved
+        self._refuse(
+            f", or was made with other data: {what} is not what its options and epochs lead to"
+        )
+
+    def _moved(self, saved: Any, expected: Moved, what: str) -> Tensor:
+        like = expected.like
+        if not _is_alike(saved, like):
+            self._refuse(f": {what} is not {like.dtype} {list(like.shape)}")
+        if not bool(torch.isfinite(saved).all()):
+            self._refuse(f", or its training diverged: {what} is not all finite")
+        if not bool(((saved > expected.above) & (saved >= expected.at_least)).all()):
+            self._refuse(f": {what} is not positive")
+        return saved
 
 
 def _is_record(record: object, epoch: int) -> bool:
-    """Whether this is what an epoch came to."""
-    if (
-        not isinstance(record, dict)
-        or set(record) != RECORD
-        or any(type(value) is not float for value in record.values())
-    ):
+    if not isinstance(record, dict) or set(record) != RECORD:
         return False
-    shares = record["accuracy"], record["firing_rate"]
     return (
-        record["epoch"] == epoch
+        all(type(value) is float for value in record.values())
+        and record["epoch"] == epoch
         and 0 <= record["loss"] < math.inf
-        and all(0 <= share <= 1 for share in shares)
+        and all(0 <= record[name] <= 1 for name in ("accuracy", "firing_rate"))
     )
-
-
-def check_model(saved: object, runner: nn.Module, from_data: bool, where: str) -> None:
-    """Raise unless these can be the weights of this network.
-
-    Args:
-        saved: entry of a checkpoint.
-        runner: the network as it is before training.
-        from_data: the ranges of its codebooks come from data.
-    """
-    fresh = runner.state_dict()
-    if not isinstance(saved, Mapping) or not set(saved) <= set(fresh):
-        raise CheckpointError(
-            f"{where} holds the weights of another network; give the same options, or another --out"
-        )
-    learned = {name for name, _ in runner.named_parameters()}
-    changing = set(learned)
-    for prefix, module in runner.named_modules():
-        # statistics of a batch norm change with every batch
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) or (
-            from_data and isinstance(module, Codebook)
-        ):
-            changing |= {f"{prefix}.{name}" for name, _ in module.named_buffers(recurse=False)}
-    for name, value in saved.items():
-        if (
-            isinstance(value, Tensor)
-            and isinstance(fresh[name], Tensor)
-            and value.shape != fresh[name].shape
-        ):
-            raise CheckpointError(
-                f"{where} holds the weights of another network; give the same options, or another"
-                " --out"
-            )
-        if name in changing:
-            _check_tensor(value, fresh[name], f"weights {name}", where)
-            if (
-                name not in learned
-                and bool((fresh[name] > 0).all())
-                and not bool((value > 0).all())
-            ):
-                raise CheckpointError(f"{where} is damaged: {name} is not positive; {REMEDY}")
-        else:
-            check_same(value, fresh[name], f"constant {name}", where)
-
-
-def check_optimizer(saved: object, expected: torch.optim.Optimizer, steps: int, where: str) -> None:
-    """Raise unless this can be the state of an Adam after so many steps.
-
-    Args:
-        saved: entry of a checkpoint.
-        expected: an optimizer of the same weights and rate, without moments.
-        steps: that it made; before the first it has no moments yet.
-    """
-    if not isinstance(saved, dict) or not {"state", "param_groups"} <= set(saved):
-        raise CheckpointError(f"{where} is damaged: its optimizer has no state; {REMEDY}")
-    check_same(saved["param_groups"], expected.state_dict()["param_groups"], "the optimizer", where)
-    parameters = [weight for group in expected.param_groups for weight in group["params"]]
-    state = saved["state"]
-    if not isinstance(state, dict) or set(state) != set(range(len(parameters) if steps else 0)):
-        raise CheckpointError(
-            f"{where} is damaged: its optimizer moves other weights than the network has; {REMEDY}"
-        )
-    for index, moments in state.items():
-        what = f"optimizer, weight {index}"
-        if not isinstance(moments, dict) or set(moments) != {"step", "exp_avg", "exp_avg_sq"}:
-            raise CheckpointError(f"{where} is damaged: {what}; {REMEDY}")
-        check_same(moments["step"], torch.tensor(float(steps)), what, where)
-        for name in ("exp_avg", "exp_avg_sq"):
-            _check_tensor(moments[name], parameters[index], what, where)
-        if bool((moments["exp_avg_sq"] < 0).any()):
-            raise CheckpointError(
-                f"{where} is damaged: {what} has a negative mean of squares; {REMEDY}"
-            )
-
-
-def check_same(saved: object, expected: object, what: str, where: str) -> None:
-    """Raise unless a part is what the configuration and the number of epochs make it; rates may
-    differ by a rounding.
-    """
-    if not _is_same(saved, expected):
-        raise CheckpointError(
-            f"{where} is damaged, or was made with other data: {what} is not what its options and"
-            f" epochs lead to; {REMEDY}"
-        )
-
-
-def _is_same(saved: Any, expected: Any) -> bool:
-    if isinstance(expected, Tensor):
-        return _is_alike(saved, expected) and torch.equal(saved, expected)
-    if type(saved) is not type(expected):
-        return False
-    if isinstance(expected, dict):
-        return all(
-            name in LATER if name not in saved else _is_same(saved[name], value)
-            for name, value in expected.items()
-        )
-    if isinstance(expected, (list, tuple)):
-        return len(saved) == len(expected) and all(map(_is_same, saved, expected))
-    if isinstance(expected, float):
-        # machines round the cosine differently, and near its end nothing is left of it but rounding
-        return math.isclose(saved, expected, rel_tol=1e-9, abs_tol=1e-12)
-    return bool(saved == expected)
 
 
 def _is_alike(saved: object, expected: Tensor) -> bool:
@@ -264,26 +258,4 @@ def _is_alike(saved: object, expected: Tensor) -> bool:
         and saved.layout == torch.strided
         and (saved.dtype, saved.device, saved.shape)
         == (expected.dtype, expected.device, expected.shape)
-    )
-
-
-def _check_tensor(saved: Any, expected: Tensor, what: str, where: str) -> None:
-    if not _is_alike(saved, expected):
-        raise CheckpointError(
-            f"{where} is damaged: {what} are not {expected.dtype} {list(expected.shape)}; {REMEDY}"
-        )
-    if not bool(torch.isfinite(saved).all()):
-        raise CheckpointError(
-            f"{where} is damaged, or its training diverged: {what} are not all finite; {REMEDY}"
-        )
-
-
-def generator_of(state: Any, what: str, where: str) -> torch.Generator:
-    """A generator in a saved state."""
-    generator = torch.Generator()
-    if _is_alike(state, generator.get_state()):
-        with contextlib.suppress(RuntimeError):
-            return generator.set_state(state)
-    raise CheckpointError(
-        f"{where} is damaged: its {what} is no state of a random generator; {REMEDY}"
     )

@@ -1,23 +1,27 @@
-"""The options of a training run; nothing here needs torch, so that the command line shows them at
-once.
+"""The options of a training run, each of them one field: the command line, the checks, the hash and
+the files of a run are made from these. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import snnsim
-from snnsim._core.scalars import MAX_STATE_BITS, check_int, checked_bool, checked_number
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim._core.scalars import MAX_STATE_BITS, check_int, checked_bool, checked_number, short
+from snnsim.errors import InvalidTypeError, InvalidValueError, SnnsimError, refuse
 
 if TYPE_CHECKING:
     from snnsim.quant import Codebook
 
-__all__ = ["CODEBOOKS", "DATASETS", "NETWORKS", "Config"]
+__all__ = ["CODEBOOKS", "DATASETS", "NETWORKS", "Config", "config_hash", "describe_bits"]
 
 DATASETS = ("digits", "mnist", "digits-dvs")
 NETWORKS = ("mlp", "conv")
@@ -34,145 +38,182 @@ CODEBOOKS: dict[str, Callable[[int], Codebook]] = {
 MAX_WEIGHT_BITS = 8
 # of sizes and counts: beyond it is no mistake of one digit, and products of two still fit 64 bits
 LARGEST = 2**31 - 1
+# Python reads no longer numbers
+MOST_DIGITS = 1000
+FLOAT = (("float", None), ("float32", None))
 
 
-def state_bits(text: str) -> int | None:
-    """Bits of a state; None for "float"."""
-    if text in ("float", "float32"):
-        return None
-    if text.isdecimal() and 1 <= int(text) <= MAX_STATE_BITS:
-        return int(text)
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is neither a number of bits in 1..{MAX_STATE_BITS} nor 'float'"
-    )
+class Kind:
+    """The values that an option may have."""
+
+    metavar = "N"
+
+    def typed(self) -> dict[str, Any]:
+        """Arguments for argparse."""
+        return {"type": self.parse, "metavar": self.metavar}
+
+    def parse(self, text: str) -> Any:
+        """The value that is typed as `text`."""
+        raise NotImplementedError
+
+    def check(self, where: str, name: str, value: Any) -> None:
+        """Raise unless `value` is one of them."""
+        raise NotImplementedError
 
 
-def weight_bits(text: str) -> int | None:
-    """Bits of a weight; None for "float"."""
-    named = {"float": None, "float32": None, "binary": 1, "ternary": 2}
-    if text in named:
-        return named[text]
-    if text.isdecimal() and 1 <= int(text) <= MAX_WEIGHT_BITS:
-        return int(text)
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is neither a number of bits in 1..{MAX_WEIGHT_BITS} nor 'binary' (1), 'ternary'"
-        " (2) or 'float'"
-    )
+@dataclass(frozen=True)
+class Whole(Kind):
+    """Whole numbers within bounds, and words that stand for other values or for numbers."""
+
+    at_least: int = 1
+    at_most: int = LARGEST
+    words: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        # of several words for one value the first
+        words = {value: word for word, value in reversed(self.words) if not isinstance(value, int)}
+        return "|".join(["N", *reversed(words.values())])
+
+    def parse(self, text: str) -> Any:
+        words, numbers = dict(self.words), f"a whole number in {self.at_least}..{self.at_most}"
+        if text in words:
+            return words[text]
+        if text.isdecimal() and len(text) < MOST_DIGITS and self._has(int(text)):
+            return int(text)
+        named = " or ".join(
+            f"{word!r} ({value})" if isinstance(value, int) else repr(word)
+            for word, value in self.words
+        )
+        rule = f"neither {numbers} nor {named}" if words else f"not {numbers}"
+        raise argparse.ArgumentTypeError(f"{short(text)} is {rule}")
+
+    def _has(self, number: int) -> bool:
+        return self.at_least <= number <= self.at_most
+
+    def check(self, where: str, name: str, value: Any) -> None:
+        optional = None in dict(self.words).values()
+        if optional and type(value) is int and not self._has(value):
+            bounds = f"{self.at_least}..{self.at_most}"
+            refuse(where, name, value, f"must be in {bounds}, or None for float32")
+        if not optional or value is not None:
+            check_int(where, name, value, self.at_least, self.at_most)
 
 
-def whole_number(text: str) -> int:
-    """A whole number of at least 0."""
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+@dataclass(frozen=True)
+class Number(Kind):
+    """Finite numbers within bounds, typed in a unit."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    metavar: str = "X"
+
+    def parse(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        bounds = (
+            ("above", self.above, operator.gt),
+            ("of at least", self.at_least, operator.ge),
+            ("below", self.below, operator.lt),
+        )
+        rules = [(word, bound, holds) for word, bound, holds in bounds if bound is not None]
+        if math.isfinite(value) and all(holds(value, bound) for _, bound, holds in rules):
+            return value
+        rule = " and".join(f" {word} {bound:g}" for word, bound, _ in rules)
+        unit = "" if self.metavar == "X" else f" of {self.metavar.lower()}"
+        raise argparse.ArgumentTypeError(f"{short(text)} is not a number{unit}{rule}")
+
+    def check(self, where: str, name: str, value: Any) -> None:
+        checked_number(where, name, value, self.above, self.at_least)
 
 
-def positive_int(text: str) -> int:
-    """A whole number of at least 1."""
-    if text.isdecimal() and int(text) >= 1:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of some names."""
+
+    names: tuple[str, ...]
+
+    def typed(self) -> dict[str, Any]:
+        return {"choices": self.names}
+
+    def check(self, where: str, name: str, value: Any) -> None:
+        if not isinstance(value, str) or value not in self.names:
+            refuse(where, name, value, f"must be one of {', '.join(self.names)}")
 
 
-def _option(default: Any, help: str, **typed: Any) -> Any:
-    """A field with what the command line needs to know of it: how it is typed, and what it is."""
-    return dataclasses.field(default=default, metadata={"help": help, **typed})
+class Switch(Kind):
+    """True where it is typed, otherwise False."""
+
+    def typed(self) -> dict[str, Any]:
+        return {"action": "store_true"}
+
+    def check(self, where: str, name: str, value: Any) -> None:
+        checked_bool(where, name, value)
+
+
+def _option(default: Any, kind: Kind, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help})
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that determines a training run; equal configurations give equal weights on the
-    same machine.
-
-    Args:
-        dataset: "digits" (ships with scikit-learn), "mnist" (four idx files in `data_dir`) or
-            "digits-dvs" (the digits moving before a simulated event camera, seen by a convolutional
-            network).
-        bits: bits of every neuron state, 1..16; None keeps states in float32.
-        codebook: recipe of the levels, a key of CODEBOOKS. "calibrated" chooses the ranges from the
-            first images of the training set, after `float_epochs`; "learned" trains step and
-            offset, and starts from the calibrated ranges where there are float epochs, from
-            "uniform" where there are none.
-        weight_bits: bits of every weight, 1..8, by the rules of `quant.weight_descriptor`: 1 is
-            binary, 2 is ternary; None keeps weights in float32.
-        network: "mlp", one hidden layer, or "conv", two convolutions of 16 and 32 channels; event
-            recordings have one of their own, `snnsim.apps.networks`.
-        hidden: neurons of the hidden layer of the mlp, and of the event network.
-        time_steps: how often the image is presented; of an event recording, its frames.
-        epochs: passes over the training set.
-        float_epochs: how many of them come first with float states and weights; the rest start from
-            those weights, with a new optimizer and a new cosine from half the learning rate.
-        batch_size: images per step.
-        learning_rate: of Adam at the start; falls to 0 along a cosine.
-        tau: time constant of the neurons in time steps.
-        hard_reset: reset to 0 after a spike instead of subtracting the threshold.
-        seed: of weights and order of the images.
+    same machine. What each option means stands beside it, and in `snnsim train --help`.
     """
 
     dataset: str = _option(
         "digits",
-        "digits ships with scikit-learn, and so does digits-dvs, its digits before an event camera;"
-        " mnist needs --data",
-        choices=DATASETS,
+        Choice(DATASETS),
+        "digits ships with scikit-learn; digits-dvs are these digits moving before a simulated"
+        " event camera, for a convolutional network of their own; mnist needs --data",
     )
     bits: int | None = _option(
-        4, "bits of a neuron state, 1..16, or float", type=state_bits, metavar="N|float"
+        4, Whole(1, MAX_STATE_BITS, FLOAT), f"bits of a neuron state, 1..{MAX_STATE_BITS}, or float"
     )
-    codebook: str = _option("uniform", "recipe of the levels", choices=tuple(CODEBOOKS))
+    codebook: str = _option(
+        "uniform",
+        Choice(tuple(CODEBOOKS)),
+        "recipe of the levels; calibrated takes ranges from training images after the float epochs,"
+        " learned trains step and offset, from those ranges where there are float epochs",
+    )
     weight_bits: int | None = _option(
         None,
-        "bits of a weight, 1..8 (1 is binary, 2 ternary), or float",
-        type=weight_bits,
-        metavar="N|float",
+        Whole(1, MAX_WEIGHT_BITS, (*FLOAT, ("binary", 1), ("ternary", 2))),
+        f"bits of a weight, 1..{MAX_WEIGHT_BITS} (1 is binary, 2 ternary), or float",
     )
-    network: str = _option("mlp", "one hidden layer, or two convolutions", choices=NETWORKS)
-    hidden: int = _option(256, "neurons of the hidden layer", type=positive_int)
+    network: str = _option(
+        "mlp",
+        Choice(NETWORKS),
+        "mlp has one hidden layer, conv two convolutions of 16 and 32 channels",
+    )
+    hidden: int = _option(256, Whole(), "neurons of the hidden layer")
     time_steps: int = _option(
-        10, "how often an image is presented, or frames of a recording", type=positive_int
+        10, Whole(), "how often an image is presented, or frames of a recording"
     )
-    epochs: int = _option(6, "passes over the training set", type=positive_int)
+    epochs: int = _option(6, Whole(), "passes over the training set")
     float_epochs: int = _option(
-        0, "how many of them come first with float states and weights", type=whole_number
+        0,
+        Whole(at_least=0),
+        "how many of them come first with float states and weights; the others start with a new"
+        " optimizer at half the learning rate",
     )
-    batch_size: int = _option(128, "images per step", type=positive_int)
-    learning_rate: float = _option(2e-3, "of Adam at the start, decays along a cosine", type=float)
-    tau: float = _option(3.0, "time constant in time steps", type=float)
+    batch_size: int = _option(128, Whole(), "images per step")
+    learning_rate: float = _option(
+        2e-3, Number(above=0), "of Adam at the start, decays along a cosine"
+    )
+    # its range is the neurons' to say
+    tau: float = _option(3.0, Number(), "time constant in time steps")
     hard_reset: bool = _option(
-        False, "reset to 0 after a spike instead of subtracting the threshold", action="store_true"
+        False, Switch(), "reset to 0 after a spike instead of subtracting the threshold"
     )
-    seed: int = _option(0, "of weights and image order", type=int)
+    seed: int = _option(0, Whole(0, 2**63 - 1), "of weights and image order")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, allowed = getattr(self, field.name), field.metadata.get("choices")
-            if allowed is not None and not (isinstance(value, str) and value in allowed):
-                raise InvalidValueError(
-                    f"Config({field.name}={value!r}): must be one of {', '.join(allowed)}"
-                )
-        for name in ("hidden", "time_steps", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidTypeError(f"Config({name}={value!r}): must be an int")
-            if not 1 <= value <= LARGEST:
-                raise InvalidValueError(
-                    f"Config({name}={value}): must be at least 1 and below 2**31"
-                )
-        checked_number("Config", "learning_rate", self.learning_rate, above=0)
-        # its range is the neurons' to say
-        checked_number("Config", "tau", self.tau)
-        checked_bool("Config", "hard_reset", self.hard_reset)
-        check_int("Config", "seed", self.seed, at_least=0)
-        if self.seed >= 2**63:
-            raise InvalidValueError(f"Config(seed={self.seed}): must be below 2**63")
-        for name, most in (("bits", MAX_STATE_BITS), ("weight_bits", MAX_WEIGHT_BITS)):
-            value = getattr(self, name)
-            if value is not None:
-                check_int("Config", name, value, at_least=1)
-                if value > most:
-                    raise InvalidValueError(
-                        f"Config({name}={value}): must be in 1..{most}, or None for float32"
-                    )
-        check_int("Config", "float_epochs", self.float_epochs, at_least=0)
+        for option in fields(self):
+            option.metadata["kind"].check("Config", option.name, getattr(self, option.name))
         if self.float_epochs >= self.epochs:
             raise InvalidValueError(
                 f"Config(float_epochs={self.float_epochs}, epochs={self.epochs}): must be fewer"
@@ -185,28 +226,46 @@ class Config:
             )
 
     @classmethod
-    def read(cls, values: object, where: str) -> Config:
+    def read(
+        cls,
+        values: object,
+        where: str,
+        remedy: str = "",
+        kind: type[SnnsimError] = InvalidValueError,
+    ) -> Config:
         """The configuration that a file holds; what an older version did not name is at its
         default.
 
         Args:
             values: from the file, by name of the field.
             where: the file, opens the message.
+            remedy: closes it.
+            kind: of the error.
 
         Raises:
             InvalidValueError: no configuration, or one that this version does not know.
         """
+        known = {option.name for option in fields(cls)}
         if not isinstance(values, Mapping):
-            raise InvalidValueError(f"{where} holds no configuration but {type(values).__name__}")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(str(name) for name in values if name not in known):
-            raise InvalidValueError(
-                f"{where} has options that this version does not know, {', '.join(unknown)}"
-            )
-        try:
-            return cls(**values)
-        except (InvalidValueError, InvalidTypeError) as problem:
-            raise InvalidValueError(f"{where} holds no sound configuration: {problem}") from problem
+            problem = f"holds no configuration but {type(values).__name__}"
+        elif unknown := sorted({str(name) for name in values} - known):
+            problem = f"has options that this version does not know, {', '.join(unknown)}"
+        else:
+            try:
+                return cls(**values)
+            except (InvalidValueError, InvalidTypeError) as error:
+                problem = f"holds no sound configuration: {error}"
+        raise kind(f"{where} {problem}" + (f"; {remedy}" if remedy else ""))
+
+    def differences(self, theirs: Config, besides: Collection[str] = ()) -> str:
+        """Options that have other values there, in words; none of those `besides`."""
+        return "; ".join(
+            f"{option.name} is {getattr(theirs, option.name)!r} there and"
+            f" {getattr(self, option.name)!r} here"
+            for option in fields(self)
+            if option.name not in besides
+            and getattr(theirs, option.name) != getattr(self, option.name)
+        )
 
     def start(self) -> Config:
         """The configuration of the float epochs alone: all that start alike share it."""
@@ -222,3 +281,18 @@ class Config:
     def make_codebook(self) -> Codebook | None:
         """The codebook of one node; None for float states."""
         return None if self.bits is None else CODEBOOKS[self.codebook](self.bits)
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits that name a configuration; fields at their defaults do not
+    enter."""
+    default = dataclasses.asdict(Config())
+    changed = {
+        name: value for name, value in dataclasses.asdict(config).items() if value != default[name]
+    }
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def describe_bits(bits: int | None) -> str:
+    """`4-bit`, or `float32`."""
+    return "float32" if bits is None else f"{bits}-bit"

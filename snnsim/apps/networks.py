@@ -1,4 +1,4 @@
-"""The small convolutional network that event recordings are classified with."""
+"""The classifiers that `snnsim train` makes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,56 @@ from collections.abc import Callable
 
 from torch import nn
 
+from snnsim import neurons, quant
 from snnsim._core.checks import check_int
+from snnsim.apps.config import Config
+from snnsim.apps.datasets import SETS
+from snnsim.temporal.runner import MultiStep
 
-__all__ = ["event_network"]
+__all__ = ["build_network", "event_network"]
 
 CHANNELS = (16, 32)
+
+
+def build_network(config: Config) -> MultiStep:
+    """The default classifiers: pixels to spiking layers to 10 neurons, read by their firing rates.
+
+    Returns:
+        A runner that takes static images `[B, 1, H, W]`, or event frames `[T, B, 2, H, W]`, to
+        output spikes `[T, B, 10]`.
+    """
+
+    def node() -> neurons.LIFNode:
+        return neurons.LIFNode(
+            tau=config.tau,
+            decay_input=False,
+            v_reset=0.0 if config.hard_reset else None,
+            state_quant=config.make_codebook(),
+        )
+
+    side, is_event = SETS[config.dataset].side, SETS[config.dataset].is_event
+    if is_event:
+        net = event_network(side, node, hidden=config.hidden)
+    elif config.network == "mlp":
+        first, last = nn.Linear(side**2, config.hidden), nn.Linear(config.hidden, 10)
+        net = nn.Sequential(nn.Flatten(), first, node(), last, node())
+    else:
+        # currents are pooled rather than spikes: the first layer then runs once, and its neurons
+        # are a quarter as many
+        net = nn.Sequential(
+            nn.Conv2d(1, 16, 5, padding=2),
+            nn.MaxPool2d(2),
+            node(),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2),
+            node(),
+            nn.Flatten(),
+            nn.Linear(32 * (side // 4) ** 2, 10),
+            node(),
+        )
+    if config.weight_bits is not None:
+        quant.quantize(net, weights=config.weight_bits)
+    # event frames come one for each time step
+    return MultiStep(net, time_steps=None if is_event else config.time_steps)
 
 
 def event_network(

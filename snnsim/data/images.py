@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from snnsim._core.optional import optional
 from snnsim._core.checks import check_generator, check_int
 from snnsim.data.numbers import checked_index, checked_part, checked_places, whole
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, refuse
@@ -193,9 +194,7 @@ def digits(train: bool, *, seed: int = 0) -> ImageDataset:
     if number is None:
         rule, remedy = "a seed must be in [0, 2**32), a whole number", "leave it at 0 to compare"
         refuse("digits", "seed", seed, rule, f"{remedy} with others")
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = optional("sklearn.datasets", "apps").load_digits()
     # RandomState and not default_rng: NumPy promises that this stream never changes
     stream = np.random.RandomState(number)
     in_test = np.zeros(len(bunch.target), dtype=bool)

@@ -1,10 +1,15 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from snnsim import MultiStep, neurons
-from snnsim.apps.networks import event_network
+from snnsim.apps.config import CODEBOOKS, Config
+from snnsim.apps.networks import build_network, event_network
 from snnsim.errors import InvalidTypeError, InvalidValueError
+
+CONFIG = Config(hidden=16, time_steps=4, epochs=3)
 
 
 @pytest.mark.parametrize("side", [4, 17, 20, 34])
@@ -32,3 +37,17 @@ def test_wrong_sensors_are_refused():
         event_network(3, neurons.IFNode)
     with pytest.raises(InvalidTypeError, match="event_network"):
         event_network(4.5, neurons.IFNode)
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_every_codebook_recipe_runs(codebook):
+    run = build_network(dataclasses.replace(CONFIG, codebook=codebook, bits=4, float_epochs=1))
+    assert run(torch.rand(2, 1, 8, 8)).shape == (4, 2, 10)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+@pytest.mark.parametrize("weight_bits", [None, 1, 2, 8])
+def test_the_convolutional_network_runs(dataset, weight_bits):
+    config = dataclasses.replace(CONFIG, dataset=dataset, network="conv", weight_bits=weight_bits)
+    side = {"digits": 8, "mnist": 28}[dataset]
+    assert build_network(config)(torch.rand(2, 1, side, side)).shape == (4, 2, 10)

@@ -4,27 +4,22 @@ import functools
 import math
 import os
 import random
-import struct
 import zipfile
 
 import pytest
 import torch
 
 from snnsim import data, neurons, quant
-from snnsim.apps.train import (
-    CODEBOOKS,
-    Config,
-    Training,
-    build_network,
-    load_checkpoint,
-    load_datasets,
-)
 from snnsim.errors import (
     CheckpointError,
-    InvalidTypeError,
-    InvalidValueError,
     MissingDataError,
     OutputError,
+)
+from snnsim.training import (
+    Config,
+    Training,
+    load_checkpoint,
+    load_datasets,
 )
 
 SMALL = Config(
@@ -480,96 +475,6 @@ def test_unwritable_output(tmp_path):
         training().save(tmp_path / "file" / "checkpoint.pt")
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"dataset": "cifar"}, InvalidValueError, "must be one of digits, mnist"),
-        ({"codebook": "best"}, InvalidValueError, "must be one of uniform"),
-        ({"hidden": 0}, InvalidValueError, "hidden"),
-        ({"epochs": 1.5}, InvalidTypeError, "must be an int"),
-        ({"learning_rate": 0.0}, InvalidValueError, "learning_rate"),
-        ({"learning_rate": float("inf")}, InvalidValueError, "finite"),
-        ({"seed": 2**70}, InvalidValueError, "seed"),
-        ({"bits": True}, InvalidTypeError, "bits"),
-        ({"network": "rnn"}, InvalidValueError, "must be one of mlp, conv"),
-        ({"weight_bits": 9}, InvalidValueError, r"must be in 1\.\.8, or None for float32"),
-        ({"weight_bits": "ternary"}, InvalidTypeError, "weight_bits"),
-        (
-            {"float_epochs": 3},
-            InvalidValueError,
-            "must be fewer than the epochs, which include them",
-        ),
-        ({"float_epochs": -1}, InvalidValueError, "float_epochs"),
-        ({"hidden": 2**31}, InvalidValueError, r"below 2\*\*31"),
-        ({"bits": 17}, InvalidValueError, r"must be in 1\.\.16, or None for float32"),
-        ({"tau": "3"}, InvalidTypeError, "tau"),
-        ({"tau": float("nan")}, InvalidValueError, "tau"),
-        ({"hard_reset": 1}, InvalidTypeError, "hard_reset"),
-        ({"dataset": ["digits"]}, InvalidValueError, "must be one of"),
-        ({"codebook": "calibrated"}, InvalidValueError, "set float_epochs to 1 or more"),
-    ],
-)
-def test_configurations_are_checked(changes, error, message):
-    with pytest.raises(error, match=message):
-        dataclasses.replace(SMALL, **changes)
-
-
-@pytest.mark.parametrize("codebook", CODEBOOKS)
-def test_every_codebook_recipe_runs(codebook):
-    run = build_network(dataclasses.replace(SMALL, codebook=codebook, bits=4, float_epochs=1))
-    assert run(torch.rand(2, 1, 8, 8)).shape == (4, 2, 10)
-
-
-@pytest.mark.parametrize("dataset", ["digits", "mnist"])
-@pytest.mark.parametrize("weight_bits", [None, 1, 2, 8])
-def test_the_convolutional_network_runs(dataset, weight_bits):
-    config = dataclasses.replace(SMALL, dataset=dataset, network="conv", weight_bits=weight_bits)
-    side = {"digits": 8, "mnist": 28}[dataset]
-    assert build_network(config)(torch.rand(2, 1, side, side)).shape == (4, 2, 10)
-
-
-@pytest.mark.usefixtures("without_data")
-def test_mnist_needs_a_folder():
-    with pytest.raises(MissingDataError, match="--data DIR"):
-        load_datasets(dataclasses.replace(SMALL, dataset="mnist"), None)
-
-
-def mnist_folder(folder):
-    """Four idx files of 20 images each."""
-    folder.mkdir(parents=True)
-    for part in ("train", "t10k"):
-        images, labels = (
-            torch.zeros(20, 28, 28, dtype=torch.uint8),
-            torch.arange(20).to(torch.uint8) % 10,
-        )
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            head = struct.pack(f">HBB{array.dim()}I", 0, 8, array.dim(), *array.shape)
-            (folder / f"{part}-{name}-ubyte").write_bytes(head + array.numpy().tobytes())
-
-
-@pytest.mark.parametrize("inner", ["", "MNIST", "mnist", "raw", "MNIST/raw"])
-@pytest.mark.parametrize("named", ["argument", "environment"])
-def test_the_folder_of_mnist_may_be_one_above_and_named_in_the_environment(
-    tmp_path, monkeypatch, inner, named
-):
-    mnist_folder(tmp_path / "data" / inner)
-    monkeypatch.setenv(
-        "SNNSIM_DATA", str(tmp_path / ("data" if named == "environment" else "elsewhere"))
-    )
-    train_set, test_set = load_datasets(
-        dataclasses.replace(SMALL, dataset="mnist"),
-        tmp_path / "data" if named == "argument" else None,
-    )
-    assert len(train_set) == len(test_set) == 20
-
-
-def test_the_folder_of_mnist_may_be_below_the_users_home(tmp_path, monkeypatch):
-    mnist_folder(tmp_path / "data")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("SNNSIM_DATA", "~/data")
-    assert len(load_datasets(dataclasses.replace(SMALL, dataset="mnist"), None)[0]) == 20
-
-
 @pytest.mark.slow
 def test_learns_real_mnist(real_data):
     config = Config(dataset="mnist", epochs=1, time_steps=5, hidden=64)
@@ -595,7 +500,7 @@ def few_recordings(monkeypatch):
             super().__init__(train)
             self.labels = self.labels[: 64 if train else 32]
 
-    monkeypatch.setattr("snnsim.apps.train.DigitsDVS", Few)
+    monkeypatch.setattr("snnsim.apps.datasets.DigitsDVS", Few)
 
 
 @pytest.mark.usefixtures("few_recordings")

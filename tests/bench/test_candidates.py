@@ -4,9 +4,8 @@ from functools import partial
 import pytest
 import torch
 
-from snnsim import quant
-from snnsim.bench import candidates, environment
-from snnsim.bench.candidates import (
+from bench import candidates, environment
+from bench.candidates import (
     NAMES,
     OWN,
     REFERENCE,
@@ -16,6 +15,7 @@ from snnsim.bench.candidates import (
     leaky_node,
     reference_of,
 )
+from snnsim import quant
 from snnsim.errors import InvalidValueError
 
 INSTALLED = [name for name in environment.PEERS if importlib.util.find_spec(name)]

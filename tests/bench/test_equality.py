@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from snnsim.bench import equality
-from snnsim.bench.candidates import OWN, Candidate, build, reference_of
-from snnsim.bench.equality import check_engines, check_peers
+from bench import equality
+from bench.candidates import OWN, Candidate, build, reference_of
+from bench.equality import check_engines, check_peers
 from snnsim.errors import ContractError, EngineError
 from snnsim.kernels.cpu import engine as cpu
 

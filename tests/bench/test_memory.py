@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from snnsim.bench import memory
-from snnsim.bench.candidates import build
-from snnsim.bench.memory import measure_saved, peak_bytes, saved_bytes, why_no_peak
+from bench import memory
+from bench.candidates import build
+from bench.memory import measure_saved, peak_bytes, saved_bytes, why_no_peak
 from snnsim.errors import RunError
 
 

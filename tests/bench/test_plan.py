@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-from snnsim.bench import environment
-from snnsim.bench import plan as plan_module
-from snnsim.bench.child import Job, run_in_child
-from snnsim.bench.environment import describe, keep_freed_memory, why_not_kept
-from snnsim.bench.memory import why_no_peak
-from snnsim.bench.plan import Plan, full_plan, quick_plan, run_plan
-from snnsim.bench.results import Results
+from bench import environment
+from bench import plan as plan_module
+from bench.child import Job, run_in_child
+from bench.environment import describe, keep_freed_memory, why_not_kept
+from bench.memory import why_no_peak
+from bench.plan import Plan, full_plan, quick_plan, run_plan
+from bench.results import Results
 from snnsim.errors import ContractError, RunError
 
 

@@ -1,8 +1,8 @@
 from matplotlib.collections import PathCollection
 
-from snnsim.bench.plot import draw
-from snnsim.bench.report import markdown, tables
-from snnsim.bench.results import Peak, Results, Saved, Timing
+from bench.plot import draw
+from bench.report import markdown, tables
+from bench.results import Peak, Results, Saved, Timing
 
 
 def results():

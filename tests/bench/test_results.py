@@ -1,6 +1,6 @@
 import pytest
 
-from snnsim.bench.results import Peak, Results, Saved, Spread, Timing, ratio, spread
+from bench.results import Peak, Results, Saved, Spread, Timing, ratio, spread
 from snnsim.errors import DataError, InvalidValueError, MissingDataError
 
 

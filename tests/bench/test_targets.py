@@ -1,7 +1,7 @@
 import pytest
 
-from snnsim.bench.results import Peak, Results, Saved, Spread, Timing
-from snnsim.bench.targets import TARGETS, PeakTarget, RatioTarget, SavedTarget, Verdict, judge
+from bench.results import Peak, Results, Saved, Spread, Timing
+from bench.targets import TARGETS, PeakTarget, RatioTarget, SavedTarget, Verdict, judge
 
 
 def results(ours, theirs, memory="returned"):
@@ -84,7 +84,7 @@ def test_goals_lie_beyond_what_is_required():
 
 
 def test_a_full_run_measures_every_target():
-    from snnsim.bench.plan import full_plan
+    from bench.plan import full_plan
 
     plan = full_plan()
     works = {f"{t}x{n}" for t, n in plan.shapes} | {network.name for network in plan.networks}

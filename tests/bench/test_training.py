@@ -3,8 +3,8 @@ import importlib.util
 import pytest
 import torch
 
-from snnsim.bench import environment, training
-from snnsim.bench.training import DENSE, NETWORKS, QUICK, STEP, measure_training
+from bench import environment, training
+from bench.training import DENSE, NETWORKS, QUICK, STEP, measure_training
 
 
 def test_missing_peers_are_left_out(monkeypatch):

@@ -1,7 +1,7 @@
 import time
 
-from snnsim.bench import turns
-from snnsim.bench.turns import clock_of, take_turns
+from bench import turns
+from bench.turns import clock_of, take_turns
 
 
 class Ticks:

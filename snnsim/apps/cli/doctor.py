@@ -9,6 +9,7 @@ import statistics
 import time
 
 import torch
+from torch.nn.functional import linear
 
 from snnsim import neurons, quant
 from snnsim._core.restore import restoring
@@ -21,16 +22,6 @@ from snnsim.kernels.launch import engines
 WORTH = 1.15
 
 PACKAGES = ("torch", "numpy", "numba", "triton", "matplotlib", "scikit-learn")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command to its parser."""
-    parser.description = "Show versions, devices, and which engine runs and why."
-    parser.add_argument(
-        "--warm-up",
-        action="store_true",
-        help="compile the CPU kernels now, so that the first run need not",
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,10 +43,7 @@ def run(options: argparse.Namespace) -> int:
         problem = cpu.unavailable()
         if problem is None:
             cpu.warm_up()
-        print(
-            "warm-up       "
-            f" {'the CPU kernels are compiled and on disk' if problem is None else problem}"
-        )
+        print(f"warm-up        {problem or 'the CPU kernels are compiled and on disk'}")
     return 0
 
 
@@ -86,29 +74,21 @@ def measure_precision(rows: int = 512, rounds: int = 9) -> tuple[float, float, f
         errors of "highest" and of "medium", as a share of the largest result.
     """
     generator = torch.Generator().manual_seed(0)
-    x, weight = (
-        torch.randn(rows, 784, generator=generator),
-        torch.randn(1000, 784, generator=generator),
-    )
+    x, weight = (torch.randn(size, 784, generator=generator) for size in (rows, 1000))
     exact = x.double() @ weight.double().T
-    before, kinds = torch.get_float32_matmul_precision(), ("highest", "medium")
-    errors, ratios = [], []
+    before = torch.get_float32_matmul_precision()
+
+    def measure(kind: str) -> tuple[float, float]:
+        torch.set_float32_matmul_precision(kind)
+        start = time.perf_counter()
+        product = linear(x, weight)
+        taken = time.perf_counter() - start
+        return taken, float((product - exact).abs().max() / exact.abs().max())
+
     with restoring(lambda: torch.set_float32_matmul_precision(before)):
-        for kind in kinds:
-            torch.set_float32_matmul_precision(kind)
-            errors.append(
-                float(
-                    (torch.nn.functional.linear(x, weight) - exact).abs().max() / exact.abs().max()
-                )
-            )
-        for _ in range(rounds):
-            times = []
-            for kind in kinds:
-                torch.set_float32_matmul_precision(kind)
-                start = time.perf_counter()
-                torch.nn.functional.linear(x, weight)
-                times.append(time.perf_counter() - start)
-            ratios.append(times[0] / times[1])
+        # the first product of each pays for what is set up
+        errors = [measure(kind)[1] for kind in ("highest", "medium")]
+        ratios = [measure("highest")[0] / measure("medium")[0] for _ in range(rounds)]
     return statistics.median(ratios), errors[0], errors[1]
 
 
@@ -125,11 +105,8 @@ def precision_line(ratio: float, error: float, error_medium: float) -> str:
 
 def devices() -> list[str]:
     """The devices torch can use, by name."""
-    found = ["cpu"]
-    found += [
-        f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())
-    ]
-    return found
+    count = torch.cuda.device_count()
+    return ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))]
 
 
 def _version(package: str) -> str:

@@ -12,9 +12,9 @@ from torch import nn
 from snnsim import MultiStep, data, neurons
 from snnsim.__main__ import main
 from snnsim.apps.cli.export import differences
-from snnsim.apps.train import Config, build_network, load_checkpoint
 from snnsim.deploy import IntegerNetwork, from_nir, verify
 from snnsim.deploy.cost import count_operations
+from snnsim.training import Config, build_network, load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,8 @@ def test_a_network_too_large_for_memory(checkpoint, tmp_path, capsys):
     saved = torch.load(checkpoint, weights_only=True)
     for hidden, words in (
         (2**31 - 1, "there is not enough memory"),
-        (10**12, "below 2**31"),
-        (10**30, "below 2**31"),
+        (10**12, "hidden must be <= 2147483647"),
+        (10**30, "hidden must be <= 2147483647"),
     ):
         torch.save(
             {**saved, "config": {**saved["config"], "hidden": hidden}}, tmp_path / "large.pt"
@@ -338,4 +338,6 @@ def test_states_in_floating_point_go_to_other_tools_only(tmp_path, capsys):
 def test_a_bad_number_of_grid_bits_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--to", "c", "--grid-bits", "few", "a", "b"])
-    assert "'few' is neither a number of bits, nor 'auto' nor 'none'" in capsys.readouterr().err
+    assert (
+        "'few' is neither a whole number in 0..64 nor 'auto' or 'none'" in capsys.readouterr().err
+    )

@@ -7,8 +7,9 @@ import shutil
 import pytest
 import torch
 
-from snnsim.__main__ import build_parser, main
-from snnsim.apps.cli.demo import table
+from snnsim.__main__ import main
+from snnsim.apps.cli.options import build_parser
+from snnsim.apps.cli.train import table
 
 pytestmark = pytest.mark.usefixtures("without_data")
 
@@ -101,7 +102,6 @@ def test_resume_refuses_other_options_by_name(begun, capsys):
         (["--dataset", "mnist", "--data", "/no/such/folder"], "/no/such/folder"),
         (["--resume"], "no checkpoint at"),
         (["--tau", "0.5"], "tau is in time steps and must be > 1"),
-        (["--learning-rate", "0"], "learning_rate"),
     ],
 )
 def test_mistakes_end_with_a_message_and_status_2(tmp_path, capsys, arguments, message):
@@ -159,9 +159,17 @@ def test_weight_bits_by_number_or_name(text, bits):
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("--weight-bits", "9", "1..8"), ("--float-epochs", "-1", "at least 0")],
+    [
+        ("--weight-bits", "9", "1..8"),
+        ("--float-epochs", "-1", "in 0..2147483647"),
+        ("--learning-rate", "0", "argument --learning-rate: '0' is not a number above 0"),
+        ("--tau", "slow", "argument --tau: 'slow' is not a number"),
+        ("--hidden", "2147483648", "'2147483648' is not a whole number in 1..2147483647"),
+        ("--hidden", "9" * 5000, "is not a whole number in 1..2147483647"),
+        ("--seed", "-1", "'-1' is not a whole number in 0..9223372036854775807"),
+    ],
 )
-def test_weights_and_float_epochs_are_checked_by_the_parser(option, value, message, capsys):
+def test_numbers_are_checked_by_the_parser(option, value, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", f"{option}={value}"])
     assert stop.value.code == 2
@@ -236,7 +244,7 @@ def test_train_on_event_recordings(tmp_path, capsys, monkeypatch):
             super().__init__(train)
             self.labels = self.labels[:32]
 
-    monkeypatch.setattr("snnsim.apps.train.DigitsDVS", Few)
+    monkeypatch.setattr("snnsim.apps.datasets.DigitsDVS", Few)
     out = tmp_path / "run"
     assert (
         main(

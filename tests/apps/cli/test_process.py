@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from snnsim.__main__ import COMMANDS, main
-from snnsim.apps.cli.process import is_out_of_memory
-from snnsim.apps.train import Config, Training, load_datasets
+from snnsim.__main__ import is_out_of_memory, main
+from snnsim.apps.cli.options import COMMANDS
+from snnsim.training import Config, Training, load_datasets
 
 SMALL = ["--hidden", "8", "--time-steps", "2", "--epochs", "1", "--batch-size", "512"]
 TRAIN = ["train", *SMALL, "--out", "o"]
-NO_TORCH = {"torch", "sklearn", "matplotlib", "numba", "pandas"}
+NO_TORCH = {"torch", "sklearn", "matplotlib", "numba", "pandas", "joblib"}
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX")
 
 
@@ -56,7 +56,7 @@ def digits(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("train", "demo"))],
+    [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)],
     ids=" ".join,
 )
 def test_help_needs_no_torch(arguments, tmp_path):
@@ -70,7 +70,7 @@ def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert all(f"{name} {help}" in text for name, help in COMMANDS.items())
+    assert all(f"{name} {help}" in text for name, (help, *_) in COMMANDS.items())
 
 
 @posix
@@ -233,6 +233,6 @@ def test_a_machine_that_refuses_is_told_in_one_line(tmp_path, capsys, monkeypatc
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied", "images")
 
-    monkeypatch.setattr("snnsim.apps.train.load_datasets", refuse)
+    monkeypatch.setattr("snnsim.apps.cli.train.load_datasets", refuse)
     assert main(["train", "--out", str(tmp_path / "o")]) == 2
     assert capsys.readouterr().err == "snnsim train: [Errno 13] Permission denied: 'images'\n"

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from snnsim import sweep
 from snnsim.__main__ import main
-from snnsim.apps import sweep
+from snnsim.apps import runs
 
 pytestmark = pytest.mark.usefixtures("without_data")
 
@@ -138,7 +139,7 @@ def test_failed_runs_are_listed_at_the_end(tmp_path, capsys, monkeypatch):
     def failing(*arguments):
         raise EngineError("no engine today")
 
-    monkeypatch.setattr(sweep.runs, "train_row", failing)
+    monkeypatch.setattr(runs, "train_row", failing)
     assert command(tmp_path / "out", "--state-bits", "2") == 1
     text = capsys.readouterr().out
     assert text.endswith(
@@ -183,24 +184,25 @@ def test_a_run_that_is_not_there_and_a_sweep_of_another_configuration(done, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--jobs", "0"], "'0' is not a whole number of at least 1"),
+        (["--jobs", "0"], "'0' is not a whole number in 1..1024"),
         (
             ["--jobs", "99999999999999999999"],
-            "'99999999999999999999' is too many; give at most 1024",
+            "'99999999999999999999' is not a whole number in 1..1024",
         ),
-        (["--threads", "1025"], "argument --threads: '1025' is too many; give at most 1024"),
+        (["--threads", "1025"], "argument --threads: '1025' is not a whole number in 1..1024"),
         (["--out", ""], "argument --out: '' names no folder; for the one you are in give ."),
         (["--data", ""], "argument --data: '' names no folder"),
         (["--out", "~nobody-of-this-name/x"], "argument --out: '~nobody-of-this-name/x': "),
         (["--within", "-1"], "'-1' is not a number of points of at least 0"),
         (["--within", "much"], "'much' is not a number of points of at least 0"),
-        (["--lowest", "100"], "'100' is not a number of percent in [0, 100)"),
-        (["--state-bits", "17"], "'17' is neither a number of bits in 1..16 nor 'float'"),
+        (["--lowest", "100"], "'100' is not a number of percent of at least 0 and below 100"),
+        (["--state-bits", "17"], "'17' is neither a whole number in 1..16 nor 'float'"),
         (
             ["--weight-bits", "9"],
-            "'9' is neither a number of bits in 1..8 nor 'binary' (1), 'ternary' (2) or 'float'",
+            "'9' is neither a whole number in 1..8 nor 'float' or 'float32' or 'binary' (1) or"
+            " 'ternary' (2)",
         ),
-        (["--float-epochs", "-1"], "'-1' is not a whole number of at least 0"),
+        (["--float-epochs", "-1"], "'-1' is not a whole number in 0..2147483647"),
         (["--codebook", "best"], "invalid choice: 'best'"),
         (["--backend", "ray"], "invalid choice: 'ray'"),
     ],
@@ -216,5 +218,5 @@ def test_help_shows_defaults_as_they_are_typed(capsys):
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "bits of a neuron state, 1..16 (default: 1 2 3 4 8 float)" in text
+    assert "bits of a neuron state, 1..16, or float (default: 1 2 3 4 8 float)" in text
     assert "(default: None)" not in text

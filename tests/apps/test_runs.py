@@ -1,20 +1,23 @@
 import dataclasses
 import os
 import signal
+import sys
 
 import pytest
 import torch
 from joblib.externals.loky import get_reusable_executor
 
-from snnsim.apps.sweep import Plan, Store, run_sweep, runs, train_row
-from snnsim.apps.train import Config, Training, load_datasets
+from snnsim.apps import runs
 from snnsim.errors import (
     CheckpointError,
     EngineError,
     InvalidTypeError,
     InvalidValueError,
     MissingDataError,
+    MissingPackageError,
 )
+from snnsim.sweep import Plan, Store, run_sweep, train_row
+from snnsim.training import Config, Training, load_datasets
 
 pytestmark = pytest.mark.usefixtures("without_data")
 
@@ -299,8 +302,8 @@ def test_a_cluster_that_is_lost(tmp_path):
 
 
 def test_without_dask_the_remedy_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
-    with pytest.raises(EngineError, match=r"dask is not installed; pip install 'snnsim\[dask\]'"):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'snnsim\[dask\]'"):
         run_sweep(PLAN, Store(tmp_path / "sweep"), backend="dask", address="tcp://127.0.0.1:8786")
 
 

@@ -1,12 +1,13 @@
 """Measurements in a process of their own: what one leaves behind in memory, the next does not find.
 
-`python -m snnsim.bench.child JOB FILE` runs one job, given as JSON, and writes what it found to a
+`python -m bench.child JOB FILE` runs one job, given as JSON, and writes what it found to a
 file.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from snnsim.bench.environment import keep_freed_memory
-from snnsim.bench.memory import measure_peak, measure_saved
-from snnsim.bench.neurons import measure_neurons
-from snnsim.bench.results import Results
-from snnsim.bench.training import measure_training
+from bench.environment import keep_freed_memory
+from bench.memory import measure_peak, measure_saved
+from bench.neurons import measure_neurons
+from bench.results import Results
+from bench.training import measure_training
 from snnsim.errors import RunError
 
 __all__ = ["JOBS", "Job", "run_in_child", "run_job"]
@@ -31,6 +32,8 @@ JOBS: dict[str, Callable[..., Results]] = {
     "peak": measure_peak,
     "training": measure_training,
 }
+# where this package lies, which is not installed
+HOME = Path(__file__).parents[1]
 # lines of what a failed process wrote that are shown
 SHOWN_LINES = 15
 
@@ -60,8 +63,10 @@ def run_in_child(job: Job) -> Results:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
-        command = [sys.executable, "-m", "snnsim.bench.child", json.dumps(asdict(job)), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "bench.child", json.dumps(asdict(job)), str(out)]
+        path = os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH"))))
+        env = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         if done.returncode != 0 or not out.is_file():
             wrote = "\n".join((done.stdout + done.stderr).strip().splitlines()[-SHOWN_LINES:])
             raise RunError(

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snnsim.bench.candidates import build
-from snnsim.bench.neurons import neuron_input, shape_name
-from snnsim.bench.results import Peak, Results, Saved
+from bench.candidates import build
+from bench.neurons import neuron_input, shape_name
+from bench.results import Peak, Results, Saved
 from snnsim.errors import RunError
 
 __all__ = ["measure_peak", "measure_saved", "peak_bytes", "saved_bytes", "why_no_peak"]

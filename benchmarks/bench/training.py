@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from snnsim.bench.candidates import SNNTORCH, SPIKINGJELLY, leaky_node, spiking_node
-from snnsim.bench.environment import missing_peers
-from snnsim.bench.results import Results, Timing
-from snnsim.bench.turns import clock_of, take_turns
+from bench.candidates import SNNTORCH, SPIKINGJELLY, leaky_node, spiking_node
+from bench.environment import missing_peers
+from bench.results import Results, Timing
+from bench.turns import clock_of, take_turns
 from snnsim.layers import SpikeLinear
 from snnsim.temporal.runner import MultiStep
 

@@ -4,27 +4,33 @@ enough, and a picture.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snnsim import viz
+from snnsim._core.optional import optional
 from snnsim._core.scalars import MAX_STATE_BITS
 from snnsim.apps.config import Config
-from snnsim.apps.sweep.rows import sound_row
-from snnsim.errors import DataError, InvalidValueError, MissingDataError
+from snnsim.apps.sweep import sound_row
+from snnsim.errors import DataError, InvalidValueError, MissingDataError, refuse
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = optional("pandas", "apps")
 
 __all__ = ["config_of", "draw", "frame", "grid", "read_csv", "smallest", "summary", "table"]
 
 FLOAT = "float"
 GROUP = ["codebook", "state_bits", "weight_bits"]
-NUMBERS = ["seed", "accuracy", "firing_rate", "state_bytes", "weight_bytes", "bytes"]
+MEASURED = ("accuracy", "firing_rate", "state_bytes", "weight_bytes")
+NUMBERS = ["seed", *MEASURED, "bytes"]
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -46,27 +52,19 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         raise InvalidValueError("frame(rows=[]): no run is finished; let the sweep run first")
     lines = []
     for index, one in enumerate(rows):
-        row = sound_row(
-            one,
-            f"frame(rows): the one at {index}",
-            ("accuracy", "firing_rate", "state_bytes", "weight_bytes"),
-        )
-        config = row["config"]
-        bits = config.pop("bits")
-        config["state_bits"] = FLOAT if bits is None else str(bits)
-        config["weight_bits"] = (
-            FLOAT if config["weight_bits"] is None else str(config["weight_bits"])
-        )
+        row = sound_row(one, f"frame(rows): the one at {index}", MEASURED)
+        config = row.pop("config")
+        bits, weight_bits = config.pop("bits"), config.pop("weight_bits")
         if bits is None:
             config["codebook"] = FLOAT
-        rest = {name: value for name, value in row.items() if name != "config"}
-        lines.append({**config, **rest, "bytes": row["state_bytes"] + row["weight_bytes"]})
+        config |= {"state_bits": _shown(bits), "weight_bits": _shown(weight_bits)}
+        lines.append({**config, **row, "bytes": row["state_bytes"] + row["weight_bytes"]})
     result = pd.DataFrame(lines)
-    first = [*GROUP, "seed", "accuracy", "firing_rate", "state_bytes", "weight_bytes", "bytes"]
-    result = result[[*first, *(name for name in result if name not in first)]]
-    order = result.assign(s=result.state_bits.map(_width), w=result.weight_bits.map(_width))
-    return result.loc[order.sort_values(["w", "codebook", "s", "seed"]).index].reset_index(
-        drop=True
+    first = [*GROUP, *NUMBERS]
+    return result[[*first, *(name for name in result if name not in first)]].sort_values(
+        ["weight_bits", "codebook", "state_bits", "seed"],
+        key=lambda column: column.map(_width) if column.name.endswith("_bits") else column,
+        ignore_index=True,
     )
 
 
@@ -77,39 +75,30 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         MissingDataError: no such file.
         DataError: a file that is no such table.
     """
+    remedy = "name the results.csv that a sweep wrote"
     try:
         runs = pd.read_csv(path, dtype=dict.fromkeys(GROUP, str), keep_default_na=False)
     except FileNotFoundError as problem:
-        raise MissingDataError(
-            f"no file {path}; name the results.csv that a sweep wrote"
-        ) from problem
+        raise MissingDataError(f"no file {path}; {remedy}") from problem
     except (ValueError, OSError) as problem:
-        raise DataError(
-            f"{path} is no table of runs ({problem}); name the results.csv that a sweep wrote"
-        ) from problem
+        raise DataError(f"{path} is no table of runs ({problem}); {remedy}") from problem
+    if wrong := _why_no_runs(runs):
+        raise DataError(f"{path} is no table of runs, {wrong}; {remedy}")
+    return runs
+
+
+def _why_no_runs(runs: pd.DataFrame) -> str | None:
     needed = [*GROUP, *NUMBERS, "dataset", "network"]
     if lacking := [name for name in needed if name not in runs]:
-        raise DataError(
-            f"{path} is no table of runs, it lacks {', '.join(lacking)}; name the results.csv that"
-            " a sweep wrote"
-        )
+        return f"it lacks {', '.join(lacking)}"
     for name in NUMBERS:
         if not (pd.api.types.is_numeric_dtype(runs[name]) and (runs[name].abs() < math.inf).all()):
-            raise DataError(
-                f"{path} is no table of runs, its {name} are not all numbers; name the results.csv"
-                " that a sweep wrote"
-            )
+            return f"its {name} are not all numbers"
     for name in ("state_bits", "weight_bits"):
-        if wrong := [
-            bits
-            for bits in runs[name]
-            if bits != FLOAT and not (bits.isdecimal() and 1 <= int(bits) <= MAX_STATE_BITS)
-        ]:
-            raise DataError(
-                f"{path} is no table of runs, {wrong[0]!r} are no {name}; name the results.csv that"
-                " a sweep wrote"
-            )
-    return runs
+        for bits in runs[name]:
+            if bits != FLOAT and not (bits.isdecimal() and 1 <= int(bits) <= MAX_STATE_BITS):
+                return f"{bits!r} are no {name}"
+    return None
 
 
 def config_of(row: Mapping[str, Any]) -> Config:
@@ -118,29 +107,21 @@ def config_of(row: Mapping[str, Any]) -> Config:
     Raises:
         DataError: the line has none, or one that cannot be.
     """
-    names = {
-        field.name: "state_bits" if field.name == "bits" else field.name
-        for field in dataclasses.fields(Config)
-    }
+    remedy = "pass a line of a sweep's results.csv"
+    columns = {option.name: option.name for option in fields(Config)} | {"bits": "state_bits"}
+    if lacking := sorted(name for name, column in columns.items() if column not in row):
+        raise DataError(f"config_of(row): it lacks {', '.join(lacking)}; {remedy}")
     # numpy's numbers, as pandas gives them, back to Python's
+    found = {name: row[column] for name, column in columns.items()}
     values = {
-        name: getattr(row[column], "item", lambda value=row[column]: value)()
-        for name, column in names.items()
-        if column in row
+        name: getattr(value, "item", lambda value=value: value)() for name, value in found.items()
     }
-    if lacking := sorted(set(names) - set(values)):
-        raise DataError(
-            f"config_of(row): it lacks {', '.join(lacking)}; pass a line of a sweep's results.csv"
-        )
     for name in ("bits", "weight_bits"):
         text = str(values[name])
         values[name] = None if text == FLOAT else int(text) if text.isdecimal() else text
     if values["codebook"] == FLOAT:
         values["codebook"] = "uniform"
-    try:
-        return Config.read(values, "config_of(row)")
-    except InvalidValueError as problem:
-        raise DataError(f"{problem}; pass a line of a sweep's results.csv") from problem
+    return Config.read(values, "config_of(row)", remedy, DataError)
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -185,9 +166,7 @@ def smallest(results: pd.DataFrame, within: float) -> pd.Series | None:
         None where there are no float runs to compare with. (Float itself is always within.)
     """
     if not (math.isfinite(within) and within >= 0):
-        raise InvalidValueError(
-            f"smallest(within={within}): must be a number of points, at least 0"
-        )
+        refuse("smallest", "within", within, "must be a number of points, at least 0")
     # a rounding of slack: 0.5 points are within 0.5 points
     good = results[100 * results.against_float >= -within - 1e-9]
     if good.empty:
@@ -197,55 +176,37 @@ def smallest(results: pd.DataFrame, within: float) -> pd.Series | None:
 
 def table(results: pd.DataFrame) -> str:
     """A summary as Markdown; a star marks the Pareto front of accuracy against bytes."""
-    head = [
-        "codebook",
-        "state bits",
-        "weight bits",
-        "accuracy",
-        "against float",
-        "bytes of state",
-        "bytes of weights",
-        "seeds",
-    ]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    rows = []
     for _, line in results.iterrows():
         against = "" if math.isnan(line.against_float) else f"{100 * line.against_float:+.2f}"
-        cells = [
-            line.codebook,
-            line.state_bits,
-            line.weight_bits,
-            f"{_percent(line)} %{' *' if line.pareto else ''}",
-            against,
-            f"{line.state_bytes:,}",
-            f"{line.weight_bytes:,}",
-            line.seeds,
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        accuracy = f"{_percent(line)} %{' *' if line.pareto else ''}"
+        sizes = (f"{line.state_bytes:,}", f"{line.weight_bytes:,}")
+        widths = (line.codebook, line.state_bits, line.weight_bits)
+        rows.append((*widths, accuracy, against, *sizes, str(line.seeds)))
+    head = ("codebook", "state bits", "weight bits", "accuracy", "against float")
+    return _markdown((*head, "bytes of state", "bytes of weights", "seeds"), rows)
 
 
 def grid(results: pd.DataFrame) -> str:
     """Accuracies of a summary as Markdown: a row for each width of weights and codebook, a column
     for each width of states.
     """
-    widths = sorted(results.state_bits.unique(), key=_width)
-    head = [
-        "weights",
-        "states",
-        *(bits if bits == FLOAT else f"{bits} bit{'s' * (bits != '1')}" for bits in widths),
-    ]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    named = {FLOAT: FLOAT, "1": "binary", "2": "ternary"}
+    widths, rows = sorted(results.state_bits.unique(), key=_width), []
     for weight_bits in sorted(results.weight_bits.unique(), key=_width, reverse=True):
         part = results[results.weight_bits == weight_bits]
         # float states stand in every row, to compare with; alone where there is nothing to compare
         for codebook in [name for name in part.codebook.unique() if name != FLOAT] or [FLOAT]:
             row = part[part.codebook.isin((codebook, FLOAT))].set_index("state_bits")
             cells = [_percent(row.loc[bits]) if bits in row.index else "" for bits in widths]
-            weights = {FLOAT: FLOAT, "1": "binary", "2": "ternary"}.get(
-                weight_bits, f"{weight_bits} bits"
-            )
-            lines.append(f"| {' | '.join([weights, codebook, *cells])} |")
-    return "\n".join(lines)
+            rows.append((named.get(weight_bits, f"{weight_bits} bits"), codebook, *cells))
+    columns = [bits if bits == FLOAT else f"{bits} bit{'s' * (bits != '1')}" for bits in widths]
+    return _markdown(("weights", "states", *columns), rows)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
 def draw(runs: pd.DataFrame, lowest: float | None = None) -> Figure:
@@ -255,19 +216,12 @@ def draw(runs: pd.DataFrame, lowest: float | None = None) -> Figure:
         runs: from `frame`, of one dataset and network.
         lowest: accuracy, a share, at which the axes end; by default all points are within.
     """
-    baseline = (
-        runs[(runs.state_bits == FLOAT) & (runs.weight_bits == FLOAT)].accuracy.tolist() or None
-    )
-    panels = [(runs, "bytes", "bytes of state and weights")]
     plain = runs[(runs.weight_bits == FLOAT) & (runs.state_bits != FLOAT)]
+    floats = runs[(runs.state_bits == FLOAT) & (runs.weight_bits == FLOAT)]
+    panels = [(runs, "bytes", "bytes of state and weights")]
     if len(plain):
-        panels.append(
-            (
-                plain.assign(width=plain.state_bits.map(_width)),
-                "width",
-                "bits of a neuron state, float weights",
-            )
-        )
+        widths = plain.assign(width=plain.state_bits.map(_width))
+        panels.append((widths, "width", "bits of a neuron state, float weights"))
     figure = Figure(figsize=(6.4, 4.0 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for ax, (part, column, label) in zip(axes, panels, strict=True):
@@ -275,14 +229,16 @@ def draw(runs: pd.DataFrame, lowest: float | None = None) -> Figure:
         series: dict[str, dict[float, list[float]]] = {name: {} for name in plain.codebook.unique()}
         for (codebook, cost), group in part.groupby(["codebook", column], sort=False):
             # one point where two widths cost the same: that of the better one
-            best = max(
-                (g.accuracy for _, g in group.groupby(GROUP)), key=lambda values: values.mean()
-            )
-            series.setdefault("float states" if codebook == FLOAT else codebook, {})[
-                float(cost)
-            ] = best.tolist()
+            points = (one.accuracy for _, one in group.groupby(GROUP))
+            name = "float states" if codebook == FLOAT else codebook
+            best = max(points, key=lambda values: values.mean()).tolist()
+            series.setdefault(name, {})[float(cost)] = best
         viz.bits_accuracy(
-            series, baseline, cost=label, baseline_name="float states and weights", ax=ax
+            series,
+            floats.accuracy.tolist() or None,
+            cost=label,
+            baseline_name="float states and weights",
+            ax=ax,
         )
         if column == "bytes":
             ax.set_xscale("log")
@@ -296,9 +252,12 @@ def draw(runs: pd.DataFrame, lowest: float | None = None) -> Figure:
 
 def _percent(line: pd.Series) -> str:
     """Accuracy, and its standard deviation over seeds where there are several."""
-    return f"{100 * line.accuracy:.2f}" + (
-        "" if math.isnan(line.deviation) else f" ± {100 * line.deviation:.2f}"
-    )
+    spread = "" if math.isnan(line.deviation) else f" ± {100 * line.deviation:.2f}"
+    return f"{100 * line.accuracy:.2f}{spread}"
+
+
+def _shown(bits: int | None) -> str:
+    return FLOAT if bits is None else str(bits)
 
 
 def _width(bits: str) -> int:

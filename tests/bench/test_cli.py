@@ -2,11 +2,12 @@
 
 import pytest
 
-from snnsim.__main__ import build_parser, main
-from snnsim.apps.cli import bench
-from snnsim.bench.plan import full_plan, quick_plan
-from snnsim.bench.results import Results, Saved, Timing
-from snnsim.bench.training import STEP
+from bench import cli
+from bench.plan import full_plan, quick_plan
+from bench.results import Results, Saved, Timing
+from bench.training import STEP
+from snnsim.__main__ import main
+from snnsim.apps.cli.options import build_parser
 
 
 @pytest.mark.slow
@@ -54,7 +55,7 @@ def test_quick_run_measures_everything_and_writes_its_files(tmp_path, capsys):
 
 
 def plan_of(*arguments):
-    return bench.plan_of(build_parser().parse_args(["bench", *arguments]))
+    return cli.plan_of(build_parser().parse_args(["bench", *arguments]))
 
 
 def test_options_change_the_plan():
@@ -132,8 +133,8 @@ def test_a_report_of_what_the_options_choose(tmp_path, capsys):
         (["--shapes", "16"], "'16' is not of the form TxN, such as 16x1000000"),
         (["--shapes", "0x5"], "at least 1 each"),
         (["--shapes", "1x2x3"], "not of the form TxN"),
-        (["--threads", "0"], "'0' is not a whole number of at least 1"),
-        (["--rounds", "many"], "'many' is not a whole number of at least 1"),
+        (["--threads", "0"], "'0' is not a whole number in 1..1024"),
+        (["--rounds", "many"], "'many' is not a whole number in 1..2147483647"),
         (["--parts", "gpu"], "invalid choice: 'gpu'"),
     ],
 )
@@ -172,6 +173,6 @@ def test_a_run_that_fails_leaves_the_results_of_the_last(tmp_path, monkeypatch, 
     def interrupted(plan, say, keep):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "run_plan", interrupted)
+    monkeypatch.setattr(cli, "run_plan", interrupted)
     assert main(["bench", "--out", str(tmp_path)]) == 130
     assert Results.load(path).saved == [Saved("a", 1.0)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from snnsim.bench.environment import MEMORY
-from snnsim.bench.floor import FLOOR
-from snnsim.bench.results import Peak, Results, Spread, Timing, ratio
-from snnsim.bench.targets import Verdict, judge
+from bench.environment import MEMORY
+from bench.floor import FLOOR
+from bench.results import Peak, Results, Spread, Timing, ratio
+from bench.targets import Verdict, judge
 
 __all__ = ["Table", "markdown", "markdown_table", "tables"]
 

@@ -10,32 +10,33 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache, partial
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 
 from snnsim._core.checks import check_int
+from snnsim._core.optional import optional
 from snnsim._core.scalars import MOST_WORKERS
 from snnsim._version import __version__
-from snnsim.apps.config import Config
-from snnsim.apps.sweep.plan import Plan, config_hash
-from snnsim.apps.sweep.store import Store
-from snnsim.apps.train import Training, load_datasets
+from snnsim.apps.config import Config, config_hash
+from snnsim.apps.datasets import load_datasets
+from snnsim.apps.sweep import BACKENDS, Plan, Store
+from snnsim.apps.train import Training
 from snnsim.data import batches
 from snnsim.data.images import InMemory
-from snnsim.errors import EngineError, InvalidValueError, SnnsimError
+from snnsim.errors import EngineError, InvalidValueError, SnnsimError, refuse
 from snnsim.metrics import footprint
 
-__all__ = ["BACKENDS", "run_sweep", "train_row"]
+__all__ = ["run_sweep", "train_row"]
 
-BACKENDS = ("loky", "dask")
 # seconds until a cluster that does not answer is given up
 PATIENCE = 10
+# delayed calls, and their results as they come
+Parallel = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def run_sweep(
@@ -72,7 +73,8 @@ def run_sweep(
     Raises:
         InvalidValueError: an unknown back-end, an address without a cluster, or a plan that no run
             is left of.
-        EngineError: the back-end is not installed, its cluster does not answer, or a worker died.
+        MissingPackageError: joblib or dask is not installed.
+        EngineError: the cluster does not answer, or a worker died.
         CheckpointError, OutputError: the store belongs to another sweep, cannot be written, or is
             being written to by another one.
         MissingDataError: the data is not there.
@@ -80,16 +82,13 @@ def run_sweep(
     check_int("run_sweep", "jobs", jobs, at_least=1, at_most=MOST_WORKERS)
     check_int("run_sweep", "threads", threads, at_least=1, at_most=MOST_WORKERS)
     if backend not in BACKENDS:
-        raise InvalidValueError(
-            f"run_sweep(backend={backend!r}): must be one of {', '.join(BACKENDS)}"
-        )
+        refuse("run_sweep", "backend", backend, f"must be one of {', '.join(BACKENDS)}")
     if (backend == "dask") != (address is not None):
         raise InvalidValueError(
             f"run_sweep(backend={backend!r}, address={address!r}): backend 'dask' needs the address"
             " of its scheduler, such as tcp://127.0.0.1:8786, and no other back-end takes one"
         )
-    configs = plan.configs()
-    refused = plan.refused()
+    configs, refused = plan.configs(), plan.refused()
     for (codebook, bits), reason in refused.items():
         tell(f"left out: {codebook} at {bits} bits; {reason}")
     configs = [config for config in configs if (config.codebook, config.bits) not in refused]
@@ -101,57 +100,51 @@ def run_sweep(
         # shows missing data, and a folder that is not ours, before any work
         load_data(plan.base, data_dir)
         store.begin(plan.base)
-        return _make_missing(
-            configs, store, data_dir, threads, tell, partial(_workers, backend, address, jobs)
-        )
+        missing = [config for config in configs if not store.has(config)]
+        tell(f"{len(configs)} runs, {len(configs) - len(missing)} of them finished before")
+        with _workers(backend, address, jobs) as parallel:
+            return _make(missing, store, data_dir, threads, tell, parallel)
 
 
-def _make_missing(
-    configs: list[Config],
+def _make(
+    missing: list[Config],
     store: Store,
     data_dir: str | Path | None,
     threads: int,
     tell: Callable[[str], None],
-    workers: Callable[[], AbstractContextManager[Callable[[Iterable[Any]], Iterable[Any]]]],
+    parallel: Parallel,
 ) -> list[str]:
-    """Make the runs that a store lacks; returns what went wrong."""
-    missing = [config for config in configs if not store.has(config)]
-    tell(f"{len(configs)} runs, {len(configs) - len(missing)} of them finished before")
+    """Make runs and keep them; returns what went wrong."""
+    delayed = optional("joblib", "apps").delayed
+    starts = {config.start(): None for config in missing if config.float_epochs}
+    anew = [start for start in starts if store.start(start) is None]
+    for start, checkpoint in parallel(
+        delayed(train_start)(start, data_dir, threads) for start in anew
+    ):
+        store.add_start(start, checkpoint)
+        tell(f"float start of seed {start.seed}: {checkpoint['history'][-1]['accuracy']:.2%}")
+
+    def tasks() -> Iterator[Any]:
+        for config in missing:
+            start = store.start(config.start()) if config.float_epochs else None
+            yield delayed(_attempt)(config, data_dir, threads, start)
+
     failures: list[str] = []
-    done = 0
-    with workers() as parallel:
-        starts = {config.start(): None for config in missing if config.float_epochs}
-        anew = [start for start in starts if store.start(start) is None]
-        for start, checkpoint in parallel(
-            joblib.delayed(train_start)(start, data_dir, threads) for start in anew
-        ):
-            store.add_start(start, checkpoint)
-            tell(f"float start of seed {start.seed}: {checkpoint['history'][-1]['accuracy']:.2%}")
-
-        def tasks() -> Iterator[Any]:
-            for config in missing:
-                start = store.start(config.start()) if config.float_epochs else None
-                yield joblib.delayed(_attempt)(config, data_dir, threads, start)
-
-        for config, row, problem in parallel(tasks()):
-            done += 1
-            if row is None:
-                failures.append(f"{_describe(config)}: {problem}")
-                tell(f"{done}/{len(missing)}  {failures[-1]}")
-                continue
+    for done, (config, row, problem) in enumerate(parallel(tasks()), 1):
+        text = f"{_describe(config)}: {problem}"
+        if row is None:
+            failures.append(text)
+        else:
             store.add(row)
-            tell(
-                f"{done}/{len(missing)}  {_describe(config)}: {row['accuracy']:.2%} "
-                f" ({row['seconds']:.0f} s)"
-            )
+            text = f"{_describe(config)}: {row['accuracy']:.2%}  ({row['seconds']:.0f} s)"
+        tell(f"{done}/{len(missing)}  {text}")
     return failures
 
 
 @contextmanager
-def _workers(
-    backend: str, address: str | None, jobs: int
-) -> Iterator[Callable[[Iterable[Any]], Iterable[Any]]]:
-    """What runs delayed calls and yields their results as they come."""
+def _workers(backend: str, address: str | None, jobs: int) -> Iterator[Parallel]:
+    """Processes here, or those of a cluster."""
+    joblib = optional("joblib", "apps")
     if backend == "loky":
         try:
             yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
@@ -161,37 +154,32 @@ def _workers(
                 " finished runs are kept: start it again, with fewer jobs"
             ) from problem
         return
+    distributed = optional("distributed", "dask")
+    where = f"run_sweep(backend='dask', address={address!r})"
     try:
-        from distributed import CancelledError, Client, KilledWorker
-        from distributed.comm import CommClosedError
-    except ImportError as problem:
-        raise EngineError(
-            "run_sweep(backend='dask'): dask is not installed; pip install 'snnsim[dask]'"
-        ) from problem
-    try:
-        client = Client(address, timeout=PATIENCE)
+        client = distributed.Client(address, timeout=PATIENCE)
     # asyncio's was no OSError before Python 3.11
     except (OSError, asyncio.TimeoutError, ValueError) as problem:
         raise EngineError(
-            f"run_sweep(backend='dask', address={address!r}): no scheduler answers there"
-            f" ({problem}); start one with `dask scheduler`, and give the address that it prints"
+            f"{where}: no scheduler answers there ({problem}); start one with `dask scheduler`, and"
+            " give the address that it prints"
         ) from problem
+    lost = (distributed.KilledWorker, distributed.CancelledError)
     with client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except (OSError, asyncio.TimeoutError) as problem:
             raise EngineError(
-                f"run_sweep(backend='dask', address={address!r}): the scheduler has no workers;"
-                f" start some with `dask worker {address}`"
+                f"{where}: the scheduler has no workers; start some with `dask worker {address}`"
             ) from problem
         try:
             with joblib.parallel_config(backend="dask", wait_for_workers_timeout=PATIENCE):
                 yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
-        except (KilledWorker, CommClosedError, CancelledError) as problem:
+        except (*lost, distributed.comm.CommClosedError) as problem:
             raise EngineError(
-                f"run_sweep(backend='dask', address={address!r}): the cluster was lost or a run"
-                f" killed its workers ({type(problem).__name__}); finished runs are kept: see the"
-                " log of the workers, and start it again"
+                f"{where}: the cluster was lost or a run killed its workers"
+                f" ({type(problem).__name__}); finished runs are kept: see the log of the workers,"
+                " and start it again"
             ) from problem
 
 
@@ -260,9 +248,7 @@ def train_row(
     return {
         "config": dataclasses.asdict(config),
         "config_hash": config_hash(config),
-        "accuracy": last["accuracy"],
-        "loss": last["loss"],
-        "firing_rate": last["firing_rate"],
+        **{name: last[name] for name in ("accuracy", "loss", "firing_rate")},
         "state_bytes": size.state_bytes,
         "weight_bytes": size.weight_bytes,
         "warning": str(caught[0].message) if caught else "",
@@ -288,8 +274,6 @@ def _attempt(
 
 
 def _describe(config: Config) -> str:
-    states = (
-        "float states" if config.bits is None else f"{config.codebook} {config.bits}-bit states"
-    )
-    weights = "float weights" if config.weight_bits is None else f"{config.weight_bits}-bit weights"
-    return f"{states}, {weights}, seed {config.seed}"
+    states = "float" if config.bits is None else f"{config.codebook} {config.bits}-bit"
+    weights = "float" if config.weight_bits is None else f"{config.weight_bits}-bit"
+    return f"{states} states, {weights} weights, seed {config.seed}"

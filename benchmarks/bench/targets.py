@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from snnsim.bench import training
-from snnsim.bench.candidates import SNNTORCH, SPIKINGJELLY
-from snnsim.bench.environment import MEMORY
-from snnsim.bench.floor import FLOOR
-from snnsim.bench.neurons import BOTH
-from snnsim.bench.results import Results, Spread, ratio
+from bench import training
+from bench.candidates import SNNTORCH, SPIKINGJELLY
+from bench.environment import MEMORY
+from bench.floor import FLOOR
+from bench.neurons import BOTH
+from bench.results import Results, Spread, ratio
 
 __all__ = ["TARGETS", "PeakTarget", "RatioTarget", "SavedTarget", "Target", "Verdict", "judge"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from snnsim.bench.candidates import (
+from bench.candidates import (
     FLOAT,
     OWN,
     SAME_SPIKES,
@@ -74,7 +74,7 @@ def check_peers(candidates: Iterable[Candidate]) -> int:
 
 
 def _built(name: str) -> list[Candidate]:
-    from snnsim.bench.candidates import build
+    from bench.candidates import build
 
     return build([name])[0]
 

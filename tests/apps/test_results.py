@@ -3,7 +3,8 @@ import math
 
 import pytest
 
-from snnsim.apps.sweep import (
+from snnsim.errors import DataError, InvalidValueError, MissingDataError
+from snnsim.sweep import (
     Store,
     config_hash,
     config_of,
@@ -15,8 +16,7 @@ from snnsim.apps.sweep import (
     summary,
     table,
 )
-from snnsim.apps.train import Config
-from snnsim.errors import DataError, InvalidValueError, MissingDataError
+from snnsim.training import Config
 
 
 def row(bits, accuracy, seed=0, *, weight_bits=None, codebook="uniform", **options):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.environment import missing_peers
 from snnsim import quant, surrogate
-from snnsim.bench.environment import missing_peers
 from snnsim.errors import InvalidValueError
 from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table

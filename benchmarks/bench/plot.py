@@ -5,11 +5,11 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snnsim.bench.environment import MEMORY
-from snnsim.bench.floor import FLOOR
-from snnsim.bench.neurons import BOTH
-from snnsim.bench.results import Results, Timing, spread
-from snnsim.bench.training import STEP
+from bench.environment import MEMORY
+from bench.floor import FLOOR
+from bench.neurons import BOTH
+from bench.results import Results, Timing, spread
+from bench.training import STEP
 from snnsim.viz.figure import FAINT, INK
 
 __all__ = ["draw"]

@@ -7,72 +7,18 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 
+from bench.candidates import choose_names
+from bench.neurons import shape_name
+from bench.options import PARTS
+from bench.plan import Plan, full_plan, quick_plan, run_plan
+from bench.plot import draw
+from bench.report import markdown, tables
+from bench.results import Results
+from bench.training import STEP
 from snnsim import viz
 from snnsim._core.files import claimed, write_whole
-from snnsim.apps.cli.demo import table
-from snnsim.apps.cli.options import folder, positive_int, workers
-from snnsim.bench.candidates import choose_names
-from snnsim.bench.neurons import shape_name
-from snnsim.bench.plan import PARTS, Plan, full_plan, quick_plan, run_plan
-from snnsim.bench.plot import draw
-from snnsim.bench.report import markdown, tables
-from snnsim.bench.results import Results
-from snnsim.bench.training import STEP
-
-DESCRIPTION = """Time snnsim's engines, a plain loop, torch.compile, snnTorch and SpikingJelly in
-turns, in one run, against the memory that has to be moved; measure what they keep for backward
-and their peak memory; time whole training steps; and say which targets are met. The engines must
-agree bit for bit first. A full run takes about 10 minutes on two cores that do nothing else.
-Peers take part where they are installed: pip install snntorch;
-pip install --no-deps spikingjelly"""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command to its parser."""
-    parser.description = DESCRIPTION
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="small shapes and few rounds: shows that everything runs, not how fast",
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure (default: all)")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        help="candidates of the layer of neurons, or how their names begin",
-    )
-    parser.add_argument(
-        "--shapes", nargs="+", type=shape, metavar="TxN", help="time steps and neurons of a layer"
-    )
-    parser.add_argument(
-        "--threads",
-        nargs="+",
-        type=workers,
-        metavar="N",
-        help="numbers of torch threads (default: 1 2)",
-    )
-    parser.add_argument(
-        "--rounds", type=positive_int, metavar="N", help="samples of each (default: 7)"
-    )
-    parser.add_argument(
-        "--out",
-        type=folder,
-        default=Path("runs/bench"),
-        metavar="DIR",
-        help="where results go (default: runs/bench)",
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="JSON",
-        help=(
-            "measure nothing; write page and picture of these results, or of what the other options"
-            " choose of them"
-        ),
-    )
+from snnsim.apps.cli.train import table
 
 
 def run(options: argparse.Namespace) -> int:
@@ -143,14 +89,3 @@ def report(results: Results, options: argparse.Namespace) -> int:
     )
     print(f"\npage        {page}\npicture     {picture}")
     return 0
-
-
-def shape(text: str) -> tuple[int, int]:
-    """Time steps and neurons of "TxN"."""
-    parts = text.split("x")
-    if len(parts) == 2 and all(part.isdecimal() and int(part) >= 1 for part in parts):
-        return int(parts[0]), int(parts[1])
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is not of the form TxN, such as 16x1000000: time steps and neurons, at least 1"
-        " each"
-    )

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from snnsim.bench.candidates import Candidate, build
-from snnsim.bench.equality import check_peers
-from snnsim.bench.floor import FLOOR, Floor
-from snnsim.bench.results import Results, Timing
-from snnsim.bench.turns import clock_of, take_turns
+from bench.candidates import Candidate, build
+from bench.equality import check_peers
+from bench.floor import FLOOR, Floor
+from bench.results import Results, Timing
+from bench.turns import clock_of, take_turns
 
 __all__ = ["BOTH", "FORWARD", "measure_neurons", "neuron_input", "shape_name"]
 

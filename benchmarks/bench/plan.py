@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from snnsim.bench import training
-from snnsim.bench.candidates import (
+from bench import training
+from bench.candidates import (
     COMPILED,
     FLOAT,
     LOOP,
@@ -17,16 +17,16 @@ from snnsim.bench.candidates import (
     SNNTORCH_QUANT,
     SPIKINGJELLY,
 )
-from snnsim.bench.child import Job, run_in_child
-from snnsim.bench.environment import MEMORY, describe, missing_peers, why_not_kept
-from snnsim.bench.equality import check_engines
-from snnsim.bench.memory import why_no_peak
-from snnsim.bench.neurons import shape_name
-from snnsim.bench.results import Results
+from bench.child import Job, run_in_child
+from bench.environment import MEMORY, describe, missing_peers, why_not_kept
+from bench.equality import check_engines
+from bench.memory import why_no_peak
+from bench.neurons import shape_name
+from bench.options import PARTS
+from bench.results import Results
 
-__all__ = ["PARTS", "Plan", "full_plan", "quick_plan", "run_plan"]
+__all__ = ["Plan", "full_plan", "quick_plan", "run_plan"]
 
-PARTS = ("neurons", "memory", "training")
 LARGE = (16, 1_000_000)
 SHAPES = (LARGE, (100, 10_000), (8, 12_800), (1, 1000))
 PEAKS = (

@@ -1,0 +1,27 @@
+"""Packages that only some parts need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from snnsim.errors import MissingPackageError
+
+__all__ = ["optional"]
+
+
+def optional(module: str, extra: str) -> Any:
+    """A module of a package that comes with an extra.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as problem:
+        if problem.name not in (package, module):
+            raise
+        raise MissingPackageError(
+            f"{package} is not installed; pip install 'snnsim[{extra}]'", name=package
+        ) from problem
