@@ -8,7 +8,7 @@ import nir
 import numpy as np
 import pytest
 import torch
-from deploy.interchange.stepper import stepped
+from deploy.nir_stepper import stepped
 
 from snnsim import MultiStep, SingleStep
 from snnsim.deploy import from_nir, to_nir

@@ -11,13 +11,13 @@ import nir
 import numpy as np
 import pytest
 import torch
-from deploy.interchange.stepper import stepped
+from deploy.nir_stepper import stepped
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
 from snnsim.deploy import from_nir, lower, to_grid, to_nir, verify
 from snnsim.deploy.feedback import Feedback
-from snnsim.deploy.interchange.fields import CONSTANTS
+from snnsim.deploy.nir_kinds import KINDS
 from snnsim.errors import (
     DataError,
     InvalidTypeError,
@@ -426,7 +426,7 @@ def test_an_integrator_that_counts_time_in_steps_is_read_with_one_step():
 @pytest.mark.parametrize("kind", ["LIF", "LI", "CubaLIF", "CubaLI"])
 @pytest.mark.parametrize("field", ["tau", "tau_syn", "tau_mem"])
 def test_a_time_constant_below_a_step_is_refused_with_a_step_that_does(kind, field):
-    names = CONSTANTS[kind]
+    names = KINDS[kind].fields
     if field not in names:
         return
     fields = {

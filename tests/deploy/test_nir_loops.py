@@ -4,7 +4,7 @@ import nir
 import numpy as np
 import pytest
 import torch
-from deploy.interchange.stepper import stepped
+from deploy.nir_stepper import stepped
 
 from snnsim import SingleStep
 from snnsim.deploy import from_nir
