@@ -6,9 +6,9 @@ from deploy.networks import NETWORKS, example
 from deploy.random_integers import random_integers
 
 from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.c_layout import CONVOLUTION, DENSE, PACKED, layout_of, width_of
-from snnsim.deploy.exactness import accumulator_bounds
-from snnsim.deploy.operations import Delay, Pool, Product, Reshape, Signal, Window
+from snnsim.deploy.bounds import accumulator_bounds
+from snnsim.deploy.c import CONVOLUTION, DENSE, PACKED, layout_of, width_of
+from snnsim.deploy.ops import Delay, Pool, Product, Reshape, Signal, Window
 from snnsim.errors import InvalidValueError
 
 PLAIN = Window()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from deploy.networks import NETWORKS, awake, dense, example, lowered, spikes
+from snnsim.deploy.engine import is_compiled, run, run_by_definition
 from torch import nn
 
 from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.engine import is_compiled, run, run_by_definition
-from snnsim.deploy.exactness import accumulator_bounds
-from snnsim.deploy.operations import Delay, GridNeuron, Pool, Product, Signal, Window
+from snnsim.deploy.bounds import accumulator_bounds
+from snnsim.deploy.ops import Delay, GridNeuron, Pool, Product, Signal, Window
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant.layers import QuantConv2d, QuantLinear
 

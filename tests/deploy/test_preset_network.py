@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from snnsim.deploy.engine import run, run_by_definition
 
 from snnsim.deploy import IntegerNetwork, preset_network
-from snnsim.deploy.engine import run, run_by_definition
-from snnsim.deploy.operations import Signal
+from snnsim.deploy.ops import Signal
 from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
 from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError

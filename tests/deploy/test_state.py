@@ -4,8 +4,8 @@ import torch
 from deploy.networks import example
 
 from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.operations import Delay, Signal
-from snnsim.deploy.state import StateLayout
+from snnsim.deploy.integers import StateLayout
+from snnsim.deploy.ops import Delay, Signal
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snnsim.deploy.interchange.equations import delay_time, fields_of, scale_field, threshold_field
 from snnsim.deploy.interchange.fields import Node
 from snnsim.deploy.interchange.optional import optional
-from snnsim.deploy.sum_pool import AdaptiveSumPool2d
+from snnsim.deploy.ops.pool import AdaptiveSumPool2d
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.neurons import Membrane

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from snnsim._core.checks import checked_bool, checked_number
-from snnsim.deploy.feedback import Feedback
 from snnsim.deploy.interchange.equations import (
     Drive,
     Stepping,
@@ -38,6 +37,7 @@ from snnsim.deploy.interchange.settings import (
 )
 from snnsim.deploy.interchange.topology import Topology, flatten
 from snnsim.deploy.interchange.write import DEFAULT_DT
+from snnsim.deploy.read import Feedback
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError, SnnsimError
 from snnsim.layers import Delay, Driven
 from snnsim.neurons import Membrane

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from snnsim._core.checks import check_int, checked_number
 from snnsim._core.files import write_whole
 from snnsim._version import __version__
-from snnsim.deploy.graph import (
+from snnsim.deploy.interchange.fields import checked
+from snnsim.deploy.interchange.network import Sum, leaves
+from snnsim.deploy.interchange.nodes import node_of
+from snnsim.deploy.interchange.optional import optional
+from snnsim.deploy.interchange.settings import Settings, settings_of
+from snnsim.deploy.ops.pool import AdaptiveSumPool2d
+from snnsim.deploy.read import (
     IDLE,
     Graph,
     Part,
@@ -25,12 +31,6 @@ from snnsim.deploy.graph import (
     network_of,
     read,
 )
-from snnsim.deploy.interchange.fields import checked
-from snnsim.deploy.interchange.network import Sum, leaves
-from snnsim.deploy.interchange.nodes import node_of
-from snnsim.deploy.interchange.optional import optional
-from snnsim.deploy.interchange.settings import Settings, settings_of
-from snnsim.deploy.sum_pool import AdaptiveSumPool2d
 from snnsim.errors import DataError, InvalidValueError, OutputError, ShapeError
 from snnsim.layers import Dropout, Scale
 from snnsim.temporal.runner import reset

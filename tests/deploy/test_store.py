@@ -54,7 +54,7 @@ def saved(tmp_path):
 
 def rewrite(folder, change, rehash=True):
     """Change the manifest, as someone would who also fixes its hash."""
-    from snnsim.deploy.files import _hash
+    from snnsim.deploy.store import _hash
 
     path = folder / "network.json"
     manifest = json.loads(path.read_text())

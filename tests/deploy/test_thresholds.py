@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from deploy.networks import awake, dense, spikes
+from snnsim.deploy.engine import run, run_by_definition
 from torch import nn
 
 from snnsim import neurons, quant
 from snnsim.deploy import IntegerNetwork, lower, verify
-from snnsim.deploy.bisection import bisect
-from snnsim.deploy.engine import run, run_by_definition
-from snnsim.deploy.operations import TableNeuron
+from snnsim.deploy.ops import TableNeuron
+from snnsim.deploy.thresholds import bisect
 from snnsim.errors import InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv2d, QuantLinear

@@ -9,7 +9,7 @@ from torch import nn
 
 from snnsim import functional, neurons, quant
 from snnsim.deploy import IntegerNetwork, lower
-from snnsim.deploy.interface import interface_of
+from snnsim.deploy.integers import interface_of
 from snnsim.errors import InvalidValueError
 from snnsim.quant.layers import QuantLinear
 
