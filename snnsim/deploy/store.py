@@ -17,7 +17,7 @@ import numpy as np
 from snnsim._core.files import write_folder
 from snnsim._version import __version__
 from snnsim.deploy.integers import NetworkData
-from snnsim.deploy.ops import OPERATIONS, Integers, Operation, Signal, Window
+from snnsim.deploy.ops import OPERATIONS, Integers, Signal, Window
 from snnsim.errors import DataError, InvalidValueError, MissingDataError, SnnsimError
 
 __all__ = ["describe", "load_network", "save_network"]
@@ -107,9 +107,11 @@ def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
         manifest = json.loads(text)
         _check_manifest(manifest, content)
         tensors = load(content)
-        operations = [_operation(entry, tensors) for entry in manifest["operations"]]
+        operations = [
+            _made(KINDS[entry["kind"]], entry, tensors) for entry in manifest["operations"]
+        ]
         return {
-            "input": _signal(manifest["input"]),
+            "input": _made(Signal, manifest["input"], tensors),
             "operations": operations,
             "output": _plain(manifest["output"], int),
             "time_steps": _plain(manifest["time_steps"], int, type(None)),
@@ -182,26 +184,13 @@ def _hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _operation(entry: dict[str, Any], tensors: dict[str, Integers]) -> Operation:
-    kind = KINDS[entry["kind"]]
-    if set(entry) != {"kind", *(field.name for field in fields(kind))}:
-        raise ValueError(f"an operation {entry['kind']} with the fields {sorted(entry)}")
-    return _made(kind, entry, tensors)
-
-
-def _signal(value: dict[str, Any]) -> Signal:
-    return _made(Signal, value, {})
-
-
 def _made(kind: type, values: dict[str, Any], tensors: dict[str, Integers]) -> Any:
     """A dataclass from the JSON of its fields, each as it is annotated."""
+    names = [field.name for field in fields(kind)]
+    if set(values) - {"kind", "preset"} != set(names):
+        raise ValueError(f"a {kind.__name__} with the fields {sorted(values)}")
     hints = get_type_hints(kind)
-    return kind(
-        **{
-            field.name: _value(hints[field.name], values[field.name], tensors)
-            for field in fields(kind)
-        }
-    )
+    return kind(**{name: _value(hints[name], values[name], tensors) for name in names})
 
 
 def _value(hint: Any, value: Any, tensors: dict[str, Integers]) -> Any:

@@ -97,7 +97,7 @@ BROKEN = {
     "field": (
         lambda m: m["operations"][0].update(extra=1),
         DataError,
-        "an operation Product with the fields",
+        "a Product with the fields",
     ),
     "type": (lambda m: m["operations"][1].update(start="8"), DataError, "'8' instead of int"),
     "bool": (lambda m: m["operations"][1].update(start=True), DataError, "True instead of int"),
