@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snnsim.deploy import c
-from snnsim.deploy.operations import Integers, Neuron
+from snnsim.deploy.ops import Integers, Neuron
 from snnsim.errors import RunError
 
 if TYPE_CHECKING:

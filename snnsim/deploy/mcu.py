@@ -20,9 +20,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from snnsim._core.files import write_folder
+from snnsim.deploy.bounds import Integers
 from snnsim.deploy.c import CSource, generate
 from snnsim.deploy.mcu_templates import LINKER_SCRIPT, PROGRAM
-from snnsim.deploy.operations import Integers
 from snnsim.errors import InvalidValueError, RunError
 
 if TYPE_CHECKING:

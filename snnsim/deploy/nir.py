@@ -22,17 +22,6 @@ from snnsim._core.checks import check_int, checked_bool, checked_number
 from snnsim._core.files import write_whole
 from snnsim._core.optional import optional
 from snnsim._version import __version__
-from snnsim.deploy.feedback import Feedback
-from snnsim.deploy.graph import (
-    IDLE,
-    Graph,
-    Part,
-    check_method,
-    check_methods,
-    leading_features,
-    network_of,
-    read,
-)
 from snnsim.deploy.nir_graph import Topology, flatten, load
 from snnsim.deploy.nir_kinds import (
     ONE_SAMPLE,
@@ -44,6 +33,17 @@ from snnsim.deploy.nir_kinds import (
     kind_of,
 )
 from snnsim.deploy.nir_settings import Settings, settings_of
+from snnsim.deploy.read import (
+    IDLE,
+    Feedback,
+    Graph,
+    Part,
+    check_method,
+    check_methods,
+    leading_features,
+    network_of,
+    read,
+)
 from snnsim.errors import (
     DataError,
     InvalidTypeError,

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from snnsim.calibrate.conversion import BalancedIFNode
 from snnsim.deploy.nir_settings import Settings, plain_class, restored
-from snnsim.deploy.sum_pool import AdaptiveSumPool2d
+from snnsim.deploy.ops.pool import AdaptiveSumPool2d
 from snnsim.errors import DataError, InvalidValueError, ShapeError
 from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.neurons import (

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from snnsim._core.files import write_whole
 from snnsim._core.restore import evaluating
 from snnsim._version import __version__
-from snnsim.deploy.graph import network_of, read
+from snnsim.deploy.bounds import Integers
 from snnsim.deploy.host import HostProgram, compiled, compiler_version, why_no_program
-from snnsim.deploy.interface import interface_of
+from snnsim.deploy.integers import interface_of
 from snnsim.deploy.network import IntegerNetwork, NeuronTrace
-from snnsim.deploy.operations import Integers
+from snnsim.deploy.read import network_of, read
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane

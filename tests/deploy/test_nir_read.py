@@ -16,8 +16,8 @@ from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
 from snnsim.deploy import from_nir, lower, to_grid, to_nir, verify
-from snnsim.deploy.feedback import Feedback
 from snnsim.deploy.nir_kinds import KINDS
+from snnsim.deploy.read import Feedback
 from snnsim.errors import (
     DataError,
     InvalidTypeError,

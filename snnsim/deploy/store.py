@@ -7,75 +7,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from snnsim._core.files import write_folder
 from snnsim._version import __version__
-from snnsim.deploy.operations import (
-    Add,
-    Delay,
-    GridNeuron,
-    Integers,
-    Operation,
-    Pool,
-    Product,
-    Reshape,
-    Signal,
-    TableNeuron,
-    Window,
-)
-from snnsim.deploy.preset_operations import Preset, PresetLayer, PresetNeuron
-from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
-from snnsim.errors import DataError, MissingDataError, SnnsimError
-
-if TYPE_CHECKING:
-    from snnsim.deploy.network import IntegerNetwork
+from snnsim.deploy.integers import NetworkData
+from snnsim.deploy.ops import OPERATIONS, Integers, Signal, Window
+from snnsim.errors import DataError, InvalidValueError, MissingDataError, SnnsimError
 
 __all__ = ["describe", "load_network", "save_network"]
 
 FORMAT = "snnsim integer network"
 FORMAT_VERSION = 1
 MANIFEST, TENSORS = "network.json", "tensors.safetensors"
-KINDS: dict[str, type[Operation]] = {
-    kind.__name__: kind
-    for kind in (
-        Add,
-        Delay,
-        GridNeuron,
-        Pool,
-        PresetLayer,
-        PresetNeuron,
-        Product,
-        Reshape,
-        TableNeuron,
-    )
-}
-PRESETS: dict[str, type[Preset]] = {
-    preset.__name__: preset for preset in (LoihiLIF, XyloLIF, SpeckIF)
-}
+KINDS = {kind.__name__: kind for kind in OPERATIONS}
 # a network of thousands of operations is described in less; weights are loaded whole
 LARGEST = {MANIFEST: 2**26, TENSORS: 2**33}
-# fields that are arrays, some of which may be missing; everything else is plain JSON
-OPTIONAL = {"limits", "levels"}
-ARRAYS = {
-    "weight",
-    "multiplier",
-    "offset",
-    "limits",
-    "edges",
-    "leak",
-    "reset",
-    "fire",
-    "levels",
-    "thresholds",
-}
 
 
-def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integers]]:
+def describe(network: NetworkData) -> tuple[dict[str, Any], dict[str, Integers]]:
     """A network as JSON, and its arrays by name."""
     tensors: dict[str, Integers] = {}
     operations = []
@@ -84,14 +39,15 @@ def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integer
         for field in fields(operation):
             value = getattr(operation, field.name)
             if isinstance(value, np.ndarray):
-                entry[field.name] = f"{i}.{field.name}"
-                tensors[entry[field.name]] = np.ascontiguousarray(value)
-            else:
-                entry[field.name] = (
-                    asdict(value) if isinstance(value, Signal | Window | Preset) else value
+                tensors[f"{i}.{field.name}"] = np.ascontiguousarray(value)
+                value = f"{i}.{field.name}"
+            elif is_dataclass(value) and not isinstance(value, type):
+                # of the neurons of chips, which one it is
+                kind = (
+                    {} if isinstance(value, Signal | Window) else {"preset": type(value).__name__}
                 )
-                if isinstance(value, Preset):
-                    entry[field.name] |= {"preset": type(value).__name__}
+                value = asdict(value) | kind
+            entry[field.name] = value
         operations.append(entry)
     manifest = {
         "format": FORMAT,
@@ -108,14 +64,22 @@ def describe(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str, Integer
     return json.loads(json.dumps(manifest)), tensors
 
 
-def save_network(network: IntegerNetwork, folder: str | os.PathLike[str]) -> None:
+def save_network(network: NetworkData, folder: str | os.PathLike[str]) -> None:
     """Write a network into a new folder.
 
     Raises:
         OutputError: the folder exists already, or cannot be written.
+        InvalidValueError: an operation of the user's own.
     """
     from safetensors.numpy import save
 
+    for operation in network.operations:
+        if type(operation) not in OPERATIONS:
+            raise InvalidValueError(
+                f"IntegerNetwork.save: {operation.name!r} is an operation"
+                f" {type(operation).__name__} of your own, and nothing that files name is executed;"
+                " save the trained network, and lower it where it is needed"
+            )
     manifest, tensors = describe(network)
     content = save(tensors)
     manifest |= {
@@ -143,9 +107,11 @@ def load_network(folder: str | os.PathLike[str]) -> dict[str, Any]:
         manifest = json.loads(text)
         _check_manifest(manifest, content)
         tensors = load(content)
-        operations = [_operation(entry, tensors) for entry in manifest["operations"]]
+        operations = [
+            _made(KINDS[entry["kind"]], entry, tensors) for entry in manifest["operations"]
+        ]
         return {
-            "input": _signal(manifest["input"]),
+            "input": _made(Signal, manifest["input"], tensors),
             "operations": operations,
             "output": _plain(manifest["output"], int),
             "time_steps": _plain(manifest["time_steps"], int, type(None)),
@@ -218,50 +184,32 @@ def _hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _operation(entry: dict[str, Any], tensors: dict[str, Integers]) -> Operation:
-    kind = KINDS[entry["kind"]]
-    if set(entry) != {"kind", *(field.name for field in fields(kind))}:
-        raise ValueError(f"an operation {entry['kind']} with the fields {sorted(entry)}")
-    return kind(
-        **{name: _field(name, value, tensors) for name, value in entry.items() if name != "kind"}
-    )
+def _made(kind: type, values: dict[str, Any], tensors: dict[str, Integers]) -> Any:
+    """A dataclass from the JSON of its fields, each as it is annotated."""
+    names = [field.name for field in fields(kind)]
+    if set(values) - {"kind", "preset"} != set(names):
+        raise ValueError(f"a {kind.__name__} with the fields {sorted(values)}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _value(hints[name], values[name], tensors) for name in names})
 
 
-def _field(name: str, value: Any, tensors: dict[str, Integers]) -> Any:
-    if name in ARRAYS:
-        return None if value is None and name in OPTIONAL else tensors[value]
-    if name == "output":
-        return _signal(value)
-    if name == "window":
-        return Window(**{key: _pair(pair) for key, pair in value.items()})
-    if name == "neuron":
-        preset = PRESETS[value["preset"]]
-        # a field without a default is an int
-        kinds = {
-            field.name: bool if isinstance(field.default, bool) else int for field in fields(preset)
-        }
-        return preset(
-            **{key: _plain(number, kinds[key]) for key, number in value.items() if key != "preset"}
-        )
-    if name in ("inputs", "shifts", "planes"):
-        return _integers(value)
-    return _plain(value, bool if name == "maximum" else str if name == "name" else int)
-
-
-def _signal(value: dict[str, Any]) -> Signal:
-    return Signal(
-        _integers(value["shape"]),
-        *(_plain(value[key], int) for key in ("low", "high", "frac_bits")),
-    )
-
-
-def _integers(values: Any) -> tuple[int, ...]:
-    return tuple(_plain(value, int) for value in values)
-
-
-def _pair(values: Any) -> tuple[int, int]:
-    first, second = _integers(values)
-    return first, second
+def _value(hint: Any, value: Any, tensors: dict[str, Integers]) -> Any:
+    options = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if NoneType in options:
+        if value is None:
+            return None
+        options = tuple(option for option in options if option is not NoneType)
+    hint = options[0]
+    if get_origin(hint) is np.ndarray:
+        return tensors[value]
+    if is_dataclass(hint):
+        named = {option.__name__: option for option in options}
+        return _made(named[value.get("preset", options[0].__name__)], value, tensors)
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        kinds = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+        return tuple(_plain(part, kind) for part, kind in zip(value, kinds, strict=True))
+    return _plain(value, hint)
 
 
 def _plain(value: Any, *kinds: type) -> Any:

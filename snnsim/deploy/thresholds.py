@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from snnsim.deploy.operations import Integers
+from snnsim.deploy.bounds import Integers
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.weight import QuantizedWeight

@@ -1,4 +1,4 @@
-"""When float32 computes exactly what the integers compute, and what is missing where it does not.
+"""Binary grids and exactness: when float32 computes exactly what the integers compute.
 
 A layer `u = a * scale + bias` in front of a neuron is exact if scale, bias, edges and leaks are
 multiples of `2**-F` and either every value on the way stays below `2**(24-F)`, or the layer feeds
@@ -11,19 +11,67 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from snnsim.deploy.dyadic import FLOAT32_EXACT, INT32_MAX
-from snnsim.deploy.operations import Integers
+__all__ = [
+    "FLOAT32_EXACT",
+    "INT32_MAX",
+    "MAX_FRAC_BITS",
+    "Integers",
+    "Report",
+    "Stage",
+    "accumulator_bounds",
+    "frac_bits_of",
+    "live_limits",
+    "on_grid",
+    "rounded",
+]
 
-__all__ = ["Report", "Stage", "accumulator_bounds", "live_limits"]
-
+# an array of some integer type
+Integers = npt.NDArray[Any]
+# float32 holds every whole number up to this one
+FLOAT32_EXACT = 2**24
+INT32_MAX = 2**31 - 1
+MANTISSA_BITS = 53
 # beyond this many fractional bits nothing of use fits below the exact range
 MAX_FRAC_BITS = 24
 # larger ones are refused wherever they are met, and what is computed with them must not leave 64
 # bits
 LARGEST_SUM = 2**60
+
+
+def frac_bits_of(*values: Tensor | float) -> int:
+    """Smallest F >= 0 such that every value is a multiple of `2**-F`."""
+    numbers = np.concatenate([_float64(value).reshape(-1) for value in values])
+    mantissa, exponent = np.frexp(numbers[numbers != 0])
+    whole = np.abs(mantissa * 2.0**MANTISSA_BITS).astype(np.int64)
+    lowest_bit = np.log2((whole & -whole).astype(np.float64)).astype(np.int64)
+    return int(max(0, *(MANTISSA_BITS - exponent - lowest_bit), 0))
+
+
+def on_grid(values: Tensor | float, frac_bits: int) -> npt.NDArray[np.int64]:
+    """The integers `values * 2**frac_bits`, for values that are on that grid."""
+    return np.asarray(np.ldexp(_float64(values), frac_bits)).astype(np.int64)
+
+
+def rounded(values: Tensor, frac_bits: int) -> Tensor:
+    """The nearest multiples of `2**-frac_bits`, halves to even, in the dtype of `values` and
+    without a gradient.
+    """
+    return (torch.round(values.detach().double() * 2.0**frac_bits) * 2.0**-frac_bits).to(
+        values.dtype
+    )
+
+
+def _float64(values: Tensor | float) -> npt.NDArray[np.float64]:
+    return np.asarray(
+        values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, np.float64
+    )
 
 
 @dataclass(frozen=True)
@@ -38,7 +86,7 @@ class Stage:
         accumulator: largest sum of weights times inputs.
         multiplier: smallest and largest scale in units of `2**-frac_bits`; None where the input is
             no single layer.
-        added_bits: how many of the fractional bits the steps of the input and divisions add to
+        added_bits: fractional bits among them that the steps of the input and divisions add to
             those of the layer's grid.
     """
 
@@ -52,33 +100,28 @@ class Stage:
 
     @property
     def limit(self) -> float:
-        """What the window must not exceed."""
+        """Largest window that is exact."""
         return FLOAT32_EXACT * 2.0**-self.frac_bits
 
     @property
     def headroom_bits(self) -> int:
-        """How many more fractional bits would still be exact; negative where too many are needed
-        already.
-        """
+        """Further fractional bits that are exact; negative where too many are needed already."""
         return self.largest_frac_bits - self.frac_bits
 
     @property
     def largest_frac_bits(self) -> int:
         """The most fractional bits that are exact with this window."""
-        return (
-            min(MAX_FRAC_BITS, math.floor(math.log2(FLOAT32_EXACT / self.window)))
-            if self.window
-            else MAX_FRAC_BITS
-        )
+        if not self.window:
+            return MAX_FRAC_BITS
+        return min(MAX_FRAC_BITS, math.floor(math.log2(FLOAT32_EXACT / self.window)))
 
     @property
     def accumulator_bits(self) -> int:
         """Bits of the accumulator, sign included."""
         return self.accumulator.bit_length() + 1
 
-    @property
-    def problem(self) -> str | None:
-        """Why float32 is not exact here, and what would help; None where it is."""
+    def why_not(self) -> str | None:
+        """Reason that float32 is not exact here, with what would help; None where it is."""
         if self.accumulator > FLOAT32_EXACT:
             return (
                 f"sums of weights times inputs reach {self.accumulator}, and float32 is exact up to"
@@ -111,27 +154,12 @@ class Report:
     stages: tuple[Stage, ...]
 
     def __str__(self) -> str:
-        rows = [
-            (
-                "neuron",
-                "layer",
-                "fractional bits",
-                "live window",
-                "limit",
-                "accumulator bits",
-                "multiplier",
-            )
-        ]
+        head = "neuron,layer,fractional bits,live window,limit,accumulator bits,multiplier"
+        rows = [tuple(head.split(","))]
         for s in self.stages:
+            bits, window, limit = str(s.frac_bits), f"{s.window:.4g}", f"{s.limit:.4g}"
             multiplier = "" if s.multiplier is None else f"{s.multiplier[0]}..{s.multiplier[1]}"
-            numbers = (
-                str(s.frac_bits),
-                f"{s.window:.4g}",
-                f"{s.limit:.4g}",
-                str(s.accumulator_bits),
-                multiplier,
-            )
-            rows.append((s.name, s.layer, *numbers))
+            rows.append((s.name, s.layer, bits, window, limit, str(s.accumulator_bits), multiplier))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -147,10 +175,7 @@ def accumulator_bounds(weight: Integers, low: int, high: int) -> tuple[Integers,
     """
     flat = weight.astype(np.int64).reshape(len(weight), -1)
     # Python's whole numbers have no end
-    positive, negative = (
-        flat.clip(min=0).sum(1).astype(object),
-        flat.clip(max=0).sum(1).astype(object),
-    )
+    positive, negative = (part.sum(1).astype(object) for part in (flat.clip(0), flat.clip(max=0)))
     bounds = positive * low + negative * high, positive * high + negative * low
     least, most = (np.clip(bound, -LARGEST_SUM, LARGEST_SUM).astype(np.int64) for bound in bounds)
     return least, most

@@ -54,7 +54,7 @@ def saved(tmp_path):
 
 def rewrite(folder, change, rehash=True):
     """Change the manifest, as someone would who also fixes its hash."""
-    from snnsim.deploy.files import _hash
+    from snnsim.deploy.store import _hash
 
     path = folder / "network.json"
     manifest = json.loads(path.read_text())
@@ -97,7 +97,7 @@ BROKEN = {
     "field": (
         lambda m: m["operations"][0].update(extra=1),
         DataError,
-        "an operation Product with the fields",
+        "a Product with the fields",
     ),
     "type": (lambda m: m["operations"][1].update(start="8"), DataError, "'8' instead of int"),
     "bool": (lambda m: m["operations"][1].update(start=True), DataError, "True instead of int"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -14,28 +14,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from snnsim.calibrate.conversion import Scale
-from snnsim.deploy.feedback import Feedback
-from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.layers import Delay, Dropout
+from snnsim._core.checks import check_int
+from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError
+from snnsim.layers import Delay, Dropout, Scale
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.weight import QuantizedWeight
-from snnsim.temporal.module import Temporal
+from snnsim.temporal.module import Temporal, stack_steps
 from snnsim.temporal.runner import MultiStep, SingleStep, reset
 
 __all__ = [
+    "IDENTITIES",
     "IDLE",
+    "MAX_AXES",
+    "Feedback",
     "Graph",
     "Part",
     "Reshaping",
     "at_rest",
     "check_method",
     "check_methods",
+    "input_shape_of",
+    "is_own_layer",
     "leading_features",
     "network_of",
     "own_method",
     "read",
     "refusal",
+    "whole_numbers",
 ]
 
 IN_PLACE_ADDITIONS = (operator.iadd, "add_")
@@ -68,8 +73,11 @@ POOLS: dict[Any, type[nn.Module]] = {
     F.max_pool1d: nn.MaxPool1d,
     F.max_pool2d: nn.MaxPool2d,
 }
-# modules that return, in eval mode, the tensor that they are given, or a view of it
-PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Dropout, nn.Flatten, nn.Unflatten)
+# modules that return, in eval mode, the tensor that they are given; and those that return a view
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Dropout)
+PASSING = (*IDENTITIES, nn.Flatten, nn.Unflatten)
+# of one sample; what integer operations and the generated C know
+MAX_AXES = 3
 EXACT_DTYPES = (torch.float32, torch.float64)
 # methods of a user's own that change nothing that a layer computes
 IDLE = frozenset({"extra_repr", "reset_parameters", "train", "eval"})
@@ -96,8 +104,7 @@ class Part:
         name: dotted name of the module; for a function its name in the trace.
         module: None for the network's input and for a sum.
         inputs: the parts that feed it, by position in the graph.
-        is_function: whether `module` stands for a function of the forward and is none of the
-            network's.
+        is_function: `module` stands for a function of the forward and is none of the network's.
     """
 
     name: str
@@ -151,6 +158,47 @@ class Reshaping(nn.Module):
                 {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()},
             ).shape
         )
+
+
+class Feedback(Delay):
+    """A delay on the way back from a later layer, read at the start of a time step and written at
+    its end.
+
+    Args:
+        delay_steps: time steps, at least 1.
+        shape: of one sample, `[*n]`.
+    """
+
+    def __init__(self, delay_steps: int, shape: tuple[int, ...]) -> None:
+        super().__init__(delay_steps)
+        if delay_steps < 1:
+            raise InvalidValueError(
+                "Feedback(delay_steps=0): a loop needs a delay of at least one time step"
+            )
+        self.shape = shape
+
+    def read(self, x: Tensor) -> Tensor:
+        """What was written `delay_steps` ago, `[B, *n]`, zeros before; `x` is the network's input
+        of this step.
+        """
+        if self._time_steps is not None:
+            raise RunError(
+                "MultiStep: this network has feedback, so one time step needs the one before; use"
+                " snnsim.SingleStep"
+            )
+        oldest = self.held("x0")
+        return x.new_zeros(len(x), *self.shape) if oldest is None else oldest
+
+    def write(self, value: Tensor) -> None:
+        """Put in the value of this time step."""
+        if tuple(value.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"Feedback: what comes back has shape {tuple(value.shape[1:])}, and was made for"
+                f" {self.shape}; give the network samples of that shape"
+            )
+        waiting = [self.check_held(f"x{i}", value, value.dtype) for i in range(1, self.delay_steps)]
+        line = stack_steps([*(torch.zeros_like(value) if x is None else x for x in waiting), value])
+        self.hold(**{f"x{i}": x for i, x in enumerate(line)})
 
 
 def _evaluated(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
@@ -236,6 +284,42 @@ def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
     return first.in_features
 
 
+def input_shape_of(graph: Graph, shape: Any) -> tuple[int, ...]:
+    """The argument `input_shape`, or what the first layer says where it is left out."""
+    if shape is None:
+        return (leading_features(graph, (*IDENTITIES, Scale)),)
+    sizes = whole_numbers(
+        "input_shape",
+        shape,
+        range(1, MAX_AXES + 1),
+        "a tuple of 1 to 3 ints, as (1, 28, 28) for an image",
+    )
+    for size in sizes:
+        check_int("input_shape", "size", size, at_least=1)
+    return sizes
+
+
+def whole_numbers(argument: str, values: Any, counts: Sequence[int], form: str) -> tuple[int, ...]:
+    """The ints that an argument is, numpy's too.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: anything else, with the form it must have.
+    """
+    wrong = f"{argument}={values!r}: must be {form}"
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise InvalidTypeError(wrong)
+    if len(values) not in counts:
+        raise InvalidValueError(wrong)
+    try:
+        numbers = tuple(operator.index(value) for value in values)
+    except TypeError as problem:
+        raise InvalidTypeError(wrong) from problem
+    # a bool is an int in Python, and not here
+    if any(isinstance(value, bool) for value in values):
+        raise InvalidTypeError(wrong)
+    return numbers
+
+
 def refusal(part: Part, reason: str) -> InvalidValueError:
     """The error that names a part and says why it cannot be lowered."""
     kind = "" if part.module is None else f" ({type(part.module).__name__})"
@@ -244,6 +328,11 @@ def refusal(part: Part, reason: str) -> InvalidValueError:
         if part.name
         else f"the network: {reason}"
     )
+
+
+def is_own_layer(module: nn.Module | None) -> bool:
+    """True for a layer of the user's that says which operation it is."""
+    return callable(getattr(module, "integer_operation", None))
 
 
 class _Proxy(fx.Proxy):
@@ -260,9 +349,9 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own_layer = m.__module__.startswith(("snnsim.layers.", "snnsim.deploy.sum_pool"))
-        whole = isinstance(m, Temporal | QuantizedWeight | Scale)
-        return own_layer or whole or super().is_leaf_module(m, module_qualified_name)
+        ours = m.__module__.startswith(("snnsim.layers.", "snnsim.deploy.ops."))
+        whole = isinstance(m, Temporal | QuantizedWeight | Scale) or is_own_layer(m)
+        return ours or whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def read(net: nn.Module) -> Graph:
@@ -341,7 +430,7 @@ def _check_as_written(net: nn.Module) -> None:
 
 
 def _is_size(node: fx.Node, index: dict[fx.Node, int]) -> bool:
-    """Whether a node of a trace is a shape, or a number computed from shapes."""
+    """True for a node of a trace that is a shape, or a number computed from shapes."""
     if node.op == "call_method":
         return node.target in ("size", "dim")
     if node.op != "call_function" or node.target not in SIZE_FUNCTIONS:
@@ -361,12 +450,19 @@ def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: i
         return [Part(node.name, None, ())]
     if node.op == "call_module":
         module = net.get_submodule(str(node.target))
-        part = Part(str(node.target), module, inputs)
-        if len(node.args) + len(node.kwargs) != 1 or len(inputs) != 1:
+        if is_own_layer(module):
+            # in the order of its arguments, one of them several times too
+            given = [arg for arg in node.args if isinstance(arg, fx.Node) and arg in index]
+            inputs = tuple(index[arg] for arg in given)
+            is_called_plainly = len(inputs) == len(node.args) > 0 and not node.kwargs
+        else:
+            is_called_plainly = len(node.args) + len(node.kwargs) == len(inputs) == 1
+        if not is_called_plainly:
             raise refusal(
-                part, "it is called with more than a tensor; call it with its input alone"
+                Part(str(node.target), module, inputs),
+                "it is called with more than a tensor; call it with its input alone",
             )
-        return [part]
+        return [Part(str(node.target), module, inputs)]
     is_method = node.op == "call_method"
     if node.op == "call_function" or is_method:
         summands = [
@@ -424,7 +520,7 @@ def _flatten(node: fx.Node) -> nn.Flatten | None:
 
 
 def _is_batch(size: Any) -> bool:
-    """Whether a value of a trace is the size of the first axis."""
+    """True for a value of a trace that is the size of the first axis."""
     if not isinstance(size, fx.Node) or size.target not in ("size", operator.getitem):
         return False
     source: Any = size.args[0]
@@ -456,8 +552,10 @@ def check_methods(graph: Graph) -> None:
     followed.
     """
     for part in graph.parts:
-        # of a neuron its equations are looked at, whoever wrote them
-        if part.module is not None and not isinstance(part.module, Membrane):
+        # of a neuron its equations are looked at, whoever wrote them; a layer of the user's own
+        # says itself what it is
+        is_known = isinstance(part.module, Membrane) or is_own_layer(part.module)
+        if part.module is not None and not is_known:
             check_method(part, part.module)
 
 
@@ -512,6 +610,8 @@ def _check_in_place(parts: list[Part], in_place: list[int], output: int) -> None
         module = part.module
         passes_on = i in in_place or isinstance(module, Reshaping) or type(module) in PASSING
         passes_on = passes_on or (isinstance(module, Delay) and module.delay_steps == 0)
+        # one of the user's own may
+        passes_on = passes_on or is_own_layer(module)
         tensor.append(tensor[part.inputs[0]] if passes_on else i)
     reads = [
         *((i, source) for i, part in enumerate(parts) for source in part.inputs),

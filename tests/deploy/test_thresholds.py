@@ -9,9 +9,8 @@ from torch import nn
 
 from snnsim import neurons, quant
 from snnsim.deploy import IntegerNetwork, lower, verify
-from snnsim.deploy.bisection import bisect
-from snnsim.deploy.engine import run, run_by_definition
-from snnsim.deploy.operations import TableNeuron
+from snnsim.deploy.ops import TableNeuron
+from snnsim.deploy.thresholds import bisect
 from snnsim.errors import InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv2d, QuantLinear
@@ -132,8 +131,8 @@ def test_compiled_engine_file_and_c_agree(tmp_path):
     integer, x = lower(net), spikes(9, 3, 20)
     assert len(tables(integer)) == 2
     encoded = integer._sequence(x)
-    out, state = run(integer, encoded, integer._rest(3))
-    expected, expected_state = run_by_definition(integer, encoded, integer._rest(3))
+    out, state = integer._run(encoded, integer._rest(3))
+    expected, expected_state = integer.run_by_definition(encoded, integer._rest(3))
     assert np.array_equal(out, expected)
     assert np.array_equal(state, expected_state)
     if shutil.which("gcc"):
