@@ -27,13 +27,12 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
-from snnsim.deploy import presets
 from snnsim.deploy.bounds import INT32_MAX
 from snnsim.deploy.integers import NetworkData, Packed
+from snnsim.deploy.ops import chips
 from snnsim.deploy.ops import product as product_operation
 from snnsim.deploy.ops.base import Integers
-from snnsim.deploy.ops.product import LARGEST_TILE, SMALLEST_TILE, tile_width
-from snnsim.deploy.presets import (
+from snnsim.deploy.ops.chips import (
     limited,
     loihi_charge,
     loihi_fire,
@@ -42,6 +41,7 @@ from snnsim.deploy.presets import (
     xylo_charge,
     xylo_fire,
 )
+from snnsim.deploy.ops.product import LARGEST_TILE, SMALLEST_TILE, tile_width
 from snnsim.kernels import sparse_kernels
 from snnsim.kernels.cpu import kernel_cache, threads
 from snnsim.kernels.cpu.passes import as_bytes, at, jit, next_block, pointer, retyped
@@ -109,7 +109,7 @@ WORD = 64
 STRIP = 1024
 
 # one definition each: of the layout of weights, and of the chips' arithmetic
-for function in (tile_width, *presets.EQUATIONS):
+for function in (tile_width, *chips.EQUATIONS):
     register_jitable(error_model="numpy")(function)
 
 # numba's own types hide from a type checker that an intrinsic is called without its first argument
@@ -263,7 +263,7 @@ def _address(integers: Integers) -> int:
 @cache
 def _kernel() -> threads.Kernel:
     """The kernel, from disk or compiled."""
-    return kernel_cache.compiled(run_program, False, product_operation, presets, sparse_kernels)
+    return kernel_cache.compiled(run_program, False, product_operation, chips, sparse_kernels)
 
 
 # ---- vectors

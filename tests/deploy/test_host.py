@@ -6,7 +6,7 @@ import pytest
 from deploy.networks import example
 
 from snnsim.deploy import host, preset_network, verify
-from snnsim.deploy.presets import LoihiLIF
+from snnsim.deploy.ops.chips import LoihiLIF
 from snnsim.errors import RunError
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

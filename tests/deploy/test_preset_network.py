@@ -8,8 +8,7 @@ import torch
 
 from snnsim.deploy import IntegerNetwork, preset_network
 from snnsim.deploy.ops import Signal
-from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
-from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
+from snnsim.deploy.ops.chips import LoihiLIF, PresetLayer, PresetNeuron, SpeckIF, XyloLIF
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError
 
 DATA = Path(__file__).parent / "data"

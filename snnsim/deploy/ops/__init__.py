@@ -2,13 +2,13 @@
 
 from snnsim.deploy.ops.add import Add
 from snnsim.deploy.ops.base import Integers, Operation, Signal, Window
+from snnsim.deploy.ops.chips import PresetLayer, PresetNeuron
 from snnsim.deploy.ops.context import Context
 from snnsim.deploy.ops.delay import Delay
 from snnsim.deploy.ops.neuron import GridNeuron, Neuron, TableNeuron
 from snnsim.deploy.ops.pool import Pool
 from snnsim.deploy.ops.product import Product
 from snnsim.deploy.ops.reshape import Reshape
-from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
 
 __all__ = [
     "OPERATIONS",

@@ -9,22 +9,32 @@ A preset matches an emulator and a version, not a chip:
 
 Emulators of one chip disagree about overflow and offsets, so those are parameters. Everything is
 int64, in which no intermediate value overflows; arrays are `[*n]` of any shape, states come from
-`rest` and go through `step`. Each equation is a function at the end of this file that takes arrays
-as well as numbers: the compiled engine runs the same functions.
+`rest` and go through `step`. Each equation is a function that takes arrays as well as numbers: the
+compiled engine runs the same functions. Behind them are layers of these neurons as operations.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from snnsim._core.checks import check_int, checked_number
+from snnsim.deploy.ops.base import Integers, Operation, Signal
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["EQUATIONS", "Currents", "LoihiLIF", "SpeckIF", "XyloLIF"]
+__all__ = [
+    "EQUATIONS",
+    "Currents",
+    "LoihiLIF",
+    "Preset",
+    "PresetLayer",
+    "PresetNeuron",
+    "SpeckIF",
+    "XyloLIF",
+]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -39,8 +49,37 @@ class Currents(NamedTuple):
     membrane: Int64
 
 
+class Chip:
+    """Neuron of a chip, whose states have so many bits, sign included."""
+
+    # in the compiled engine
+    kind: ClassVar[str]
+    states: ClassVar[int] = 2
+
+    state_bits: int
+
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        """Smallest and largest number that a state holds."""
+        return -(2 ** (self.state_bits - 1)), 2 ** (self.state_bits - 1) - 1
+
+    def rest(self, shape: tuple[int, ...]) -> Any:
+        """The state before the first step."""
+        return Currents(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+
+    def _check(self, **ranges: tuple[int, int]) -> None:
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            check_int(type(self).__name__, name, value, at_least=low)
+            if value > high:
+                raise InvalidValueError(
+                    f"{type(self).__name__}({name}={value}): {name} must be {low} to {high}; pass a"
+                    " smaller number"
+                )
+
+
 @dataclass(frozen=True)
-class LoihiLIF:
+class LoihiLIF(Chip):
     """Leaky integrate-and-fire neuron with a current, as Lava computes it.
 
         decay(x, d) = sign(x) * ((|x| * (4096 - d)) >> 12)
@@ -56,6 +95,8 @@ class LoihiLIF:
         wrap_current: whether a current beyond its bits wraps around; False saturates it.
     """
 
+    kind = "loihi"
+
     du: int
     dv: int
     vth: int
@@ -67,17 +108,8 @@ class LoihiLIF:
     wrap_current: bool = True
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("du", 0, 4095),
-            ("dv", 0, 4095),
-            ("vth", 0, 2**17 - 1),
-            ("bias_mant", -(2**12), 2**12 - 1),
-            ("bias_exp", 0, 7),
-            ("du_offset", 0, 1),
-            ("dv_offset", 0, 1),
-            ("state_bits", 2, 32),
-        ):
-            _check_range("LoihiLIF", name, getattr(self, name), low, high)
+        self._check(du=(0, 4095), dv=(0, 4095), vth=(0, 2**17 - 1), bias_mant=(-(2**12), 2**12 - 1))
+        self._check(bias_exp=(0, 7), du_offset=(0, 1), dv_offset=(0, 1), state_bits=(2, 32))
 
     @staticmethod
     def check_weights(weights: npt.ArrayLike) -> Int64:
@@ -105,10 +137,6 @@ class LoihiLIF:
             )
         return values
 
-    def rest(self, shape: tuple[int, ...]) -> Currents:
-        """The state before the first step."""
-        return Currents(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-
     def charge(self, a: npt.ArrayLike, state: Currents) -> Currents:
         """Current and membrane of one step before the reset, from the sum `a` of the weights of
         this step's spikes.
@@ -134,14 +162,9 @@ class LoihiLIF:
             int(self.wrap_current),
         )
 
-    @property
-    def state_bounds(self) -> tuple[int, int]:
-        """Smallest and largest number that current and membrane hold."""
-        return _bounds(self.state_bits)
-
 
 @dataclass(frozen=True)
-class XyloLIF:
+class XyloLIF(Chip):
     """Leaky integrate-and-fire neuron with a current, as xylosim computes it.
 
         dec(x) = x >> dash, and sign(x) where that is 0
@@ -163,6 +186,8 @@ class XyloLIF:
         max_events: of one input in one step.
     """
 
+    kind = "xylo"
+
     version: int
     dash_syn: int
     dash_mem: int
@@ -173,26 +198,14 @@ class XyloLIF:
     max_events: int = 15
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("version", 1, 2),
-            ("state_bits", 2, 32),
-            ("dash_syn", 0, 15),
-            ("dash_mem", 0, 15),
-            ("threshold", 1, self.state_bounds[1]),
-            ("bias", *self.state_bounds),
-            ("max_spikes", 1, 31),
-            ("max_events", 1, 31),
-        ):
-            _check_range("XyloLIF", name, getattr(self, name), low, high)
+        self._check(version=(1, 2), state_bits=(2, 32), dash_syn=(0, 15), dash_mem=(0, 15))
+        self._check(threshold=(1, self.state_bounds[1]), bias=self.state_bounds)
+        self._check(max_spikes=(1, 31), max_events=(1, 31))
         if self.version == 1 and self.bias:
             raise InvalidValueError(
                 f"XyloLIF(version=1, bias={self.bias}): version 1 has no bias; use version=2, or"
                 " bias=0"
             )
-
-    def rest(self, shape: tuple[int, ...]) -> Currents:
-        """The state before the first step."""
-        return Currents(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
 
     def step(
         self, events: npt.ArrayLike, weights: npt.ArrayLike, state: Currents
@@ -250,14 +263,9 @@ class XyloLIF:
             high,
         )
 
-    @property
-    def state_bounds(self) -> tuple[int, int]:
-        """Smallest and largest number that current and membrane hold."""
-        return _bounds(self.state_bits)
-
 
 @dataclass(frozen=True)
-class SpeckIF:
+class SpeckIF(Chip):
     """Integrate-and-fire neuron of a Speck, as sinabs discretizes it.
 
         v = sat(v + a + bias), not below min_v;  spike where v >= threshold, then v -= threshold (or
@@ -271,6 +279,8 @@ class SpeckIF:
         state_bits: of the membrane, sign included.
     """
 
+    kind, states = "speck", 1
+
     threshold: int
     min_v: int = -(2**15)
     bias: int = 0
@@ -278,14 +288,9 @@ class SpeckIF:
     state_bits: int = 16
 
     def __post_init__(self) -> None:
-        _check_range("SpeckIF", "state_bits", self.state_bits, 2, 32)
-        top = 2 ** (self.state_bits - 1)
-        for name, low, high in (
-            ("threshold", 1, top - 1),
-            ("min_v", -top, 0),
-            ("bias", -top, top - 1),
-        ):
-            _check_range("SpeckIF", name, getattr(self, name), low, high)
+        self._check(state_bits=(2, 32))
+        low, high = self.state_bounds
+        self._check(threshold=(1, high), min_v=(low, 0), bias=(low, high))
 
     @classmethod
     def discretized(
@@ -339,11 +344,6 @@ class SpeckIF:
     def constants(self) -> tuple[int, ...]:
         """What the equations take besides input and state."""
         return self.bias, self.threshold, int(self.reset_to_zero), self.min_v, self.state_bounds[1]
-
-    @property
-    def state_bounds(self) -> tuple[int, int]:
-        """Smallest and largest number that the membrane holds."""
-        return _bounds(self.state_bits)
 
 
 def chosen(condition: Any, x: Any, y: Any) -> Any:
@@ -448,10 +448,6 @@ EQUATIONS = (
 )
 
 
-def _bounds(bits: int) -> tuple[int, int]:
-    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-
-
 def _integers(where: str, name: str, values: npt.ArrayLike) -> Int64:
     array = np.asarray(values)
     if array.dtype.kind not in "bui":
@@ -461,9 +457,85 @@ def _integers(where: str, name: str, values: npt.ArrayLike) -> Int64:
     return array.astype(np.int64)
 
 
-def _check_range(where: str, name: str, value: object, low: int, high: int) -> None:
-    check_int(where, name, value, at_least=low)
-    if isinstance(value, int) and value > high:
-        raise InvalidValueError(
-            f"{where}({name}={value}): {name} must be {low} to {high}; pass a smaller number"
+Preset = LoihiLIF | XyloLIF | SpeckIF
+
+
+class _Layer(Operation):
+    """A layer of the neurons of a chip; its state is `[states, *n]`."""
+
+    neuron: Any
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        return self.neuron.states, *self.output.shape
+
+    @property
+    def state_bounds(self) -> tuple[int, int]:
+        return self.neuron.state_bounds
+
+    def step(self, inputs: list[Integers], state: Integers) -> tuple[Integers, Integers]:
+        held = Currents(state[:, 0], state[:, 1]) if self.neuron.states == 2 else state[:, 0]
+        spikes, after = self.stepped(inputs[0], held)
+        return spikes, np.stack(after, 1) if self.neuron.states == 2 else after[:, None]
+
+    def stepped(self, x: Integers, state: Any) -> tuple[Integers, Any]:
+        """One time step of the neurons, as they hold their state."""
+        return self.neuron.step(x, state)
+
+    def instructions(self, program: Any) -> list[dict[str, Any]]:
+        constants = program.add_constants(np.array(self.neuron.constants))
+        return [{"kind": self.neuron.kind, "constants": constants}]
+
+    def why_not_c(self) -> str:
+        return (
+            f"{self.name!r} is a layer of {type(self.neuron).__name__}, and C is generated for"
+            " lowered networks; run this one as it is, its chip has tools of its own"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PresetNeuron(_Layer):
+    """A layer of Loihi or Speck neurons; its input is the sum of weights times inputs."""
+
+    neuron: LoihiLIF | SpeckIF
+
+    def check(self, inputs: list[Signal]) -> None:
+        source = self.require_one(inputs)
+        is_known = isinstance(self.neuron, LoihiLIF | SpeckIF)
+        self.require(is_known, "its neuron is a LoihiLIF or a SpeckIF")
+        self.require(self.output.shape == source.shape, "it keeps the shape of its input")
+        self.require_bounds(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class PresetLayer(_Layer):
+    """A layer of Xylo neurons with its weights, whose events saturate one by one and so are no sum.
+
+    Attributes:
+        weight: `[inputs, neurons]`, int8.
+    """
+
+    weight: Integers
+    neuron: XyloLIF
+
+    def stepped(self, x: Integers, state: Any) -> tuple[Integers, Any]:
+        return self.neuron.step(x, self.weight, state)
+
+    def check(self, inputs: list[Signal]) -> None:
+        source, neuron, weight = self.require_one(inputs), self.neuron, self.weight
+        self.require(isinstance(neuron, XyloLIF), "its neuron is a XyloLIF")
+        fits = weight.dtype == np.int8 and weight.shape == (source.size, self.output.size)
+        self.require(fits, "weights are int8 [inputs, neurons]")
+        vectors = len(source.shape) == len(self.output.shape) == 1
+        self.require(vectors, "input and output of one sample are vectors")
+        if source.low < 0 or source.high > neuron.max_events:
+            raise InvalidValueError(
+                f"integer operation {self.name!r}: its inputs are {source.low} to {source.high}"
+                f" events in a step, and its neurons take 0 to {neuron.max_events}; raise"
+                " max_events of XyloLIF here, or lower max_spikes of the layer before"
+            )
+        self.require_bounds(0, neuron.max_spikes)
+
+    def instructions(self, program: Any) -> list[dict[str, Any]]:
+        weights = program.add_weights(True, self.weight)
+        return [row | {"weights": weights} for row in super().instructions(program)]

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
+from snnsim.deploy.ops.chips import LoihiLIF, SpeckIF, XyloLIF
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 DATA = Path(__file__).parent / "data"
