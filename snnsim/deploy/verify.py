@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from snnsim._core.files import write_whole
 from snnsim._core.restore import evaluating
 from snnsim._version import __version__
+from snnsim.deploy.board import HostProgram, compiler_version, host_program, why_no_program
 from snnsim.deploy.bounds import Integers
-from snnsim.deploy.host import HostProgram, compiled, compiler_version, why_no_program
 from snnsim.deploy.integers import interface_of
 from snnsim.deploy.network import IntegerNetwork, NeuronTrace
 from snnsim.deploy.read import network_of, read
@@ -165,7 +165,7 @@ def verify(
     with (
         nullcontext()
         if reason
-        else compiled(integer_net, None if c_folder is None else Path(c_folder))
+        else host_program(integer_net, None if c_folder is None else Path(c_folder))
     ) as program:
 
         def compare(

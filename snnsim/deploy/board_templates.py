@@ -1,5 +1,5 @@
 """The text of a program for a microcontroller board that runs a generated network, with `$names` to
-fill in; see `mcu.py`.
+fill in; see `board.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from deploy.networks import example
 
-from snnsim.deploy import host, preset_network, verify
+from snnsim.deploy import board as boards
+from snnsim.deploy import preset_network, verify
 from snnsim.deploy.ops.chips import LoihiLIF
 from snnsim.errors import RunError
 
@@ -16,7 +17,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 @pytest.mark.parametrize("name", ["dense", "static", "residual"])
 def test_outputs_and_codes_are_those_of_the_definition(name):
     _, integer, x = example(name)
-    with host.compiled(integer) as program:
+    with boards.host_program(integer) as program:
         outputs, codes = program.run(integer._sequence(x))
     expected, traces = integer.trace(x)
     assert np.array_equal(outputs, expected.numpy())
@@ -30,7 +31,7 @@ def test_what_was_written_is_what_is_compiled(tmp_path):
     integer.to_c(tmp_path / "c", "tiny")
     source = tmp_path / "c" / "tiny.c"
     source.write_text(source.read_text().replace("output[n] = ", "output[n] = 1u ^ "))
-    with host.compiled(integer, tmp_path / "c") as program:
+    with boards.host_program(integer, tmp_path / "c") as program:
         outputs, _ = program.run(integer._sequence(x))
     assert np.array_equal(outputs, 1 - integer(x).numpy())
 
@@ -38,14 +39,14 @@ def test_what_was_written_is_what_is_compiled(tmp_path):
 def test_a_machine_without_a_compiler(tmp_path, monkeypatch):
     _, integer, _ = example("dense")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert host.why_no_program(integer) == "there is no C compiler, cc, on the path"
+    assert boards.why_no_program(integer) == "there is no C compiler, cc, on the path"
 
 
 def test_a_compiler_that_is_only_a_name(tmp_path, monkeypatch):
     (tmp_path / "cc").write_text("#!/bin/sh\necho 'no developer tools were found' >&2\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    reason = host.why_no_program(example("dense")[1])
+    reason = boards.why_no_program(example("dense")[1])
     assert "makes no program that runs" in reason
     assert "no developer tools were found" in reason
 
@@ -75,7 +76,7 @@ def test_a_network_without_c():
     network = preset_network([(np.ones((2, 3), np.int64) * 2, LoihiLIF(du=0, dv=0, vth=1))])
     assert (
         "'0' is a layer of LoihiLIF, and C is generated for lowered networks"
-        in host.why_no_program(network)
+        in boards.why_no_program(network)
     )
 
 
@@ -86,7 +87,7 @@ def test_a_source_that_does_not_compile(tmp_path):
     (tmp_path / "c" / "snn.c").write_text("#error of no use\n")
     with (
         pytest.raises(RunError, match=r"cc failed with status 1: .*of no use"),
-        host.compiled(integer, tmp_path / "c"),
+        boards.host_program(integer, tmp_path / "c"),
     ):
         pass
 
@@ -103,7 +104,7 @@ def test_a_program_that_stops_early(tmp_path):
     ):
         main.write_text(text.replace("for (sample = 0;", f"{instead} for (sample = 0;"))
         with (
-            host.compiled(integer, tmp_path / "c") as program,
+            boards.host_program(integer, tmp_path / "c") as program,
             pytest.raises(RunError, match=message),
         ):
             program.run(integer._sequence(x))

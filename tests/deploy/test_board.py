@@ -16,12 +16,13 @@ from deploy.networks import NETWORKS, awake, example, lowered, spikes
 from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
-from snnsim.deploy import lower, mcu
+from snnsim.deploy import board as boards
+from snnsim.deploy import lower
 from snnsim.errors import InvalidValueError, OutputError, RunError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv2d, QuantLinear
 
-MISSING = mcu.missing_tools()
+MISSING = boards.missing_tools()
 needs_emulator = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 ROOT = Path(__file__).parents[2]
 
@@ -83,14 +84,14 @@ OTHERS = {
 
 
 @needs_emulator
-@pytest.mark.parametrize("board", mcu.BOARDS)
+@pytest.mark.parametrize("board", boards.BOARDS)
 @pytest.mark.parametrize("name", [*NETWORKS, *OTHERS])
 def test_every_output_is_that_of_pytorch_and_every_code_that_of_the_definition(
     name, board, tmp_path
 ):
     net, integer, x = network_and_input(name)
-    mcu.write_board(integer, tmp_path / "c", board)
-    emulation = mcu.emulate(integer, mcu.build(tmp_path / "c", board), x, board)
+    boards.write_board(integer, tmp_path / "c", board)
+    emulation = boards.emulate(integer, boards.build(tmp_path / "c", board), x, board)
 
     runner = net if isinstance(net, MultiStep | SingleStep) else MultiStep(net)
     with torch.no_grad():
@@ -107,17 +108,17 @@ def test_every_output_is_that_of_pytorch_and_every_code_that_of_the_definition(
 @pytest.mark.parametrize("optimize", ["-O0", "-Os", "-O3"])
 def test_optimization_changes_no_result(optimize, tmp_path):
     _, integer, x = example("residual")
-    mcu.write_board(integer, tmp_path / "c")
-    emulation = mcu.emulate(integer, mcu.build(tmp_path / "c", optimize=optimize), x)
+    boards.write_board(integer, tmp_path / "c")
+    emulation = boards.emulate(integer, boards.build(tmp_path / "c", optimize=optimize), x)
     assert np.array_equal(emulation.outputs, integer(x).numpy().reshape(emulation.outputs.shape))
 
 
 @needs_emulator
 def test_counts_are_the_same_every_time(tmp_path):
     _, integer, x = example("dense")
-    mcu.write_board(integer, tmp_path / "c")
-    program = mcu.build(tmp_path / "c")
-    first, second = (mcu.emulate(integer, program, x) for _ in range(2))
+    boards.write_board(integer, tmp_path / "c")
+    program = boards.build(tmp_path / "c")
+    first, second = (boards.emulate(integer, program, x) for _ in range(2))
     assert np.array_equal(first.instructions, second.instructions)
     assert first.stack_bytes == second.stack_bytes
 
@@ -138,27 +139,29 @@ void snn_step(struct snn *net, const snn_input *input, snn_output *output)
 
 
 @needs_emulator
-@pytest.mark.parametrize("board", mcu.BOARDS)
+@pytest.mark.parametrize("board", boards.BOARDS)
 def test_instructions_of_a_known_loop(board, tmp_path):
     _, integer, x = example("dense")
-    mcu.write_board(integer, tmp_path / "c", board)
+    boards.write_board(integer, tmp_path / "c", board)
     (tmp_path / "c" / "snn.c").write_text(LOOP)
-    instructions = mcu.emulate(integer, mcu.build(tmp_path / "c", board), x, board).instructions
+    instructions = boards.emulate(
+        integer, boards.build(tmp_path / "c", board), x, board
+    ).instructions
     assert ((instructions >= 40_000) & (instructions < 40_020)).all()
 
 
 @needs_emulator
 def test_stack_of_a_known_step(tmp_path):
     _, integer, x = example("dense")
-    mcu.write_board(integer, tmp_path / "c")
+    boards.write_board(integer, tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text(
         LOOP.replace(
             "uint32_t n = 20000;",
             "volatile uint8_t deep[1000]; uint32_t n = 1; deep[0] = input[0]; n += deep[0];",
         )
     )
-    program = mcu.build(tmp_path / "c")
-    assert 1000 <= mcu.emulate(integer, program, x).stack_bytes < 1100
+    program = boards.build(tmp_path / "c")
+    assert 1000 <= boards.emulate(integer, program, x).stack_bytes < 1100
 
 
 @needs_emulator
@@ -210,46 +213,46 @@ def test_table_of_the_documentation():
     if f"arm-none-eabi-gcc {module.compiler_version()} " not in page:
         pytest.skip(f"the page is about another compiler than {module.compiler_version()}")
     name, variant = next(iter(module.VARIANTS.items()))
-    for board in mcu.BOARDS:
+    for board in boards.BOARDS:
         assert module.row(board, name, module.measure(variant.network(), board)) in page
 
 
 @needs_emulator
 def test_a_program_that_stops_early(tmp_path):
     _, integer, x = example("dense")
-    mcu.write_board(integer, tmp_path / "c")
+    boards.write_board(integer, tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text(
         LOOP.replace("uint32_t n = 20000;", '__asm__ volatile("udf #0"); uint32_t n = 1;')
     )
     with pytest.raises(RunError, match=r"qemu-system-arm failed in .* with status 2"):
-        mcu.emulate(integer, mcu.build(tmp_path / "c"), x)
+        boards.emulate(integer, boards.build(tmp_path / "c"), x)
 
 
 @needs_emulator
 def test_a_program_that_never_ends(tmp_path):
     _, integer, x = example("dense")
-    mcu.write_board(integer, tmp_path / "c")
+    boards.write_board(integer, tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text(LOOP.replace("bne 1b", "b 1b"))
     with pytest.raises(
         RunError, match=r"took longer than timeout=0\.5 s; give it more, or fewer samples"
     ):
-        mcu.emulate(integer, mcu.build(tmp_path / "c"), x, timeout=0.5)
+        boards.emulate(integer, boards.build(tmp_path / "c"), x, timeout=0.5)
 
 
 @needs_emulator
 def test_a_source_that_the_compiler_refuses(tmp_path):
     _, integer, _ = example("dense")
-    mcu.write_board(integer, tmp_path / "c")
+    boards.write_board(integer, tmp_path / "c")
     (tmp_path / "c" / "snn.c").write_text("#include <string.h>\n")
     with pytest.raises(
         RunError, match=r"arm-none-eabi-gcc failed in .*\n.*string\.h: No such file"
     ):
-        mcu.build(tmp_path / "c")
+        boards.build(tmp_path / "c")
 
 
 def test_a_tool_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert mcu.missing_tools() == [
+    assert boards.missing_tools() == [
         "arm-none-eabi-gcc (package gcc-arm-none-eabi)",
         "arm-none-eabi-size (package binutils-arm-none-eabi)",
         "qemu-system-arm (package qemu-system-arm)",
@@ -257,14 +260,14 @@ def test_a_tool_that_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(
         RunError, match="arm-none-eabi-gcc is not installed; install gcc-arm-none-eabi"
     ):
-        mcu.build(tmp_path)
+        boards.build(tmp_path)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda path: mcu.write_board(example("dense")[1], path, "uno"),
-        lambda path: mcu.build(path, "uno"),
+        lambda path: boards.write_board(example("dense")[1], path, "uno"),
+        lambda path: boards.build(path, "uno"),
     ],
 )
 def test_another_board(call, tmp_path):
@@ -275,7 +278,7 @@ def test_another_board(call, tmp_path):
 
 def test_an_existing_folder_is_left_alone(tmp_path):
     with pytest.raises(OutputError, match="it exists already and is left alone; name a new folder"):
-        mcu.write_board(example("dense")[1], tmp_path)
+        boards.write_board(example("dense")[1], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -297,5 +300,5 @@ def test_make_says_what_is_missing_and_installs_nothing(tmp_path):
 
 
 def test_instructions_per_tick():
-    assert mcu.BOARDS["mps2-an385"].instructions_per_tick == Fraction(40, 64)
-    assert mcu.BOARDS["microbit"].instructions_per_tick == Fraction(625, 640)
+    assert boards.BOARDS["mps2-an385"].instructions_per_tick == Fraction(40, 64)
+    assert boards.BOARDS["microbit"].instructions_per_tick == Fraction(625, 640)
