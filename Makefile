@@ -34,7 +34,7 @@ test: $(READY)
 
 # an Arm compiler and an emulator; neither is installed from here
 test-mcu: mcu-tools $(READY)
-	$(BIN)/python -m pytest tests/deploy/test_mcu.py $(TESTS)
+	$(BIN)/python -m pytest tests/deploy/test_board.py $(TESTS)
 
 mcu-tools:
 	@missing=; for tool in arm-none-eabi-gcc qemu-system-arm; do \

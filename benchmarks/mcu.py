@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from snnsim import neurons, quant
 from snnsim.deploy import IntegerNetwork, lower, to_grid
-from snnsim.deploy.mcu import BOARDS, COMPILER, build, emulate, missing_tools, write_board
+from snnsim.deploy.board import BOARDS, COMPILER, build, emulate, missing_tools, write_board
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantLinear

@@ -10,8 +10,13 @@ from snnsim.errors import MissingPackageError
 __all__ = ["optional"]
 
 
-def optional(module: str, extra: str) -> Any:
+def optional(module: str, extra: str, purpose: str = "") -> Any:
     """A module of a package that comes with an extra.
+
+    Args:
+        module: as it is imported.
+        extra: of snnsim, which brings it.
+        purpose: what needs it, in the plural, for the message.
 
     Raises:
         MissingPackageError: it is not installed.
@@ -22,6 +27,7 @@ def optional(module: str, extra: str) -> Any:
     except ModuleNotFoundError as problem:
         if problem.name not in (package, module):
             raise
+        missing = f"{purpose} need {package}, which" if purpose else package
         raise MissingPackageError(
-            f"{package} is not installed; pip install 'snnsim[{extra}]'", name=package
+            f"{missing} is not installed; pip install 'snnsim[{extra}]'", name=package
         ) from problem

@@ -1,9 +1,10 @@
 """From a trained network to integers with the same spikes."""
 
 from snnsim.deploy.grid import OnGrid, to_grid
-from snnsim.deploy.interchange import from_nir, to_nir
 from snnsim.deploy.lower import lower
 from snnsim.deploy.network import IntegerNetwork
+from snnsim.deploy.nir import from_nir, to_nir
+from snnsim.deploy.ops import Operation, Signal
 from snnsim.deploy.preset_network import preset_network
 from snnsim.deploy.verify import Certificate, verify
 
@@ -11,6 +12,8 @@ __all__ = [
     "Certificate",
     "IntegerNetwork",
     "OnGrid",
+    "Operation",
+    "Signal",
     "from_nir",
     "lower",
     "preset_network",

@@ -1,52 +1,43 @@
 """`to_c`: an integer network as standalone C99, without floating point, memory allocation or any
 library.
+
+`Layout` decides type, size and place of all numbers, `Source` collects the text; what an operation
+adds to it is the operation's own.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from functools import singledispatchmethod
+from dataclasses import dataclass, replace
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from snnsim._core.files import write_folder
 from snnsim._version import __version__
-from snnsim.deploy.c_layout import (
-    AREAS,
-    CONVOLUTION,
-    PACKED,
-    even_spacing,
-    geometry,
-    layout_of,
-    width_of,
+from snnsim.deploy.c_templates import HEADER, HELPERS, MAIN, MAKEFILE, SOURCE
+from snnsim.deploy.integers import (
+    DECISIONS,
+    NetworkData,
+    input_in_words,
+    layout_in_words,
+    time_in_words,
 )
-from snnsim.deploy.c_names import check_name
-from snnsim.deploy.c_templates import HEADER, HELPERS, LAYERS, MAIN, MAKEFILE, SOURCE
-from snnsim.deploy.interface import DECISIONS, input_in_words, layout_in_words, time_in_words
-from snnsim.deploy.operations import (
-    Add,
-    Delay,
-    GridNeuron,
-    Integers,
-    Neuron,
-    Operation,
-    Pool,
-    Product,
-    Reshape,
-    TableNeuron,
-)
-from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
-from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
+from snnsim.deploy.ops.base import Integers, Operation
 from snnsim.errors import InvalidValueError
 
-if TYPE_CHECKING:
-    from snnsim.deploy.network import IntegerNetwork
-
-__all__ = ["CSource", "generate", "write_c"]
+__all__ = [
+    "CSource",
+    "Layout",
+    "Source",
+    "check_name",
+    "generate",
+    "layout_of",
+    "why_not",
+    "write_c",
+]
 
 NUMBERS_PER_LINE = 16
 C_TYPES = {
@@ -61,6 +52,32 @@ C_TYPES = {
 COUNTED = 2**32
 # listed at a time: 2 bytes of stack each; a multiple of 4, and 16-bit lanes hold 257 weights
 EVENTS = 128
+# fields of the struct that hold values, and what each is an array of. C forbids to read and write
+# the same memory as numbers of different widths, so each has one; bytes may lie in any
+AREAS = {"work": "uint32_t", "halves": "int16_t"}
+HOME = {"int32_t": "work", "int16_t": "halves"}
+INPUT = "input"
+# of C and C++ up to C23 and C++26, which no struct can be named
+WORDS = (
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class co_await"
+    " co_return co_yield compl concept const const_cast consteval constexpr constinit continue"
+    " contract_assert decltype default delete do double dynamic_cast else enum explicit export"
+    " extern false float for friend goto if import inline int long module mutable namespace new"
+    " noexcept not not_eq nullptr operator or or_eq private protected public register"
+    " reinterpret_cast requires restrict return short signed sizeof static static_assert"
+    " static_cast struct switch template this thread_local throw true try typedef typeid typename"
+    " typeof typeof_unqual union unsigned using virtual void volatile wchar_t while xor xor_eq"
+)
+# what a header of the standard, or a compiler that is not told to be strict, replaces by something
+# else
+MACROS = (
+    "assert complex errno imaginary math_errhandling noreturn offsetof setjmp stderr stdin stdout"
+    " unreachable bfin cris far gcos hpux hppa huge host_mips i386 i486 i586 i686 interrupt linux"
+    " m68k mc68000 mips near ns32000 pdp11 pixel powerpc ptx pyr sequent sgi sparc sun svr4 tahoe"
+    " unix u3b vax vector"
+)
+# files that Windows cannot hold
+DEVICES = r"aux|con|nul|prn|com\d|lpt\d"
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,7 @@ class CSource:
     ram_bytes: int
 
 
-def write_c(network: IntegerNetwork, folder: str | os.PathLike[str], name: str) -> CSource:
+def write_c(network: NetworkData, folder: str | os.PathLike[str], name: str) -> CSource:
     """Write what `generate` makes into a new folder.
 
     Raises:
@@ -94,7 +111,7 @@ def write_c(network: IntegerNetwork, folder: str | os.PathLike[str], name: str) 
     return source
 
 
-def generate(network: IntegerNetwork, name: str = "snn") -> CSource:
+def generate(network: NetworkData, name: str = "snn") -> CSource:
     """A network as C: header, source, a main for tests and a Makefile.
 
     Args:
@@ -109,23 +126,16 @@ def generate(network: IntegerNetwork, name: str = "snn") -> CSource:
     reason = why_not(network)
     if reason is not None:
         raise InvalidValueError(f"IntegerNetwork.to_c: {reason}")
-    return _Generator(network, name).source()
+    return Source(network, name).written()
 
 
-def why_not(network: IntegerNetwork) -> str | None:
-    """Why a network has no C; None where it has."""
+def why_not(network: NetworkData) -> str | None:
+    """Reason that a network has no C; None where it has."""
     for operation in network.operations:
-        if isinstance(operation, PresetNeuron | PresetLayer):
-            kind = type(operation.neuron).__name__
-            return (
-                f"{operation.name!r} is a layer of {kind}, and C is generated for lowered networks;"
-                " run this one as it is, its chip has tools of its own"
-            )
-    bits = sum(
-        operation.output.size * packed_bits(operation)
-        for operation in network.operations
-        if isinstance(operation, Neuron)
-    )
+        reason = operation.why_not_c()
+        if reason is not None:
+            return reason
+    bits = sum(neuron.output.size * neuron.packed_bits for neuron in network.neurons.values())
     if bits > COUNTED:
         return (
             f"its states take {bits} bits, and C counts up to 2^32; use fewer neurons or fewer bits"
@@ -133,28 +143,249 @@ def why_not(network: IntegerNetwork) -> str | None:
     return None
 
 
-class _Generator:
-    """Collects tables, helpers, layers and calls of one network."""
+def check_name(name: str) -> None:
+    """Refuse a name that files, struct and functions could not have.
 
-    def __init__(self, network: IntegerNetwork, name: str) -> None:
+    Raises:
+        InvalidValueError: no identifier in lower case, or one that means something else somewhere.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "main":
+        raise InvalidValueError(
+            f"to_c(name={name!r}): must be a C identifier of lower-case letters, digits and _; such"
+            " as 'snn'"
+        )
+    if name in WORDS.split() or name.endswith("_t"):
+        raise InvalidValueError(
+            f"to_c(name={name!r}): is a word of C or C++, or a type's; take another, such as 'snn'"
+        )
+    if name in MACROS.split():
+        raise InvalidValueError(
+            f"to_c(name={name!r}): is a macro of some compilers; take another, such as 'snn'"
+        )
+    if re.fullmatch(DEVICES, name):
+        raise InvalidValueError(
+            f"to_c(name={name!r}): is no name for a file on Windows; take another, such as 'snn'"
+        )
+    if name.endswith("_") or "__" in name:
+        raise InvalidValueError(
+            f"to_c(name={name!r}): would make names with two _ in a row, which C++ keeps; such as"
+            " 'snn'"
+        )
+
+
+@dataclass(frozen=True)
+class Values:
+    """The numbers of a signal in C; a signal that is another one in a new shape has the same ones.
+
+    Attributes:
+        kind: their type.
+        size: of one sample.
+        room: that have memory: packed sums come in whole blocks.
+        area: the field of the struct that they lie in, or "input" for the caller's.
+        first: byte of the area that they begin with.
+    """
+
+    kind: str
+    size: int
+    room: int
+    area: str = INPUT
+    first: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        return self.room * width_of(self.kind)
+
+    @property
+    def cast(self) -> str:
+        """From a number of 32 bits to one of them."""
+        return "" if self.kind == "int32_t" else f"({self.kind})"
+
+    def at(self, place: str) -> str:
+        """Expression for the one at a place as a number of 32 bits, also where an int has 16."""
+        return f"{'' if self.kind == 'int32_t' else '(int32_t)'}{place}"
+
+    def pointer(self, qualifier: str = "") -> str:
+        """Expression for where they begin."""
+        if self.area == INPUT:
+            return INPUT
+        begin = f"net->{self.area} + {self.first // width_of(AREAS[self.area])}"
+        return begin if self.kind == AREAS[self.area] else f"({qualifier}{self.kind} *)({begin})"
+
+
+class Layout:
+    """Types, sizes and places of the values of a network; places are used again.
+
+    Attributes:
+        signals: of the network.
+        values: of each signal.
+        unscaled: signals of layers that the neurons behind them scale as they read them; their
+            values are the sums themselves.
+        areas: bytes of each field that holds values.
+    """
+
+    def __init__(self, network: NetworkData, wide: tuple[str, ...]) -> None:
+        self.network, self.wide, self.signals = network, wide, network.signals
+        self.unscaled: set[int] = set()
+        self.areas = {HOME[kind]: 0 for kind in reversed(wide)}
+        size = network.input.size
+        self.values = [Values(f"{network.input.given_as}_t", size, size)]
+        # what an operation passes on is the values that it reads
+        origin = [0]
+        for i, operation in enumerate(network.operations):
+            origin.append(origin[operation.inputs[0]] if operation.passes_on else i + 1)
+        last = dict.fromkeys(origin, 0)
+        for i, operation in enumerate(network.operations):
+            last |= dict.fromkeys((origin[source] for source in operation.inputs), i)
+        last[origin[network.output]] = len(network.operations)
+        live: list[int] = []
+        for i, operation in enumerate(network.operations):
+            signal = i + 1
+            if origin[signal] != signal:
+                self.values.append(self.values[origin[signal]])
+                continue
+            values = operation.c_values(self) or self._narrowest_of(operation)
+            over = set()
+            for read in (origin[source] for source in operation.inputs):
+                # nothing that it writes is wider than what it reads
+                is_wider = width_of(values.kind) > width_of(self.values[read].kind)
+                if not is_wider and operation.writes_over():
+                    over.add(read)
+            live = [other for other in live if last[other] > i - (other not in over)]
+            self.values.append(self._placed(values, [self.values[other] for other in live]))
+            live.append(signal)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all areas."""
+        return sum(self.areas.values())
+
+    def _narrowest_of(self, operation: Operation) -> Values:
+        output = operation.output
+        kind = _narrowest(("uint8_t", *self.wide), [output.low, output.high])
+        return Values(kind, output.size, output.size)
+
+    def sums(self, size: int, numbers: list[int], room: int | None = None) -> Values:
+        """Values of a layer that sums in place, of the narrowest type that holds all numbers; of 32
+        bits where they come in blocks and need `room`.
+        """
+        if room is not None:
+            return Values("int32_t", size, room)
+        return Values(_narrowest(self.wide, numbers), size, size)
+
+    def goes_to_neurons_alone(self, signal: int) -> bool:
+        """True where a signal is read by one operation that scales sums as it reads them."""
+        readers = [op for op in self.network.operations if signal in op.inputs]
+        return signal != self.network.output and len(readers) == 1 and readers[0].reads_sums
+
+    def _placed(self, values: Values, live: list[Values]) -> Values:
+        """Values in the area that grows least by them, in the first gap between those that are
+        needed.
+        """
+        choices = []
+        for area in [HOME[values.kind]] if values.kind in HOME else self.areas:
+            align = width_of(AREAS[area])
+            start = 0
+            for other in sorted(
+                (other for other in live if other.area == area), key=lambda other: other.first
+            ):
+                if start + values.bytes <= other.first:
+                    break
+                start = max(start, -(-(other.first + other.bytes) // align) * align)
+            end = -(-(start + values.bytes) // align) * align
+            choices.append((max(self.areas[area], end) - self.areas[area], area, start))
+        growth, area, start = min(choices, key=lambda choice: choice[0])
+        self.areas[area] += growth
+        return replace(values, area=area, first=start)
+
+
+def layout_of(network: NetworkData) -> Layout:
+    """The layout of a network: sums and currents of up to 16 bits are kept as such where less
+    memory is needed so.
+    """
+    return min(
+        (Layout(network, wide) for wide in (("int32_t",), ("int16_t", "int32_t"))),
+        key=lambda layout: layout.bytes,
+    )
+
+
+def width_of(kind: str) -> int:
+    """Bytes of a number."""
+    return np.dtype(kind.removesuffix("_t")).itemsize
+
+
+def _narrowest(kinds: tuple[str, ...], numbers: list[int]) -> str:
+    """The first type that holds all numbers, else the last one."""
+    limits = {kind: np.iinfo(kind.removesuffix("_t")) for kind in kinds}
+    fits = (
+        kind
+        for kind in kinds
+        if limits[kind].min <= min(numbers) and max(numbers) <= limits[kind].max
+    )
+    return next(fits, kinds[-1])
+
+
+def even_spacing(edges: Integers) -> tuple[int, int, int] | None:
+    """Origin, multiplier and shift that find almost evenly spaced edges without a search, in 32
+    bits; None for others.
+
+    With `g = (h - origin) * multiplier >> shift`, for h from the first edge up to the last, `g + (h
+    >= edges[g])` is the number of edges at most h. The origin is half a cell below the first edge,
+    so that g has room on both sides. As g does not decrease in h, it is enough to look at both ends
+    of each cell.
+    """
+    cells = len(edges) - 1
+    width = int(edges[-1]) - int(edges[0]) if cells > 0 else 0
+    if cells < 1 or width < 2 * cells or width >= 2**30:
+        return None
+    origin = int(edges[0]) - width // (2 * cells)
+    shift = 31
+    while (cells << shift) // width * 2 * width >= 2**32:
+        shift -= 1
+    multiplier = (cells << shift) // width
+    below, lowest, highest = (
+        np.arange(cells),
+        edges[:-1].astype(np.int64),
+        edges[1:].astype(np.int64) - 1,
+    )
+    first, last = ((h - origin) * multiplier >> shift for h in (lowest, highest))
+    return (
+        (origin, multiplier, shift)
+        if (first >= below).all() and (last <= below + 1).all()
+        else None
+    )
+
+
+class Source:
+    """Tables, helpers, functions and calls of one network's C, as its operations add them.
+
+    Attributes:
+        layout: of all values.
+        i: number of the operation whose turn it is.
+        fields: of the struct: type, name and length of each array.
+        reset: lines that put them to rest.
+    """
+
+    def __init__(self, network: NetworkData, name: str) -> None:
         self.network, self.name = network, name
         self.tables: list[str] = []
-        self.layers: list[str] = []
+        self.functions: list[str] = []
         self.steps: list[str] = []
         self.reset: list[str] = []
         self.helpers: dict[str, str] = {}
-        # of the struct: type, name and length of each array
         self.fields: list[tuple[str, str, int]] = []
         self.code: list[str] = []
         self.weight_bytes = self.table_bytes = 0
         self.neurons = 0
         self.layout = layout_of(network)
+        self.i = 0
 
-    def source(self) -> CSource:
+    def written(self) -> CSource:
         """The files."""
         for i, operation in enumerate(self.network.operations):
+            self.i = i
             self._comment(operation)
-            self._operation(operation, i)
+            operation.c(self)
         return self._assemble()
 
     def _assemble(self) -> CSource:
@@ -210,7 +441,7 @@ class _Generator:
             "fields": "".join(f"    {kind} {field}[{count}];\n" for kind, field, count in fields),
             "tables": "".join(self.tables),
             "helpers": "\n".join(self.helpers.values()),
-            "layers": "\n".join(self.layers),
+            "layers": "\n".join(self.functions),
             "steps": "".join(self.steps),
             "reset": self._reset_body(),
             "code": self._code_body(),
@@ -250,12 +481,13 @@ class _Generator:
         )
         self.steps.append(f"    /* {shown}: {type(operation).__name__.lower()} */\n")
 
-    def _helper(self, *names: str) -> None:
+    def helper(self, *names: str) -> None:
+        """Add functions of the templates."""
         for name in names:
             self.helpers[name] = Template(HELPERS[name]).substitute(events=EVENTS)
 
-    def _cell(self, levels: int, edges: str, h: str, narrow: bool = False) -> str:
-        """Expression for how many of `levels - 1` edges are at most h; narrow edges are int16."""
+    def cell(self, levels: int, edges: str, h: str, narrow: bool = False) -> str:
+        """Expression for the number of `levels - 1` edges (int16 if narrow) that are at most h."""
         halves = [1 << bit for bit in reversed(range(levels.bit_length() - 1))]
         kind = (
             {"type": "int16_t", "suffix": "_short"} if narrow else {"type": "int32_t", "suffix": ""}
@@ -272,18 +504,19 @@ class _Generator:
         )
         return f"{name}({edges}, {h})"
 
-    def _cell_of(self, edges: Integers, name: str, h: str) -> str:
-        """As `_cell`, for edges that are known: all but evenly spaced ones need no search."""
+    def cell_of(self, edges: Integers, name: str, h: str) -> str:
+        """As `cell`, for edges that are known: all but evenly spaced ones need no search."""
         spacing = even_spacing(edges)
         if spacing is None:
-            return self._cell(len(edges) + 1, name, h)
-        self._helper("even_cell")
+            return self.cell(len(edges) + 1, name, h)
+        self.helper("even_cell")
         origin, multiplier, shift = spacing
         return (
             f"even_cell({name}, {len(edges) - 1}u, {origin % 2**32}u, {multiplier}u, {shift}u, {h})"
         )
 
-    def _table(self, name: str, values: Integers, weights: bool = False) -> None:
+    def table(self, name: str, values: Integers, weights: bool = False) -> str:
+        """Add an array of constants; returns the type of its numbers."""
         flat = np.ascontiguousarray(values).reshape(-1)
         suffix = "u" if flat.dtype.kind == "u" else ""
         # the smallest int32 has no literal of its own; no table of a sound network holds it
@@ -298,257 +531,28 @@ class _Generator:
             self.weight_bytes += flat.nbytes
         else:
             self.table_bytes += flat.nbytes
+        return C_TYPES[flat.dtype.char]
 
-    def _layer(self, i: int, template: str, values: dict[str, Any], *state: str) -> None:
-        """The function of operation i, and its call: it reads its inputs as `x`, or `x0` and so on,
-        and writes `y`.
-        """
-        inputs = [self.layout.values[source] for source in self.network.operations[i].inputs]
-        output = self.layout.values[i + 1]
+    def function(self, template: str, values: dict[str, Any], *state: str) -> None:
+        """Add `layer_i` and its call: it reads its inputs as `x`, or `x0` ..., and writes `y`."""
+        inputs = [self.layout.values[k] for k in self.network.operations[self.i].inputs]
+        output = self.layout.values[self.i + 1]
         types = {"in_type": inputs[0].kind, "out_type": output.kind, "cast": output.cast}
-        self.layers.append(Template(LAYERS[template]).substitute(values, i=i, **types))
-        arguments = [*(source.pointer("const ") for source in inputs), output.pointer()]
-        self.steps.append(f"    layer_{i}({', '.join([*state, *arguments])});\n")
+        self.functions.append(Template(template).substitute(values, i=self.i, **types))
+        arguments = [*(read.pointer("const ") for read in inputs), output.pointer()]
+        self.steps.append(f"    layer_{self.i}({', '.join([*state, *arguments])});\n")
 
-    @singledispatchmethod
-    def _operation(self, operation: Operation, i: int) -> None:
-        raise NotImplementedError(type(operation).__name__)
-
-    @_operation.register
-    def _(self, operation: Reshape, i: int) -> None:
-        """Nothing to do: the same numbers in the same place."""
-
-    @_operation.register
-    def _(self, operation: Product, i: int) -> None:
-        form, shape, outputs = self.layout.forms[i + 1], geometry(operation), len(operation.weight)
-        values = shape | {
-            "inputs": self.layout.values[operation.inputs[0]].size,
-            "scale": self._scale(operation, i, shape["places"]),
-            "group_in": operation.weight.shape[1],
-            "group_out": outputs // operation.groups,
-            "outputs": outputs,
-            "size": operation.output.size,
-            "room": self.layout.values[i + 1].room,
-        }
-        if form == PACKED:
-            dense = operation.weight[:, :, 0, 0]
-            nibbles = fits_nibbles(dense)
-            self._table(
-                f"weights_{i}",
-                packed_nibbles(dense) if nibbles else packed_bytes(dense),
-                weights=True,
-            )
-            self._helper("events", "nibbles" if nibbles else "bytes")
-            values["kernel"] = "sum_nibbles" if nibbles else "sum_bytes"
-        else:
-            self._table(f"weights_{i}", operation.weight.transpose(1, 2, 3, 0), weights=True)
-            values["weight_type"] = C_TYPES[operation.weight.dtype.char]
-        self._layer(i, form, values)
-
-    def _scale(self, operation: Product, i: int, places: int) -> str:
-        """Lines that turn sums into driven currents, in place."""
-        form, values = self.layout.forms[i + 1], self.layout.values[i + 1]
-        # the loop variable of a packed layer would be unused
-        nothing = "    (void)o;\n" if form == PACKED else ""
-        if i + 1 in self.layout.unscaled:
-            return nothing
-        driven = self._driven(operation, i, values.at("*y"), "o")
-        if driven == values.at("*y"):
-            return nothing
-        lines = [f"*y = {f'{values.cast}({driven})' if values.cast else driven};", "y++;"]
-        if places > 1:
-            lines = [
-                f"for (column = 0; column < {places}; column++) {{",
-                *(f"    {line}" for line in lines),
-                "}",
-            ]
-        # the loop variable of a convolution is signed
-        end = f"{len(operation.weight)}{'u' * (form != CONVOLUTION)}"
-        return "".join(
-            [
-                f"    for (o = 0; o < {end}; o++) {{\n",
-                *(f"        {line}\n" for line in lines),
-                "    }\n",
-            ]
-        )
-
-    def _driven(self, operation: Product, i: int, value: str, channel: str) -> str:
-        """Expression for the driven current from a sum."""
-        if operation.limits is not None:
-            self._helper("clamped")
-            self._table(f"low_{i}", operation.limits[0])
-            self._table(f"high_{i}", operation.limits[1])
-            value = f"clamped({value}, low_{i}[{channel}], high_{i}[{channel}])"
-        for name, constants, neutral, sign in (
-            ("scale", operation.multiplier, 1, "*"),
-            ("bias", operation.offset, 0, "+"),
-        ):
-            if len(np.unique(constants)) > 1:
-                self._table(f"{name}_{i}", constants)
-                value += f" {sign} {name}_{i}[{channel}]"
-            elif constants[0] != neutral:
-                value += f" {sign} ({constants[0]})"
-        return value
-
-    @_operation.register
-    def _(self, operation: Pool, i: int) -> None:
-        padded = operation.window.padding != (0, 0)
-        # zeros beyond the border take part in a padded maximum
-        start = (
-            self.network.signals[operation.inputs[0]].low if operation.maximum and not padded else 0
-        )
-        take = "seen = value > seen ? value : seen;" if operation.maximum else "seen += value;"
-        self._layer(i, "pool", geometry(operation) | {"start": start, "take": take})
-
-    @_operation.register
-    def _(self, operation: Add, i: int) -> None:
-        terms, parameters = [], []
-        for k, (source, shift) in enumerate(zip(operation.inputs, operation.shifts, strict=True)):
-            values = self.layout.values[source]
-            parameters.append(f"const {values.kind} *x{k}")
-            terms.append(_shifted(values.at(f"x{k}[n]"), shift))
-        self._layer(
-            i,
-            "add",
-            {
-                "parameters": ", ".join(parameters),
-                "size": operation.output.size,
-                "sum": " + ".join(terms),
-            },
-        )
-
-    @_operation.register
-    def _(self, operation: Delay, i: int) -> None:
-        if not operation.steps:
-            return
-        kind, size = self.layout.values[i + 1].kind, operation.output.size
-        waiting = size * (operation.steps - 1)
-        self.fields.append((kind, f"delayed_{i}", size + waiting))
-        self.reset.append(
-            f"    for (n = 0; n < {size + waiting}u; n++) {{\n        net->delayed_{i}[n] = 0;\n   "
-            " }\n"
-        )
-        # a loop of nothing is warned of
-        move = (
-            f"    for (n = 0; n < {waiting}u; n++) {{\n        line[n] = line[n + {size}u];\n   "
-            " }\n"
-            if waiting
-            else ""
-        )
-        self._layer(
-            i, "delay", {"size": size, "waiting": waiting, "move": move}, f"net->delayed_{i}"
-        )
-
-    @_operation.register
-    def _(self, operation: GridNeuron, i: int) -> None:
-        self._table(f"edges_{i}", operation.edges)
-        self._table(f"leak_{i}", operation.leak)
-        driven = _shifted(self._reading_of_neuron(operation), operation.shift)
-        leak = f"leak_{i}[{_row_of(operation)}code]"
-        self._neuron(
-            operation, i, self._cell_of(operation.edges, f"edges_{i}", f"{leak} + {driven}")
-        )
-
-    @_operation.register
-    def _(self, operation: TableNeuron, i: int) -> None:
-        levels, thresholds = operation.reset.shape[1], operation.thresholds
-        narrow = bool(np.abs(thresholds).max(initial=0) < 2**15)
-        self._table(f"thresholds_{i}", thresholds.astype(np.int16) if narrow else thresholds)
-        row = f"thresholds_{i} + ({_row_of(operation)}code) * {levels - 1}u"
-        self._neuron(
-            operation, i, self._cell(levels, row, self._reading_of_neuron(operation), narrow)
-        )
-
-    def _reading_of_neuron(self, operation: Neuron) -> str:
-        """Expression for what neuron n is driven by."""
-        source = operation.inputs[0]
-        value, product = self.layout.values[source].at("x[n]"), self.network.operations[source - 1]
-        if source in self.layout.unscaled and isinstance(product, Product):
-            return self._driven(product, source - 1, value, "n")
-        return value
-
-    def _neuron(self, operation: Neuron, i: int, charged: str) -> None:
-        """A layer of neurons; `charged` is the expression for the code before the reset of neuron n
-        with the state `code`.
-        """
-        size, channels = operation.output.size, len(operation.reset)
-        bits = packed_bits(operation)
-        per_word = 32 // bits
-        words, rest = -(-size // per_word), size % per_word
-        self._helper("code")
-        self.fields.append(("uint32_t", f"codes_{i}", words))
-        start = sum(operation.start << shift for shift in range(0, 32, bits))
-        self.reset.append(
-            f"    for (n = 0; n < {words}u; n++) {{\n        net->codes_{i}[n] = 0x{start:08X}u;\n "
-            "   }\n"
-        )
-        here = f"code_at(net->codes_{i}, n, {bits}u)"
+    def codes(self, count: int, here: str) -> None:
+        """Add neurons to the function that returns their codes; `here` is that of the n-th."""
         self.code.append(
-            f"    if (n < {size}u) {{\n        return {here};\n    }}\n    n -= {size}u;\n"
+            f"    if (n < {count}u) {{\n        return {here};\n    }}\n    n -= {count}u;\n"
         )
-        self.neurons += size
-        self._table(f"reset_{i}", operation.reset)
-        values = {
-            "size": size,
-            "bits": bits,
-            "mask": (1 << bits) - 1,
-            "high": 32 - bits,
-            "end": (
-                f"{size}u - n < {per_word}u ? {size}u : n + {per_word}u"
-                if rest
-                else f"n + {per_word}u"
-            ),
-            "rest": f"    codes[-1] >>= {32 - rest * bits};\n" if rest else "",
-            "charged": charged,
-            "offset": _row_of(operation),
-            "emitted": self._emitted(operation, i),
-            **_channel_counters(channels, operation.inner),
-        }
-        self._layer(i, "neuron", values, f"net->codes_{i}")
+        self.neurons += count
 
-    def _emitted(self, operation: Neuron, i: int) -> str:
-        """Expression for what a neuron with the charged code q hands on."""
-        if operation.levels is not None:
-            self._table(f"levels_{i}", operation.levels)
-            return f"{self.layout.values[i + 1].cast}levels_{i}[q]"
-        if len(operation.reset) > 1:
-            self._table(f"fire_{i}", operation.fire)
-            return f"(uint8_t)((int32_t)q >= fire_{i}[channel])"
-        # the sign of a difference of two codes is cheaper than a comparison
-        return f"(uint8_t)((q - {operation.fire[0]}u) >> 31 ^ 1u)"
-
-
-def packed_bits(operation: Neuron) -> int:
-    """Bits of a code in the struct, of which a word holds a whole number."""
-    return next(width for width in (1, 2, 4, 8) if width >= operation.bits)
-
-
-def _channel_counters(channels: int, inner: int) -> dict[str, str]:
-    """Lines before the loop over neurons and at its end, so that `channel` is `n // inner %
-    channels` without a division.
-    """
-    if channels == 1:
-        return {"first": "", "next": ""}
-    first, step = (
-        "    uint32_t channel = 0;\n",
-        f"channel = channel == {channels - 1}u ? 0u : channel + 1u;\n",
-    )
-    if inner == 1:
-        return {"first": first, "next": " " * 12 + step}
-    counted = (
-        f"            if (++place == {inner}u) {{\n                place = 0;\n               "
-        f" {step}            }}\n"
-    )
-    return {"first": first + "    uint32_t place = 0;\n", "next": counted}
-
-
-def _shifted(value: str, shift: int) -> str:
-    """Expression for a value shifted to another binary point."""
-    # what may be shifted by 31 is 0, and 2^31 is no number of 32 bits
-    return f"({value}) * {1 << min(shift, 30)}" if shift else value
-
-
-def _row_of(operation: Neuron) -> str:
-    """Start of the expression for a place in a table `[C, L]`."""
-    channels, levels = operation.reset.shape
-    return f"channel * {levels}u + " if channels > 1 else ""
+    def reading(self, source: int) -> str:
+        """Expression for what neuron n is driven by: a signal, or sums that it scales itself."""
+        value = self.layout.values[source].at("x[n]")
+        if source not in self.layout.unscaled:
+            return value
+        layer: Any = self.network.operations[source - 1]
+        return layer.driven(self, source - 1, value, "n")

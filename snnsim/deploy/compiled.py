@@ -1,28 +1,38 @@
-"""The compiled engine: runs a packed program in integers, event by event; imported only when it
-runs.
+"""The compiled engine: runs a network in integers, event by event; imported only where it runs, for
+numba.
 
-One kernel, a C function of one pointer as in `snnsim.kernels.cpu.passes`, takes samples off a
-shared counter, so that any number of threads may run it on the same record. A sample runs through
-all of its time steps while weights and state are in the cache.
+A network is packed into flat arrays, a row of named numbers for each instruction; what an operation
+puts there is the operation's own. One kernel, a C function of one pointer as in
+`snnsim.kernels.cpu.passes`, takes samples off a shared counter, so that any number of threads may
+run it on the same record. A sample runs through all of its time steps while weights and state are
+in the cache.
 
 Sums of 8-bit weights are taken in 16 bits where that is exact: as many terms at once as cannot
 leave them whatever the signs, or all of them where the layer's own bound says so. Everything else
-is 32 bits, in which `soundness` has proven that it stays.
+is 32 bits, in which the checks of the operations have proven that it stays.
 """
 
 from __future__ import annotations
 
+import math
+from array import array
+from functools import cache
 from typing import Any
 
+import numpy as np
+import torch
 from llvmlite import ir
 from numba import carray, int8, int16, int32, int64, types, uint8, uint64
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
-from snnsim.deploy import presets, program
-from snnsim.deploy.dyadic import INT32_MAX
-from snnsim.deploy.presets import (
+from snnsim.deploy.bounds import INT32_MAX
+from snnsim.deploy.integers import NetworkData, Packed
+from snnsim.deploy.ops import chips
+from snnsim.deploy.ops import product as product_operation
+from snnsim.deploy.ops.base import Integers
+from snnsim.deploy.ops.chips import (
     limited,
     loihi_charge,
     loihi_fire,
@@ -31,66 +41,64 @@ from snnsim.deploy.presets import (
     xylo_charge,
     xylo_fire,
 )
-from snnsim.deploy.program import KINDS, RECORD, Row, tile_width
+from snnsim.deploy.ops.product import LARGEST_TILE, SMALLEST_TILE, tile_width
 from snnsim.kernels import sparse_kernels
-from snnsim.kernels.cpu import kernel_cache
+from snnsim.kernels.cpu import kernel_cache, threads
 from snnsim.kernels.cpu.passes import as_bytes, at, jit, next_block, pointer, retyped
-from snnsim.kernels.cpu.threads import Kernel
 from snnsim.kernels.sparse_kernels import count_bits, lowest_bit, next_slot
 
-__all__ = ["kernel"]
+__all__ = ["Program"]
 
-# numba takes module-level numbers for constants
-PRODUCT, SUM_POOL, MAX_POOL, ADD = (
-    KINDS[kind] for kind in ("product", "sum_pool", "max_pool", "add")
+# of instructions; numba takes module-level numbers for constants
+KINDS = (
+    *("product", "sum_pool", "max_pool", "add", "copy", "delay"),
+    *("neuron", "table", "loihi", "speck", "xylo"),
 )
-COPY, DELAY, TABLE = (KINDS[kind] for kind in ("copy", "delay", "table"))
-LOIHI, SPECK, XYLO = (KINDS[kind] for kind in ("loihi", "speck", "xylo"))
-SOURCE, SIZE, TARGET, COUNT, STATE, SHIFT = (
-    Row.SOURCE,
-    Row.SIZE,
-    Row.TARGET,
-    Row.COUNT,
-    Row.STATE,
-    Row.SHIFT,
+PRODUCT, SUM_POOL, MAX_POOL, ADD, COPY, DELAY, NEURON, TABLE, LOIHI, SPECK, XYLO = range(len(KINDS))
+ROW = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "kind",
+            "source",  # first value of the input
+            "size",  # values of the input
+            "target",  # first value of the output
+            "count",  # values of the output
+            "state",  # first of this operation's numbers in a sample's state
+            "shift",
+            *("channels", "height", "width", "out_height", "out_width", "kernel_y", "kernel_x"),
+            *("stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x"),
+            "groups",
+            "weights",  # first weight, among the int8 ones where is_narrow
+            "is_narrow",
+            "constants",  # first constant
+            "limits",  # first limit, -1 for none
+            "levels",  # of a codebook
+            "channel_offsets",  # first constant of where the tables of each channel begin
+            "num_channels",
+            "steps",
+            "is_tiled",  # weights are int8 and every output sees every input
+            "is_binary",  # the input is 0 or 1
+            "is_static",  # depends on the input of this time step alone
+            "terms",  # weights that can be added at once in 16 bits; 0 for none
+            "fire",  # first code that fires; -1 where it differs by channel, or for a readout
+            "has_runs",  # weights of a kernel's row lie in the order of the places they go to
+        )
+    ]
 )
-CHANNELS, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH = (
-    Row.CHANNELS,
-    Row.HEIGHT,
-    Row.WIDTH,
-    Row.OUT_HEIGHT,
-    Row.OUT_WIDTH,
+# the states of one sample
+PART = np.dtype([(name, np.int64) for name in ("byte", "number", "count", "bits", "low")])
+# of the kernel: what differs from call to call, then what the program says
+CALL = (
+    *("counter", "tickets", "unfinished", "batch", "time_steps", "x_bytes", "x_step", "slots"),
+    *("out_bytes", "x", "state", "scratch", "out"),
 )
-KERNEL_Y, KERNEL_X, STRIDE_Y, STRIDE_X = Row.KERNEL_Y, Row.KERNEL_X, Row.STRIDE_Y, Row.STRIDE_X
-PADDING_Y, PADDING_X, DILATION_Y, DILATION_X = (
-    Row.PADDING_Y,
-    Row.PADDING_X,
-    Row.DILATION_Y,
-    Row.DILATION_X,
+FIXED = (
+    *("inputs", "copies_input", "table", "rows", "narrow", "wide", "constants", "parts"),
+    *("num_parts", "state_bytes", "slot_size", "held", "sums", "events", "charged", "found"),
+    *("out_first", "out_count"),
 )
-KIND, GROUPS, WEIGHTS, IS_NARROW, CONSTANTS, LIMITS = (
-    Row.KIND,
-    Row.GROUPS,
-    Row.WEIGHTS,
-    Row.IS_NARROW,
-    Row.CONSTANTS,
-    Row.LIMITS,
-)
-LEVELS, CHANNEL_OFFSETS, NUM_CHANNELS, STEPS = (
-    Row.LEVELS,
-    Row.CHANNEL_OFFSETS,
-    Row.NUM_CHANNELS,
-    Row.STEPS,
-)
-IS_TILED, IS_BINARY, IS_STATIC, TERMS, FIRE, HAS_RUNS = (
-    Row.IS_TILED,
-    Row.IS_BINARY,
-    Row.IS_STATIC,
-    Row.TERMS,
-    Row.FIRE,
-    Row.HAS_RUNS,
-)
-COLUMNS = Row.WIDTH_OF_TABLE
+RECORD = np.dtype([(name, np.int64) for name in CALL + FIXED])
 # up to this many edges are compared one after the other, in passes that vectorize; more are
 # searched
 COUNTED = 31
@@ -101,24 +109,169 @@ WORD = 64
 STRIP = 1024
 
 # one definition each: of the layout of weights, and of the chips' arithmetic
-for function in (tile_width, *presets.EQUATIONS):
+for function in (tile_width, *chips.EQUATIONS):
     register_jitable(error_model="numpy")(function)
 
 # numba's own types hide from a type checker that an intrinsic is called without its first argument
 _intrinsic: Any = intrinsic
 
 
-def kernel() -> Kernel:
+class Program:
+    """A network in flat arrays, which a caller may run from many threads.
+
+    Attributes:
+        signals: of the network.
+        table: rows of ROW, one for each instruction.
+        narrow, wide: weights of int8, and of more bits as int32: a layer in tiles as `[I, width]`
+            each, any other as `[I / groups, ky, kx, O]`.
+        constants: int32 tables of every instruction.
+        parts: rows of PART, the states of one sample.
+        values: integers that all signals of one sample take together.
+        held: numbers that the states of one sample take.
+        slot_size: integers that a thread needs to work in.
+        fixed: the second part of the kernel's record.
+    """
+
+    def __init__(self, network: NetworkData) -> None:
+        self.network, self.signals = network, network.signals
+        self._place()
+        self._weights: dict[bool, list[Integers]] = {True: [], False: []}
+        self._constants: list[Integers] = []
+        rows = []
+        for i, operation in enumerate(network.operations):
+            if not operation.passes_on:
+                rows += [self._row(i, **fields) for fields in operation.instructions(self)]
+        self.table = np.array(rows, ROW) if rows else np.zeros(0, ROW)
+        self.narrow, self.wide = (
+            np.concatenate([*self._weights[is_narrow], np.zeros(0, kind)])
+            for is_narrow, kind in ((True, np.int8), (False, np.int32))
+        )
+        # a short table is read as a whole vector
+        self.constants = np.concatenate([*self._constants, np.zeros(SMALLEST_TILE, np.int32)])
+        self.fixed = self._fixed()
+
+    def _place(self) -> None:
+        """Where the values and the state of every operation begin; what is passed on is the signal
+        that it was.
+        """
+        self._starts, self.values = [0], self.signals[0].size
+        self._is_static, self._held = [True], [0]
+        for operation in self.network.operations:
+            if operation.passes_on:
+                self._starts.append(self._starts[operation.inputs[0]])
+            else:
+                self._starts.append(self.values)
+                self.values += operation.output.size
+            count = math.prod(operation.state_shape)
+            is_static = not count and all(self._is_static[source] for source in operation.inputs)
+            self._is_static.append(is_static)
+            # vectors that a kernel writes whole end before the next operation's numbers
+            self._held.append(self._held[-1] + -(-count // SMALLEST_TILE) * SMALLEST_TILE)
+        self.held = self._held[-1]
+        parts = zip(self.network.layout.parts, self._held, strict=False)
+        rows = [(p.first, first, p.count, p.bits, p.low) for p, first in parts if p.count]
+        self.parts = np.array(rows, PART) if rows else np.zeros(0, PART)
+
+    def _row(self, i: int, kind: str, input: int = 0, **fields: Any) -> Any:
+        """An instruction of operation i that reads one of its inputs."""
+        operation, row = self.network.operations[i], np.zeros((), ROW)
+        source = operation.inputs[input]
+        fields |= {
+            "kind": KINDS.index(kind),
+            "source": self._starts[source],
+            "size": self.signals[source].size,
+            "target": self._starts[i + 1],
+            "count": operation.output.size,
+            "state": self._held[i],
+            "is_static": self._is_static[i + 1],
+        }
+        for name, number in fields.items():
+            row[name] = number
+        return row
+
+    def add_constants(self, *tables: Integers) -> int:
+        """Add int32 tables; returns where they begin."""
+        return _append(self._constants, np.int32, tables)
+
+    def add_weights(self, is_narrow: bool, *tables: Integers) -> int:
+        """Add weights of int8, or wider ones; returns where they begin."""
+        kind = np.int8 if is_narrow else np.int32
+        return _append(self._weights[bool(is_narrow)], kind, tables)
+
+    def _fixed(self) -> tuple[int, ...]:
+        signals, output, table = self.signals, self.network.output, self.table
+        # largest number of values that one instruction reads or returns, tiles filled up
+        scratch = max(signal.size for signal in signals) + LARGEST_TILE
+        # what one thread works in: values, state, sums, events, charged membranes and the codes
+        # found for them
+        starts = np.cumsum([0, self.values, self.held, *[scratch] * 4]).tolist()
+        self.slot_size = starts[-1]
+        # nothing but layers of spikes, which find them where they are, reads the input
+        finds = (table["kind"] == PRODUCT) & (table["is_binary"] == 1)
+        copies_input = bool((~finds[table["source"] == 0]).any()) or self._starts[output] == 0
+        arrays = ("table", "narrow", "wide", "constants", "parts")
+        fields: dict[str, int] = {
+            **{name: getattr(self, name).ctypes.data for name in arrays},
+            **dict(zip(("held", "sums", "events", "charged", "found"), starts[1:-1], strict=True)),
+            "inputs": signals[0].size,
+            "copies_input": copies_input,
+            "rows": len(table),
+            "num_parts": len(self.parts),
+            "state_bytes": self.network.layout.size,
+            "slot_size": self.slot_size,
+            "out_first": self._starts[output],
+            "out_count": signals[output].size,
+        }
+        return tuple(int(fields[name]) for name in FIXED)
+
+    def run(self, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
+        """As `NetworkData.run_by_definition`; the state is left as it is."""
+        network, (time_steps, batch) = self.network, x_seq.shape[:2]
+        # a static input is one step that is seen again and again
+        is_static = time_steps > 1 and x_seq.strides[0] == 0
+        x = np.ascontiguousarray(x_seq[:1] if is_static else x_seq)
+        state = np.array(state, order="C")
+        signal = self.signals[network.output]
+        out = np.empty(
+            (time_steps, batch, *signal.shape), np.uint8 if signal.is_binary else np.int32
+        )
+        work = batch * time_steps * self.values
+        slots = max(1, min(threads.thread_count(work), batch))
+        # torch and array tell where their memory is faster than numpy does
+        scratch = torch.empty(slots * self.slot_size, dtype=torch.int32)
+        x_step = 0 if is_static else batch * network.input.size
+        sizes = (0, 0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)
+        memory = (_address(x), _address(state), scratch.data_ptr(), _address(out))
+        record = array("q", (*sizes, *memory, *self.fixed))
+        threads.run(_kernel(), record.buffer_info()[0], slots, work)
+        return out, state
+
+
+def _append(parts: list[Integers], kind: Any, tables: tuple[Integers, ...]) -> int:
+    first = sum(map(len, parts))
+    parts.extend(np.ascontiguousarray(table, dtype=kind).reshape(-1) for table in tables)
+    return first
+
+
+def _address(integers: Integers) -> int:
+    # torch warns of memory that must not be written
+    return (
+        torch.from_numpy(integers).data_ptr() if integers.flags.writeable else integers.ctypes.data
+    )
+
+
+@cache
+def _kernel() -> threads.Kernel:
     """The kernel, from disk or compiled."""
-    return kernel_cache.compiled(run_program, False, program, presets, sparse_kernels)
+    return kernel_cache.compiled(run_program, False, product_operation, chips, sparse_kernels)
 
 
 # ---- vectors
 
 
 def _has_avx512() -> bool:
-    """Whether the processor that numba compiles for has AVX-512, whose permutes compress a vector
-    and look 16 entries up.
+    """True where the processor has AVX-512, whose permutes compress a vector and look 16 entries
+    up.
     """
     return "+avx512f," in cpu_target.target_context.codegen().magic_tuple()[2] + ","
 
@@ -350,7 +503,8 @@ def run_program(memory: Any) -> None:
     # a thread more than there is memory for: the others do the work
     if slot >= a.slots:
         return
-    table, parts = pointer(a.table, int64), pointer(a.parts, int64)
+    table = carray(as_bytes(pointer(a.table, int64)), a.rows, ROW)
+    parts = carray(as_bytes(pointer(a.parts, int64)), a.num_parts, PART)
     values = at(pointer(a.scratch, int32), slot * a.slot_size)
     held = at(values, a.held)
     while True:
@@ -358,33 +512,20 @@ def run_program(memory: Any) -> None:
         if b >= a.batch:
             return
         state = at(pointer(a.state, uint8), b * a.state_bytes)
-        unpack(parts, a.num_parts, state, held)
+        unpack(parts, state, held)
         for t in range(a.time_steps):
             is_known = t > 0 and a.x_step == 0
+            first = t * a.x_step + b * a.inputs
             if a.x_bytes == 1:
-                run_step(
-                    a,
-                    table,
-                    at(pointer(a.x, uint8), t * a.x_step + b * a.inputs),
-                    is_known,
-                    values,
-                    held,
-                )
+                run_step(a, table, at(pointer(a.x, uint8), first), is_known, values, held)
             else:
-                run_step(
-                    a,
-                    table,
-                    at(pointer(a.x, int32), t * a.x_step + b * a.inputs),
-                    is_known,
-                    values,
-                    held,
-                )
+                run_step(a, table, at(pointer(a.x, int32), first), is_known, values, held)
             place = (t * a.batch + b) * a.out_count
             if a.out_bytes == 1:
                 copy(at(values, a.out_first), a.out_count, at(pointer(a.out, uint8), place))
             else:
                 copy(at(values, a.out_first), a.out_count, at(pointer(a.out, int32), place))
-        pack(parts, a.num_parts, held, state)
+        pack(parts, held, state)
 
 
 @jit
@@ -396,13 +537,13 @@ def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) 
     if a.copies_input and not is_known:
         copy(x, a.inputs, values)
     for r in range(a.rows):
-        row = at(table, r * COLUMNS)
-        kind = row[KIND]
-        source, target = at(values, row[SOURCE]), at(values, row[TARGET])
-        if is_known and row[IS_STATIC]:
+        row = table[r]
+        kind = row.kind
+        source, target = at(values, row.source), at(values, row.target)
+        if is_known and row.is_static:
             continue
         if kind == PRODUCT:
-            if row[IS_BINARY] and row[SOURCE] == 0:
+            if row.is_binary and row.source == 0:
                 # spikes are found where the caller left them
                 product(a, row, constants, x, source, target, sums, events)
             else:
@@ -410,27 +551,27 @@ def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) 
         elif kind in (SUM_POOL, MAX_POOL):
             pool(row, source, target, kind == MAX_POOL)
         elif kind == ADD:
-            for n in range(row[COUNT]):
-                target[n] += source[n] << row[SHIFT]
+            for n in range(row.count):
+                target[n] += source[n] << row.shift
         elif kind == COPY:
-            for n in range(row[COUNT]):
-                target[n] = source[n] << row[SHIFT]
+            for n in range(row.count):
+                target[n] = source[n] << row.shift
         elif kind == DELAY:
-            delay(row, source, target, at(held, row[STATE]))
+            delay(row, source, target, at(held, row.state))
         elif kind == LOIHI:
-            loihi(row, at(constants, row[CONSTANTS]), source, target, at(held, row[STATE]))
+            loihi(row, at(constants, row.constants), source, target, at(held, row.state))
         elif kind == SPECK:
-            speck(row, at(constants, row[CONSTANTS]), source, target, at(held, row[STATE]))
+            speck(row, at(constants, row.constants), source, target, at(held, row.state))
         elif kind == XYLO:
-            weights = at(pointer(a.narrow, int8), row[WEIGHTS])
-            xylo(row, at(constants, row[CONSTANTS]), weights, source, target, at(held, row[STATE]))
+            weights = at(pointer(a.narrow, int8), row.weights)
+            xylo(row, at(constants, row.constants), weights, source, target, at(held, row.state))
         else:
             neuron(
                 row,
                 constants,
                 source,
                 target,
-                at(held, row[STATE]),
+                at(held, row.state),
                 at(values, a.charged),
                 at(values, a.found),
             )
@@ -444,16 +585,14 @@ def copy(source: Any, count: Any, target: Any) -> None:
 
 
 @jit
-def unpack(parts: Any, count: Any, packed: Any, held: Any) -> None:
-    """Numbers from the bytes of one sample's state; parts are rows of first byte, first number,
-    count, bits and lowest number.
-    """
-    for p in range(count):
-        part = at(parts, p * 5)
-        byte, number, bits, low = part[0], part[1], part[3], part[4]
+def unpack(parts: Any, packed: Any, held: Any) -> None:
+    """Numbers from the bytes of one sample's state."""
+    for p in range(len(parts)):
+        part = parts[p]
+        byte, number, bits, low = part.byte, part.number, part.bits, part.low
         mask = (uint64(1) << uint64(bits)) - uint64(1)
         waiting, filled = uint64(0), int64(0)
-        for n in range(part[2]):
+        for n in range(part.count):
             while filled < bits:
                 waiting |= uint64(packed[byte]) << uint64(filled)
                 byte += 1
@@ -464,13 +603,13 @@ def unpack(parts: Any, count: Any, packed: Any, held: Any) -> None:
 
 
 @jit
-def pack(parts: Any, count: Any, held: Any, packed: Any) -> None:
+def pack(parts: Any, held: Any, packed: Any) -> None:
     """Bytes from the numbers of one sample's state."""
-    for p in range(count):
-        part = at(parts, p * 5)
-        byte, number, bits, low = part[0], part[1], part[3], part[4]
+    for p in range(len(parts)):
+        part = parts[p]
+        byte, number, bits, low = part.byte, part.number, part.bits, part.low
         waiting, filled = uint64(0), int64(0)
-        for n in range(part[2]):
+        for n in range(part.count):
             waiting |= uint64(int64(held[number + n]) - low) << uint64(filled)
             filled += bits
             while filled >= 8:
@@ -492,13 +631,13 @@ def product(
     """Sums of weights times inputs, scaled and shifted; events are where `found_in` is not 0, which
     is `x` where spikes are.
     """
-    count = find_events(found_in, row[SIZE], events)
-    if row[IS_TILED]:
-        add_tiles(row, at(pointer(a.narrow, int8), row[WEIGHTS]), x, events, count, sums)
+    count = find_events(found_in, row.size, events)
+    if row.is_tiled:
+        add_tiles(row, at(pointer(a.narrow, int8), row.weights), x, events, count, sums)
         scale(row, constants, sums, target)
-    elif row[IS_NARROW]:
-        weights = at(pointer(a.narrow, int8), row[WEIGHTS])
-        if row[TERMS] > 0:
+    elif row.is_narrow:
+        weights = at(pointer(a.narrow, int8), row.weights)
+        if row.terms > 0:
             short = retyped(sums, int16)
             scatter(row, weights, x, short, events, count, int16(0))
             scale(row, constants, short, target)
@@ -506,7 +645,7 @@ def product(
             scatter(row, weights, x, sums, events, count, int32(0))
             scale(row, constants, sums, target)
     else:
-        scatter(row, at(pointer(a.wide, int32), row[WEIGHTS]), x, sums, events, count, int32(0))
+        scatter(row, at(pointer(a.wide, int32), row.weights), x, sums, events, count, int32(0))
         scale(row, constants, sums, target)
 
 
@@ -550,7 +689,7 @@ def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -
     """Sums of a layer in which every output sees every input, a tile of outputs after the other;
     see Program for their layout.
     """
-    outputs, inputs, terms = row[NUM_CHANNELS], row[SIZE], row[TERMS]
+    outputs, inputs, terms = row.num_channels, row.size, row.terms
     first = int64(0)
     while first < outputs:
         width = tile_width(outputs - first)
@@ -586,8 +725,8 @@ def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
     """target[o, place] = multiplier[o] * sums[place, o] + offset[o], the sums clamped to their
     limits.
     """
-    places, outputs, limits = row[OUT_HEIGHT] * row[OUT_WIDTH], row[NUM_CHANNELS], row[LIMITS]
-    multiplier = at(constants, row[CONSTANTS])
+    places, outputs, limits = row.out_height * row.out_width, row.num_channels, row.limits
+    multiplier = at(constants, row.constants)
     offset, low = at(multiplier, outputs), at(constants, max(limits, 0))
     high = at(low, outputs)
     if places == 1:
@@ -613,35 +752,35 @@ def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, 
     """Sums `[places, O]`: the weights of every event go to each place of a convolution that sees
     it.
     """
-    height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
+    height, width, out_height, out_width = row.height, row.width, row.out_height, row.out_width
     kernel_y, kernel_x, outputs, groups = (
-        row[KERNEL_Y],
-        row[KERNEL_X],
-        row[NUM_CHANNELS],
-        row[GROUPS],
+        row.kernel_y,
+        row.kernel_x,
+        row.num_channels,
+        row.groups,
     )
-    per_group, channels, stride = outputs // groups, row[CHANNELS] // groups, row[STRIDE_Y]
-    is_binary, has_runs = row[IS_BINARY], row[HAS_RUNS]
+    per_group, channels, stride = outputs // groups, row.channels // groups, row.stride_y
+    is_binary, has_runs = row.is_binary, row.has_runs
     for n in range(out_height * out_width * outputs):
         sums[n] = zero
     # events are in order: where the line of the last one ends, its number and its channel
-    end, y, channel = width, row[PADDING_Y], int64(0)
+    end, y, channel = width, row.padding_y, int64(0)
     for e in range(count):
         n = int64(events[e])
         while n >= end:
             end += width
             y += 1
-            if y == height + row[PADDING_Y]:
-                y = row[PADDING_Y]
+            if y == height + row.padding_y:
+                y = row.padding_y
                 channel += 1
         value = int32(1) if is_binary else int32(x[n])
-        right = n - end + width + row[PADDING_X]
+        right = n - end + width + row.padding_x
         # places next to each other take taps next to each other, where the kernel lies turned
         # around
         left = max(right - kernel_x + 1, 0)
         length, tap = min(right, out_width - 1) - left + 1, kernel_x - 1 - right + left
         for ky in range(kernel_y):
-            down = y - ky * row[DILATION_Y]
+            down = y - ky * row.dilation_y
             if stride > 1:
                 if down % stride:
                     continue
@@ -661,10 +800,10 @@ def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, 
             else:
                 first = channel // channels * per_group
                 for kx in range(kernel_x):
-                    to = right - kx * row[DILATION_X]
-                    if to < 0 or to % row[STRIDE_X] or to // row[STRIDE_X] >= out_width:
+                    to = right - kx * row.dilation_x
+                    if to < 0 or to % row.stride_x or to // row.stride_x >= out_width:
                         continue
-                    place_sums = at(sums, (line + to // row[STRIDE_X]) * outputs + first)
+                    place_sums = at(sums, (line + to // row.stride_x) * outputs + first)
                     add_row(
                         per_group, place_sums, at(weights, (begin + kx) * outputs + first), value
                     )
@@ -682,27 +821,27 @@ def add_row(count: Any, sums: Any, weights: Any, value: Any) -> None:
 @jit
 def pool(row: Any, source: Any, target: Any, maximum: Any) -> None:
     """Sum or maximum of what each window sees; zeros beyond the border."""
-    height, width, out_height, out_width = row[HEIGHT], row[WIDTH], row[OUT_HEIGHT], row[OUT_WIDTH]
-    padded = row[PADDING_Y] > 0 or row[PADDING_X] > 0
+    height, width, out_height, out_width = row.height, row.width, row.out_height, row.out_width
+    padded = row.padding_y > 0 or row.padding_x > 0
     start = int32(-INT32_MAX) if maximum and not padded else int32(0)
-    for n in range(row[COUNT]):
+    for n in range(row.count):
         target[n] = start
-    for kx in range(row[KERNEL_X]):
-        offset = kx * row[DILATION_X] - row[PADDING_X]
-        first, last = inside(out_width, width, row[STRIDE_X], offset)
-        for ky in range(row[KERNEL_Y]):
-            above = ky * row[DILATION_Y] - row[PADDING_Y]
-            top, bottom = inside(out_height, height, row[STRIDE_Y], above)
-            for channel in range(row[CHANNELS]):
+    for kx in range(row.kernel_x):
+        offset = kx * row.dilation_x - row.padding_x
+        first, last = inside(out_width, width, row.stride_x, offset)
+        for ky in range(row.kernel_y):
+            above = ky * row.dilation_y - row.padding_y
+            top, bottom = inside(out_height, height, row.stride_y, above)
+            for channel in range(row.channels):
                 for oy in range(top, bottom):
                     seen = at(
                         source,
-                        (channel * height + oy * row[STRIDE_Y] + above) * width
+                        (channel * height + oy * row.stride_y + above) * width
                         + offset
-                        + first * row[STRIDE_X],
+                        + first * row.stride_x,
                     )
                     pooled = at(target, (channel * out_height + oy) * out_width + first)
-                    pool_line(last - first, seen, row[STRIDE_X], pooled, maximum)
+                    pool_line(last - first, seen, row.stride_x, pooled, maximum)
 
 
 @jit
@@ -731,7 +870,7 @@ def pool_line(count: Any, seen: Any, stride: Any, pooled: Any, maximum: Any) -> 
 @jit
 def delay(row: Any, source: Any, target: Any, line: Any) -> None:
     """Hand on the oldest waiting values and append the new ones."""
-    size, steps = row[COUNT], row[STEPS]
+    size, steps = row.count, row.steps
     copy(line, size, target)
     copy(at(line, size), (steps - 1) * size, line)
     copy(source, size, at(line, (steps - 1) * size))
@@ -742,19 +881,19 @@ def neuron(
     row: Any, constants: Any, driven: Any, emitted: Any, codes: Any, charged: Any, found: Any
 ) -> None:
     """One step of a layer of automata."""
-    levels, entries, size = row[LEVELS], row[NUM_CHANNELS] * row[LEVELS], row[COUNT]
-    varies = row[NUM_CHANNELS] > 1
-    is_short = AVX512 and levels <= LANES and not varies and row[KIND] != TABLE
-    out = at(constants, row[CONSTANTS])
+    levels, entries, size = row.levels, row.num_channels * row.levels, row.count
+    varies = row.num_channels > 1
+    is_short = AVX512 and levels <= LANES and not varies and row.kind != TABLE
+    out = at(constants, row.constants)
     reset, charge = at(out, entries), at(out, 2 * entries)
-    factor = int32(1 << row[SHIFT])
+    factor = int32(1 << row.shift)
     for first in range(0, size, STRIP):
         strip = min(STRIP, size - first)
         x, k, s = at(driven, first), at(codes, first), at(emitted, first)
-        offset = at(constants, row[CHANNEL_OFFSETS] + first)
+        offset = at(constants, row.channel_offsets + first)
         if is_short:
             charge_short(strip, reset, entries, x, factor, k, found)
-        elif row[KIND] == TABLE:
+        elif row.kind == TABLE:
             for n in range(strip):
                 entry = int64(k[n] + offset[n]) if varies else int64(k[n])
                 found[n] = bisect(at(charge, entry * (levels - 1)), levels - 1, x[n])
@@ -767,8 +906,8 @@ def neuron(
         if not is_short:
             for n in range(strip):
                 k[n] = reset[found[n] + offset[n]] if varies else reset[found[n]]
-        if row[FIRE] >= 0:
-            fire = int32(row[FIRE])
+        if row.fire >= 0:
+            fire = int32(row.fire)
             for n in range(strip):
                 s[n] = int32(found[n] >= fire)
         else:
@@ -781,7 +920,7 @@ def loihi(row: Any, c: Any, a: Any, emitted: Any, current: Any) -> None:
     """One step of a layer of Loihi neurons, whose membranes lie behind their currents; `c` are the
     constants of `LoihiLIF`.
     """
-    size = row[COUNT]
+    size = row.count
     membrane = at(current, size)
     k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]), int64(c[5]))
     for n in range(size):
@@ -794,7 +933,7 @@ def loihi(row: Any, c: Any, a: Any, emitted: Any, current: Any) -> None:
 def speck(row: Any, c: Any, a: Any, emitted: Any, membrane: Any) -> None:
     """One step of a layer of Speck neurons; `c` are the constants of `SpeckIF`."""
     k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]))
-    for n in range(row[COUNT]):
+    for n in range(row.count):
         spikes, v = speck_fire(speck_charge(int64(a[n]), int64(membrane[n]), *k), *k)
         membrane[n], emitted[n] = int32(v), int32(spikes)
 
@@ -804,7 +943,7 @@ def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any
     """One step of a layer of Xylo neurons, whose membranes lie behind their currents; `c` are the
     constants of `XyloLIF`.
     """
-    size = row[COUNT]
+    size = row.count
     membrane = at(current, size)
     k = (
         int64(c[0]),
@@ -817,7 +956,7 @@ def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any
         int64(c[7]),
     )
     low, high = k[6], k[7]
-    for i in range(row[SIZE]):
+    for i in range(row.size):
         w = at(weights, i * size)
         for _ in range(events[i]):
             for n in range(size):
@@ -830,7 +969,7 @@ def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any
 
 @jit
 def bisect(tops: Any, count: Any, value: Any) -> Any:
-    """How many of `count` rising numbers lie below a value."""
+    """Number of `count` rising numbers that lie below a value."""
     low, high = int64(0), int64(count)
     while low < high:
         middle = (low + high) // 2
@@ -843,7 +982,7 @@ def bisect(tops: Any, count: Any, value: Any) -> Any:
 
 @jit
 def count_below(size: Any, h: Any, tops: Any, count: Any, found: Any) -> None:
-    """How many of `count` rising numbers lie below each membrane."""
+    """Number of `count` rising numbers that lie below each membrane."""
     if count > COUNTED:
         for n in range(size):
             found[n] = bisect(tops, count, h[n])

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from snnsim._core.checks import checked_number
 from snnsim._core.restore import evaluating, hooked
+from snnsim.deploy.lower import kind_of
+from snnsim.deploy.ops.base import Cost, Operation
 from snnsim.errors import InvalidValueError
-from snnsim.neurons.membrane import Membrane
 from snnsim.temporal.runner import MultiStep
 
 __all__ = ["Energy", "Operations", "count_operations"]
-
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 @dataclass(frozen=True)
@@ -114,63 +113,32 @@ def count_operations(net: nn.Module, x_seq: Tensor) -> Operations:
         x_seq: inputs as the network gets them; a static image repeated T times, as a chip without a
             memory of sums takes it.
     """
-    counts: dict[str, tuple[float, float]] = {}
-    updates = 0.0
+    costs: dict[str, Cost] = {}
 
-    def of_layer(name: str) -> Callable[..., None]:
-        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x = _seen(layer, inputs[0])
-            events = _events(layer, x)
-            is_spikes = bool(((x == 0) | (x == 1)).all())
-            # a layer that is used again adds to what it took before
-            additions, multiplications = counts.get(name, (0.0, 0.0))
-            counts[name] = (
-                (additions + events, multiplications)
-                if is_spikes
-                else (additions, multiplications + events)
-            )
+    def of(name: str, kind: type[Operation]) -> Callable[..., None]:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            cost = kind.cost(module, inputs[0], output)
+            if cost is not None:
+                # a layer that is used again adds to what it took before
+                before = costs.get(name, Cost())
+                costs[name] = Cost(*(a + b for a, b in zip(before, cost, strict=True)))
 
         return count
 
-    def of_neuron(node: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal updates
-        updates += output.numel()
-
-    hooks: list[tuple[nn.Module, Callable[..., None]]] = []
-    for name, module in net.named_modules():
-        if isinstance(module, LAYERS):
-            hooks.append((module, of_layer(name)))
-        elif isinstance(module, Membrane):
-            hooks.append((module, of_neuron))
+    kinds = ((name, module, kind_of(module)) for name, module in net.named_modules())
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = [
+        (module, of(name, kind)) for name, module, kind in kinds if kind is not None
+    ]
     with evaluating(net), hooked(hooks):
         MultiStep(net)(x_seq)
-    if not counts:
+    samples, layers = x_seq.shape[1], {n: cost for n, cost in costs.items() if not cost.updates}
+    if not layers:
         raise InvalidValueError(
             "count_operations(net): the network has no Linear and no convolution, so no synapse to"
             " count"
         )
-    samples = x_seq.shape[1]
-    layers = {name: sum(pair) / samples for name, pair in counts.items()}
-    additions, multiplications = (
-        sum(pair[i] for pair in counts.values()) / samples for i in (0, 1)
+    additions, multiplications, updates = (
+        sum(numbers) / samples for numbers in zip(*costs.values(), strict=True)
     )
-    return Operations(additions, multiplications, updates / samples, layers)
-
-
-def _seen(layer: nn.Module, x: Tensor) -> Tensor:
-    """The input as the product sees it: its integers where the layer quantizes it."""
-    quantizer = getattr(layer, "input_quantizer", None)
-    return x if quantizer is None or not quantizer.enabled else quantizer.integers(x)[0]
-
-
-def _events(layer: nn.Module, x: Tensor) -> float:
-    """How many weights the inputs that are not 0 reach."""
-    active = (x != 0).double()
-    if isinstance(layer, nn.Linear):
-        return float(active.sum()) * layer.out_features
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
-        raise TypeError(f"{type(layer).__name__} is no layer")
-    # a kernel of ones counts what each place of the output sees
-    return float(
-        layer._conv_forward(active, torch.ones_like(layer.weight, dtype=active.dtype), None).sum()
-    )
+    synapses = {n: (cost.additions + cost.multiplications) / samples for n, cost in layers.items()}
+    return Operations(additions, multiplications, updates, synapses)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from snnsim._core.checks import check_int, checked_number
 from snnsim.deploy.c import CSource, write_c
-from snnsim.deploy.engine import run
-from snnsim.deploy.interface import checked_decision
-from snnsim.deploy.operations import Integers, Neuron, Operation, Signal
-from snnsim.deploy.program import Program
-from snnsim.deploy.soundness import check_operation, check_signal
-from snnsim.deploy.state import Packed, StateLayout
+from snnsim.deploy.integers import NetworkData, Packed
+from snnsim.deploy.ops import Integers, Neuron
+from snnsim.deploy.store import describe, load_network, save_network
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 
 __all__ = ["IntegerNetwork", "NeuronTrace"]
@@ -42,7 +39,13 @@ class NeuronTrace:
     codes: Integers
 
 
-class IntegerNetwork:
+@cache
+def is_compiled() -> bool:
+    """True where the compiled engine runs, which needs numba."""
+    return importlib.util.find_spec("numba") is not None
+
+
+class IntegerNetwork(NetworkData):
     """A network of integer operations, made by `lower`. Calling it runs a sequence.
 
     It holds its state between calls of `step` and starts every `__call__` from rest.
@@ -51,53 +54,14 @@ class IntegerNetwork:
         input: the signal that it reads.
         operations: in the order they run.
         output: which signal it returns: 0 is the input, i + 1 what operation i returns.
-        time_steps: how often a static input is presented; None takes sequences.
+        time_steps: of a static input; None takes sequences.
         input_scale: a real input is multiplied by this, rounded (halves to even) and clamped to the
             bounds of `input`; None takes integers as they are.
         decision: how outputs become a class: "rate", the largest sum over time, or "membrane", the
             largest value over time, of equals the first; None where they stand for no classes.
     """
 
-    def __init__(
-        self,
-        input: Signal,
-        operations: Sequence[Operation],
-        output: int,
-        time_steps: int | None = None,
-        input_scale: float | None = None,
-        decision: str | None = None,
-    ) -> None:
-        check_signal("input", input)
-        signals = [input]
-        for operation in operations:
-            if not all(0 <= source < len(signals) for source in operation.inputs):
-                raise InvalidValueError(
-                    f"IntegerNetwork(operations): {operation.name!r} reads a signal that comes"
-                    " after it"
-                )
-            check_operation(operation, [signals[source] for source in operation.inputs])
-            signals.append(operation.output)
-        if not 0 <= output < len(signals):
-            raise InvalidValueError(
-                f"IntegerNetwork(output={output}): must be one of its {len(signals)} signals"
-            )
-        names = [operation.name for operation in operations if isinstance(operation, Neuron)]
-        if len(names) != len(set(names)):
-            raise InvalidValueError(
-                f"IntegerNetwork(operations): two neurons of one name, of {sorted(names)}; name"
-                " each of its own"
-            )
-        if time_steps is not None:
-            check_int("IntegerNetwork", "time_steps", time_steps, at_least=1)
-        if input_scale is not None:
-            input_scale = checked_number("IntegerNetwork", "input_scale", input_scale, above=0)
-        self.input = input
-        self.operations = tuple(operations)
-        self.output = output
-        self.time_steps = time_steps
-        self.input_scale = input_scale
-        self.decision = checked_decision("IntegerNetwork", decision)
-        self._state: Packed | None = None
+    _state: Packed | None = None
 
     def __repr__(self) -> str:
         lines = [f"  {op.name}: {type(op).__name__} -> {op.output.shape}" for op in self.operations]
@@ -114,24 +78,20 @@ class IntegerNetwork:
         return {name: value for name, value in self.__dict__.items() if name != "program"}
 
     @cached_property
-    def signals(self) -> tuple[Signal, ...]:
-        """The input, then what each operation returns."""
-        return (self.input, *(operation.output for operation in self.operations))
-
-    @property
-    def neurons(self) -> dict[str, Neuron]:
-        """The neuron layers by name."""
-        return {op.name: op for op in self.operations if isinstance(op, Neuron)}
-
-    @cached_property
-    def layout(self) -> StateLayout:
-        """How the state of a sample is packed."""
-        return StateLayout(self.operations)
-
-    @cached_property
-    def program(self) -> Program:
+    def program(self) -> Any:
         """The network in flat arrays, as the compiled engine runs it."""
+        from snnsim.deploy.compiled import Program
+
         return Program(self)
+
+    @cached_property
+    def _runs_compiled(self) -> bool:
+        return is_compiled() and all(op.is_compiled for op in self.operations)
+
+    def _run(self, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
+        """Run integers from a packed state, which is left as it is; see `run_by_definition`."""
+        run = self.program.run if self._runs_compiled else self.run_by_definition
+        return run(x_seq, state)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the network into a new folder, as JSON and safetensors (`pip install safetensors`).
@@ -139,8 +99,6 @@ class IntegerNetwork:
         Raises:
             OutputError: the folder exists already, or cannot be written.
         """
-        from snnsim.deploy.files import save_network
-
         save_network(self, folder)
 
     @classmethod
@@ -153,8 +111,6 @@ class IntegerNetwork:
             DataError: files that were changed or damaged.
             InvalidValueError: a network that could leave 32 bits or its tables.
         """
-        from snnsim.deploy.files import load_network
-
         return cls(**load_network(folder))
 
     def to_c(self, folder: str | os.PathLike[str], name: str = "snn") -> CSource:
@@ -180,8 +136,6 @@ class IntegerNetwork:
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides what the network computes."""
-        from snnsim.deploy.files import describe
-
         manifest, tensors = describe(self)
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
         for name in sorted(tensors):
@@ -225,7 +179,7 @@ class IntegerNetwork:
             signal.
         """
         x = self._sequence(x_seq)
-        return self._as_tensor(run(self, x, self._rest(x.shape[1]))[0])
+        return self._as_tensor(self._run(x, self._rest(x.shape[1]))[0])
 
     def step(self, x: Tensor | npt.ArrayLike) -> Tensor:
         """One time step `[B, *n] -> [B, *m]` from the held state, which moves on.
@@ -296,16 +250,13 @@ class IntegerNetwork:
             name: [] for name in self.neurons
         }
         for now in x:
-            values = [now.astype(np.int64)]
+            before = states
+            values, states = self.step_by_definition(now, before)
             for i, operation in enumerate(self.operations):
-                inputs = [values[source] for source in operation.inputs]
                 if isinstance(operation, Neuron):
-                    charged = operation.charged(inputs, states[i])
-                    out, states[i] = operation.emitted(charged)
-                    steps[operation.name].append((out, charged, states[i]))
-                else:
-                    out, states[i] = operation.step(inputs, states[i])
-                values.append(out)
+                    inputs = [values[source] for source in operation.inputs]
+                    charged = operation.charged(inputs, before[i])
+                    steps[operation.name].append((values[i + 1], charged, states[i]))
             outputs.append(values[self.output])
         traces = {
             name: NeuronTrace(*map(np.stack, zip(*parts, strict=True)))
@@ -345,15 +296,11 @@ class IntegerNetwork:
                 f"IntegerNetwork: the state held from the step before is of {len(state)} samples"
                 f" and x of {batch}; call reset() before another sequence"
             )
-        out, self._state = run(self, x, state)
+        out, self._state = self._run(x, state)
         return self._as_tensor(out)
 
     def _rest(self, batch: int) -> Packed:
-        return self._rest_of_one.repeat(batch, 0)
-
-    @cached_property
-    def _rest_of_one(self) -> Packed:
-        return self.layout.pack([operation.rest()[None] for operation in self.operations])
+        return self.rest.repeat(batch, 0)
 
     def _as_tensor(self, out: Integers) -> Tensor:
         narrow = np.uint8 if self.signals[self.output].is_binary else np.int32
@@ -371,7 +318,7 @@ def _values(x: Tensor) -> Integers:
 
 
 def _is_inside(values: Integers, low: int, high: int) -> bool:
-    """Whether no value lies beyond the bounds; what the type cannot hold is not looked for."""
+    """True where no value lies beyond the bounds; what the type cannot hold is not looked for."""
     if not values.size:
         return True
     never_below = values.dtype.kind in "bu" and low <= 0

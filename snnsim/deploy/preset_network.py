@@ -10,11 +10,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from snnsim._core.checks import check_int
-from snnsim.deploy.exactness import accumulator_bounds
+from snnsim.deploy.bounds import accumulator_bounds
 from snnsim.deploy.network import IntegerNetwork
-from snnsim.deploy.operations import Delay, Integers, Operation, Product, Signal
-from snnsim.deploy.preset_operations import Preset, PresetLayer, PresetNeuron
-from snnsim.deploy.presets import LoihiLIF, XyloLIF
+from snnsim.deploy.ops import Delay, Integers, Operation, Product, Signal
+from snnsim.deploy.ops.chips import LoihiLIF, Preset, PresetLayer, PresetNeuron, XyloLIF
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 __all__ = ["preset_network"]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from snnsim._core.files import write_whole
 from snnsim._core.restore import evaluating
 from snnsim._version import __version__
-from snnsim.deploy.graph import network_of, read
-from snnsim.deploy.host import HostProgram, compiled, compiler_version, why_no_program
-from snnsim.deploy.interface import interface_of
-from snnsim.deploy.network import IntegerNetwork, NeuronTrace
-from snnsim.deploy.operations import Integers
+from snnsim.deploy.board import HostProgram, compiler_version, host_program, why_no_program
+from snnsim.deploy.bounds import Integers
+from snnsim.deploy.integers import interface_of
+from snnsim.deploy.network import IntegerNetwork
+from snnsim.deploy.read import network_of, read
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
@@ -36,8 +36,7 @@ __all__ = ["Certificate", "Difference", "verify", "verify_copy"]
 
 CERTIFICATE_FORMAT = 1
 History = npt.NDArray[Any]
-# a runner and a batch -> the first difference; samples, outputs and codes compared
-Comparison = Callable[[MultiStep, Tensor], "tuple[Difference | None, tuple[int, int, int]]"]
+Histories = dict[str, History]
 # steps before the difference that a history shows
 HISTORY = 8
 
@@ -80,7 +79,7 @@ class Certificate:
 
     Attributes:
         difference: the first one; None where every spike, code and output agreed.
-        samples, outputs, codes: how many were compared.
+        samples, outputs, codes: numbers of those compared.
         network, integers, data: SHA-256 of the network's state, of the integer network, and of the
             inputs.
         versions: of snnsim, torch, numpy and Python.
@@ -103,7 +102,7 @@ class Certificate:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing differed."""
+        """True where nothing differed."""
         return self.difference is None
 
     def __str__(self) -> str:
@@ -159,25 +158,93 @@ def verify(
             f"verify: the runner has time_steps={time_steps} and the integer network"
             f" {integer_net.time_steps}; lower that runner"
         )
-    _check_same_neurons(network, integer_net)
-
-    reason = why_no_program(integer_net)
-    with (
-        nullcontext()
-        if reason
-        else compiled(integer_net, None if c_folder is None else Path(c_folder))
-    ) as program:
-
-        def compare(
-            runner: MultiStep, batch: Tensor
-        ) -> tuple[Difference | None, tuple[int, int, int]]:
-            return _compare(runner, integer_net, program, batch)
-
-        certificate = _certified(
-            network, network, time_steps, batches, compare, integer_net.fingerprint()
+    theirs, ours = _neurons(network), set(integer_net.neurons)
+    # a neuron that the forward never calls has nothing to be compared
+    called = {part.name for part in read(network).parts if isinstance(part.module, BaseNode)}
+    if ours - theirs or called - ours:
+        raise InvalidValueError(
+            f"verify: the network has the neurons {sorted(theirs)} and the integer network"
+            f" {sorted(ours)}; lower this network"
         )
-    how = f"not compared: {reason}" if reason else f"compared, compiled by {compiler_version()}"
+    why_not = why_no_program(integer_net)
+    folder = None if c_folder is None else Path(c_folder)
+    with nullcontext() if why_not else host_program(integer_net, folder) as program:
+        certificate = _certified(
+            network,
+            network,
+            time_steps,
+            batches,
+            lambda runner, batch: _integer_pairs(runner, integer_net, program, batch),
+            integer_net.fingerprint(),
+        )
+    how = f"not compared: {why_not}" if why_not else f"compared, compiled by {compiler_version()}"
     return replace(certificate, c=how, interface=interface_of(integer_net))
+
+
+def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Any]) -> Certificate:
+    """Run a network and one read back from a file on the same inputs, and compare every spike,
+    every code and every output.
+
+    Args:
+        net: as for `verify`; its neurons may be in floating point, and then their potentials are
+            compared.
+        copy: a network with neurons of the same names, without a runner.
+        batches: see `verify`.
+
+    Returns:
+        The certificate; its `integers` is the hash of the copy's parameters.
+
+    Raises:
+        InvalidValueError: no batches, or neurons of other names.
+    """
+    network, time_steps = network_of(net)
+    theirs, ours = _neurons(network), _neurons(copy)
+    if theirs != ours:
+        raise InvalidValueError(
+            f"verify_copy: the network has the neurons {sorted(theirs)} and the copy {sorted(ours)}"
+        )
+    other = MultiStep(copy, time_steps=time_steps)
+
+    def pairs(runner: MultiStep, batch: Tensor) -> Iterator[Pair]:
+        (expected_out, expected), (out, found) = (_recorded(r, batch) for r in (runner, other))
+        yield Pair("output", {"output": expected_out}, {"output": out})
+        for name, trace in found.items():
+            yield Pair(name, _histories(expected[name]), _histories(trace))
+
+    return _certified(network, copy, time_steps, batches, pairs, _hash_of(copy))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Histories `[T, B, *n]` of one layer by name, in a network and in what stands for it."""
+
+    layer: str
+    expected: Histories
+    found: Histories
+    engine: str = "definition"
+
+    @property
+    def difference(self) -> Difference | None:
+        """The earliest one."""
+        wrong = np.logical_or.reduce(
+            [values != self.found[name] for name, values in self.expected.items()]
+        )
+        if not wrong.any():
+            return None
+        time_step, sample, *neuron = (int(i) for i in np.argwhere(wrong)[0])
+        steps = slice(max(0, time_step - HISTORY + 1), time_step + 1)
+        place: tuple[Any, ...] = (steps, sample, *neuron)
+        expected, found = (
+            {name: values[place].tolist() for name, values in histories.items()}
+            for histories in (self.expected, self.found)
+        )
+        return Difference(
+            self.layer, time_step, sample, tuple(neuron), expected, found, self.engine
+        )
+
+
+def _neurons(network: nn.Module) -> set[str]:
+    return {name for name, module in network.named_modules() if isinstance(module, Membrane)}
 
 
 def _certified(
@@ -185,28 +252,35 @@ def _certified(
     other: nn.Module,
     time_steps: int | None,
     batches: Iterable[Any],
-    compare: Comparison,
+    pairs: Callable[[MultiStep, Tensor], Iterable[Pair]],
     fingerprint: str,
 ) -> Certificate:
     """The certificate of a comparison, batch by batch in eval mode, up to the first difference."""
     runner = MultiStep(network, time_steps=time_steps)
-    counts, data, difference = np.zeros(3, np.int64), hashlib.sha256(), None
+    samples, outputs, codes, data = 0, 0, 0, hashlib.sha256()
+    differences: list[Difference] = []
     with evaluating(network, other):
         for given in batches:
-            batch = _inputs(given, network)
+            batch, of_batch = _inputs(given, network), 0
             data.update(_bytes(batch))
-            found, counted = compare(runner, batch)
-            counts += counted
-            if found is not None:
-                difference = found
+            for pair in pairs(runner, batch):
+                sizes = {name: values.size for name, values in pair.found.items()}
+                of_batch = next(iter(pair.found.values())).shape[1]
+                # each once, not by every engine
+                if pair.engine == "definition":
+                    outputs += sizes.pop("output")
+                    codes += sum(sizes.values())
+                difference = pair.difference
+                differences += [] if difference is None else [difference]
+            samples += of_batch
+            if differences:
                 break
-    if not counts[0]:
+    if not samples:
         raise InvalidValueError(
             "verify(batches): there is no sample to compare; give at least one batch"
         )
-    samples, outputs, codes = (int(count) for count in counts)
     return Certificate(
-        difference,
+        min(differences, key=lambda difference: difference.time_step, default=None),
         samples,
         outputs,
         codes,
@@ -244,178 +318,54 @@ def _inputs(batch: Any, network: nn.Module) -> Tensor:
     return inputs.to(dtypes[0] if dtypes else torch.float32)
 
 
-def verify_copy(net: nn.Module, copy: nn.Module, batches: Iterable[Any]) -> Certificate:
-    """Run a network and one read back from a file on the same inputs, and compare every spike,
-    every code and every output.
-
-    Args:
-        net: as for `verify`; its neurons may be in floating point, and then their potentials are
-            compared.
-        copy: a network with neurons of the same names, without a runner.
-        batches: see `verify`.
-
-    Returns:
-        The certificate; its `integers` is the hash of the copy's parameters.
-
-    Raises:
-        InvalidValueError: no batches, or neurons of other names.
-    """
-    network, time_steps = network_of(net)
-    names = [
-        {name for name, module in n.named_modules() if isinstance(module, Membrane)}
-        for n in (network, copy)
-    ]
-    if names[0] != names[1]:
-        raise InvalidValueError(
-            f"verify_copy: the network has the neurons {sorted(names[0])} and the copy"
-            f" {sorted(names[1])}"
-        )
-
-    def compare(runner: MultiStep, batch: Tensor) -> tuple[Difference | None, tuple[int, int, int]]:
-        (expected_out, expected), (out, found) = (
-            _recorded(r, batch) for r in (runner, MultiStep(copy, time_steps=time_steps))
-        )
-        counts = (out.shape[1], out.numel(), 0)
-        differences = [
-            _first(
-                "output",
-                {"output": expected_out.double().numpy()},
-                {"output": out.double().numpy()},
-            )
-        ]
-        for name, trace in found.items():
-            theirs, ours = _values_of(expected[name]), _values_of(trace)
-            counts = (
-                counts[0],
-                counts[1] + ours["output"].size,
-                counts[2] + 2 * ours["charged"].size,
-            )
-            differences.append(_first(name, theirs, ours))
-        return _earliest(differences), counts
-
-    return _certified(network, copy, time_steps, batches, compare, _hash_of(copy))
-
-
-def _recorded(runner: MultiStep, batch: Tensor) -> tuple[Tensor, dict[str, Trace]]:
+def _recorded(runner: MultiStep, batch: Tensor) -> tuple[History, dict[str, Trace]]:
     with torch.no_grad(), Recorder(runner.net) as recorder:
         out = runner(batch)
-    return out.detach().cpu(), recorder.traces()
+    return out.detach().cpu().double().numpy(), recorder.traces()
 
 
-def _values_of(trace: Trace) -> dict[str, History]:
+def _histories(trace: Trace, codebook: Codebook | None = None) -> Histories:
+    """Outputs and potentials of a neuron; with a codebook the codes of the potentials."""
+    charged, after = trace.charged.double(), trace.membrane.double()
+    if codebook is not None:
+        charged, after = codebook.encode(trace.charged), codebook.encode(trace.membrane)
     return {
         "output": trace.spikes.cpu().double().numpy(),
-        "charged": trace.charged.cpu().double().numpy(),
-        "membrane": trace.membrane.cpu().double().numpy(),
+        "charged": charged.cpu().numpy(),
+        "membrane" if codebook is None else "codes": after.cpu().numpy(),
     }
 
 
-def _compare(
+def _integer_pairs(
     runner: MultiStep, integer_net: IntegerNetwork, program: HostProgram | None, batch: Tensor
-) -> tuple[Difference | None, tuple[int, int, int]]:
-    """The first difference within one batch, and how many samples, outputs and codes were
-    compared."""
+) -> Iterator[Pair]:
     # first: it says of an input of another shape or range what to give
     x_seq = integer_net._sequence(batch)
-    with torch.no_grad(), Recorder(runner.net) as recorder:
-        expected_out = runner(batch)
-    expected = recorder.traces()
+    expected_out, expected = _recorded(runner, batch)
     out, found = integer_net.trace(batch)
     # what runs in daily use is compared too, not only the definition that keeps traces
-    fast = integer_net(batch)
-    counts = (out.shape[1], out.numel(), 0)
-    results, codes = {"definition": out.numpy(), "compiled": fast.numpy()}, dict[str, Integers]()
+    results = {"definition": out.numpy(), "compiled": integer_net(batch).numpy()}
+    codes: dict[str, Integers] = {}
     if program is not None:
         results["C"], codes = program.run(x_seq)
-    differences = []
     for name, trace in found.items():
-        theirs, ours = (
-            _codes_of(_codebook(runner.net, name), expected[name]),
-            _codes_of_integers(integer_net, name, trace),
-        )
-        counts = (counts[0], counts[1] + ours["output"].size, counts[2] + 2 * ours["codes"].size)
-        differences.append(_first(name, theirs, ours))
-        if name in codes:
-            differences.append(
-                _first(name, {"codes": theirs["codes"]}, {"codes": codes[name]}, "C")
+        codebook = runner.net.get_submodule(name).state_quant
+        if not isinstance(codebook, Codebook):
+            raise InvalidValueError(
+                f"verify: the neuron {name!r} of the network has no codebook; lower this network"
             )
-    signal = integer_net.signals[integer_net.output]
-    scaled = expected_out.detach().cpu().double().numpy()
+        theirs = _histories(expected[name], codebook)
+        output = np.ldexp(
+            trace.output.astype(np.float64), -integer_net.neurons[name].output.frac_bits
+        )
+        ours = {"output": output, "charged": trace.charged, "codes": trace.codes}
+        yield Pair(name, theirs, ours)
+        if name in codes:
+            yield Pair(name, {"codes": theirs["codes"]}, {"codes": codes[name]}, "C")
+    frac_bits = integer_net.signals[integer_net.output].frac_bits
     for engine, result in results.items():
-        values = np.ldexp(result.astype(np.float64), -signal.frac_bits)
-        differences.append(_first("output", {"output": scaled}, {"output": values}, engine))
-    return _earliest(differences), counts
-
-
-def _earliest(differences: list[Difference | None]) -> Difference | None:
-    real = [difference for difference in differences if difference is not None]
-    return min(real, key=lambda difference: difference.time_step, default=None)
-
-
-def _codes_of(codebook: Codebook, trace: Trace) -> dict[str, History]:
-    return {
-        "output": trace.spikes.cpu().double().numpy(),
-        "charged": codebook.encode(trace.charged).cpu().numpy(),
-        "codes": codebook.encode(trace.membrane).cpu().numpy(),
-    }
-
-
-def _codebook(network: nn.Module, name: str) -> Codebook:
-    codebook = network.get_submodule(name).state_quant
-    if not isinstance(codebook, Codebook):
-        raise InvalidValueError(
-            f"verify: the neuron {name!r} of the network has no codebook; lower this network"
-        )
-    return codebook
-
-
-def _codes_of_integers(
-    integer_net: IntegerNetwork, name: str, trace: NeuronTrace
-) -> dict[str, History]:
-    frac_bits = integer_net.neurons[name].output.frac_bits
-    return {
-        "output": np.ldexp(trace.output.astype(np.float64), -frac_bits),
-        "charged": trace.charged,
-        "codes": trace.codes,
-    }
-
-
-def _first(
-    layer: str, expected: dict[str, History], found: dict[str, History], engine: str = "definition"
-) -> Difference | None:
-    """The earliest difference between two histories `[T, B, *n]` of one layer."""
-    wrong = np.logical_or.reduce([expected[name] != found[name] for name in expected])
-    if not wrong.any():
-        return None
-    time_step, sample, *neuron = (int(i) for i in np.argwhere(wrong)[0])
-    place: tuple[Any, ...] = (
-        slice(max(0, time_step - HISTORY + 1), time_step + 1),
-        sample,
-        *neuron,
-    )
-    return Difference(
-        layer,
-        time_step,
-        sample,
-        tuple(neuron),
-        {name: values[place].tolist() for name, values in expected.items()},
-        {name: values[place].tolist() for name, values in found.items()},
-        engine,
-    )
-
-
-def _check_same_neurons(network: nn.Module, integer_net: IntegerNetwork) -> None:
-    theirs = {name for name, module in network.named_modules() if isinstance(module, Membrane)}
-    ours = set(integer_net.neurons)
-    # a neuron that the forward never calls has nothing to be compared
-    used = {part.name for part in read(network).parts if isinstance(part.module, BaseNode)} | (
-        theirs & ours
-    )
-    if ours - theirs or used - ours:
-        raise InvalidValueError(
-            f"verify: the network has the neurons {sorted(theirs)} and the integer network"
-            f" {sorted(ours)}; lower this network"
-        )
+        output = np.ldexp(result.astype(np.float64), -frac_bits)
+        yield Pair("output", {"output": expected_out}, {"output": output}, engine)
 
 
 def _hash_of(network: nn.Module) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.exactness import accumulator_bounds
-from snnsim.deploy.operations import (
+from snnsim.deploy.bounds import accumulator_bounds
+from snnsim.deploy.ops import (
     Add,
     Delay,
     GridNeuron,

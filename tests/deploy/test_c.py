@@ -12,10 +12,9 @@ from torch import nn
 
 from snnsim import MultiStep, layers, neurons, quant
 from snnsim.deploy import IntegerNetwork, lower, to_grid
-from snnsim.deploy.c import generate
-from snnsim.deploy.c_layout import even_spacing
-from snnsim.deploy.operations import Add, GridNeuron, Neuron, Signal
-from snnsim.deploy.packing import fits_nibbles, packed_bytes, packed_nibbles
+from snnsim.deploy.c import even_spacing, generate
+from snnsim.deploy.ops import Add, GridNeuron, Neuron, Signal
+from snnsim.deploy.ops.product import fits_nibbles, packed_bytes, packed_nibbles
 from snnsim.errors import InvalidValueError, OutputError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear

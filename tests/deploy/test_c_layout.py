@@ -6,9 +6,10 @@ from deploy.networks import NETWORKS, example
 from deploy.random_integers import random_integers
 
 from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.c_layout import CONVOLUTION, DENSE, PACKED, layout_of, width_of
-from snnsim.deploy.exactness import accumulator_bounds
-from snnsim.deploy.operations import Delay, Pool, Product, Reshape, Signal, Window
+from snnsim.deploy.bounds import accumulator_bounds
+from snnsim.deploy.c import layout_of, width_of
+from snnsim.deploy.ops import Delay, Pool, Product, Reshape, Signal, Window
+from snnsim.deploy.ops.product import CONVOLUTION, DENSE, PACKED
 from snnsim.errors import InvalidValueError
 
 PLAIN = Window()
@@ -79,8 +80,9 @@ def test_a_value_in_another_shape_is_the_same_value():
 )
 def test_the_form_of_a_product(shape, window, form):
     source = Signal(shape, 0, 1)
-    layout = layout_of(IntegerNetwork(source, [product(source, 3, window)], 1))
-    assert layout.forms[1] == form
+    operation = product(source, 3, window)
+    layout = layout_of(IntegerNetwork(source, [operation], 1))
+    assert operation.form(source, layout.values[0].kind) == form
     assert (layout.values[1].size, layout.values[1].room) == (
         3 * window.places(*source.planes[1:]),
         8 if form == PACKED else layout.values[1].size,
@@ -96,9 +98,11 @@ def test_the_types_of_sums():
         (1000, 3, "int16_t"),
     ):
         source = Signal((4,), 0, high)
-        layout = layout_of(IntegerNetwork(source, [product(source, 3, weight=weight)], 1))
+        operation = product(source, 3, weight=weight)
+        layout = layout_of(IntegerNetwork(source, [operation], 1))
         assert layout.values[1].kind == kind
-        assert layout.forms[1] == (PACKED if high == 1 else DENSE)
+        form = operation.form(source, layout.values[0].kind)
+        assert form == (PACKED if high == 1 else DENSE)
 
 
 @pytest.mark.parametrize(

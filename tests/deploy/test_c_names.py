@@ -4,8 +4,7 @@ import subprocess
 import pytest
 from deploy.networks import example
 
-from snnsim.deploy.c import generate
-from snnsim.deploy.c_names import MACROS, WORDS, check_name
+from snnsim.deploy.c import MACROS, WORDS, check_name, generate
 from snnsim.errors import InvalidValueError
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from snnsim import MultiStep, layers, neurons, quant
 from snnsim.deploy import lower, to_grid, verify
-from snnsim.deploy.operations import GridNeuron, Product
+from snnsim.deploy.ops import GridNeuron, Product
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv2d, QuantLinear

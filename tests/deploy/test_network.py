@@ -15,9 +15,9 @@ from torch import nn
 
 from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import IntegerNetwork
-from snnsim.deploy.engine import is_compiled, run, run_by_definition
-from snnsim.deploy.exactness import accumulator_bounds
-from snnsim.deploy.operations import Delay, GridNeuron, Pool, Product, Signal, Window
+from snnsim.deploy.bounds import accumulator_bounds
+from snnsim.deploy.network import is_compiled
+from snnsim.deploy.ops import Delay, GridNeuron, Pool, Product, Signal, Window
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant.layers import QuantConv2d, QuantLinear
 
@@ -28,8 +28,8 @@ def test_compiled_engine_is_the_definition(name):
         pytest.skip("numba is not installed")
     _, integer, x = example(name)
     x = integer._sequence(x)
-    out, state = run(integer, x, integer._rest(x.shape[1]))
-    expected, expected_state = run_by_definition(integer, x, integer._rest(x.shape[1]))
+    out, state = integer._run(x, integer._rest(x.shape[1]))
+    expected, expected_state = integer.run_by_definition(x, integer._rest(x.shape[1]))
     assert np.array_equal(out, expected)
     assert np.array_equal(state, expected_state)
 
@@ -37,9 +37,10 @@ def test_compiled_engine_is_the_definition(name):
 def test_without_numba_the_definition_runs(monkeypatch):
     _, integer, x = example("residual")
     expected = integer(x)
-    monkeypatch.setattr("snnsim.deploy.engine.is_compiled", lambda: False)
-    monkeypatch.setattr("snnsim.deploy.engine._run_compiled", None)
-    assert torch.equal(integer(x), expected)
+    monkeypatch.setattr("snnsim.deploy.network.is_compiled", lambda: False)
+    other = IntegerNetwork(integer.input, integer.operations, integer.output)
+    assert torch.equal(other(x), expected)
+    assert "program" not in vars(other)
 
 
 @pytest.mark.parametrize("weights", [8, 12], ids=["int8", "int16"])
@@ -66,8 +67,8 @@ def test_compiled_convolutions_are_the_definition(weights, stride, padding, dila
         input_range=(-2, 5),
     )
     x = integer.encode(torch.randint(-2, 6, (4, 2, 3, 9, 8)))
-    out, state = run(integer, x, integer._rest(2))
-    expected, expected_state = run_by_definition(integer, x, integer._rest(2))
+    out, state = integer._run(x, integer._rest(2))
+    expected, expected_state = integer.run_by_definition(x, integer._rest(2))
     assert np.array_equal(out, expected)
     assert np.array_equal(state, expected_state)
     assert out.any()
@@ -102,7 +103,7 @@ def test_sums_of_convolutions_in_16_and_32_bits(kind, high, groups, outputs):
     integer = IntegerNetwork(signal, [product], 1)
     x = integer.encode(random.integers(0, high, (3, 2, 4, 7, 6), endpoint=True))
     assert np.array_equal(
-        run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0]
+        integer._run(x, integer._rest(2))[0], integer.run_by_definition(x, integer._rest(2))[0]
     )
 
 
@@ -126,7 +127,7 @@ def test_compiled_pools_are_the_definition(window, maximum):
     integer = IntegerNetwork(signal, [pool], 1)
     x = integer.encode(np.random.default_rng(0).integers(low, 9, (2, 2, 3, 9, 11), endpoint=True))
     assert np.array_equal(
-        run(integer, x, integer._rest(2))[0], run_by_definition(integer, x, integer._rest(2))[0]
+        integer._run(x, integer._rest(2))[0], integer.run_by_definition(x, integer._rest(2))[0]
     )
 
 
@@ -208,8 +209,8 @@ def test_tiles_of_any_width_and_sums_of_any_length(outputs, density):
     )
     integer = IntegerNetwork(Signal((600,), 0, 1), [product], 1)
     x = integer.encode(spikes(2, 3, 600, density=density))
-    out, _ = run(integer, x, integer._rest(3))
-    assert np.array_equal(out, run_by_definition(integer, x, integer._rest(3))[0])
+    out, _ = integer._run(x, integer._rest(3))
+    assert np.array_equal(out, integer.run_by_definition(x, integer._rest(3))[0])
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 63, 64, 65, 128, 130])
@@ -261,13 +262,13 @@ PORTABLE = """
 import torch
 from deploy.networks import NETWORKS, example
 from snnsim.deploy import compiled
-from snnsim.deploy.engine import run, run_by_definition
 assert not compiled.AVX512
 torch.manual_seed(0)
 for name in NETWORKS:
     _, integer, x = example(name)
     x = integer._sequence(x)
-    results = [engine(integer, x, integer._rest(x.shape[1])) for engine in (run, run_by_definition)]
+    engines = (integer._run, integer.run_by_definition)
+    results = [engine(x, integer._rest(x.shape[1])) for engine in engines]
     assert all((a == b).all() for a, b in zip(*results))
     assert results[0][0].any()
 """

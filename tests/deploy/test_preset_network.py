@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from snnsim.deploy import IntegerNetwork, preset_network
-from snnsim.deploy.engine import run, run_by_definition
-from snnsim.deploy.operations import Signal
-from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
-from snnsim.deploy.presets import LoihiLIF, SpeckIF, XyloLIF
+from snnsim.deploy.ops import Signal
+from snnsim.deploy.ops.chips import LoihiLIF, PresetLayer, PresetNeuron, SpeckIF, XyloLIF
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError
 
 DATA = Path(__file__).parent / "data"
@@ -63,8 +61,8 @@ def two_layers(neuron, delay=0):
 def test_compiled_presets_are_the_reference(name, delay):
     integer = two_layers(NEURONS[name], delay)
     x = integer.encode(events(40, 3, 50, integer.input.high))
-    out, state = run(integer, x, integer._rest(3))
-    expected, expected_state = run_by_definition(integer, x, integer._rest(3))
+    out, state = integer._run(x, integer._rest(3))
+    expected, expected_state = integer.run_by_definition(x, integer._rest(3))
     assert np.array_equal(out, expected)
     assert np.array_equal(state, expected_state)
     # the first layer has something to say wherever its threshold lets it
@@ -92,8 +90,8 @@ def test_every_state_goes_on_alike(name):
         random.random(shape) < 0.5, edges, random.integers(low, high, shape, endpoint=True)
     )
     state = integer.layout.pack([numbers])
-    out, after = run(integer, integer.encode(x), state)
-    expected, expected_after = run_by_definition(integer, integer.encode(x), state)
+    out, after = integer._run(integer.encode(x), state)
+    expected, expected_after = integer.run_by_definition(integer.encode(x), state)
     assert np.array_equal(out, expected)
     assert np.array_equal(after, expected_after)
     assert out.any()
@@ -144,7 +142,7 @@ def test_presets_are_saved_with_the_network(name, tmp_path):
 
 
 def test_constants_of_a_file_are_checked(tmp_path):
-    from snnsim.deploy import files
+    from snnsim.deploy import store
 
     integer = two_layers(NEURONS["speck"])
     integer.save(tmp_path / "net")
@@ -162,7 +160,7 @@ def test_constants_of_a_file_are_checked(tmp_path):
         changed = {
             **manifest,
             "snnsim_version": version,
-            "sha256": {**stated, "network": files._hash(manifest)},
+            "sha256": {**stated, "network": store._hash(manifest)},
         }
         (tmp_path / field).mkdir()
         (tmp_path / field / "network.json").write_text(json.dumps(changed))

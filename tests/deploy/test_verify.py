@@ -11,8 +11,8 @@ from torch import nn
 
 from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import IntegerNetwork, verify
-from snnsim.deploy.interface import interface_of
-from snnsim.deploy.operations import GridNeuron
+from snnsim.deploy.integers import interface_of
+from snnsim.deploy.ops import GridNeuron
 from snnsim.deploy.verify import verify_copy
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant.layers import QuantLinear

@@ -23,11 +23,10 @@ from snnsim.apps.datasets import load_datasets
 from snnsim.apps.train import Training
 from snnsim.data import batches
 from snnsim.deploy import Certificate, IntegerNetwork, from_nir, lower, to_grid, to_nir, verify
-from snnsim.deploy.c import generate
-from snnsim.deploy.c_names import check_name
+from snnsim.deploy.bounds import Report
+from snnsim.deploy.c import check_name, generate
 from snnsim.deploy.cost import Energy, Operations, count_operations
-from snnsim.deploy.exactness import Report
-from snnsim.deploy.interface import interface_of
+from snnsim.deploy.integers import interface_of
 from snnsim.deploy.verify import verify_copy
 from snnsim.errors import InvalidValueError, SnnsimError
 from snnsim.metrics import footprint

@@ -1,0 +1,319 @@
+"""What NIR has no field for: the settings of a layer or a neuron as plain JSON, and its tensors.
+
+They travel in a node's `metadata`, as the text "snnsim" and the group "snnsim_tensors". What is
+read back is looked up in lists of names and handed to constructors, which check it; nothing in a
+file names code to run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from snnsim._core.checks import check_int, checked_bool
+from snnsim.calibrate.conversion import BalancedIFNode
+from snnsim.deploy.grid import GRID_CLASSES, OnGrid
+from snnsim.errors import DataError, InvalidValueError, SnnsimError
+from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
+from snnsim.neurons import (
+    IFNode,
+    Integrator,
+    LIFNode,
+    LIReadout,
+    Membrane,
+    ParametricLIFNode,
+    SynapticNode,
+)
+from snnsim.quant.codebook import Codebook
+from snnsim.quant.descriptor import QuantDescriptor
+from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
+from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.quantizer import TensorQuantizer
+from snnsim.quant.stochastic import StochasticCodebook
+from snnsim.quant.weight import QuantizedWeight
+from snnsim.surrogate import Surrogate, library
+
+__all__ = ["Settings", "plain_class", "restored", "settings_of"]
+
+VERSION = 1
+TEXT, TENSORS = "snnsim", "snnsim_tensors"
+# arguments of constructors that no field of a node holds; a module without an entry has none
+FIRING = (
+    "detach_reset",
+    "min_decay",
+    "grid_bits",
+    "state_quant",
+    "surrogate",
+    "learn_threshold",
+    "v_threshold",
+)
+QUANTIZED = ("bias", "weight_quant", "input_quant", "grid_bits")
+ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("bias",),
+    nn.Conv1d: ("bias",),
+    nn.Conv2d: ("bias",),
+    SpikeLinear: ("bias", "crossover"),
+    SpikeConv2d: ("bias", "crossover"),
+    QuantLinear: QUANTIZED,
+    QuantConv1d: QUANTIZED,
+    QuantConv2d: QUANTIZED,
+    # NIR's pool sums in another order
+    nn.AdaptiveAvgPool2d: ("output_size",),
+    Delay: ("delay_steps",),
+    Threshold: ("surrogate",),
+    BalancedIFNode: FIRING,
+    IFNode: ("v_reset", *FIRING),
+    LIFNode: ("decay_input", "v_reset", *FIRING, "tau", "learn_tau"),
+    ParametricLIFNode: ("decay_input", "v_reset", *FIRING),
+    SynapticNode: ("beta", "v_reset", *FIRING, "alpha", "current_quant"),
+    LIReadout: ("decay_input", "min_decay", "grid_bits", "state_quant", "tau", "learn_tau"),
+    Integrator: ("grid_bits", "state_quant"),
+}
+# those that are no attributes of the same name
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "alpha": attrgetter("current.alpha"),
+    "bias": lambda layer: layer.bias is not None,
+    "current_quant": attrgetter("current.state_quant"),
+    "grid_bits": lambda module: getattr(module, "grid_bits", None),
+    "input_quant": attrgetter("input_quantizer"),
+    "learn_tau": lambda node: isinstance(node.tau, nn.Parameter),
+    "learn_threshold": lambda node: isinstance(node.v_threshold, nn.Parameter),
+    "weight_quant": attrgetter("weight_quantizer"),
+}
+# tensors of a Driven neuron, beside those of the neuron itself
+DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
+PLAIN_CLASSES: dict[type, type[Membrane]] = {grid: plain for plain, grid in GRID_CLASSES.items()}
+CODEBOOKS = {kind.__name__: kind for kind in (Codebook, LearnedUniform, StochasticCodebook)}
+SURROGATES: dict[str, type[Surrogate]] = {name: getattr(library, name) for name in library.__all__}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """The settings of one node.
+
+    Attributes:
+        values: plain JSON.
+        tensors: by their names in the module's `state_dict`.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Any]:
+        """As NIR's metadata."""
+        if not self.values and not self.tensors:
+            return {}
+        shapes = {name: list(tensor.shape) for name, tensor in self.tensors.items()}
+        text = json.dumps({"version": VERSION, **self.values, "shapes": shapes})
+        # HDF5 compresses no arrays without axes
+        arrays = {
+            name: tensor.detach().reshape(tensor.shape or (1,)).numpy()
+            for name, tensor in self.tensors.items()
+        }
+        return {TEXT: text, **({TENSORS: arrays} if arrays else {})}
+
+    @classmethod
+    def read(cls, metadata: Any) -> Settings | None:
+        """From NIR's metadata; None where there are no settings of ours.
+
+        Raises:
+            DataError: written by a newer version, or not what `metadata` returns.
+        """
+        if not isinstance(metadata, Mapping) or TEXT not in metadata:
+            return None
+        try:
+            values = json.loads(metadata[TEXT])
+            version, shapes = values.pop("version"), values.pop("shapes")
+            arrays = metadata.get(TENSORS, {})
+            if version == VERSION and set(shapes) != set(arrays):
+                raise ValueError(
+                    f"it has the tensors {sorted(arrays)} and speaks of {sorted(shapes)}"
+                )
+            tensors = {
+                name: _tensor(arrays[name], shape)
+                for name, shape in shapes.items()
+                if version == VERSION
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+            raise DataError(
+                f"its metadata {TEXT!r} is damaged ({problem}); delete it to read the node without"
+            ) from problem
+        if version != VERSION:
+            raise DataError(
+                f"its metadata {TEXT!r} has version {version}, this snnsim reads {VERSION}; use the"
+                " snnsim that wrote it, or delete the metadata to read the node without"
+            )
+        return cls(values, tensors)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, on a grid or not."""
+    return PLAIN_CLASSES.get(type(module), type(module))
+
+
+def settings_of(module: nn.Module) -> Settings:
+    """The settings of a layer or neuron.
+
+    Raises:
+        InvalidValueError: something of the user's own, which no list of names has.
+    """
+    if isinstance(module, Driven):
+        inner = settings_of(module.node)
+        drive = {name: getattr(module, own) for own, name in DRIVE.items()}
+        return Settings(inner.values, inner.tensors | drive)
+    kind = plain_class(module)
+    if kind not in ARGUMENTS:
+        return Settings()
+    tensors = {}
+    if _owns_tensors(module):
+        state = module.state_dict()
+        tensors = {name: state[name].detach() for name in state if _travels(module, name)}
+    values: dict[str, Any] = {"kind": kind.__name__}
+    for name in ARGUMENTS[kind]:
+        if name in PLACES:
+            values[name] = _encoded(PLACES[name](module))
+        else:
+            values[name] = None if name in tensors else _encoded(getattr(module, name))
+    # said only where it is so
+    if not values.get("learn_tau", True):
+        del values["learn_tau"]
+    return Settings(values, tensors)
+
+
+def restored(kind: type[nn.Module], settings: Settings, arguments: Mapping[str, Any]) -> nn.Module:
+    """The module that `settings_of` was given.
+
+    Args:
+        kind: its class, in which grids do not show.
+        settings: of it.
+        arguments: of its constructor that the fields of its node hold.
+    """
+    given = {"learn_tau": False} | settings.values
+    values = {name: _decoded(given[name]) for name in ARGUMENTS[kind]}
+    tensors = dict(settings.tensors)
+    drive = {own: tensors.pop(name) for own, name in DRIVE.items() if name in tensors}
+    learns_tau = values.pop("learn_tau", False)
+    grid_bits = values.pop("grid_bits", None) if issubclass(kind, Membrane) else None
+    if "bias" in values:
+        checked_bool("its metadata", "bias", values["bias"])
+    for name in inspect.signature(kind).parameters:
+        if name in tensors and values.get(name) is None:
+            values[name] = tensors[name]
+    if learns_tau:
+        values["tau"] = nn.Parameter(values["tau"])
+    module = kind(**arguments, **values)
+    if grid_bits is not None:
+        check_int("its metadata", "grid_bits", grid_bits, at_least=0)
+        for inner in module.modules():
+            if isinstance(inner, Membrane):
+                inner.__class__, inner.grid_bits = GRID_CLASSES[type(inner)], grid_bits
+    if _owns_tensors(module):
+        state = module.state_dict()
+        _load(module, {name: state[name] for name in state if not _travels(module, name)} | tensors)
+    if getattr(module, "weight_int", None) is not None:
+        module.requires_grad_(False)
+    return Driven(module, **drive) if drive else module
+
+
+def _owns_tensors(module: nn.Module) -> bool:
+    """False for layers whose tensors the fields of a node hold."""
+    return isinstance(module, QuantizedWeight) or not hasattr(module, "weight")
+
+
+def _travels(module: nn.Module, name: str) -> bool:
+    """True for a tensor of a `state_dict` that no value of the settings holds."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if isinstance(owner, Codebook):
+        return leaf not in ("levels", "edges")
+    if not isinstance(owner, Membrane) or leaf not in owner.constants:
+        return not (isinstance(owner, OnGrid) and leaf == "grid_bits")
+    value = getattr(owner, leaf)
+    is_number = owner.constants[leaf].is_tensor and not value.dim()
+    return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and not is_number)
+
+
+def _encoded(value: Any) -> Any:
+    """A value of a constructor as plain JSON."""
+    if isinstance(value, Tensor):
+        return float(value)
+    if isinstance(value, TensorQuantizer):
+        return {"enabled": value.enabled, **value.descriptor.to_dict()}
+    if isinstance(value, Surrogate):
+        if type(value) not in SURROGATES.values():
+            raise InvalidValueError(
+                f"its surrogate {value!r} is of your own, and no file holds code; give the neuron"
+                " one of snnsim.surrogate"
+            )
+        options = {item.name: getattr(value, item.name) for item in fields(value)}
+        return {"kind": type(value).__name__, **options}
+    return _of_codebook(value) if isinstance(value, Codebook) else value
+
+
+def _of_codebook(codebook: Codebook) -> dict[str, Any]:
+    if type(codebook) not in CODEBOOKS.values():
+        raise InvalidValueError(
+            f"its codebook is a {type(codebook).__name__} of your own; use a plain Codebook of its"
+            " levels"
+        )
+    if isinstance(codebook, StochasticCodebook) and codebook.generator is not None:
+        raise InvalidValueError(
+            "its codebook draws from a generator, which does not travel; leave the generator out"
+        )
+    levels = codebook.levels.detach()
+    return {
+        "kind": type(codebook).__name__,
+        "levels": levels.tolist(),
+        "edges": codebook.edges.detach().tolist(),
+        "ste": codebook.ste,
+        "dtype": str(levels.dtype).removeprefix("torch."),
+    }
+
+
+def _decoded(value: Any) -> Any:
+    """What `_encoded` was given."""
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, dict):
+        return value
+    options = dict(value)
+    if "enabled" in options:
+        enabled = checked_bool("its metadata", "enabled", options.pop("enabled"))
+        quantizer = TensorQuantizer(QuantDescriptor.from_dict(options))
+        quantizer.enabled = enabled
+        return quantizer
+    kind = options.pop("kind")
+    if kind not in CODEBOOKS:
+        return SURROGATES[kind](**options)
+    options["dtype"] = DTYPES[options["dtype"]]
+    plain = Codebook(**options)
+    if CODEBOOKS[kind] is LearnedUniform:
+        return LearnedUniform.from_codebook(plain)
+    return plain if CODEBOOKS[kind] is Codebook else StochasticCodebook(plain.levels, plain.ste)
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as problem:
+        if isinstance(problem, SnnsimError):
+            raise
+        # torch's own text has lines of its own
+        raise ValueError(" ".join(str(problem).split())) from problem
+
+
+def _tensor(array: npt.ArrayLike, shape: list[int]) -> Tensor:
+    values = np.ascontiguousarray(array)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"a tensor of {values.dtype}")
+    return torch.from_numpy(values.copy()).reshape(shape)
