@@ -84,7 +84,7 @@ def checked_codebook(part: Part, node: Membrane) -> Codebook:
             f"its codebook is a {type(codebook).__name__}; fix its levels with state_quant ="
             " state_quant.freeze()",
         )
-    if type(codebook) is not Codebook:
+    if codebook.why_not_tabular() is not None:
         raise refusal(
             part,
             f"its codebook is a {type(codebook).__name__}, which no table stands for; use a plain"

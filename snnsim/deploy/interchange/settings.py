@@ -36,9 +36,8 @@ from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.learned import from_description
 from snnsim.quant.quantizer import TensorQuantizer
-from snnsim.quant.stochastic import StochasticCodebook
 from snnsim.quant.weight import QuantizedWeight
 from snnsim.surrogate import Surrogate, library
 
@@ -95,7 +94,6 @@ PLAIN: dict[type[Membrane], tuple[str, ...]] = {
     SynapticNode: ("beta", "v_reset", "detach_reset", "min_decay"),
     LIReadout: ("decay_input", "min_decay"),
 }
-CODEBOOKS = {kind.__name__: kind for kind in (Codebook, LearnedUniform, StochasticCodebook)}
 SURROGATES: dict[str, type[Surrogate]] = {name: getattr(library, name) for name in library.__all__}
 
 
@@ -274,7 +272,7 @@ def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
         **{name: getattr(node, name) for name in PLAIN[kind]},
     }
     values["grid_bits"] = node.grid_bits if isinstance(node, OnGrid) else None
-    values["state_quant"] = _of_codebook(node.state_quant)
+    values["state_quant"] = _described(node.state_quant)
     tensors = {
         name: tensor
         for name, tensor in tensors.items()
@@ -287,7 +285,7 @@ def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
     if isinstance(node, SynapticNode):
         values |= {
             "alpha": node.current.alpha,
-            "current_quant": _of_codebook(node.current.state_quant),
+            "current_quant": _described(node.current.state_quant),
         }
     elif isinstance(node, LIFNode | LIReadout):
         values["tau"] = float(node.tau) if _is_number(node, "tau") else None
@@ -324,39 +322,12 @@ def _put_on_grid(node: Membrane, grid_bits: int) -> None:
     node.grid_bits = grid_bits
 
 
-def _of_codebook(codebook: Codebook | None) -> dict[str, Any] | None:
-    if codebook is None:
-        return None
-    if type(codebook) not in CODEBOOKS.values():
-        raise InvalidValueError(
-            f"its codebook is a {type(codebook).__name__} of your own; use a plain Codebook of its"
-            " levels"
-        )
-    if isinstance(codebook, StochasticCodebook) and codebook.generator is not None:
-        raise InvalidValueError(
-            "its codebook draws from a generator, which does not travel; leave the generator out"
-        )
-    levels = codebook.levels.detach()
-    return {
-        "kind": type(codebook).__name__,
-        "levels": levels.tolist(),
-        "edges": codebook.edges.detach().tolist(),
-        "ste": codebook.ste,
-        "dtype": str(levels.dtype).removeprefix("torch."),
-    }
+def _described(codebook: Codebook | None) -> dict[str, Any] | None:
+    return None if codebook is None else codebook.describe()
 
 
 def _codebook(values: dict[str, Any] | None) -> Codebook | None:
-    if values is None:
-        return None
-    kind, dtype = (
-        CODEBOOKS[values["kind"]],
-        {"float32": torch.float32, "float64": torch.float64}[values["dtype"]],
-    )
-    plain = Codebook(values["levels"], values["edges"], values["ste"], dtype)
-    if kind is LearnedUniform:
-        return LearnedUniform.from_codebook(plain)
-    return StochasticCodebook(plain.levels, values["ste"]) if kind is StochasticCodebook else plain
+    return None if values is None else from_description(values)
 
 
 def _of_surrogate(surrogate: Surrogate) -> dict[str, Any]:
