@@ -15,7 +15,7 @@ from snnsim.deploy.dyadic import FLOAT32_EXACT
 from snnsim.deploy.exactness import Stage, live_limits
 from snnsim.deploy.graph import Graph, Part, refusal
 from snnsim.deploy.operations import Integers, Operation, Product, Reshape, Signal
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 
 __all__ = ["Assembly", "check_magnitude"]
 

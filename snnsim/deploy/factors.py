@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.constants import pool_divisor, pool_window
 from snnsim.deploy.graph import IDLE, Graph, Part, check_method, own_method, refusal
 from snnsim.deploy.shapes import (
@@ -23,9 +22,10 @@ from snnsim.deploy.shapes import (
 from snnsim.deploy.sum_pool import AdaptiveSumPool1d, AdaptiveSumPool2d, SumPool1d
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay
+from snnsim.layers.time import Scale
 from snnsim.neurons import LIFNode, ParametricLIFNode, SynapticNode
 from snnsim.neurons.membrane import Membrane
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 
 __all__ = ["move_factors"]
 

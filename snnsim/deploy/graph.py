@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from snnsim.calibrate.conversion import Scale
-from snnsim.deploy.feedback import Feedback
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.layers import Delay, Dropout
+from snnsim.layers.time import Feedback, Scale
 from snnsim.neurons.membrane import Membrane
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 from snnsim.temporal.module import Temporal
 from snnsim.temporal.runner import MultiStep, SingleStep, reset
 

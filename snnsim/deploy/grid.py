@@ -31,10 +31,10 @@ from snnsim.neurons import (
 )
 from snnsim.neurons.synaptic import SynapticCurrent
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.fold import fold_batch_norm
+from snnsim.quant.convert import fold_batch_norm
+from snnsim.quant.layers import QuantizedWeight
 from snnsim.quant.ranges import channel_rows
 from snnsim.quant.ste import straight_through
-from snnsim.quant.weight import QuantizedWeight
 
 __all__ = [
     "GridBalancedIFNode",

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.assembly import Assembly, check_magnitude
 from snnsim.deploy.automaton import automaton
 from snnsim.deploy.bisection import bisect, oracle
@@ -63,11 +62,12 @@ from snnsim.deploy.shapes import (
 )
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay as DelayLayer
+from snnsim.layers.time import Scale
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 
 __all__ = ["build", "lower"]
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from snnsim._core.checks import check_int
-from snnsim.calibrate.conversion import Scale
 from snnsim.deploy.constants import layer_window, pool_window
 from snnsim.deploy.graph import Graph, Part, Reshaping, leading_features, refusal
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.layers import Dropout
+from snnsim.layers.time import Scale
 
 __all__ = [
     "AVERAGES",

@@ -24,16 +24,6 @@ from snnsim._core.checks import (
 )
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = [
-    "delay",
-    "first_spike_index",
-    "first_spike_time",
-    "kaiming_normal_conv_linear_weight",
-    "redundant_one_hot",
-    "set_threshold_margin",
-    "soft_first_spike_time",
-]
-
 
 class MarginNode(Protocol):
     """What `set_threshold_margin` needs of an output layer; every snnsim neuron that fires has

@@ -24,19 +24,6 @@ from snnsim._core.checks import (
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant import ste
 
-__all__ = [
-    "affine_k_bit_quantize",
-    "clamp_by_linear",
-    "fake_tensor_quant",
-    "integer_bounds",
-    "k_bit_quantize",
-    "power_of_two_ceil",
-    "scaled_integers",
-    "step_quantize",
-    "tensor_quant",
-    "wide",
-]
-
 # a range at or below this holds nothing but rounding noise: it quantizes to 0
 TINY_AMAX = 2.0**-24
 # float32 holds every integer up to 2**24 exactly

@@ -14,11 +14,8 @@ from snnsim._core.autograd import apply
 from snnsim._core.checks import checked_number
 from snnsim._core.modules import FixedDtype
 from snnsim.errors import InvalidTypeError, InvalidValueError
-from snnsim.quant.codebook import Codebook, _midpoints
-from snnsim.quant.state import uniform
-from snnsim.quant.stochastic import StochasticCodebook
-
-__all__ = ["LearnedUniform", "from_description"]
+from snnsim.quant.codebook import Codebook, StochasticCodebook, _midpoints
+from snnsim.quant.recipes import uniform
 
 # the step never becomes smaller than this share of its first value: levels stay apart, whatever the
 # optimizer does

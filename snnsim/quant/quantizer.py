@@ -11,7 +11,6 @@ from snnsim._core.checks import checked_numbers
 from snnsim._core.warn import warn_user
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant import ste
-from snnsim.quant.calibrate import HistogramCalibrator, MaxCalibrator
 from snnsim.quant.descriptor import QUANT_DESC_8BIT_PER_TENSOR, QuantDescriptor
 from snnsim.quant.functional import (
     TINY_AMAX,
@@ -24,10 +23,13 @@ from snnsim.quant.functional import (
     tensor_quant,
     wide,
 )
-from snnsim.quant.histogram import NUM_BINS
-from snnsim.quant.ranges import channel_rows, entropy_bins
-
-__all__ = ["TensorQuantizer", "effective_amax", "learning_rate_matched"]
+from snnsim.quant.ranges import (
+    NUM_BINS,
+    HistogramCalibrator,
+    MaxCalibrator,
+    channel_rows,
+    entropy_bins,
+)
 
 
 class TensorQuantizer(nn.Module):

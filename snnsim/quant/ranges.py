@@ -11,22 +11,17 @@ import math
 import torch
 from torch import Tensor
 
-from snnsim._core.checks import checked_float
-from snnsim.errors import InvalidValueError
+from snnsim._core.checks import check_int, check_real, checked_bool, checked_float, is_one_of
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 from snnsim.quant.descriptor import QuantDescriptor
-from snnsim.quant.functional import integer_bounds, scaled_integers, wide
-from snnsim.quant.histogram import NUM_BINS, Histogram
-
-__all__ = [
-    "channel_rows",
-    "check_entropy_bins",
-    "check_percentile",
-    "entropy_amax",
-    "entropy_bins",
-    "mse_amax",
-    "percentile_amax",
-    "weight_amax",
-]
+from snnsim.quant.functional import (
+    MAX_BITS,
+    check_bits,
+    check_unsigned,
+    integer_bounds,
+    scaled_integers,
+    wide,
+)
 
 # Li & Liu 2016, "Ternary Weight Networks", arXiv 1605.04711, equation 6
 TWN_THRESHOLD = 0.7
@@ -244,3 +239,306 @@ def weight_amax(weight: Tensor, descriptor: QuantDescriptor) -> Tensor:
         )
         amax = torch.minimum(amax.to(rows.dtype), rows.amax(1))
     return amax.squeeze(0) if descriptor.axis is None else amax
+
+
+# bins no finer than this: data that is all zero would ask for infinitely fine ones
+MIN_EXPONENT = -126
+NUM_BINS = 2048
+# 256 MB of counts a channel
+MOST_BINS = 2**24
+
+
+class Histogram:
+    """Counts per channel over bins whose width is a power of two.
+
+    Bin i covers [i * width, (i + 1) * width), width = 2^exponent, i from -num_bins to num_bins - 1,
+    each channel with an exponent of its own. Data that does not fit doubles the width, which merges
+    bins in pairs: both borders of the new bin were borders before, so nothing is split or
+        interpolated. The counts are integers and the exponent depends
+    on the largest magnitude alone, so the order and size of the batches leave no trace.
+
+    Args:
+        num_bins: bins on each side of zero, a power of two from 2 to 2**24; of those, more than
+            half are in use.
+    """
+
+    def __init__(self, num_bins: int = NUM_BINS) -> None:
+        check_int("Histogram", "num_bins", num_bins, at_least=0, at_most=MOST_BINS)
+        if num_bins < 2 or num_bins & (num_bins - 1):
+            raise InvalidValueError(
+                f"Histogram(num_bins={num_bins}): must be a power of two >= 2, so that bins merge"
+                " exactly; for example 2048"
+            )
+        self.num_bins = num_bins
+        self._counts: Tensor | None = None
+        self._exponent: Tensor | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was collected yet."""
+        return self._counts is None
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 `[C, 2 * num_bins]`, from the most negative bin up."""
+        if self._counts is None:
+            raise InvalidValueError(
+                "Histogram.counts: nothing was collected; call collect(values) first"
+            )
+        return self._counts
+
+    @property
+    def width(self) -> Tensor:
+        """Bin width per channel, float64 `[C, 1]`."""
+        if self._exponent is None:
+            raise InvalidValueError(
+                "Histogram.width: nothing was collected; call collect(values) first"
+            )
+        return torch.ldexp(torch.ones_like(self._exponent, dtype=torch.float64), self._exponent)
+
+    def lower_edges(self) -> Tensor:
+        """Lower border of every bin, float64 `[C, 2 * num_bins]`."""
+        return self._index() * self.width
+
+    def collect(self, values: Tensor) -> None:
+        """Count `values`.
+
+        Args:
+            values: `[C, N]`, finite.
+
+        Raises:
+            InvalidTypeError: no tensor, or a complex one.
+            ShapeError: another number of channels than before.
+            InvalidValueError: NaN or infinite values.
+        """
+        check_real("Histogram.collect", "values", values)
+        if values.ndim != 2 or (
+            self._counts is not None and values.shape[0] != self._counts.shape[0]
+        ):
+            known = "[C, N]" if self._counts is None else f"[{self._counts.shape[0]}, N] as before"
+            raise ShapeError(
+                f"Histogram.collect(values of shape {tuple(values.shape)}): must be {known}"
+            )
+        if values.numel() == 0:
+            return
+        # float64 divides by any of the widths without underflow
+        values = values.detach().double()
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(values).all()):
+            raise InvalidValueError(
+                "Histogram.collect(values): NaN or infinite values have no bin; remove them first"
+            )
+        self._widen(self._needed_exponent(values))
+        index = torch.floor(values / self.width).long() + self.num_bins
+        index += torch.arange(len(index), device=index.device)[:, None] * (2 * self.num_bins)
+        ones = torch.ones(1, dtype=torch.int64, device=index.device).expand(index.numel())
+        self._counts = (
+            self.counts.flatten().scatter_add(0, index.flatten(), ones).view_as(self.counts)
+        )
+
+    def _needed_exponent(self, values: Tensor) -> Tensor:
+        """Smallest exponent `[C, 1]` at which all of `values` fall strictly inside the outermost
+        borders.
+        """
+        largest = values.abs().amax(dim=1, keepdim=True)
+        # largest = m * 2**e with m < 1, so largest < num_bins * width exactly when width >= 2**e /
+        # num_bins
+        exponent = torch.frexp(largest / self.num_bins).exponent
+        return torch.where(largest > 0, exponent, MIN_EXPONENT).clamp(min=MIN_EXPONENT)
+
+    def _widen(self, exponent: Tensor) -> None:
+        if self._counts is None or self._exponent is None:
+            self._exponent = exponent
+            self._counts = torch.zeros(
+                len(exponent), 2 * self.num_bins, dtype=torch.int64, device=exponent.device
+            )
+            return
+        exponent = torch.maximum(exponent, self._exponent)
+        # an arithmetic shift is division rounded down, also below zero
+        merged = (self._index() >> (exponent - self._exponent).clamp(max=62)) + self.num_bins
+        self._counts = torch.zeros_like(self._counts).scatter_add_(1, merged, self._counts)
+        self._exponent = exponent
+
+    def _index(self) -> Tensor:
+        return torch.arange(-self.num_bins, self.num_bins, device=self.counts.device).expand_as(
+            self.counts
+        )
+
+
+METHODS = ("max", "percentile", "mse", "entropy")
+
+
+class _Calibrator:
+    """What both calibrators share: the checks, the axis, the largest magnitude, and the shape of
+    the answer.
+    """
+
+    def __init__(self, num_bits: int = 8, axis: int | None = None, unsigned: bool = False) -> None:
+        check_bits(type(self).__name__, "num_bits", num_bits, MAX_BITS)
+        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
+            raise InvalidTypeError(
+                f"{type(self).__name__}(axis={axis!r}): axis must be one int or None; give the axis"
+                " that keeps its own range"
+            )
+        checked_bool(type(self).__name__, "unsigned", unsigned)
+        self.num_bits, self.axis, self.unsigned = num_bits, axis, unsigned
+        self.reset()
+
+    def __repr__(self) -> str:
+        seen = (
+            "nothing seen" if self._largest is None else f"largest {float(self._largest.max()):g}"
+        )
+        return (
+            f"{type(self).__name__}(num_bits={self.num_bits}, axis={self.axis},"
+            f" unsigned={self.unsigned}): {seen}"
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was collected yet."""
+        return self._largest is None
+
+    def reset(self) -> None:
+        """Forget all data."""
+        # broadcasts against the data: one per channel, size 1 along the other axes
+        self._largest: Tensor | None = None
+
+    def collect(self, x: Tensor) -> None:
+        """Take in a batch; an empty one is nothing.
+
+        Raises:
+            InvalidTypeError: `x` is not floating point, or negative where unsigned.
+            InvalidValueError: `x` has NaN or infinite values, or no such axis.
+            ShapeError: another number of channels or axes than before.
+        """
+        caller = f"{type(self).__name__}.collect"
+        check_real(caller, "x", x)
+        if not x.is_floating_point():
+            raise InvalidTypeError(
+                f"{caller}(x of {x.dtype}): x must be floating point; convert it with x.float()"
+            )
+        if x.numel() == 0:
+            return
+        magnitudes = channel_rows(x.detach(), self.axis).abs()
+        if not bool(torch.isfinite(magnitudes).all()):
+            raise InvalidValueError(
+                f"{caller}(x): x has NaN or infinite values, which have no range; find where they"
+                " arise"
+            )
+        if self.unsigned:
+            check_unsigned(caller, x)
+        axis = None if self.axis is None else self.axis % x.ndim
+        shape = (
+            ()
+            if axis is None
+            else tuple(size if i == axis else 1 for i, size in enumerate(x.shape))
+        )
+        largest = magnitudes.amax(1).reshape(shape)
+        if self._largest is not None and self._largest.shape != shape:
+            raise ShapeError(
+                f"{caller}(x of shape {tuple(x.shape)}): gives a range of shape {shape}, earlier"
+                f" data one of {tuple(self._largest.shape)}; call reset() before data of another"
+                " shape"
+            )
+        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
+        self._count(magnitudes)
+
+    def _count(self, magnitudes: Tensor) -> None:
+        """Hook for calibrators that keep more than the largest magnitude `[C, N]`."""
+
+    def _max(self) -> Tensor:
+        if self._largest is None:
+            raise StateError(
+                f"{type(self).__name__}.compute_amax(): no data was collected; run at least one"
+                " batch through it first"
+            )
+        return self._largest.float()
+
+
+class MaxCalibrator(_Calibrator):
+    """The largest magnitude seen.
+
+    Args:
+        num_bits: bits of the quantizer that will use the range.
+        axis: the axis that keeps its own range; None is one for the tensor.
+        unsigned: the data has no negative values.
+    """
+
+    def compute_amax(self) -> Tensor:
+        """The range, float32, in a shape that broadcasts against the data.
+
+        Raises:
+            StateError: no data was collected.
+        """
+        return self._max()
+
+
+class HistogramCalibrator(_Calibrator):
+    """Keeps a histogram of magnitudes and chooses the range from it; per tensor or per channel.
+
+    The same data gives the same answer in any split into batches, bit for bit.
+
+    Args:
+        num_bits: bits of the quantizer that will use the range.
+        axis: the axis that keeps its own range; None is one for the tensor.
+        unsigned: the data has no negative values.
+        num_bins: resolution, a power of two: a bin is between 1/num_bins and 2/num_bins of the
+            largest magnitude.
+    """
+
+    def __init__(
+        self,
+        num_bits: int = 8,
+        axis: int | None = None,
+        unsigned: bool = False,
+        *,
+        num_bins: int = NUM_BINS,
+    ) -> None:
+        self.num_bins = num_bins
+        super().__init__(num_bits, axis, unsigned)
+
+    def reset(self) -> None:
+        """Forget all data."""
+        super().reset()
+        self._histogram = Histogram(self.num_bins)
+
+    def _count(self, magnitudes: Tensor) -> None:
+        self._histogram.collect(magnitudes)
+
+    def check_method(self, method: str, percentile: float = 99.99) -> None:
+        """Raise what `compute_amax` would of its arguments, whatever the data."""
+        if not is_one_of(method, METHODS):
+            raise InvalidValueError(
+                f"HistogramCalibrator.compute_amax(method={method!r}): must be 'max', 'percentile',"
+                " 'mse' or 'entropy'"
+            )
+        if method == "entropy":
+            check_entropy_bins(self.num_bins, self.num_bits, self.unsigned)
+        check_percentile("HistogramCalibrator.compute_amax", percentile)
+
+    def compute_amax(self, method: str, *, percentile: float = 99.99) -> Tensor:
+        """The range, float32, in a shape that broadcasts against the data; never above the largest
+        magnitude seen.
+
+        Args:
+            method: "max", "percentile", "mse" or "entropy".
+            percentile: in (0, 100], for "percentile".
+
+        Raises:
+            StateError: no data was collected.
+            InvalidValueError: an unknown method, a percentile out of range, or too few bins for
+                "entropy".
+        """
+        self.check_method(method, percentile)
+        largest = self._max()
+        # magnitudes fill the upper half of the bins
+        counts, width = self._histogram.counts[:, self.num_bins :], self._histogram.width
+        lower = self._histogram.lower_edges()[:, self.num_bins :]
+        if method == "max":
+            return largest
+        if method == "percentile":
+            amax = percentile_amax(lower + width, counts, percentile)
+        elif method == "mse":
+            amax = mse_amax(lower + width / 2, counts, self.num_bits, self.unsigned)
+        else:
+            amax = entropy_amax(counts, width, self.num_bits, self.unsigned)
+        return torch.minimum(amax.float().reshape(largest.shape), largest)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from snnsim.deploy.feedback import Feedback
+from snnsim.layers.time import Feedback
 
 __all__ = ["GraphNetwork", "Step", "Sum", "leaves", "total"]
 

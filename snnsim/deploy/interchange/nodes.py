@@ -15,8 +15,7 @@ from snnsim.deploy.sum_pool import AdaptiveSumPool2d
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.neurons import Membrane
-from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
 
 __all__ = ["node_of", "same_fields"]
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from snnsim._core.checks import checked_bool, checked_number
-from snnsim.deploy.feedback import Feedback
 from snnsim.deploy.interchange.equations import (
     Drive,
     Stepping,
@@ -40,9 +39,10 @@ from snnsim.deploy.interchange.topology import Topology, flatten
 from snnsim.deploy.interchange.write import DEFAULT_DT
 from snnsim.errors import DataError, InvalidTypeError, InvalidValueError, ShapeError, SnnsimError
 from snnsim.layers import Delay, Driven
+from snnsim.layers.time import Feedback
 from snnsim.neurons import Membrane
 from snnsim.neurons.base import BaseNode
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 
 __all__ = ["from_nir"]
 

@@ -22,7 +22,7 @@ from snnsim.calibrate.conversion import BalancedIFNode
 from snnsim.deploy.grid import GRID_CLASSES, OnGrid
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
 from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
-from snnsim.layers.sparse_layer import SpikeLayer
+from snnsim.layers.spikes import SpikeLayer
 from snnsim.neurons import (
     IFNode,
     Integrator,
@@ -35,10 +35,9 @@ from snnsim.neurons import (
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
-from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
+from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
 from snnsim.quant.learned import from_description
 from snnsim.quant.quantizer import TensorQuantizer
-from snnsim.quant.weight import QuantizedWeight
 from snnsim.surrogate import Surrogate, library
 
 __all__ = [

@@ -16,7 +16,6 @@ from torch import nn
 
 from snnsim import MultiStep, SingleStep, neurons, quant
 from snnsim.deploy import from_nir, lower, to_grid, to_nir, verify
-from snnsim.deploy.feedback import Feedback
 from snnsim.deploy.interchange.fields import CONSTANTS
 from snnsim.errors import (
     DataError,
@@ -27,6 +26,7 @@ from snnsim.errors import (
     ShapeError,
 )
 from snnsim.layers import Delay
+from snnsim.layers.time import Feedback
 from snnsim.quant.convert import quantize
 from snnsim.quant.layers import QuantLinear
 from snnsim.temporal.record import Recorder

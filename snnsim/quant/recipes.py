@@ -15,8 +15,6 @@ from snnsim._core.scalars import MAX_STATE_BITS as MAX_BITS
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.codebook import Codebook
 
-__all__ = ["exponential", "from_levels", "integer_grid", "state_quant", "uniform"]
-
 # gap ratio of the classic exponential recipe by bits, and above the last one
 CLASSIC_MULTIPLIERS = {1: 0.05, 2: 0.1, 3: 0.3, 4: 0.5, 5: 0.7, 6: 0.9, 7: 0.925}
 CLASSIC_MULTIPLIER = 0.95
