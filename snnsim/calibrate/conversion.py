@@ -40,7 +40,7 @@ class BalancedIFNode(IFNode):
         v_threshold, surrogate, detach_reset, state_quant, learn_threshold, min_decay: see BaseNode.
 
     Source: Bu et al. 2022, "Optimized Potential Initialization for Low-latency Spiking Neural
-        Networks", arXiv 2202.01440.
+    Networks", arXiv 2202.01440.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ def convert(
 
     Every ReLU must be a module of its own. What lies between them stays as it is and must average
     over spikes: layers, average pooling, batch norm and dropout (both in eval mode) do;
-        `torch.relu` within a forward, max pooling, layer norm and other
-    functions that are not linear do not. Both networks are run on samples of the data to find what
-    does not, for 16 steps on at most 64 samples, and it is warned of by name.
+    `torch.relu` within a forward, max pooling, layer norm and other functions that are not linear
+    do not. Both networks are run on samples of the data to find what does not, for 16 steps on at
+    most 64 samples, and it is warned of by name.
 
     Args:
         ann: trained network on `[B, *n]`, with nn.ReLU or nn.ReLU6; not changed.
@@ -100,10 +100,9 @@ def convert(
         UserWarning: a ReLU that is 0 on all data, or what does not average over spikes.
 
     Source: Diehl et al. 2015, "Fast-Classifying, High-Accuracy Spiking Deep Networks Through Weight
-        and Threshold Balancing";
-    the percentile from Rueckauer et al. 2017, "Conversion of Continuous-Valued Deep Networks to
-    Efficient Event-Driven Networks for Image Classification"; a threshold per channel from Kim et
-    al. 2020, "Spiking-YOLO", arXiv 1903.06530.
+    and Threshold Balancing"; the percentile from Rueckauer et al. 2017, "Conversion of
+    Continuous-Valued Deep Networks to Efficient Event-Driven Networks for Image Classification"; a
+    threshold per channel from Kim et al. 2020, "Spiking-YOLO", arXiv 1903.06530.
     """
     if not isinstance(ann, nn.Module):
         raise InvalidTypeError(
@@ -295,9 +294,8 @@ def departures(
 
     Between one layer of neurons and the next the mean over time of what a part gives must be what
     it gives for the mean of the spikes: so it is for layers, norms in eval mode and averages, and
-        for nothing else. The network is run on the mean spikes of
-    each layer in place of its rectifiers' outputs, so every stretch is compared by itself, free of
-    what few steps leave over.
+    for nothing else. The network is run on the mean spikes of each layer in place of its
+    rectifiers' outputs, so every stretch is compared by itself, free of what few steps leave over.
 
     Args:
         ann: network in eval mode; hooks come and go.

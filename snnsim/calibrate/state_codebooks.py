@@ -18,6 +18,7 @@ from snnsim._core.checks import (
     checked_bool,
     is_one_of,
 )
+from snnsim._core.scalars import MAX_STATE_BITS
 from snnsim._core.warn import warn_user
 from snnsim.calibrate.findings import data_findings
 from snnsim.calibrate.observe import (
@@ -35,8 +36,9 @@ from snnsim.neurons.arguments import check_firing_levels
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
+from snnsim.quant.functional import check_bits
 from snnsim.quant.ranges import check_percentile
-from snnsim.quant.recipes import MAX_BITS, from_levels, uniform
+from snnsim.quant.recipes import from_levels, uniform
 
 METHODS = ("max", "percentile", "mse", "entropy", "spikes")
 # share of the seen range at which candidates for low and high lie: closer together near rest and
@@ -111,7 +113,7 @@ def states(
             all zero.
     """
     runner_axis("calibrate.states", net)
-    _check_bits("states", bits)
+    check_bits("calibrate.states", "bits", bits, 1, MAX_STATE_BITS)
     if not is_one_of(method, METHODS):
         raise InvalidValueError(
             f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}"
@@ -165,7 +167,7 @@ def codebooks(net: nn.Module, bits: int, recipe: Recipe = uniform) -> dict[str, 
         recipe: as for `states`.
     """
     check_module("calibrate.codebooks", "net", net)
-    _check_bits("codebooks", bits)
+    check_bits("calibrate.codebooks", "bits", bits, 1, MAX_STATE_BITS)
     check_callable("calibrate.codebooks", "recipe", recipe)
     spiking = {name: node for name, node in _nodes(net) if isinstance(node, BaseNode)}
     return {
@@ -223,12 +225,6 @@ def apply(net: nn.Module, codebooks: Mapping[str, Codebook | None]) -> None:
         for name, codebook in before.items():
             nodes[name].state_quant = codebook
         raise
-
-
-def _check_bits(function: str, bits: int) -> None:
-    check_int(f"calibrate.{function}", "bits", bits, at_least=1)
-    if bits > MAX_BITS:
-        raise InvalidValueError(f"calibrate.{function}(bits={bits}): must be in 1..{MAX_BITS}")
 
 
 def _nodes(net: nn.Module) -> Iterator[tuple[str, Membrane]]:

@@ -64,8 +64,7 @@ def membrane(v_seq: Tensor) -> Tensor:
         ShapeError: no time and batch axes, or no time step.
 
     Source: Cramer et al. 2020, "The Heidelberg spiking datasets for the systematic evaluation of
-        spiking neural
-    networks", arXiv 1910.07407.
+    spiking neural networks", arXiv 1910.07407.
     """
     check_sequence("membrane", "v_seq", v_seq)
     check_real("membrane", "v_seq", v_seq)

@@ -146,7 +146,7 @@ def delta(x_seq: Tensor, threshold: float) -> Tensor:
         ShapeError: no time and batch axes.
 
     Source: Miskowicz 2006, "Send-On-Delta Concept: An Event-Based Data Reporting Strategy", Sensors
-        6(1).
+    6(1).
     """
     check_sequence("delta", "x_seq", x_seq)
     threshold = checked_number("delta", "threshold", threshold, above=0)

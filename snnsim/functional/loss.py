@@ -134,8 +134,7 @@ def temporal_cross_entropy(s_seq: Tensor, labels: Tensor, tau: float = 1.0) -> T
         ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
 
     Source: Comsa et al. 2020, "Temporal Coding in Spiking Neural Networks with Alpha Synaptic
-        Function",
-    arXiv 1907.13223.
+    Function", arXiv 1907.13223.
     """
     _check_classification("temporal_cross_entropy", s_seq, labels)
     tau = checked_number("temporal_cross_entropy", "tau", tau, above=0)
@@ -161,8 +160,7 @@ def tet(x_seq: Tensor, labels: Tensor, regularization: float = 0.05, target: flo
         ShapeError: outputs that are not `[T, B, C]`, or labels for another batch.
 
     Source: Deng et al. 2022, "Temporal Efficient Training of Spiking Neural Network via Gradient
-        Re-weighting",
-    arXiv 2202.11946.
+    Re-weighting", arXiv 2202.11946.
     """
     _check_classification("tet", x_seq, labels, "x_seq")
     weight = checked_number("tet", "regularization", regularization, at_least=0)
@@ -197,8 +195,7 @@ def van_rossum(s_seq: Tensor, target_seq: Tensor, tau: float) -> Tensor:
         ShapeError: a target of another shape, or no time and batch axes.
 
     Source: van Rossum 2001, "A Novel Spike Distance", Neural Computation 13(4), with sums over time
-        steps for
-    integrals.
+    steps for integrals.
     """
     check_sequence("van_rossum", "s_seq", s_seq)
     check_shape("van_rossum", "target_seq", target_seq, s_seq.shape)

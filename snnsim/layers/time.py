@@ -271,8 +271,8 @@ class _ThresholdDependent(nn.modules.batchnorm._BatchNorm):
         options: eps, momentum, track_running_stats, device and dtype, as for torch's batch norm.
 
     Source: Zheng et al. 2021, "Going Deeper With Directly-Trained Larger Spiking Neural Networks",
-        arXiv 2011.05280; alpha *
-    v_threshold, there a fixed factor of a learned weight, is the first value of that weight here.
+    arXiv 2011.05280; alpha * v_threshold, there a fixed factor of a learned weight, is the first
+    value of that weight here.
     """
 
     def __init__(

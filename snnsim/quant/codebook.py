@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snnsim._core.checks import (
+    check_floating,
     check_generator,
     check_real,
     checked_float,
@@ -18,10 +19,9 @@ from snnsim._core.checks import (
     is_one_of,
 )
 from snnsim._core.modules import FixedDtype
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, refuse
 from snnsim.quant import ste as straight
 
-STE_KINDS = ("pass", "clip")
 # those of 16 bits, which is as many as a code has
 MAX_LEVELS = 2**16
 ROUNDINGS = ("nearest", "floor", "stochastic", "toward_rest")
@@ -71,16 +71,13 @@ class Codebook(FixedDtype):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not is_one_of(ste, STE_KINDS):
-            raise InvalidValueError(
-                f"Codebook(ste={ste!r}): the straight-through gradient is 'pass' or 'clip'"
-            )
+        if not is_one_of(ste, ("pass", "clip")):
+            refuse("Codebook", "ste", ste, "the straight-through gradient is 'pass' or 'clip'")
         exact = checked_numbers("Codebook", "levels", levels)
         rounded = _checked_levels(exact, _codebook_dtype(levels, exact, dtype)).clone()
+        edges = _midpoints(rounded) if edges is None else _checked_edges(edges, rounded)
         self.register_buffer("levels", rounded)
-        self.register_buffer(
-            "edges", _midpoints(rounded) if edges is None else _checked_edges(edges, rounded)
-        )
+        self.register_buffer("edges", edges)
         self.ste = ste
         self._remember_limits()
 
@@ -109,7 +106,7 @@ class Codebook(FixedDtype):
             Codes in [0, L), same shape; uint8 up to 8 bits, int32 above.
 
         Raises:
-            InvalidValueError: `h` holds NaN, which has no code.
+            InvalidValueError: NaN, which has no code.
         """
         h = self._widened("h", h)
         if not torch.compiler.is_compiling():
@@ -136,7 +133,7 @@ class Codebook(FixedDtype):
             InvalidValueError: codes outside [0, L).
         """
         check_real("Codebook.decode", "codes", codes)
-        if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
+        if codes.is_floating_point() or codes.dtype == torch.bool:
             raise InvalidTypeError(
                 f"Codebook.decode(codes): codes must be integers, got {codes.dtype}"
             )
@@ -182,9 +179,7 @@ class Codebook(FixedDtype):
         )
 
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
-        """`value` in the forward, the gradient of this codebook's rounding with respect to `h` in
-        the backward.
-        """
+        """`value` in the forward, the gradient of rounding `h` in the backward."""
         if self.ste == "clip":
             h = straight.clamp(h, *self.limits)
         return straight.straight_through(value, h)
@@ -265,12 +260,10 @@ class Codebook(FixedDtype):
             rest: rest potential of the node, for "toward_rest".
 
         Returns:
-            A new codebook; this one is unchanged.
+            A new codebook.
         """
         if not is_one_of(rounding, ROUNDINGS):
-            raise InvalidValueError(
-                f"with_rounding(rounding={rounding!r}): choose one of {', '.join(ROUNDINGS)}"
-            )
+            refuse("with_rounding", "rounding", rounding, f"choose one of {', '.join(ROUNDINGS)}")
         check_generator("with_rounding", "generator", generator)
         if generator is not None and rounding != "stochastic":
             raise InvalidValueError(
@@ -290,24 +283,18 @@ class Codebook(FixedDtype):
         if rest is not None:
             rest = checked_float("with_rounding", "rest", rest)
             # below rest only the lower level itself belongs to the lower cell
-            home = int(
-                self._snap_cell(torch.tensor(rest, dtype=torch.float64, device=upper.device), rest)
-            )
+            home = int(self._snap_cell(upper.new_tensor(rest, dtype=torch.float64), rest))
             lower = self.levels[:home]
-            upper = torch.cat(
-                [torch.nextafter(lower, torch.full_like(lower, math.inf)), upper[home:]]
-            )
+            above = torch.nextafter(lower, torch.full_like(lower, math.inf))
+            upper = torch.cat([above, upper[home:]])
         return Codebook(self.levels, edges=upper, ste=self.ste)
 
     def effective_threshold(self, v_threshold: float) -> float:
-        """Charged membrane at which a neuron with this codebook starts to fire.
-
-        The lower edge of the first level at or above `v_threshold`: -inf if every level fires, inf
-            if none does.
+        """Charged membrane at which a neuron with this codebook starts to fire: the lower edge of
+        the first level at or above `v_threshold`, -inf if every level fires, inf if none does.
         """
-        firing = torch.nonzero(
-            self.levels >= checked_float("effective_threshold", "v_threshold", v_threshold)
-        )
+        threshold = checked_float("effective_threshold", "v_threshold", v_threshold)
+        firing = torch.nonzero(self.levels >= threshold)
         if not len(firing):
             return math.inf
         first = int(firing[0])
@@ -323,17 +310,13 @@ class Codebook(FixedDtype):
             int64 codes whose leaked level rounds back to themselves; levels that the leak leaves
             where they are (rest) not counted.
         """
+        if not callable(leak):
+            checked_float("stuck_codes", "leak", leak)
         with torch.no_grad():
-            leaked = (
-                leak(self.levels)
-                if callable(leak)
-                else self.levels * checked_float("stuck_codes", "leak", leak)
-            )
+            leaked = leak(self.levels) if callable(leak) else self.levels * leak
         if not isinstance(leaked, Tensor) or leaked.shape != self.levels.shape:
-            raise InvalidTypeError(
-                f"stuck_codes(leak={leak!r}): leak must give one value for each of the"
-                f" {self.num_levels} levels"
-            )
+            rule = f"leak must give one value for each of the {self.num_levels} levels"
+            refuse("stuck_codes", "leak", leak, rule, kind=InvalidTypeError)
         same = self._cell(leaked) == torch.arange(self.num_levels, device=leaked.device)
         return torch.nonzero(same & (leaked != self.levels)).flatten()
 
@@ -343,12 +326,7 @@ class Codebook(FixedDtype):
         return f"{name}, {self.num_levels} levels from {low:.4g} to {high:.4g}, ste={self.ste!r}"
 
     def _widened(self, name: str, h: Tensor) -> Tensor:
-        check_real("Codebook", name, h)
-        if not h.dtype.is_floating_point:
-            raise InvalidTypeError(
-                f"Codebook: {name} must be floating point, got {h.dtype}; convert it with"
-                f" {name}.float()"
-            )
+        check_floating("Codebook", name, h)
         return h.to(torch.promote_types(h.dtype, self.levels.dtype))
 
     def _cell(self, h: Tensor) -> Tensor:
@@ -364,22 +342,16 @@ class Codebook(FixedDtype):
     def _snap_cell(self, target: Tensor, rest: float) -> Tensor:
         shape = target.shape
         # at least one axis: indexing with a 0-dim tensor reads it back from its device
-        levels, edges, target = (
-            self.levels.double(),
-            self.edges.double(),
-            target.double().reshape(-1),
-        )
+        levels, edges = self.levels.double(), self.edges.double()
+        target = target.double().reshape(-1)
         gaps = levels.diff()
         slack = torch.minimum(4 * torch.finfo(self.levels.dtype).eps * levels.abs().max(), gaps / 8)
         nearer_rest = ((levels[1:] - rest).abs() < (levels[:-1] - rest).abs()).long()
         cell = torch.bucketize(target, edges, right=True)
         below, above = (cell - 1).clamp(min=0), cell.clamp(max=len(edges) - 1)
-        cell = torch.where(
-            (edges[above] - target).abs() <= slack[above], above + nearer_rest[above], cell
-        )
-        cell = torch.where(
-            (target - edges[below]).abs() <= slack[below], below + nearer_rest[below], cell
-        )
+        for edge in (above, below):
+            is_tie = (edges[edge] - target).abs() <= slack[edge]
+            cell = torch.where(is_tie, edge + nearer_rest[edge], cell)
         # a level is never a tie, also where an edge lies on it (floor)
         nearest = torch.bucketize(target, levels[:-1] + gaps / 2, right=True)
         on_level = (target - levels[nearest]).abs() <= slack[nearest.clamp(max=len(slack) - 1)]
@@ -389,12 +361,7 @@ class Codebook(FixedDtype):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         levels, edges = (state_dict.get(prefix + name) for name in ("levels", "edges"))
-        if (
-            not self.is_learned
-            and levels is not None
-            and edges is not None
-            and levels.shape == self.levels.shape
-        ):
+        if levels is not None and edges is not None and levels.shape == self.levels.shape:
             try:
                 _checked_edges(edges, _checked_levels(levels.double(), self.levels.dtype))
             except InvalidValueError as problem:

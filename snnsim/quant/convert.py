@@ -84,10 +84,10 @@ def weight_descriptor(num_bits: int) -> QuantDescriptor:
     """The format that `quantize(net, weights=num_bits)` gives a layer.
 
     Always symmetric: 1 bit is binary and 2 bits are ternary. With 8 bits and more each output
-        channel has a scale, from
-    its largest weight; with fewer there is one learned scale, which starts where the squared error
-    is least. Training 64-64-64-10 networks on the digits (1 to 4 bits, five seeds each), a learned
-    scale was the best rule or within 0.2 points of it, and it needs no search at every step.
+    channel has a scale, from its largest weight; with fewer there is one learned scale, which
+    starts where the squared error is least. Training 64-64-64-10 networks on the digits (1 to 4
+    bits, five seeds each), a learned scale was the best rule or within 0.2 points of it, and it
+    needs no search at every step.
     """
     if num_bits >= 8:
         return QuantDescriptor(num_bits, axis=0, narrow_range=True)

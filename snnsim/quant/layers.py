@@ -1,4 +1,5 @@
-"""What the quantized layers share: integers and one step in place of the weight.
+"""Linear and convolution layers whose weight is integers and one step; arguments are those of the
+torch layer, and by keyword those of `QuantizedWeight`.
 
     out = product(x, w_int) * step + bias
 
@@ -31,10 +32,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, refuse
 from snnsim.quant import ste
 from snnsim.quant.descriptor import QUANT_DESC_8BIT_LINEAR_WEIGHT_PER_ROW, QuantDescriptor
-from snnsim.quant.functional import TINY_AMAX, scaled_integers, step_quantize, wide
+from snnsim.quant.functional import (
+    MAX_BITS,
+    TINY_AMAX,
+    check_bits,
+    scaled_integers,
+    step_quantize,
+    wide,
+)
 from snnsim.quant.quantizer import TensorQuantizer, effective_amax, learning_rate_matched
 from snnsim.quant.ranges import channel_rows, weight_amax
 
@@ -49,9 +57,12 @@ __all__ = [
 ]
 
 
+# buffers that multiply what a layer computes: a number, or `[O]` per output channel
+FACTORS = ("step_factor", "output_factor")
+
+
 class QuantizedWeight(nn.Module):
-    """What the quantized layers add to the torch layer they extend; see the module's docstring for
-    the arithmetic.
+    """Quantized weights in front of a layer of torch; the arithmetic is in the module's docstring.
 
     Args:
         weight_quant: a QuantDescriptor, or a TensorQuantizer (then its range is used once it has
@@ -63,8 +74,7 @@ class QuantizedWeight(nn.Module):
             with the snapped step, so that integer hardware gets the same sums exactly.
 
     Raises:
-        InvalidTypeError: a quantizer is neither a QuantDescriptor nor a TensorQuantizer; grid_bits
-            is not an int.
+        InvalidTypeError: an argument of another type.
         InvalidValueError: an axis other than the output channels', unsigned weights, an input with
             an axis or with signed 1 bit, grid_bits outside 0..24.
     """
@@ -80,7 +90,7 @@ class QuantizedWeight(nn.Module):
     # set by `freeze`
     weight_int: Tensor | None
     weight_step: Tensor | None
-    # set by `scale_sums` and `scale_output`: a number, or `[O]` per output channel
+    # set by `scale_sums` and `scale_output`
     step_factor: Tensor | None
     output_factor: Tensor | None
 
@@ -104,9 +114,7 @@ class QuantizedWeight(nn.Module):
         input_quant: QuantDescriptor | TensorQuantizer | None = None,
         grid_bits: int | None = None,
     ) -> None:
-        """Set how weights and inputs are quantized; what the constructor does with the arguments of
-        the same names.
-        """
+        """Set how weights and inputs are quantized, as the constructor does."""
         if weight_quant is None:
             weight_quant = replace(QUANT_DESC_8BIT_LINEAR_WEIGHT_PER_ROW, axis=self.channel_axis)
         self.check_quantizers(self.weight, weight_quant, input_quant, grid_bits)
@@ -116,10 +124,8 @@ class QuantizedWeight(nn.Module):
             None if input_quant is None else _as_quantizer(input_quant).to(device)
         )
         self.grid_bits = grid_bits
-        self.register_buffer("weight_int", None)
-        self.register_buffer("weight_step", None)
-        self.register_buffer("step_factor", None)
-        self.register_buffer("output_factor", None)
+        for name in ("weight_int", "weight_step", *FACTORS):
+            self.register_buffer(name, None)
         if (
             isinstance(weight_quant, QuantDescriptor)
             and weight_quant.learn_amax
@@ -137,18 +143,15 @@ class QuantizedWeight(nn.Module):
     ) -> None:
         """Raise what the constructor would, for a layer of this class with this weight."""
         name = cls.__name__
-        _check_weight_descriptor(
-            name, weight, cls.channel_axis, _descriptor_of(f"{name}(weight_quant)", weight_quant)
-        )
+        descriptor = _descriptor_of(name, "weight_quant", weight_quant)
+        _check_weight_descriptor(name, weight, cls.channel_axis, descriptor)
         if input_quant is not None:
-            _check_input_descriptor(name, _descriptor_of(f"{name}(input_quant)", input_quant))
+            _check_input_descriptor(name, _descriptor_of(name, "input_quant", input_quant))
         if grid_bits is not None:
-            _check_grid_bits(name, grid_bits)
+            check_bits(name, "grid_bits", grid_bits, 0, MAX_BITS, "16 is usual")
 
     def reset_learned_range(self) -> None:
-        """Start a learned range again from the weights as they are, by the descriptor's
-        calib_method.
-        """
+        """Start a learned range anew from the weights, by the descriptor's calib_method."""
         self.weight_quantizer.amax = weight_amax(self.weight, self.weight_quantizer.descriptor)
 
     @property
@@ -201,16 +204,12 @@ class QuantizedWeight(nn.Module):
         """The float weight times the factors: as the layer uses it where its quantizer is
         disabled."""
         factor = self._factor()
-        return (
-            self.weight
-            if factor is None
-            else self.weight * self._along_channels(factor).to(self.weight.dtype)
-        )
+        if factor is None:
+            return self.weight
+        return self.weight * self._along_channels(factor).to(self.weight.dtype)
 
     def quantized_bias(self) -> Tensor | None:
-        """The bias as the layer uses it: times the output factor, and snapped where `grid_bits` is
-        set.
-        """
+        """The bias as the layer uses it: times the output factor, on the grid if there is one."""
         bias = self.bias
         if bias is not None and self.output_factor is not None:
             bias = bias * self.output_factor.to(bias.dtype)
@@ -229,17 +228,11 @@ class QuantizedWeight(nn.Module):
             InvalidValueError: a factor that is not finite; one per channel in a grouped transposed
                 convolution.
         """
-        factor = self._checked_factor(factor)
-        self._scale_frozen(factor)
-        self.output_factor = factor if self.output_factor is None else self.output_factor * factor
+        self._multiply("output_factor", factor)
 
     def scale_sums(self, factor: Tensor) -> None:
-        """Multiply the sums of weights times inputs and leave the bias; otherwise as
-        `scale_output`.
-        """
-        factor = self._checked_factor(factor)
-        self._scale_frozen(factor)
-        self.step_factor = factor if self.step_factor is None else self.step_factor * factor
+        """Multiply the sums of weights times inputs and leave the bias; else as `scale_output`."""
+        self._multiply("step_factor", factor)
 
     def freeze(self) -> None:
         """Fix the integers and their step: both go into the `state_dict`, and nothing of the layer
@@ -288,14 +281,14 @@ class QuantizedWeight(nn.Module):
             )
         return factor
 
-    def _scale_frozen(self, factor: Tensor) -> None:
-        """Frozen integers and their step are final: a factor that comes later is multiplied into
-        them.
-        """
+    def _multiply(self, name: str, factor: Tensor) -> None:
+        factor, held = self._checked_factor(factor), getattr(self, name)
+        # frozen integers and their step are final: a factor that comes later goes into them
         if self.weight_int is not None and self.weight_step is not None:
             signs = self._along_channels(torch.sign(factor))
             self.weight_int = self._narrow(self.weight_int.to(factor.dtype) * signs)
             self.weight_step = self.weight_step * factor.abs()
+        setattr(self, name, factor if held is None else held * factor)
 
     def _narrow(self, w_int: Tensor) -> Tensor:
         """Whole numbers as int8 where they fit; -128 with the other sign does not."""
@@ -303,11 +296,10 @@ class QuantizedWeight(nn.Module):
         return w_int.to(torch.int8 if fits else torch.int32)
 
     def _factor(self) -> Tensor | None:
-        """What the sums are multiplied by, beside the step."""
-        factors = [
-            factor for factor in (self.step_factor, self.output_factor) if factor is not None
-        ]
-        return None if not factors else factors[0] if len(factors) == 1 else factors[0] * factors[1]
+        """Product of the factors of the sums, beside the step."""
+        if self.step_factor is None or self.output_factor is None:
+            return self.output_factor if self.step_factor is None else self.step_factor
+        return self.step_factor * self.output_factor
 
     def _multiplied(self, own: Tensor) -> Tensor:
         """A step with the magnitude of the factors."""
@@ -315,7 +307,7 @@ class QuantizedWeight(nn.Module):
         return own if factor is None else own * factor.abs().to(own.dtype)
 
     def _unit(self, own: Tensor, step: Tensor) -> Tensor:
-        """What one integer stands for in the float weight, from the layer's own step and the one it
+        """One integer in the unit of the float weight, from the layer's own step and the one it
         multiplies by.
         """
         factor = self._factor()
@@ -329,27 +321,20 @@ class QuantizedWeight(nn.Module):
 
     def _with_sign(self, w_int: Tensor) -> Tensor:
         factor = self._factor()
-        return (
-            w_int
-            if factor is None
-            else w_int * self._along_channels(torch.sign(factor).to(w_int.dtype))
-        )
+        if factor is None:
+            return w_int
+        return w_int * self._along_channels(torch.sign(factor).to(w_int.dtype))
 
     def _mean_kept_magnitude(self, w_int: Tensor) -> Tensor:
-        """Mean magnitude of the weights that are not rounded to 0: the best magnitude for these
-        signs.
-        """
+        """Mean magnitude of the weights that are not rounded to 0: the best one for these signs."""
         axis = self.weight_quantizer.descriptor.axis
         kept = channel_rows(w_int.abs(), axis)
-        mean = (channel_rows(wide(self.weight.detach()).abs(), axis) * kept).sum(1) / kept.sum(
-            1
-        ).clamp(min=1)
+        total = (channel_rows(wide(self.weight.detach()).abs(), axis) * kept).sum(1)
+        mean = total / kept.sum(1).clamp(min=1)
         return mean.squeeze(0) if axis is None else mean
 
     def scale(self, step: Tensor, input_step: Tensor) -> Tensor:
-        """The one factor of sums of integers times integers: the product of their steps, on the
-        grid where there is one.
-        """
+        """Factor of sums of integers times integers: the product of their steps, on the grid."""
         if self.grid_bits is None:
             return step * input_step
         unit = self.input_unit()
@@ -455,7 +440,7 @@ class QuantizedWeight(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # pickled before there were factors
-        for name in ("step_factor", "output_factor"):
+        for name in FACTORS:
             self._buffers.setdefault(name, None)
 
     def _load_from_state_dict(
@@ -467,7 +452,7 @@ class QuantizedWeight(nn.Module):
         missing_keys: list[str],
         *args: Any,
     ) -> None:
-        for name in ("weight_int", "weight_step", "step_factor", "output_factor"):
+        for name in ("weight_int", "weight_step", *FACTORS):
             loaded, held = state_dict.get(prefix + name), getattr(self, name)
             # one number may stand here and one per channel there, and 8 bits may be too few for
             # what comes
@@ -481,22 +466,19 @@ class QuantizedWeight(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, *args
         )
         # a file without factors keeps those that are here
-        for name in ("step_factor", "output_factor"):
+        for name in FACTORS:
             if prefix + name in missing_keys:
                 missing_keys.remove(prefix + name)
 
     def extra_repr(self) -> str:
-        text = super().extra_repr() + (
-            "" if self.grid_bits is None else f", grid_bits={self.grid_bits}"
-        )
-        for name in ("step_factor", "output_factor"):
+        text = super().extra_repr()
+        if self.grid_bits is not None:
+            text += f", grid_bits={self.grid_bits}"
+        for name in FACTORS:
             factor = getattr(self, name)
             if factor is not None:
-                shown = (
-                    f"{float(factor):.6g}"
-                    if factor.dim() == 0
-                    else f"one for each of {len(factor)} channels"
-                )
+                one = factor.dim() == 0
+                shown = f"{float(factor):.6g}" if one else f"one for each of {len(factor)} channels"
                 text += f", {name}={shown}"
         return text + (", frozen" if self.weight_int is not None else "")
 
@@ -516,15 +498,17 @@ def _as_quantizer(quant: QuantDescriptor | TensorQuantizer) -> TensorQuantizer:
     return quant if isinstance(quant, TensorQuantizer) else TensorQuantizer(quant)
 
 
-def _descriptor_of(argument: str, quant: object) -> QuantDescriptor:
+def _descriptor_of(layer: str, argument: str, quant: object) -> QuantDescriptor:
     if isinstance(quant, TensorQuantizer):
         return quant.descriptor
     if isinstance(quant, QuantDescriptor):
         return quant
-    raise InvalidTypeError(
-        f"{argument}={quant!r}: must be a QuantDescriptor or a TensorQuantizer; write"
-        " QuantDescriptor(num_bits=...)"
+    rule, remedy = (
+        "must be a QuantDescriptor or a TensorQuantizer",
+        "write QuantDescriptor(num_bits=...)",
     )
+    remedy = "write QuantDescriptor(num_bits=...)"
+    refuse(layer, argument, quant, rule, remedy, kind=InvalidTypeError)
 
 
 def _check_weight_descriptor(
@@ -536,15 +520,11 @@ def _check_weight_descriptor(
             f"{layer}(weight_quant with axis={axis}): only a scale per output channel can be taken"
             f" out of the product; use axis={channel_axis}, or axis=None for one scale"
         )
-    if (
-        axis is not None
-        and amax is not None
-        and amax.numel() not in (1, weight.shape[channel_axis])
-    ):
+    channels = weight.shape[channel_axis]
+    if axis is not None and amax is not None and amax.numel() not in (1, channels):
         raise ShapeError(
-            f"{layer}(weight_quant with {amax.numel()} amax values): the weight has"
-            f" {weight.shape[channel_axis]} channels along axis {channel_axis}; give one value for"
-            " each, or one for all"
+            f"{layer}(weight_quant with {amax.numel()} amax values): the weight has {channels}"
+            f" channels along axis {channel_axis}; give one value for each, or one for all"
         )
     if descriptor.unsigned:
         raise InvalidValueError(
@@ -560,25 +540,13 @@ def _check_weight_descriptor(
 def _check_input_descriptor(layer: str, descriptor: QuantDescriptor) -> None:
     if descriptor.axis is not None:
         raise InvalidValueError(
-            f"{layer}(input_quant with axis={descriptor.axis}): "
-            "a scale per input channel cannot be taken out of the product; use axis=None"
+            f"{layer}(input_quant with axis={descriptor.axis}): a scale per input channel cannot be"
+            " taken out of the product; use axis=None"
         )
     if descriptor.is_binary:
         raise InvalidValueError(
             f"{layer}(input_quant with num_bits=1): a signed 1-bit input has no level but 0; use"
             " unsigned=True or more bits"
-        )
-
-
-def _check_grid_bits(layer: str, grid_bits: object) -> None:
-    if isinstance(grid_bits, bool) or not isinstance(grid_bits, int):
-        raise InvalidTypeError(
-            f"{layer}(grid_bits={grid_bits!r}): must be an int, the number of fractional bits, or"
-            " None"
-        )
-    if not 0 <= grid_bits <= 24:
-        raise InvalidValueError(
-            f"{layer}(grid_bits={grid_bits}): must be 0 to 24 fractional bits; 16 is usual"
         )
 
 

@@ -15,6 +15,7 @@ from snnsim._core.checks import checked_number
 from snnsim._core.modules import FixedDtype
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.codebook import Codebook, StochasticCodebook, _midpoints
+from snnsim.quant.functional import lsq_divisor
 from snnsim.quant.recipes import uniform
 
 # the step never becomes smaller than this share of its first value: levels stay apart, whatever the
@@ -45,17 +46,15 @@ class LearnedUniform(Codebook):
     The gradients of step and offset are divided by sqrt(neurons * largest i), neurons being those
     of one sample, so that both learn about as fast as weights. Neither rest nor threshold holds the
     levels in place: they start where `uniform` puts them, and a node warns in training, and raises
-        in eval mode, once no level reaches its threshold. In training a node keeps its input as
-    well as its codes, because this gradient needs both; `freeze` gives a plain Codebook of the same
-    values.
+    in eval mode, once no level reaches its threshold. In training a node keeps its input as well as
+    its codes, because this gradient needs both; `freeze` gives a plain Codebook of the same values.
 
     Args:
         bits: bits of a state, 1..16.
         threshold, rest, low, high: as for `uniform`, where the levels start.
 
     Source: Esser et al. 2020, "Learned Step Size Quantization", arXiv 1902.08153, equation 3 and
-        section 2.2; with an offset as in
-    Bhalgat et al. 2020, "LSQ+", arXiv 2004.09576.
+    section 2.2; with an offset as in Bhalgat et al. 2020, "LSQ+", arXiv 2004.09576.
     """
 
     is_learned = True
@@ -152,7 +151,7 @@ class LearnedUniform(Codebook):
         """Step and offset as a layer of so many neurons per sample sees them: what counts is their
         gradient, scaled.
         """
-        scale = (self.multiples[-1].clamp(min=1) * neurons).to(self.step.dtype).rsqrt()
+        scale = 1 / lsq_divisor(neurons, self.multiples[-1].clamp(min=1)).to(self.step.dtype)
         return self.step * scale, self.offset * scale
 
     def slopes(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""Rules that choose the range of a quantizer: from magnitudes with counts, or from weights.
+"""Ranges of quantizers: the rules that choose one, histograms, and calibrators that collect them.
 
-The range, `amax`, is the largest magnitude that the format represents. Calibrators and weights
-share these rules.
+A range, `amax`, is the largest magnitude that a format represents. Calibrators and weights share
+these rules.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ import math
 import torch
 from torch import Tensor
 
-from snnsim._core.checks import check_int, check_real, checked_bool, checked_float, is_one_of
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
-from snnsim.quant.descriptor import QuantDescriptor
+from snnsim._core.checks import (
+    check_floating,
+    check_int,
+    check_real,
+    checked_bool,
+    checked_float,
+    is_one_of,
+)
+from snnsim.errors import InvalidValueError, ShapeError, StateError, refuse
+from snnsim.quant.descriptor import QuantDescriptor, check_axis
 from snnsim.quant.functional import (
     MAX_BITS,
     check_bits,
@@ -35,11 +42,7 @@ MOST_ENTROPY_BITS = 16
 
 
 def channel_rows(x: Tensor, axis: int | None) -> Tensor:
-    """`x` as `[C, N]`, one row per index along `axis`; one row of everything for None.
-
-    Raises:
-        InvalidValueError: `x` has no such axis.
-    """
+    """`x` as `[C, N]`, one row per index along `axis`; one row of everything for None."""
     if axis is None:
         return x.reshape(1, -1)
     if not -x.ndim <= axis < x.ndim:
@@ -69,9 +72,6 @@ def percentile_amax(values: Tensor, counts: Tensor, percentile: float) -> Tensor
 
     Returns:
         `[C]`.
-
-    Raises:
-        InvalidValueError: `percentile` outside (0, 100].
     """
     check_percentile("percentile_amax", percentile)
     below = counts.cumsum(1)
@@ -117,11 +117,7 @@ def mse_amax(
 
 
 def entropy_bins(num_bits: int, unsigned: bool = False) -> int:
-    """The fewest bins, a power of two, that `entropy_amax` can choose a range from.
-
-    Raises:
-        InvalidValueError: more bits than a histogram can be made for.
-    """
+    """Fewest bins, a power of two, that `entropy_amax` can choose a range from."""
     if num_bits > MOST_ENTROPY_BITS:
         raise InvalidValueError(
             f"entropy with num_bits={num_bits}: num_bits must be <= {MOST_ENTROPY_BITS}, since"
@@ -145,10 +141,9 @@ def entropy_amax(counts: Tensor, width: Tensor, num_bits: int, unsigned: bool = 
     quantized histogram.
 
     For a range of n bins: P is the histogram up to n with all that lies beyond added to its last
-        bin; Q is the
-    histogram up to n, averaged over the occupied bins of each of the quantizer's levels. Bin 0
-    counts as often as bin 1, so that silence, which every range represents exactly, does not
-    outvote the rest. The widest of equal ranges is taken.
+    bin; Q is the histogram up to n, averaged over the occupied bins of each of the quantizer's
+    levels. Bin 0 counts as often as bin 1, so that silence, which every range represents exactly,
+    does not outvote the rest. The widest of equal ranges is taken.
 
     Args:
         counts: histogram of magnitudes from 0 up, integer `[C, N]`.
@@ -158,9 +153,6 @@ def entropy_amax(counts: Tensor, width: Tensor, num_bits: int, unsigned: bool = 
 
     Returns:
         `[C]`, float64.
-
-    Raises:
-        InvalidValueError: fewer than four bins per level.
 
     Source: Migacz 2017, "8-bit inference with TensorRT", GTC San Jose.
     """
@@ -198,9 +190,8 @@ def weight_amax(weight: Tensor, descriptor: QuantDescriptor) -> Tensor:
     """The range that the descriptor's calib_method finds for these weights.
 
     Binary: mean magnitude, whatever the method. "twn": twice the threshold 0.7 * mean magnitude,
-        because rounding to
-    -1, 0, 1 decides at half the range; the magnitude that goes with it is not this range (see
-    `QuantizedWeight.integer_weight`).
+    because rounding to -1, 0, 1 decides at half the range; the magnitude that goes with it is not
+    this range (see `QuantizedWeight.integer_weight`).
 
     Args:
         weight: any shape, not empty, finite.
@@ -208,9 +199,6 @@ def weight_amax(weight: Tensor, descriptor: QuantDescriptor) -> Tensor:
 
     Returns:
         Scalar, or `[C]` with an axis; no gradient.
-
-    Raises:
-        InvalidValueError: weights NaN or infinite.
     """
     rows = channel_rows(wide(weight.detach()), descriptor.axis).abs()
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(rows).all()):
@@ -254,8 +242,8 @@ class Histogram:
     Bin i covers [i * width, (i + 1) * width), width = 2^exponent, i from -num_bins to num_bins - 1,
     each channel with an exponent of its own. Data that does not fit doubles the width, which merges
     bins in pairs: both borders of the new bin were borders before, so nothing is split or
-        interpolated. The counts are integers and the exponent depends
-    on the largest magnitude alone, so the order and size of the batches leave no trace.
+    interpolated. The counts are integers and the exponent depends on the largest magnitude alone,
+    so the order and size of the batches leave no trace.
 
     Args:
         num_bins: bins on each side of zero, a power of two from 2 to 2**24; of those, more than
@@ -281,20 +269,13 @@ class Histogram:
     @property
     def counts(self) -> Tensor:
         """int64 `[C, 2 * num_bins]`, from the most negative bin up."""
-        if self._counts is None:
-            raise InvalidValueError(
-                "Histogram.counts: nothing was collected; call collect(values) first"
-            )
-        return self._counts
+        return self._known("counts", self._counts)
 
     @property
     def width(self) -> Tensor:
         """Bin width per channel, float64 `[C, 1]`."""
-        if self._exponent is None:
-            raise InvalidValueError(
-                "Histogram.width: nothing was collected; call collect(values) first"
-            )
-        return torch.ldexp(torch.ones_like(self._exponent, dtype=torch.float64), self._exponent)
+        exponent = self._known("width", self._exponent)
+        return torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent)
 
     def lower_edges(self) -> Tensor:
         """Lower border of every bin, float64 `[C, 2 * num_bins]`."""
@@ -358,28 +339,33 @@ class Histogram:
         self._counts = torch.zeros_like(self._counts).scatter_add_(1, merged, self._counts)
         self._exponent = exponent
 
+    def _known(self, name: str, value: Tensor | None) -> Tensor:
+        if value is None:
+            raise InvalidValueError(
+                f"Histogram.{name}: nothing was collected; call collect(values) first"
+            )
+        return value
+
     def _index(self) -> Tensor:
         return torch.arange(-self.num_bins, self.num_bins, device=self.counts.device).expand_as(
             self.counts
         )
 
 
-METHODS = ("max", "percentile", "mse", "entropy")
-
-
 class _Calibrator:
-    """What both calibrators share: the checks, the axis, the largest magnitude, and the shape of
-    the answer.
-    """
+    """Largest magnitude seen so far, by axis, and the methods that choose a range from it."""
+
+    methods: tuple[str, ...] = ("max",)
+    hint = (
+        "this calibrator keeps the maximum only: collect with"
+        " QuantDescriptor(calib_method='histogram')"
+    )
 
     def __init__(self, num_bits: int = 8, axis: int | None = None, unsigned: bool = False) -> None:
-        check_bits(type(self).__name__, "num_bits", num_bits, MAX_BITS)
-        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
-            raise InvalidTypeError(
-                f"{type(self).__name__}(axis={axis!r}): axis must be one int or None; give the axis"
-                " that keeps its own range"
-            )
-        checked_bool(type(self).__name__, "unsigned", unsigned)
+        who = type(self).__name__
+        check_bits(who, "num_bits", num_bits, 1, MAX_BITS)
+        check_axis(who, axis)
+        checked_bool(who, "unsigned", unsigned)
         self.num_bits, self.axis, self.unsigned = num_bits, axis, unsigned
         self.reset()
 
@@ -411,11 +397,7 @@ class _Calibrator:
             ShapeError: another number of channels or axes than before.
         """
         caller = f"{type(self).__name__}.collect"
-        check_real(caller, "x", x)
-        if not x.is_floating_point():
-            raise InvalidTypeError(
-                f"{caller}(x of {x.dtype}): x must be floating point; convert it with x.float()"
-            )
+        check_floating(caller, "x", x)
         if x.numel() == 0:
             return
         magnitudes = channel_rows(x.detach(), self.axis).abs()
@@ -442,16 +424,46 @@ class _Calibrator:
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
         self._count(magnitudes)
 
-    def _count(self, magnitudes: Tensor) -> None:
-        """Hook for calibrators that keep more than the largest magnitude `[C, N]`."""
+    def check_method(self, method: str, percentile: float = 99.99) -> None:
+        """Raise what `compute_amax` would of its arguments, whatever the data."""
+        who = f"{type(self).__name__}.compute_amax"
+        if not is_one_of(method, self.methods):
+            rule = f"must be one of {', '.join(map(repr, self.methods))}"
+            refuse(who, "method", method, rule, self.hint)
+        check_percentile(who, percentile)
 
-    def _max(self) -> Tensor:
+    def compute_amax(self, method: str = "max", *, percentile: float = 99.99) -> Tensor:
+        """The range, float32, in a shape that broadcasts against the data; never above the largest
+        magnitude seen.
+
+        Args:
+            method: "max"; of a histogram also "percentile", "mse" or "entropy".
+            percentile: in (0, 100], for "percentile".
+
+        Raises:
+            StateError: no data was collected.
+            InvalidValueError: an unknown method, a percentile out of range, or too few bins for
+                "entropy".
+        """
+        self.check_method(method, percentile)
         if self._largest is None:
             raise StateError(
                 f"{type(self).__name__}.compute_amax(): no data was collected; run at least one"
                 " batch through it first"
             )
-        return self._largest.float()
+        largest = self._largest.float()
+        if method == "max":
+            return largest
+        return torch.minimum(
+            self._chosen(method, percentile).float().reshape(largest.shape), largest
+        )
+
+    def _count(self, magnitudes: Tensor) -> None:
+        """Take in magnitudes `[C, N]` for what more than the largest is kept."""
+
+    def _chosen(self, method: str, percentile: float) -> Tensor:
+        """The range `[C]` by a method other than "max"."""
+        raise NotImplementedError
 
 
 class MaxCalibrator(_Calibrator):
@@ -463,27 +475,18 @@ class MaxCalibrator(_Calibrator):
         unsigned: the data has no negative values.
     """
 
-    def compute_amax(self) -> Tensor:
-        """The range, float32, in a shape that broadcasts against the data.
-
-        Raises:
-            StateError: no data was collected.
-        """
-        return self._max()
-
 
 class HistogramCalibrator(_Calibrator):
-    """Keeps a histogram of magnitudes and chooses the range from it; per tensor or per channel.
-
-    The same data gives the same answer in any split into batches, bit for bit.
+    """A histogram of magnitudes, from which the range is chosen afterwards, by any method.
 
     Args:
-        num_bits: bits of the quantizer that will use the range.
-        axis: the axis that keeps its own range; None is one for the tensor.
-        unsigned: the data has no negative values.
+        num_bits, axis, unsigned: as for `MaxCalibrator`.
         num_bins: resolution, a power of two: a bin is between 1/num_bins and 2/num_bins of the
             largest magnitude.
     """
+
+    methods = ("max", "percentile", "mse", "entropy")
+    hint = ""
 
     def __init__(
         self,
@@ -506,39 +509,16 @@ class HistogramCalibrator(_Calibrator):
 
     def check_method(self, method: str, percentile: float = 99.99) -> None:
         """Raise what `compute_amax` would of its arguments, whatever the data."""
-        if not is_one_of(method, METHODS):
-            raise InvalidValueError(
-                f"HistogramCalibrator.compute_amax(method={method!r}): must be 'max', 'percentile',"
-                " 'mse' or 'entropy'"
-            )
+        super().check_method(method, percentile)
         if method == "entropy":
             check_entropy_bins(self.num_bins, self.num_bits, self.unsigned)
-        check_percentile("HistogramCalibrator.compute_amax", percentile)
 
-    def compute_amax(self, method: str, *, percentile: float = 99.99) -> Tensor:
-        """The range, float32, in a shape that broadcasts against the data; never above the largest
-        magnitude seen.
-
-        Args:
-            method: "max", "percentile", "mse" or "entropy".
-            percentile: in (0, 100], for "percentile".
-
-        Raises:
-            StateError: no data was collected.
-            InvalidValueError: an unknown method, a percentile out of range, or too few bins for
-                "entropy".
-        """
-        self.check_method(method, percentile)
-        largest = self._max()
+    def _chosen(self, method: str, percentile: float) -> Tensor:
         # magnitudes fill the upper half of the bins
         counts, width = self._histogram.counts[:, self.num_bins :], self._histogram.width
         lower = self._histogram.lower_edges()[:, self.num_bins :]
-        if method == "max":
-            return largest
         if method == "percentile":
-            amax = percentile_amax(lower + width, counts, percentile)
-        elif method == "mse":
-            amax = mse_amax(lower + width / 2, counts, self.num_bits, self.unsigned)
-        else:
-            amax = entropy_amax(counts, width, self.num_bits, self.unsigned)
-        return torch.minimum(amax.float().reshape(largest.shape), largest)
+            return percentile_amax(lower + width, counts, percentile)
+        if method == "mse":
+            return mse_amax(lower + width / 2, counts, self.num_bits, self.unsigned)
+        return entropy_amax(counts, width, self.num_bits, self.unsigned)

@@ -349,7 +349,7 @@ def test_a_layer_of_zero_weights_gives_its_bias():
             lambda: QuantLinear(3, 2, input_quant=QuantDescriptor(1)),
             "use unsigned=True or more bits",
         ),
-        (lambda: QuantLinear(3, 2, grid_bits=25), "must be 0 to 24 fractional bits"),
+        (lambda: QuantLinear(3, 2, grid_bits=25), "grid_bits must be 0 to 24; 16 is usual"),
     ],
 )
 def test_quantizers_that_do_not_fit_a_layer_are_refused(make, message):
@@ -359,7 +359,7 @@ def test_quantizers_that_do_not_fit_a_layer_are_refused(make, message):
 
 def test_wrong_types_are_refused():
     with pytest.raises(
-        InvalidTypeError, match=r"QuantLinear\(weight_quant\)=4: must be a QuantDescriptor"
+        InvalidTypeError, match=r"QuantLinear\(weight_quant=4\): must be a QuantDescriptor"
     ):
         QuantLinear(3, 2, weight_quant=4)
     with pytest.raises(InvalidTypeError, match=r"grid_bits=1.5\): must be an int"):
