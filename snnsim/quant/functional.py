@@ -215,13 +215,13 @@ def power_of_two_ceil(x: Tensor) -> Tensor:
     return ste.straight_through(torch.ldexp(torch.ones_like(mantissa), exponent), x)
 
 
-def lsq_divisor(values: int, largest: Any) -> Any:
-    """Divisor of the gradient of a learned step: sqrt(values * largest), for as many values and the
-    largest integer of a format, so that the step learns about as fast as weights.
+def lsq_scale(values: int, largest: Any) -> Any:
+    """Factor of the gradient of a learned step, 1/sqrt(values * largest): for so many values and
+    the largest integer of a format, the step then learns about as fast as weights.
 
     Source: Esser et al. 2020, arXiv 1902.08153, section 2.2.
     """
-    return (largest * values) ** 0.5
+    return (largest * values) ** -0.5
 
 
 def check_bits(

@@ -15,7 +15,7 @@ from snnsim._core.checks import checked_number
 from snnsim._core.modules import FixedDtype
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.codebook import Codebook, StochasticCodebook, _midpoints
-from snnsim.quant.functional import lsq_divisor
+from snnsim.quant.functional import lsq_scale
 from snnsim.quant.recipes import uniform
 
 # the step never becomes smaller than this share of its first value: levels stay apart, whatever the
@@ -151,7 +151,8 @@ class LearnedUniform(Codebook):
         """Step and offset as a layer of so many neurons per sample sees them: what counts is their
         gradient, scaled.
         """
-        scale = 1 / lsq_divisor(neurons, self.multiples[-1].clamp(min=1)).to(self.step.dtype)
+        # in the dtype of the step, whatever the default one is
+        scale = lsq_scale(neurons, self.multiples[-1].clamp(min=1).to(self.step.dtype))
         return self.step * scale, self.offset * scale
 
     def slopes(self) -> tuple[Tensor, Tensor, Tensor]:

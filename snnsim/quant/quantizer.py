@@ -17,7 +17,7 @@ from snnsim.quant.functional import (
     check_unsigned,
     fake_tensor_quant,
     integer_bounds,
-    lsq_divisor,
+    lsq_scale,
     power_of_two_ceil,
     scaled_integers,
     tensor_quant,
@@ -292,4 +292,4 @@ def learning_rate_matched(amax: Tensor, bound: int, count: int) -> Tensor:
         bound: largest integer of the format.
         count: number of values that share the range.
     """
-    return ste.straight_through(amax, amax * (bound**2 / lsq_divisor(count, bound)))
+    return ste.straight_through(amax, amax * (bound**2 * lsq_scale(count, bound)))

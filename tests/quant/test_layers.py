@@ -362,7 +362,7 @@ def test_wrong_types_are_refused():
         InvalidTypeError, match=r"QuantLinear\(weight_quant=4\): must be a QuantDescriptor"
     ):
         QuantLinear(3, 2, weight_quant=4)
-    with pytest.raises(InvalidTypeError, match=r"grid_bits=1.5\): must be an int"):
+    with pytest.raises(InvalidTypeError, match=r"grid_bits=1.5\): grid_bits must be an int"):
         QuantLinear(3, 2, grid_bits=1.5)
 
 

@@ -55,7 +55,7 @@ def test_classic_recipe_passes_its_gradient_everywhere():
         (
             {"num_bits": 0},
             InvalidValueError,
-            r"num_bits=0\): num_bits must be 1 to 16; for a state",
+            r"num_bits=0\): num_bits must be 1 to 16; for a",
         ),
         ({"num_bits": 17}, InvalidValueError, "num_bits must be 1 to 16"),
         ({"num_bits": True}, InvalidTypeError, "must be an int, not bool"),
