@@ -249,6 +249,16 @@ def check_real(where: str, name: str, x: object) -> None:
         )
 
 
+def check_floating(where: str, name: str, x: object) -> None:
+    """Raise unless `x` is a floating-point tensor."""
+    check_real(where, name, x)
+    if isinstance(x, Tensor) and not x.is_floating_point():
+        raise InvalidTypeError(
+            f"{where}({name} of dtype {x.dtype}): {name} must be floating point; convert it with"
+            f" {name}.float()"
+        )
+
+
 def checked_numbers(where: str, name: str, value: object) -> Tensor:
     """`value` as a float64 tensor without a gradient: a number, a tensor, an array, or sequences of
     one length of them.

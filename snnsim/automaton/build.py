@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from snnsim.kernels.table import LearnedLevels, Table
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.learned import LearnedUniform
 
 __all__ = [
     "COMPANY",
@@ -90,7 +88,7 @@ def build_table(
         values, slopes = _differentiated(equations, q.requires_grad_())
         q = q.detach()
         # once more, now with a graph to what the node learns and to nothing else
-        with _learning(codebook, neurons):
+        with codebook.seen_by(math.prod(neurons)):
             again = [value.expand_as(q) for value in equations(q)]
         if company and not all(_alike(a, b.detach()) for a, b in zip(values, again, strict=True)):
             raise NoTable(
@@ -233,16 +231,8 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
 
 
-def _learning(codebook: Codebook, neurons: Sequence[int]) -> AbstractContextManager[None]:
-    return (
-        codebook.seen_by(math.prod(neurons))
-        if isinstance(codebook, LearnedUniform)
-        else nullcontext()
-    )
-
-
 def _learned_levels(codebook: Codebook, neurons: Sequence[int]) -> LearnedLevels | None:
-    if not isinstance(codebook, LearnedUniform):
+    if not codebook.is_learned:
         return None
     return LearnedLevels(codebook.scaled_parameters(math.prod(neurons)), *codebook.slopes())
 

@@ -2,9 +2,15 @@
 
 from snnsim.calibrate.conversion import BalancedIFNode, Scale, convert
 from snnsim.calibrate.findings import Finding, inspect
-from snnsim.calibrate.schedule import BitSchedule
-from snnsim.calibrate.state_codebooks import Recipe, apply, codebooks, ranges, states
-from snnsim.calibrate.warm_start import warm_start
+from snnsim.calibrate.state_codebooks import (
+    BitSchedule,
+    Recipe,
+    apply,
+    codebooks,
+    ranges,
+    states,
+    warm_start,
+)
 
 __all__ = [
     "BalancedIFNode",

@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from snnsim.calibrate.collect import runner_axis
-from snnsim.calibrate.tally import Tally, tallies
+from snnsim.calibrate.observe import Tally, runner_axis, tallies
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
-from snnsim.quant.weight import QuantizedWeight
-
-__all__ = ["Finding", "data_findings", "inspect"]
+from snnsim.quant.layers import QuantizedWeight
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 

@@ -18,20 +18,27 @@ from snnsim._core.checks import (
     checked_bool,
     is_one_of,
 )
+from snnsim._core.scalars import MAX_STATE_BITS
 from snnsim._core.warn import warn_user
-from snnsim.calibrate.collect import float_states, runner_axis
 from snnsim.calibrate.findings import data_findings
-from snnsim.calibrate.replay import Replay, replays
-from snnsim.calibrate.tally import Tally, entropy, occupied, tallies
-from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.calibrate.observe import (
+    Replay,
+    Tally,
+    entropy,
+    float_states,
+    occupied,
+    replays,
+    runner_axis,
+    tallies,
+)
+from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, StateError
 from snnsim.neurons.arguments import check_firing_levels
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
+from snnsim.quant.functional import check_bits
 from snnsim.quant.ranges import check_percentile
-from snnsim.quant.state import MAX_BITS, from_levels, uniform
-
-__all__ = ["Recipe", "apply", "codebooks", "ranges", "states"]
+from snnsim.quant.recipes import from_levels, uniform
 
 METHODS = ("max", "percentile", "mse", "entropy", "spikes")
 # share of the seen range at which candidates for low and high lie: closer together near rest and
@@ -106,7 +113,7 @@ def states(
             all zero.
     """
     runner_axis("calibrate.states", net)
-    _check_bits("states", bits)
+    check_bits("calibrate.states", "bits", bits, 1, MAX_STATE_BITS)
     if not is_one_of(method, METHODS):
         raise InvalidValueError(
             f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}"
@@ -160,7 +167,7 @@ def codebooks(net: nn.Module, bits: int, recipe: Recipe = uniform) -> dict[str, 
         recipe: as for `states`.
     """
     check_module("calibrate.codebooks", "net", net)
-    _check_bits("codebooks", bits)
+    check_bits("calibrate.codebooks", "bits", bits, 1, MAX_STATE_BITS)
     check_callable("calibrate.codebooks", "recipe", recipe)
     spiking = {name: node for name, node in _nodes(net) if isinstance(node, BaseNode)}
     return {
@@ -218,12 +225,6 @@ def apply(net: nn.Module, codebooks: Mapping[str, Codebook | None]) -> None:
         for name, codebook in before.items():
             nodes[name].state_quant = codebook
         raise
-
-
-def _check_bits(function: str, bits: int) -> None:
-    check_int(f"calibrate.{function}", "bits", bits, at_least=1)
-    if bits > MAX_BITS:
-        raise InvalidValueError(f"calibrate.{function}(bits={bits}): must be in 1..{MAX_BITS}")
 
 
 def _nodes(net: nn.Module) -> Iterator[tuple[str, Membrane]]:
@@ -340,3 +341,109 @@ def _firing_entropy(codebook: Codebook, tally: Tally) -> float:
         total.index_add_(0, codebook.encode(v).long(), counts.double())
     firing, both = per_code[0], per_code[0] + per_code[1]
     return float((both * entropy(firing / both.clamp(min=1))).sum() / both.sum())
+
+
+class BitSchedule:
+    """Gives the nodes of a network new codebooks as training goes on: many bits at first, then
+    fewer.
+
+    Args:
+        net: network, or runner around one.
+        bits: by the epoch from which they are used, beginning at 0.
+        make: codebooks by module name for a number of bits; `calibrate.codebooks` by default. With
+            `lambda bits: calibrate.states(runner, batches, bits)` the ranges follow the weights.
+
+    Example:
+        >>> from snnsim import MultiStep, neurons
+        >>> from snnsim.calibrate import BitSchedule
+        >>> net = MultiStep(neurons.LIFNode())
+        >>> schedule = BitSchedule(net, {0: 8, 2: 6, 4: 4})
+        >>> for epoch in range(5):
+        ...     changed = schedule.step(epoch)
+        >>> net.net.state_quant.bits
+        4
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        bits: Mapping[int, int],
+        make: Callable[[int], Mapping[str, Codebook | None]] | None = None,
+    ) -> None:
+        check_module("BitSchedule", "net", net)
+        check_mapping("BitSchedule", "bits", bits)
+        if make is not None:
+            check_callable("BitSchedule", "make", make)
+        if 0 not in bits:
+            raise InvalidValueError(
+                f"BitSchedule(bits={dict(bits)}): must say the bits of epoch 0, as in {{0: 8,"
+                " 5: 4}"
+            )
+        for epoch, width in bits.items():
+            check_int("BitSchedule", "epoch of bits", epoch, at_least=0)
+            check_int("BitSchedule", "bits", width, at_least=1)
+        self.net = net
+        self.bits = dict(sorted(bits.items()))
+        self.make = make
+        self._current: int | None = None
+
+    def bits_at(self, epoch: int) -> int:
+        """The bits of an epoch, counted from 0."""
+        check_int("BitSchedule.bits_at", "epoch", epoch, at_least=0)
+        return [width for start, width in self.bits.items() if start <= epoch][-1]
+
+    def step(self, epoch: int) -> bool:
+        """Call before each epoch, counted from 0; before loading a checkpoint too, so that the
+        codebooks have its size.
+
+        Returns:
+            Whether codebooks were put in; parameters of learned ones are new then, and the
+            optimizer does not know them.
+        """
+        width = self.bits_at(epoch)
+        if width == self._current:
+            return False
+        apply(self.net, codebooks(self.net, width) if self.make is None else self.make(width))
+        self._current = width
+        return True
+
+    def __repr__(self) -> str:
+        return f"BitSchedule({self.bits})"
+
+
+def warm_start(net: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Load the weights of a network trained with other codebooks, or with none: this network keeps
+    its own.
+
+    `load_state_dict` asks for every codebook, and for the size it has here. A float network of the
+    same form has none to give.
+
+    Args:
+        net: network with codebooks.
+        state_dict: of a network that is the same but for its codebooks.
+
+    Raises:
+        CheckpointError: anything else is missing, left over or of another shape; nothing is loaded
+            then.
+    """
+    check_module("warm_start", "net", net)
+    check_mapping("warm_start", "state_dict", state_dict)
+    own = net.state_dict()
+    kept = {key: value for key, value in own.items() if _is_codebook(key)}
+    given = {key: value for key, value in state_dict.items() if not _is_codebook(key)}
+    missing = sorted(set(own) - set(kept) - set(given))
+    unknown = sorted(set(given) - set(own))
+    differ = sorted(
+        key for key in set(given) & set(own) if getattr(given[key], "shape", None) != own[key].shape
+    )
+    if missing or unknown or differ:
+        raise CheckpointError(
+            f"warm_start(state_dict): it is of another network: missing {missing}, unknown"
+            f" {unknown}, of another shape {differ}; build the same layers, and give a runner the"
+            " state_dict of a runner"
+        )
+    net.load_state_dict({**given, **kept})
+
+
+def _is_codebook(key: str) -> bool:
+    return "state_quant" in key.split(".")[:-1]

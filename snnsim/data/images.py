@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from snnsim._core.optional import optional
 from snnsim._core.checks import check_generator, check_int
+from snnsim._core.optional import optional
 from snnsim.data.numbers import checked_index, checked_part, checked_places, whole
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, refuse
 

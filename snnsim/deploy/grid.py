@@ -52,11 +52,10 @@ from snnsim.neurons import (
 )
 from snnsim.neurons.synaptic import SynapticCurrent
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.fold import fold_batch_norm
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.convert import fold_batch_norm
+from snnsim.quant.layers import QuantizedWeight
 from snnsim.quant.ranges import channel_rows
 from snnsim.quant.ste import straight_through
-from snnsim.quant.weight import QuantizedWeight
 
 __all__ = [
     "GridBalancedIFNode",
@@ -292,9 +291,8 @@ def _snap_node(name: str, node: Membrane, grid_bits: int) -> None:
             )
         node.__class__ = GRID_CLASSES[type(node)]
     node.grid_bits = grid_bits
-    if isinstance(codebook, LearnedUniform):
-        codebook = codebook.freeze()
-    if type(codebook) is not Codebook:
+    codebook = codebook.freeze()
+    if codebook.why_not_tabular() is not None:
         # one that draws, or of the user's own, would become another: `lower` refuses it
         return
     node.state_quant = _snapped(name, codebook, grid_bits, levels=isinstance(node, Readout))

@@ -53,7 +53,7 @@ from snnsim.errors import (
     SnnsimError,
 )
 from snnsim.layers import Dropout
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 from snnsim.temporal.runner import reset as reset_states
 
 __all__ = ["GraphNetwork", "from_nir", "to_nir"]

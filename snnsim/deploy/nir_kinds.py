@@ -59,8 +59,7 @@ from snnsim.neurons import (
     SynapticNode,
 )
 from snnsim.neurons.base import BaseNode
-from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
 
 __all__ = [
     "DELAY",

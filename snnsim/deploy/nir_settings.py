@@ -35,11 +35,9 @@ from snnsim.neurons import (
 )
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
-from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
+from snnsim.quant.learned import from_description
 from snnsim.quant.quantizer import TensorQuantizer
-from snnsim.quant.stochastic import StochasticCodebook
-from snnsim.quant.weight import QuantizedWeight
 from snnsim.surrogate import Surrogate, library
 
 __all__ = ["Settings", "plain_class", "restored", "settings_of"]
@@ -92,7 +90,6 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 # tensors of a Driven neuron, beside those of the neuron itself
 DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
 PLAIN_CLASSES: dict[type, type[Membrane]] = {grid: plain for plain, grid in GRID_CLASSES.items()}
-CODEBOOKS = {kind.__name__: kind for kind in (Codebook, LearnedUniform, StochasticCodebook)}
 SURROGATES: dict[str, type[Surrogate]] = {name: getattr(library, name) for name in library.__all__}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -257,27 +254,7 @@ def _encoded(value: Any) -> Any:
             )
         options = {item.name: getattr(value, item.name) for item in fields(value)}
         return {"kind": type(value).__name__, **options}
-    return _of_codebook(value) if isinstance(value, Codebook) else value
-
-
-def _of_codebook(codebook: Codebook) -> dict[str, Any]:
-    if type(codebook) not in CODEBOOKS.values():
-        raise InvalidValueError(
-            f"its codebook is a {type(codebook).__name__} of your own; use a plain Codebook of its"
-            " levels"
-        )
-    if isinstance(codebook, StochasticCodebook) and codebook.generator is not None:
-        raise InvalidValueError(
-            "its codebook draws from a generator, which does not travel; leave the generator out"
-        )
-    levels = codebook.levels.detach()
-    return {
-        "kind": type(codebook).__name__,
-        "levels": levels.tolist(),
-        "edges": codebook.edges.detach().tolist(),
-        "ste": codebook.ste,
-        "dtype": str(levels.dtype).removeprefix("torch."),
-    }
+    return value.describe() if isinstance(value, Codebook) else value
 
 
 def _decoded(value: Any) -> Any:
@@ -293,13 +270,7 @@ def _decoded(value: Any) -> Any:
         quantizer.enabled = enabled
         return quantizer
     kind = options.pop("kind")
-    if kind not in CODEBOOKS:
-        return SURROGATES[kind](**options)
-    options["dtype"] = DTYPES[options["dtype"]]
-    plain = Codebook(**options)
-    if CODEBOOKS[kind] is LearnedUniform:
-        return LearnedUniform.from_codebook(plain)
-    return plain if CODEBOOKS[kind] is Codebook else StochasticCodebook(plain.levels, plain.ste)
+    return SURROGATES[kind](**options) if kind in SURROGATES else from_description(value)
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:

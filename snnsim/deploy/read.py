@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from snnsim._core.checks import check_int
-from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.layers import Delay, Dropout, Scale
+from snnsim.layers.time import Feedback
 from snnsim.neurons.membrane import Membrane
-from snnsim.quant.weight import QuantizedWeight
-from snnsim.temporal.module import Temporal, stack_steps
+from snnsim.quant.layers import QuantizedWeight
+from snnsim.temporal.module import Temporal
 from snnsim.temporal.runner import MultiStep, SingleStep, reset
 
 __all__ = [
@@ -158,47 +159,6 @@ class Reshaping(nn.Module):
                 {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()},
             ).shape
         )
-
-
-class Feedback(Delay):
-    """A delay on the way back from a later layer, read at the start of a time step and written at
-    its end.
-
-    Args:
-        delay_steps: time steps, at least 1.
-        shape: of one sample, `[*n]`.
-    """
-
-    def __init__(self, delay_steps: int, shape: tuple[int, ...]) -> None:
-        super().__init__(delay_steps)
-        if delay_steps < 1:
-            raise InvalidValueError(
-                "Feedback(delay_steps=0): a loop needs a delay of at least one time step"
-            )
-        self.shape = shape
-
-    def read(self, x: Tensor) -> Tensor:
-        """What was written `delay_steps` ago, `[B, *n]`, zeros before; `x` is the network's input
-        of this step.
-        """
-        if self._time_steps is not None:
-            raise RunError(
-                "MultiStep: this network has feedback, so one time step needs the one before; use"
-                " snnsim.SingleStep"
-            )
-        oldest = self.held("x0")
-        return x.new_zeros(len(x), *self.shape) if oldest is None else oldest
-
-    def write(self, value: Tensor) -> None:
-        """Put in the value of this time step."""
-        if tuple(value.shape[1:]) != self.shape:
-            raise ShapeError(
-                f"Feedback: what comes back has shape {tuple(value.shape[1:])}, and was made for"
-                f" {self.shape}; give the network samples of that shape"
-            )
-        waiting = [self.check_held(f"x{i}", value, value.dtype) for i in range(1, self.delay_steps)]
-        line = stack_steps([*(torch.zeros_like(value) if x is None else x for x in waiting), value])
-        self.hold(**{f"x{i}": x for i, x in enumerate(line)})
 
 
 def _evaluated(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:

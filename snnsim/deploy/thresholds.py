@@ -18,7 +18,7 @@ from torch import Tensor
 from snnsim.deploy.bounds import Integers
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 
 __all__ = ["bisect", "oracle"]
 

@@ -1,4 +1,8 @@
-"""Decoders: from sequences `[T, B, *n]` to one value per neuron, `[B, *n]`; all differentiable."""
+"""Decoders: from sequences `[T, B, *n]` to one value per neuron, `[B, *n]`; all differentiable.
+
+An argument out of the stated range raises an InvalidValueError, one of another type an
+InvalidTypeError, one of another shape a ShapeError.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,6 @@ def rate(s_seq: Tensor) -> Tensor:
     Returns:
         Rates `[B, *n]` within 0..1, float32 or float64: half precision, which merges different
             rates, is widened.
-
-    Raises:
-        InvalidTypeError: complex values.
-        ShapeError: no time and batch axes, or no time step.
     """
     check_sequence("rate", "s_seq", s_seq)
     return summable("rate", "s_seq", s_seq).mean(0)
@@ -38,10 +38,6 @@ def first_spike(s_seq: Tensor) -> Tensor:
 
     Returns:
         Scores `[B, *n]` within 0..1, float32 or float64.
-
-    Raises:
-        InvalidValueError: a value outside 0..1.
-        ShapeError: no time and batch axes, or no time step.
     """
     check_sequence("first_spike", "s_seq", s_seq)
     return 1 - earliest("first_spike", "s_seq", s_seq) / len(s_seq)
@@ -59,13 +55,8 @@ def membrane(v_seq: Tensor) -> Tensor:
         Potentials `[B, *n]`; the gradient goes to the time step of the maximum, shared where
         several are equal.
 
-    Raises:
-        InvalidTypeError: complex values.
-        ShapeError: no time and batch axes, or no time step.
-
     Source: Cramer et al. 2020, "The Heidelberg spiking datasets for the systematic evaluation of
-        spiking neural
-    networks", arXiv 1910.07407.
+    spiking neural networks", arXiv 1910.07407.
     """
     check_sequence("membrane", "v_seq", v_seq)
     check_real("membrane", "v_seq", v_seq)

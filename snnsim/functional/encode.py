@@ -1,4 +1,8 @@
-"""Encoders: from values to spike trains `[T, *shape]`, time first."""
+"""Encoders: from values to spike trains `[T, *shape]`, time first.
+
+An argument out of the stated range raises an InvalidValueError, one of another type an
+InvalidTypeError, one of another shape a ShapeError.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +39,6 @@ def rate(x: Tensor, time_steps: int, generator: torch.Generator | None = None) -
 
     Returns:
         Spikes `[T, B, *n]`, in the dtype of `x`.
-
-    Raises:
-        InvalidTypeError: `x` is not floating, or `time_steps` not an int.
-        InvalidValueError: a value outside 0..1, or `time_steps` below 1.
     """
     check_unit("rate", "x", x)
     check_int("rate", "time_steps", time_steps, at_least=1, at_most=MOST)
@@ -56,10 +56,6 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
 
     Returns:
         Spikes `[T, B, *n]`, in the dtype of `x`.
-
-    Raises:
-        InvalidTypeError: `x` is not floating, or `time_steps` not an int.
-        InvalidValueError: a value outside 0..1, or `time_steps` below 1.
     """
     check_unit("latency", "x", x)
     check_int("latency", "time_steps", time_steps, at_least=1, at_most=MOST)
@@ -82,10 +78,6 @@ def phase(x: Tensor, time_steps: int, period: int = 8) -> Tensor:
 
     Returns:
         Spikes `[T, B, *n]`, in the dtype of `x`.
-
-    Raises:
-        InvalidTypeError: `x` is not floating, or a count not an int.
-        InvalidValueError: a value outside 0..1, or a count out of range.
 
     Source: Kim et al. 2018, "Deep neural networks with weighted spikes", Neurocomputing 311.
 
@@ -114,10 +106,6 @@ def direct(x: Tensor, time_steps: int) -> Tensor:
 
     Returns:
         `[T, B, *n]`, a view of `x` that takes no memory and cannot be written to in place.
-
-    Raises:
-        InvalidTypeError: `time_steps` is not an int.
-        InvalidValueError: `time_steps` below 1.
     """
     check_tensor("direct", "x", x)
     check_int("direct", "time_steps", time_steps, at_least=1, at_most=MOST)
@@ -140,13 +128,8 @@ def delta(x_seq: Tensor, threshold: float) -> Tensor:
             step. For two
         channels of spikes take `events.clamp(min=0)` and `(-events).clamp(min=0)`.
 
-    Raises:
-        InvalidTypeError: `x_seq` is not floating, or `threshold` not a number.
-        InvalidValueError: a value that is not finite, or `threshold` not above 0.
-        ShapeError: no time and batch axes.
-
     Source: Miskowicz 2006, "Send-On-Delta Concept: An Event-Based Data Reporting Strategy", Sensors
-        6(1).
+    6(1).
     """
     check_sequence("delta", "x_seq", x_seq)
     threshold = checked_number("delta", "threshold", threshold, above=0)

@@ -1,6 +1,9 @@
 """Losses on spike trains `[T, B, *n]`, time first: each a scalar, the mean over batch and neurons.
 
 Half precision is summed in float32, and the loss is float32 then; under autocast too.
+
+An argument out of the stated range raises an InvalidValueError, one of another type an
+InvalidTypeError, one of another shape a ShapeError.
 """
 
 from __future__ import annotations
@@ -39,9 +42,6 @@ def rate_mse(s_seq: Tensor, target_rate: Tensor) -> Tensor:
     Args:
         s_seq: spikes, `[T, B, *n]`.
         target_rate: spikes per time step, `[B, *n]`; one-hot labels for a class per neuron.
-
-    Raises:
-        ShapeError: a target of another shape, or no time and batch axes.
     """
     check_sequence("rate_mse", "s_seq", s_seq)
     check_shape("rate_mse", "target_rate", target_rate, s_seq.shape[1:])
@@ -61,11 +61,6 @@ def rate_cross_entropy(s_seq: Tensor, labels: Tensor, scale: float = 1.0) -> Ten
         s_seq: spikes, `[T, B, C]`.
         labels: `[B]` class indices.
         scale: factor of the rates, above 0.
-
-    Raises:
-        InvalidTypeError: labels that are not integers, or a scale that is not a number.
-        InvalidValueError: a label outside 0..C-1, or a scale not above 0.
-        ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
     """
     _check_classification("rate_cross_entropy", s_seq, labels)
     scale = checked_number("rate_cross_entropy", "scale", scale, above=0)
@@ -81,11 +76,6 @@ def spike_count(s_seq: Tensor, labels: Tensor, true_count: float, false_count: f
         labels: `[B]` class indices.
         true_count: spikes wanted of the right class, at least 0.
         false_count: spikes wanted of each other class, at least 0.
-
-    Raises:
-        InvalidTypeError: labels that are not integers, or a count that is not a number.
-        InvalidValueError: a label outside 0..C-1, or a negative count.
-        ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
 
     Source: Shrestha & Orchard 2018, "SLAYER", arXiv 1810.08646.
     """
@@ -105,10 +95,6 @@ def temporal_mse(s_seq: Tensor, target_time: Tensor) -> Tensor:
     Args:
         s_seq: spikes, `[T, B, *n]`, within 0..1.
         target_time: wanted step of the first spike, `[B, *n]`, counted from 0; T for none.
-
-    Raises:
-        InvalidValueError: a value of `s_seq` outside 0..1.
-        ShapeError: a target of another shape, or no time and batch axes.
     """
     check_sequence("temporal_mse", "s_seq", s_seq)
     check_shape("temporal_mse", "target_time", target_time, s_seq.shape[1:])
@@ -127,15 +113,8 @@ def temporal_cross_entropy(s_seq: Tensor, labels: Tensor, tau: float = 1.0) -> T
         labels: `[B]` class indices.
         tau: how many time steps earlier make the odds e times larger, above 0.
 
-    Raises:
-        InvalidTypeError: labels that are not integers, or a tau that is not a number.
-        InvalidValueError: a label outside 0..C-1, a tau not above 0, or a value of `s_seq` outside
-            0..1.
-        ShapeError: spikes that are not `[T, B, C]`, or labels for another batch.
-
     Source: Comsa et al. 2020, "Temporal Coding in Spiking Neural Networks with Alpha Synaptic
-        Function",
-    arXiv 1907.13223.
+    Function", arXiv 1907.13223.
     """
     _check_classification("temporal_cross_entropy", s_seq, labels)
     tau = checked_number("temporal_cross_entropy", "tau", tau, above=0)
@@ -155,14 +134,8 @@ def tet(x_seq: Tensor, labels: Tensor, regularization: float = 0.05, target: flo
             large.
         target: what the second term draws outputs towards; the threshold.
 
-    Raises:
-        InvalidTypeError: labels that are not integers, or arguments that are not numbers.
-        InvalidValueError: a label outside 0..C-1, or a regularization outside [0, 1].
-        ShapeError: outputs that are not `[T, B, C]`, or labels for another batch.
-
     Source: Deng et al. 2022, "Temporal Efficient Training of Spiking Neural Network via Gradient
-        Re-weighting",
-    arXiv 2202.11946.
+    Re-weighting", arXiv 2202.11946.
     """
     _check_classification("tet", x_seq, labels, "x_seq")
     weight = checked_number("tet", "regularization", regularization, at_least=0)
@@ -191,14 +164,8 @@ def van_rossum(s_seq: Tensor, target_seq: Tensor, tau: float) -> Tensor:
         tau: time constant of the filter, in time steps, above 0: small compares single spikes,
             large compares rates.
 
-    Raises:
-        InvalidTypeError: `tau` is not a number.
-        InvalidValueError: `tau` not above 0.
-        ShapeError: a target of another shape, or no time and batch axes.
-
     Source: van Rossum 2001, "A Novel Spike Distance", Neural Computation 13(4), with sums over time
-        steps for
-    integrals.
+    steps for integrals.
     """
     check_sequence("van_rossum", "s_seq", s_seq)
     check_shape("van_rossum", "target_seq", target_seq, s_seq.shape)

@@ -1,4 +1,8 @@
-"""Small functions on spike trains, labels and networks."""
+"""Small functions on spike trains, labels and networks.
+
+An argument out of the stated range raises an InvalidValueError, one of another type an
+InvalidTypeError, one of another shape a ShapeError.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +28,6 @@ from snnsim._core.checks import (
 )
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = [
-    "delay",
-    "first_spike_index",
-    "first_spike_time",
-    "kaiming_normal_conv_linear_weight",
-    "redundant_one_hot",
-    "set_threshold_margin",
-    "soft_first_spike_time",
-]
-
 
 class MarginNode(Protocol):
     """What `set_threshold_margin` needs of an output layer; every snnsim neuron that fires has
@@ -52,11 +46,6 @@ def delay(x_seq: Tensor, delay_steps: int) -> Tensor:
 
     Returns:
         Same shape and dtype.
-
-    Raises:
-        InvalidTypeError: `delay_steps` is not an int.
-        InvalidValueError: `delay_steps` is negative.
-        ShapeError: no time and batch axes.
     """
     check_sequence("delay", "x_seq", x_seq)
     check_int("delay", "delay_steps", delay_steps, at_least=0)
@@ -74,10 +63,6 @@ def first_spike_index(spikes: Tensor) -> Tensor:
 
     Returns:
         Bool mask, same shape: True at the first spike of each neuron, all False for a silent one.
-
-    Raises:
-        InvalidValueError: a value other than 0 and 1.
-        ShapeError: no time axis, or one of length 0.
 
     Example:
         >>> first_spike_index(torch.tensor([[0, 1, 1], [0, 0, 0]]))
@@ -108,11 +93,6 @@ def first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
     Returns:
         Times `[*]` in the dtype of `spikes`, or the default dtype where that is wider or `spikes`
         is not floating; float32 at least.
-
-    Raises:
-        InvalidTypeError: `none_value` is not a number.
-        InvalidValueError: a value other than 0 and 1.
-        ShapeError: no time axis, or one of length 0.
     """
     none_value = checked_float("first_spike_time", "none_value", none_value)
     first = first_spike_index(spikes)
@@ -144,11 +124,6 @@ def soft_first_spike_time(spikes: Tensor, none_value: float) -> Tensor:
     Returns:
         Times `[*]`, in the dtype of `spikes`, or the default dtype where that is wider or `spikes`
         is not floating; float32 at least.
-
-    Raises:
-        InvalidTypeError: `none_value` is not a number.
-        InvalidValueError: `none_value` is not finite, or a value of `spikes` outside 0..1.
-        ShapeError: no time axis, or one of length 0.
 
     Source: the gradient is ours.
     """
@@ -246,11 +221,6 @@ def redundant_one_hot(labels: Tensor, num_classes: int, n: int) -> Tensor:
 
     Returns:
         `[B, num_classes * n]` of 0 and 1 in the default dtype.
-
-    Raises:
-        InvalidTypeError: labels that are not integers, or a count that is not an int.
-        InvalidValueError: a label outside 0..num_classes-1, or a count below 1.
-        ShapeError: labels that are not `[B]`.
 
     Example:
         >>> redundant_one_hot(torch.tensor([1]), num_classes=3, n=2)

@@ -1,12 +1,12 @@
 """Layers that know about time or spikes."""
 
-from snnsim.layers.delay import Delay
-from snnsim.layers.dropout import Dropout
-from snnsim.layers.scale import Driven, Scale
-from snnsim.layers.spike_conv import SpikeConv2d
-from snnsim.layers.spike_linear import SpikeLinear
-from snnsim.layers.threshold import Threshold
-from snnsim.layers.threshold_norm import (
+from snnsim.layers.spikes import SpikeConv2d, SpikeLinear
+from snnsim.layers.time import (
+    Delay,
+    Driven,
+    Dropout,
+    Scale,
+    Threshold,
     ThresholdDependentBatchNorm1d,
     ThresholdDependentBatchNorm2d,
 )

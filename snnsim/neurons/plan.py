@@ -16,7 +16,6 @@ from snnsim.kernels.scan import scan, scan_linear
 from snnsim.kernels.table import LinearMembrane, Table
 from snnsim.neurons.examine import Values, check_drive, is_ours, table_of
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.learned import LearnedUniform
 
 if TYPE_CHECKING:
     from snnsim.neurons.membrane import Membrane
@@ -240,9 +239,7 @@ def why_no_table(node: Membrane, codebook: Codebook) -> str | None:
     """Why a node cannot have a table whatever its equations give; None if it may."""
     if not node.is_tabular():
         return "its charge, quantize or step is its own"
-    if type(codebook) not in (Codebook, LearnedUniform):
-        return f"a {type(codebook).__name__} is not a fixed set of levels and edges"
-    return None
+    return codebook.why_not_tabular()
 
 
 def _make_plan(

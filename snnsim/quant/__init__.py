@@ -1,11 +1,11 @@
 """Which values states, weights and activations may take."""
 
-from snnsim.quant.calibrate import HistogramCalibrator, MaxCalibrator
-from snnsim.quant.codebook import Codebook
+from snnsim.quant.codebook import Codebook, StochasticCodebook
 from snnsim.quant.convert import (
     ConversionReport,
     LayerNote,
     calibrate_inputs,
+    fold_batch_norm,
     freeze,
     quantize,
     weight_descriptor,
@@ -22,7 +22,6 @@ from snnsim.quant.descriptor import (
     QUANT_DESC_UNSIGNED_8BIT_PER_TENSOR,
     QuantDescriptor,
 )
-from snnsim.quant.fold import fold_batch_norm
 from snnsim.quant.functional import (
     affine_k_bit_quantize,
     clamp_by_linear,
@@ -31,7 +30,6 @@ from snnsim.quant.functional import (
     step_quantize,
     tensor_quant,
 )
-from snnsim.quant.histogram import Histogram
 from snnsim.quant.layers import (
     QuantConv1d,
     QuantConv2d,
@@ -39,14 +37,14 @@ from snnsim.quant.layers import (
     QuantConvTranspose1d,
     QuantConvTranspose2d,
     QuantConvTranspose3d,
+    QuantizedWeight,
     QuantLinear,
 )
 from snnsim.quant.learned import LearnedUniform
 from snnsim.quant.quantizer import TensorQuantizer
-from snnsim.quant.state import exponential, from_levels, integer_grid, state_quant, uniform
+from snnsim.quant.ranges import Histogram, HistogramCalibrator, MaxCalibrator
+from snnsim.quant.recipes import exponential, from_levels, integer_grid, state_quant, uniform
 from snnsim.quant.ste import ceil, clamp, floor, round, straight_through
-from snnsim.quant.stochastic import StochasticCodebook
-from snnsim.quant.weight import QuantizedWeight
 
 __all__ = [
     "QUANT_DESC_8BIT_CONV1D_WEIGHT_PER_CHANNEL",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnsim._core.checks import (
+    check_floating,
     check_generator,
     check_real,
     checked_float,
@@ -17,12 +19,9 @@ from snnsim._core.checks import (
     is_one_of,
 )
 from snnsim._core.modules import FixedDtype
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.errors import InvalidTypeError, InvalidValueError, refuse
 from snnsim.quant import ste as straight
 
-__all__ = ["Codebook"]
-
-STE_KINDS = ("pass", "clip")
 # those of 16 bits, which is as many as a code has
 MAX_LEVELS = 2**16
 ROUNDINGS = ("nearest", "floor", "stochastic", "toward_rest")
@@ -52,8 +51,17 @@ class Codebook(FixedDtype):
 
     levels: Tensor
     edges: Tensor
-    # whether training moves the levels, so that a node has to check them again
+    # training moves the levels
     is_learned = False
+    # what a subclass has to say of itself, since it may round in a way of its own: its levels and
+    # edges are all that rounding depends on; `describe` says all of it
+    is_tabular = True
+    is_described = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for fact in ("is_tabular", "is_described"):
+            setattr(cls, fact, vars(cls).get(fact, False))
 
     def __init__(
         self,
@@ -63,16 +71,13 @@ class Codebook(FixedDtype):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not is_one_of(ste, STE_KINDS):
-            raise InvalidValueError(
-                f"Codebook(ste={ste!r}): the straight-through gradient is 'pass' or 'clip'"
-            )
+        if not is_one_of(ste, ("pass", "clip")):
+            refuse("Codebook", "ste", ste, "the straight-through gradient is 'pass' or 'clip'")
         exact = checked_numbers("Codebook", "levels", levels)
         rounded = _checked_levels(exact, _codebook_dtype(levels, exact, dtype)).clone()
+        edges = _midpoints(rounded) if edges is None else _checked_edges(edges, rounded)
         self.register_buffer("levels", rounded)
-        self.register_buffer(
-            "edges", _midpoints(rounded) if edges is None else _checked_edges(edges, rounded)
-        )
+        self.register_buffer("edges", edges)
         self.ste = ste
         self._remember_limits()
 
@@ -101,7 +106,7 @@ class Codebook(FixedDtype):
             Codes in [0, L), same shape; uint8 up to 8 bits, int32 above.
 
         Raises:
-            InvalidValueError: `h` holds NaN, which has no code.
+            InvalidValueError: NaN, which has no code.
         """
         h = self._widened("h", h)
         if not torch.compiler.is_compiling():
@@ -128,7 +133,7 @@ class Codebook(FixedDtype):
             InvalidValueError: codes outside [0, L).
         """
         check_real("Codebook.decode", "codes", codes)
-        if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
+        if codes.is_floating_point() or codes.dtype == torch.bool:
             raise InvalidTypeError(
                 f"Codebook.decode(codes): codes must be integers, got {codes.dtype}"
             )
@@ -174,9 +179,7 @@ class Codebook(FixedDtype):
         )
 
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
-        """`value` in the forward, the gradient of this codebook's rounding with respect to `h` in
-        the backward.
-        """
+        """`value` in the forward, the gradient of rounding `h` in the backward."""
         if self.ste == "clip":
             h = straight.clamp(h, *self.limits)
         return straight.straight_through(value, h)
@@ -185,6 +188,61 @@ class Codebook(FixedDtype):
     def limits(self) -> tuple[float, float]:
         """Lowest and highest level."""
         return self._limits
+
+    def why_not_tabular(self) -> str | None:
+        """Reason why no table of levels and edges stands for this codebook; None where one does."""
+        if self.is_tabular:
+            return None
+        return f"a {type(self).__name__} is not a fixed set of levels and edges"
+
+    def freeze(self) -> Codebook:
+        """Itself, or where levels are learned a plain Codebook of those as of now."""
+        return self
+
+    def seen_by(self, neurons: int) -> AbstractContextManager[None]:
+        """One run of a layer of so many neurons per sample: learned levels are evaluated once, and
+        their gradients scaled for it.
+        """
+        return nullcontext()
+
+    def scaled_parameters(self, neurons: int) -> tuple[Tensor, ...]:
+        """Learned parameters as a layer of so many neurons per sample sees them; none here."""
+        return ()
+
+    def slopes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of rounding with respect to each of P `scaled_parameters`, by level, float64.
+
+        Returns:
+            `[P, L]` inside the outermost levels, `[P, L]` outside, and `[P]`, a factor of `h`
+            inside.
+        """
+        none = self.levels.new_zeros(0, self.num_levels, dtype=torch.float64)
+        return none, none, none[:, 0]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON, of which `from_description` makes an equal codebook.
+
+        Raises:
+            InvalidValueError: a class of the user's own, or a source of randomness.
+        """
+        if not self.is_described:
+            raise InvalidValueError(
+                f"its codebook is a {type(self).__name__} of your own; use a plain Codebook of its"
+                " levels"
+            )
+        levels = self.levels.detach()
+        return {
+            "kind": type(self).__name__,
+            "levels": levels.tolist(),
+            "edges": self.edges.detach().tolist(),
+            "ste": self.ste,
+            "dtype": str(levels.dtype).removeprefix("torch."),
+        }
+
+    @classmethod
+    def _like(cls, plain: Codebook) -> Codebook:
+        """A codebook of this class, as a plain one describes it."""
+        return plain
 
     def with_rounding(
         self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None
@@ -202,12 +260,10 @@ class Codebook(FixedDtype):
             rest: rest potential of the node, for "toward_rest".
 
         Returns:
-            A new codebook; this one is unchanged.
+            A new codebook.
         """
         if not is_one_of(rounding, ROUNDINGS):
-            raise InvalidValueError(
-                f"with_rounding(rounding={rounding!r}): choose one of {', '.join(ROUNDINGS)}"
-            )
+            refuse("with_rounding", "rounding", rounding, f"choose one of {', '.join(ROUNDINGS)}")
         check_generator("with_rounding", "generator", generator)
         if generator is not None and rounding != "stochastic":
             raise InvalidValueError(
@@ -220,8 +276,6 @@ class Codebook(FixedDtype):
                 " node's rest potential; write with_rounding('toward_rest', rest=0.0)"
             )
         if rounding == "stochastic":
-            from snnsim.quant.stochastic import StochasticCodebook
-
             return StochasticCodebook(self.levels, ste=self.ste, generator=generator)
         if rounding == "nearest":
             return Codebook(self.levels, ste=self.ste)
@@ -229,24 +283,18 @@ class Codebook(FixedDtype):
         if rest is not None:
             rest = checked_float("with_rounding", "rest", rest)
             # below rest only the lower level itself belongs to the lower cell
-            home = int(
-                self._snap_cell(torch.tensor(rest, dtype=torch.float64, device=upper.device), rest)
-            )
+            home = int(self._snap_cell(upper.new_tensor(rest, dtype=torch.float64), rest))
             lower = self.levels[:home]
-            upper = torch.cat(
-                [torch.nextafter(lower, torch.full_like(lower, math.inf)), upper[home:]]
-            )
+            above = torch.nextafter(lower, torch.full_like(lower, math.inf))
+            upper = torch.cat([above, upper[home:]])
         return Codebook(self.levels, edges=upper, ste=self.ste)
 
     def effective_threshold(self, v_threshold: float) -> float:
-        """Charged membrane at which a neuron with this codebook starts to fire.
-
-        The lower edge of the first level at or above `v_threshold`: -inf if every level fires, inf
-            if none does.
+        """Charged membrane at which a neuron with this codebook starts to fire: the lower edge of
+        the first level at or above `v_threshold`, -inf if every level fires, inf if none does.
         """
-        firing = torch.nonzero(
-            self.levels >= checked_float("effective_threshold", "v_threshold", v_threshold)
-        )
+        threshold = checked_float("effective_threshold", "v_threshold", v_threshold)
+        firing = torch.nonzero(self.levels >= threshold)
         if not len(firing):
             return math.inf
         first = int(firing[0])
@@ -262,17 +310,13 @@ class Codebook(FixedDtype):
             int64 codes whose leaked level rounds back to themselves; levels that the leak leaves
             where they are (rest) not counted.
         """
+        if not callable(leak):
+            checked_float("stuck_codes", "leak", leak)
         with torch.no_grad():
-            leaked = (
-                leak(self.levels)
-                if callable(leak)
-                else self.levels * checked_float("stuck_codes", "leak", leak)
-            )
+            leaked = leak(self.levels) if callable(leak) else self.levels * leak
         if not isinstance(leaked, Tensor) or leaked.shape != self.levels.shape:
-            raise InvalidTypeError(
-                f"stuck_codes(leak={leak!r}): leak must give one value for each of the"
-                f" {self.num_levels} levels"
-            )
+            rule = f"leak must give one value for each of the {self.num_levels} levels"
+            refuse("stuck_codes", "leak", leak, rule, kind=InvalidTypeError)
         same = self._cell(leaked) == torch.arange(self.num_levels, device=leaked.device)
         return torch.nonzero(same & (leaked != self.levels)).flatten()
 
@@ -282,12 +326,7 @@ class Codebook(FixedDtype):
         return f"{name}, {self.num_levels} levels from {low:.4g} to {high:.4g}, ste={self.ste!r}"
 
     def _widened(self, name: str, h: Tensor) -> Tensor:
-        check_real("Codebook", name, h)
-        if not h.dtype.is_floating_point:
-            raise InvalidTypeError(
-                f"Codebook: {name} must be floating point, got {h.dtype}; convert it with"
-                f" {name}.float()"
-            )
+        check_floating("Codebook", name, h)
         return h.to(torch.promote_types(h.dtype, self.levels.dtype))
 
     def _cell(self, h: Tensor) -> Tensor:
@@ -303,22 +342,16 @@ class Codebook(FixedDtype):
     def _snap_cell(self, target: Tensor, rest: float) -> Tensor:
         shape = target.shape
         # at least one axis: indexing with a 0-dim tensor reads it back from its device
-        levels, edges, target = (
-            self.levels.double(),
-            self.edges.double(),
-            target.double().reshape(-1),
-        )
+        levels, edges = self.levels.double(), self.edges.double()
+        target = target.double().reshape(-1)
         gaps = levels.diff()
         slack = torch.minimum(4 * torch.finfo(self.levels.dtype).eps * levels.abs().max(), gaps / 8)
         nearer_rest = ((levels[1:] - rest).abs() < (levels[:-1] - rest).abs()).long()
         cell = torch.bucketize(target, edges, right=True)
         below, above = (cell - 1).clamp(min=0), cell.clamp(max=len(edges) - 1)
-        cell = torch.where(
-            (edges[above] - target).abs() <= slack[above], above + nearer_rest[above], cell
-        )
-        cell = torch.where(
-            (target - edges[below]).abs() <= slack[below], below + nearer_rest[below], cell
-        )
+        for edge in (above, below):
+            is_tie = (edges[edge] - target).abs() <= slack[edge]
+            cell = torch.where(is_tie, edge + nearer_rest[edge], cell)
         # a level is never a tie, also where an edge lies on it (floor)
         nearest = torch.bucketize(target, levels[:-1] + gaps / 2, right=True)
         on_level = (target - levels[nearest]).abs() <= slack[nearest.clamp(max=len(slack) - 1)]
@@ -328,12 +361,7 @@ class Codebook(FixedDtype):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         levels, edges = (state_dict.get(prefix + name) for name in ("levels", "edges"))
-        if (
-            not self.is_learned
-            and levels is not None
-            and edges is not None
-            and levels.shape == self.levels.shape
-        ):
+        if levels is not None and edges is not None and levels.shape == self.levels.shape:
             try:
                 _checked_edges(edges, _checked_levels(levels.double(), self.levels.dtype))
             except InvalidValueError as problem:
@@ -422,3 +450,59 @@ def _checked_edges(edges: Sequence[float] | Tensor, levels: Tensor) -> Tensor:
             f" ({float(levels[i])!r}) and not above level {i + 1} ({float(levels[i + 1])!r})"
         )
     return rounded
+
+
+class StochasticCodebook(Codebook):
+    """A codebook that rounds to one of the two neighbouring levels, nearer ones more often.
+
+    A value at the fraction `p` of the way from one level to the next goes up with probability `p`,
+    so the mean of the result is the value itself. Values outside the levels saturate. Resets and
+    rest potentials are snapped to the nearest level. `encode` is the code of the nearest level and
+    draws nothing: a held state is on its codebook already.
+
+    Args:
+        levels: `[L]` strictly increasing levels.
+        ste: as in Codebook.
+        generator: source of randomness, on the device of the input; torch's global one by default.
+            A copy of the codebook (deepcopy, pickle) draws from a generator in the same state.
+
+    Source: Gupta et al. 2015, "Deep Learning with Limited Numerical Precision", section 3.
+    """
+
+    is_described = True
+
+    def __init__(
+        self,
+        levels: Sequence[float] | Tensor,
+        ste: str = "clip",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(levels, ste=ste)
+        check_generator("StochasticCodebook", "generator", generator)
+        self.generator = generator
+
+    def describe(self) -> dict[str, Any]:
+        """As of a Codebook; refused where it draws from a generator."""
+        if self.generator is not None:
+            raise InvalidValueError(
+                "its codebook draws from a generator, which does not travel; leave the generator"
+                " out"
+            )
+        return super().describe()
+
+    @classmethod
+    def _like(cls, plain: Codebook) -> Codebook:
+        return cls(plain.levels, plain.ste)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """One of the two levels around each value, drawn; straight-through gradient."""
+        h = self._widened("h", h)
+        levels, value = self.levels.to(h.dtype), h.detach()
+        upper = torch.bucketize(value.contiguous(), levels, right=True).clamp(
+            1, self.num_levels - 1
+        )
+        low, high = levels[upper - 1], levels[upper]
+        draw = torch.rand(h.shape, generator=self.generator, device=h.device, dtype=h.dtype)
+        return self.with_gradient(
+            self._on_level(upper - (draw >= (value - low) / (high - low)).int(), h), h
+        )

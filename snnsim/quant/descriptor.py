@@ -1,4 +1,4 @@
-"""How a tensor is quantized, as one immutable value; and the descriptors that are used most.
+"""Formats of quantized tensors, as immutable values; and the descriptors that are used most.
 
 Per channel, weights keep the axis of their output channels: 0 for linear and convolution layers, 1
 for transposed convolutions. One published listing of these names has axis 0 for the transposed ones
@@ -17,8 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnsim._core.checks import checked_float, checked_numbers, is_one_of
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim._core.checks import (
+    check_mapping,
+    checked_bool,
+    checked_float,
+    checked_numbers,
+    is_one_of,
+)
+from snnsim.errors import InvalidTypeError, InvalidValueError, refuse
 from snnsim.quant.functional import MAX_BITS, check_bits, integer_bounds
 
 __all__ = [
@@ -67,10 +73,8 @@ class QuantDescriptor:
         power_of_two: the step between two levels is raised to the next power of two.
 
     Raises:
-        InvalidTypeError: num_bits or axis is not an int, name not a str, amax not numeric, or axis
-            together with learn_amax. An unknown keyword is Python's own TypeError.
-        InvalidValueError: num_bits, amax or scale_amax out of range, an unknown calib_method, or
-            "twn" on another format.
+        InvalidTypeError: an argument of another type, or an axis together with learn_amax.
+        InvalidValueError: one out of range, an unknown calib_method, or "twn" on another format.
 
     Example:
         >>> QuantDescriptor(4, axis=0, narrow_range=True).bounds
@@ -91,52 +95,28 @@ class QuantDescriptor:
     power_of_two: bool = False
 
     def __post_init__(self) -> None:
-        check_bits("QuantDescriptor", "num_bits", self.num_bits, MAX_BITS)
+        who = "QuantDescriptor"
+        check_bits(who, "num_bits", self.num_bits, 1, MAX_BITS)
         if self.name is not None and not isinstance(self.name, str):
-            raise InvalidTypeError(
-                f"QuantDescriptor(name={self.name!r}): name must be a str or None; write name='...'"
-            )
+            rule = "name must be a str or None"
+            refuse(who, "name", self.name, rule, "write name='...'", kind=InvalidTypeError)
         for flag in ("fake_quant", "learn_amax", "unsigned", "narrow_range", "power_of_two"):
-            if not isinstance(getattr(self, flag), bool):
-                raise InvalidTypeError(
-                    f"QuantDescriptor({flag}={getattr(self, flag)!r}): {flag} must be True or False"
-                )
-        self._check_axis()
-        self._check_range()
-        self._check_method()
-
-    def _check_axis(self) -> None:
-        if self.axis is None:
-            return
-        if isinstance(self.axis, bool) or not isinstance(self.axis, int):
-            raise InvalidTypeError(
-                f"QuantDescriptor(axis={self.axis!r}): axis must be one int or None; give the axis"
-                " that keeps its own scale"
-            )
-        if self.learn_amax:
+            checked_bool(who, flag, getattr(self, flag))
+        check_axis(who, self.axis)
+        if self.axis is not None and self.learn_amax:
             raise InvalidTypeError(
                 f"QuantDescriptor(axis={self.axis}, learn_amax=True): a learned range is one per"
                 " tensor; use axis=None, or learn_amax=False"
             )
-
-    def _check_range(self) -> None:
         if self.amax is not None:
             object.__setattr__(self, "amax", _as_nested_floats(self.amax))
-        if (
-            self.scale_amax is not None
-            and not 0 < checked_float("QuantDescriptor", "scale_amax", self.scale_amax) < math.inf
-        ):
-            raise InvalidValueError(
-                f"QuantDescriptor(scale_amax={self.scale_amax}): scale_amax multiplies the range"
-                " and must be positive and finite; leave it out for 1"
-            )
-
-    def _check_method(self) -> None:
+        scale = self.scale_amax
+        if scale is not None and not 0 < checked_float(who, "scale_amax", scale) < math.inf:
+            rule = "scale_amax multiplies the range and must be positive and finite"
+            refuse(who, "scale_amax", scale, rule, "leave it out for 1")
         if not is_one_of(self.calib_method, CALIB_METHODS):
-            raise InvalidValueError(
-                f"QuantDescriptor(calib_method={self.calib_method!r}): must be one of"
-                f" {', '.join(CALIB_METHODS)}"
-            )
+            rule = f"must be one of {', '.join(CALIB_METHODS)}"
+            refuse(who, "calib_method", self.calib_method, rule)
         if self.calib_method == "twn" and (self.learn_amax or not self.is_ternary):
             raise InvalidValueError(
                 "QuantDescriptor(calib_method='twn'): the threshold rule is for ternary weights"
@@ -168,22 +148,13 @@ class QuantDescriptor:
         return None if self.amax is None else torch.tensor(self.amax, dtype=torch.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, in plain Python types; `from_dict` gives back an equal
-        descriptor."""
+        """Every field by name, in plain Python types; `from_dict` reads them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantDescriptor:
-        """A descriptor from `to_dict`'s result; missing fields take their defaults.
-
-        Raises:
-            InvalidTypeError: a key that is no field.
-        """
-        if not isinstance(values, Mapping):
-            raise InvalidTypeError(
-                f"QuantDescriptor.from_dict(values={values!r}): values must be a mapping; pass"
-                " to_dict()'s result"
-            )
+        """A descriptor from `to_dict`'s result; missing fields take their defaults."""
+        check_mapping("QuantDescriptor.from_dict", "values", values)
         unknown = sorted(set(map(str, values)) - {field.name for field in fields(cls)})
         if unknown:
             raise InvalidTypeError(
@@ -199,18 +170,20 @@ class QuantDescriptor:
     @classmethod
     def from_json(cls, text: str) -> QuantDescriptor:
         """A descriptor from `to_json`'s result."""
+        who, remedy = "QuantDescriptor.from_json", "pass to_json()'s result"
         if not isinstance(text, str):
-            raise InvalidTypeError(
-                f"QuantDescriptor.from_json(text={text!r}): text must be a str; pass to_json()'s"
-                " result"
-            )
+            refuse(who, "text", text, "text must be a str", remedy, kind=InvalidTypeError)
         try:
-            values = json.loads(text)
+            return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
-            raise InvalidValueError(
-                f"QuantDescriptor.from_json(text={text!r}): text is no JSON ({error})"
-            ) from error
-        return cls.from_dict(values)
+            refuse(who, "text", text, f"text is no JSON ({error})", remedy)
+
+
+def check_axis(who: str, axis: object) -> None:
+    """Raise unless `axis` is an int or None."""
+    if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
+        rule, remedy = "axis must be one int or None", "give the axis that keeps its own range"
+        refuse(who, "axis", axis, rule, remedy, kind=InvalidTypeError)
 
 
 def _as_nested_floats(amax: object) -> Any:
@@ -218,16 +191,12 @@ def _as_nested_floats(amax: object) -> Any:
     if isinstance(amax, bool | str) or not isinstance(
         amax, float | int | Sequence | np.ndarray | np.number | Tensor
     ):
-        raise InvalidTypeError(
-            f"QuantDescriptor(amax={amax!r}): must be a number, list, array or tensor, not"
-            f" {type(amax).__name__}"
-        )
+        rule = f"must be a number, list, array or tensor, not {type(amax).__name__}"
+        refuse("QuantDescriptor", "amax", amax, rule, kind=InvalidTypeError)
     array = checked_numbers("QuantDescriptor", "amax", amax).cpu().numpy()
     if array.size == 0 or not bool(np.all((array >= 0) & (array < np.inf))):
-        raise InvalidValueError(
-            f"QuantDescriptor(amax={amax!r}): the largest magnitude must be finite and >= 0, one"
-            " value or one per channel"
-        )
+        rule = "the largest magnitude must be finite and >= 0, one value or one per channel"
+        refuse("QuantDescriptor", "amax", amax, rule)
     return _nested_tuple(array.tolist())
 
 

@@ -2,18 +2,22 @@
 
 All are straight-through in the backward (`quant.ste`) except `clamp_by_linear`, which is
 differentiated as written. Half-precision inputs are computed in float32 and rounded once, at the
-end. Checks that look at values are skipped while `torch.compile` traces.
+end. An argument of another type raises an InvalidTypeError, one out of the stated range an
+InvalidValueError, one that does not broadcast a ShapeError; checks that look at values are skipped
+while `torch.compile` traces.
 """
 
 from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnsim._core.checks import (
+    check_floating,
     check_real,
     checked_bool,
     checked_float,
@@ -21,21 +25,8 @@ from snnsim._core.checks import (
     checked_numbers,
     wide,
 )
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, refuse
 from snnsim.quant import ste
-
-__all__ = [
-    "affine_k_bit_quantize",
-    "clamp_by_linear",
-    "fake_tensor_quant",
-    "integer_bounds",
-    "k_bit_quantize",
-    "power_of_two_ceil",
-    "scaled_integers",
-    "step_quantize",
-    "tensor_quant",
-    "wide",
-]
 
 # a range at or below this holds nothing but rounding noise: it quantizes to 0
 TINY_AMAX = 2.0**-24
@@ -50,17 +41,9 @@ def step_quantize(x: Tensor, step: float) -> Tensor:
     Args:
         x: any shape, floating point.
         step: distance between two results, > 0, in the unit of `x`.
-
-    Raises:
-        InvalidTypeError: `x` is not floating point.
-        InvalidValueError: `step` is not a positive finite number.
     """
-    check_floating("step_quantize", x)
-    if not 0 < checked_float("step_quantize", "step", step) < math.inf:
-        raise InvalidValueError(
-            f"step_quantize(step={step}): step must be positive and finite; give the distance"
-            " between levels"
-        )
+    check_floating("step_quantize", "x", x)
+    checked_number("step_quantize", "step", step, above=0)
     return ste.straight_through((torch.round(wide(x.detach()) / step) * step).to(x.dtype), x)
 
 
@@ -71,14 +54,10 @@ def k_bit_quantize(x: Tensor, k: int) -> Tensor:
         x: any shape, values in [0, 1].
         k: number of bits, 1 to 16.
 
-    Raises:
-        InvalidTypeError: `x` is not floating point, or `k` not an int.
-        InvalidValueError: `k` out of range, or a value of `x` outside [0, 1] or NaN.
-
     Source: Zhou et al. 2016, "DoReFa-Net", arXiv 1606.06160, equation 5.
     """
-    check_floating("k_bit_quantize", x)
-    check_bits("k_bit_quantize", "k", k, MAX_K)
+    check_floating("k_bit_quantize", "x", x)
+    check_bits("k_bit_quantize", "k", k, 1, MAX_K)
     if not torch.compiler.is_compiling() and not bool(((x >= 0) & (x <= 1)).all()):
         raise InvalidValueError(
             f"k_bit_quantize(x in [{float(x.min())}, {float(x.max())}]): every value must lie in"
@@ -98,11 +77,8 @@ def affine_k_bit_quantize(x: Tensor, k: int, w: Tensor | float, b: Tensor | floa
         k: number of bits, 1 to 16.
         w: factor, a number or a shape that broadcasts to that of `x`.
         b: offset, likewise.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: as `k_bit_quantize`.
     """
-    check_floating("affine_k_bit_quantize", x)
+    check_floating("affine_k_bit_quantize", "x", x)
     for name, value in (("w", w), ("b", b)):
         if isinstance(value, Tensor):
             _check_broadcasts("affine_k_bit_quantize", name, value, x)
@@ -119,16 +95,9 @@ def clamp_by_linear(x: Tensor, eps: float = 1e-5) -> Tensor:
     Args:
         x: any shape, not empty.
         eps: > 0; keeps a constant tensor from dividing by 0.
-
-    Raises:
-        InvalidTypeError: `x` is not floating point.
-        InvalidValueError: `eps` is not positive, or `x` is empty.
     """
-    check_floating("clamp_by_linear", x)
-    if not checked_number("clamp_by_linear", "eps", eps) > 0:
-        raise InvalidValueError(
-            f"clamp_by_linear(eps={eps}): eps must be > 0; leave it out for 1e-5"
-        )
+    check_floating("clamp_by_linear", "x", x)
+    checked_number("clamp_by_linear", "eps", eps, above=0)
     if x.numel() == 0:
         raise InvalidValueError(
             "clamp_by_linear(x): x is empty and has no range; give at least one value"
@@ -149,8 +118,8 @@ def tensor_quant(
 
     bound = 2^(num_bits - 1 + unsigned) - 1
     scale = bound / amax
-    q     = clamp(round(x * scale), low, bound),  halves to even;  low = 0 unsigned, -bound narrow,
-    -bound - 1 full
+    q     = clamp(round(x * scale), low, bound),  halves to even
+    low   = 0 unsigned, -bound narrow, -bound - 1 full
 
     Where amax <= 2^-24, q is 0 and the scale 1. The gradient of q by x is 1 where |x| <= amax and 0
     elsewhere; amax gets none.
@@ -167,15 +136,11 @@ def tensor_quant(
         (q, scale), both in the dtype of `x`: q in the shape of `x`, scale in that of `amax`.
 
     Raises:
-        InvalidTypeError: `x` is not floating point; `x` has negative values and unsigned is set;
-            num_bits is not an int.
-        InvalidValueError: amax negative or not finite; num_bits out of range; the scale overflows
-            float16 (float16 `x`).
-        ShapeError: amax does not broadcast to the shape of `x`.
+        InvalidTypeError: also where `x` has negative values and unsigned is set.
+        InvalidValueError: also where the scale overflows float16 (float16 `x`).
 
     Source: NVIDIA pytorch-quantization, whose recorded results this reproduces; signed 1 bit, all
-        NaN there, is
-    refused.
+    NaN there, is refused.
     """
     amax = _as_range("tensor_quant", x, amax)
     q, scale = _integers_and_scale("tensor_quant", x, amax, num_bits, unsigned, narrow_range)
@@ -213,15 +178,8 @@ def fake_tensor_quant(
 def integer_bounds(
     num_bits: int, unsigned: bool = False, narrow_range: bool = True
 ) -> tuple[int, int]:
-    """Smallest and largest integer of a format.
-
-    (0, 2^n - 1) unsigned, (-bound, bound) narrow, (-bound - 1, bound) full.
-
-    Raises:
-        InvalidTypeError: num_bits is not an int.
-        InvalidValueError: num_bits outside 1..24, or signed with 1 bit.
-    """
-    check_bits("integer_bounds", "num_bits", num_bits, MAX_BITS)
+    """Smallest and largest integer of a format; `num_bits` from 1, or 2 where signed, to 24."""
+    check_bits("integer_bounds", "num_bits", num_bits, 1, MAX_BITS)
     checked_bool("integer_bounds", "unsigned", unsigned)
     checked_bool("integer_bounds", "narrow_range", narrow_range)
     if num_bits == 1 and not unsigned:
@@ -257,23 +215,28 @@ def power_of_two_ceil(x: Tensor) -> Tensor:
     return ste.straight_through(torch.ldexp(torch.ones_like(mantissa), exponent), x)
 
 
-def check_bits(caller: str, argument: str, value: object, largest: int) -> None:
-    """Raise unless `value` is an int (bool is none) in 1..largest."""
+def lsq_scale(values: int, largest: Any) -> Any:
+    """Factor of the gradient of a learned step, 1/sqrt(values * largest): for so many values and
+    the largest integer of a format, the step then learns about as fast as weights.
+
+    Source: Esser et al. 2020, arXiv 1902.08153, section 2.2.
+    """
+    return (largest * values) ** -0.5
+
+
+def check_bits(
+    who: str, name: str, value: object, low: int, high: int, remedy: str = "give a number of bits"
+) -> None:
+    """Raise unless `value` is a number of bits from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(
-            f"{caller}({argument}={value!r}): {argument} must be an int, not"
-            f" {type(value).__name__}; give a number of bits"
-        )
-    if not 1 <= value <= largest:
-        raise InvalidValueError(
-            f"{caller}({argument}={value}): {argument} must be 1 to {largest}; give the number of"
-            " bits of one value"
-        )
+        rule = f"{name} must be an int, not {type(value).__name__}"
+        refuse(who, name, value, rule, remedy, kind=InvalidTypeError)
+    if not low <= value <= high:
+        refuse(who, name, value, f"{name} must be {low} to {high}", remedy)
 
 
 def _as_range(caller: str, x: Tensor, amax: object) -> Tensor | float:
-    """`amax` as it is if it is a tensor or a number, else as a tensor."""
-    check_floating(caller, x)
+    check_floating(caller, "x", x)
     if isinstance(amax, Tensor):
         check_real(caller, "amax", amax)
         return amax
@@ -303,14 +266,6 @@ def _gradient_within(value: Tensor, x: Tensor, amax: Tensor | float) -> Tensor:
     """`value` with gradient 1 to `x` where |x| <= amax, 0 elsewhere."""
     limit = amax.detach() if isinstance(amax, Tensor) else amax
     return ste.straight_through(value, torch.where(x.detach().abs() <= limit, x, x.detach()))
-
-
-def check_floating(caller: str, x: Tensor) -> None:
-    check_real(caller, "x", x)
-    if not x.is_floating_point():
-        raise InvalidTypeError(
-            f"{caller}(x of {x.dtype}): x must be floating point; convert it with x.float()"
-        )
 
 
 def check_unsigned(caller: str, x: Tensor) -> None:

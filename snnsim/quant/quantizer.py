@@ -7,47 +7,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnsim._core.checks import checked_numbers
+from snnsim._core.checks import check_floating, checked_numbers
 from snnsim._core.warn import warn_user
-from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
+from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError, refuse
 from snnsim.quant import ste
-from snnsim.quant.calibrate import HistogramCalibrator, MaxCalibrator
 from snnsim.quant.descriptor import QUANT_DESC_8BIT_PER_TENSOR, QuantDescriptor
 from snnsim.quant.functional import (
     TINY_AMAX,
-    check_floating,
     check_unsigned,
     fake_tensor_quant,
     integer_bounds,
+    lsq_scale,
     power_of_two_ceil,
     scaled_integers,
     tensor_quant,
     wide,
 )
-from snnsim.quant.histogram import NUM_BINS
-from snnsim.quant.ranges import channel_rows, entropy_bins
-
-__all__ = ["TensorQuantizer", "effective_amax", "learning_rate_matched"]
+from snnsim.quant.ranges import (
+    NUM_BINS,
+    HistogramCalibrator,
+    MaxCalibrator,
+    channel_rows,
+    entropy_bins,
+)
 
 
 class TensorQuantizer(nn.Module):
     """Quantizes its input as a `QuantDescriptor` says.
 
     The range is the first there is of: the descriptor's amax, one loaded from a calibrator or
-        assigned to `amax`, a
-    learned one, and else the largest magnitude of each input. An explicit load or assignment
-    replaces what was there. A range taken from each input depends on what else is in the batch;
-    calibrate where that matters.
+    assigned to `amax`, a learned one, and else the largest magnitude of each input. An explicit
+    load or assignment replaces what was there. A range taken from each input depends on what else
+    is in the batch; calibrate where that matters.
 
     Per-tensor ranges are scalars, ranges per channel are `[C]`; both are in the `state_dict` once
     they exist.
 
     Args:
-        descriptor: format and source of the range.
-
-    Raises:
-        InvalidTypeError: `descriptor` is not a QuantDescriptor.
-        ShapeError: the descriptor has several ranges and no axis.
+        descriptor: format and source of the range; several ranges need an axis.
 
     Example:
         >>> quantizer = TensorQuantizer(QuantDescriptor(num_bits=3, amax=3.0))
@@ -61,10 +58,8 @@ class TensorQuantizer(nn.Module):
     def __init__(self, descriptor: QuantDescriptor = QUANT_DESC_8BIT_PER_TENSOR) -> None:
         super().__init__()
         if not isinstance(descriptor, QuantDescriptor):
-            raise InvalidTypeError(
-                f"TensorQuantizer(descriptor={descriptor!r}): needs a QuantDescriptor; write"
-                " QuantDescriptor(num_bits=...)"
-            )
+            rule, remedy = "needs a QuantDescriptor", "write QuantDescriptor(num_bits=...)"
+            refuse("TensorQuantizer", "descriptor", descriptor, rule, remedy, kind=InvalidTypeError)
         self.descriptor = descriptor
         self.enabled = True
         self.calibrating = False
@@ -83,12 +78,9 @@ class TensorQuantizer(nn.Module):
         if d.calib_method == "max" or d.is_binary:
             return MaxCalibrator(d.num_bits, d.axis, d.unsigned)
         # fine enough for the method that the descriptor names
-        num_bins = (
-            max(NUM_BINS, entropy_bins(d.num_bits, d.unsigned))
-            if d.calib_method == "entropy"
-            else NUM_BINS
-        )
-        return HistogramCalibrator(d.num_bits, d.axis, d.unsigned, num_bins=num_bins)
+        needed = entropy_bins(d.num_bits, d.unsigned) if d.calib_method == "entropy" else 0
+        bins = max(NUM_BINS, needed)
+        return HistogramCalibrator(d.num_bits, d.axis, d.unsigned, num_bins=bins)
 
     @property
     def amax(self) -> Tensor | None:
@@ -171,13 +163,7 @@ class TensorQuantizer(nn.Module):
             InvalidValueError: one that the calibrator does not have, whatever the data.
         """
         method = self.descriptor.calib_method if method is None else method
-        if isinstance(self.calibrator, HistogramCalibrator):
-            self.calibrator.check_method(method, percentile)
-        elif method != "max":
-            raise InvalidValueError(
-                f"TensorQuantizer.load_calib_amax(method={method!r}): this calibrator keeps the"
-                " maximum only; collect with QuantDescriptor(calib_method='histogram')"
-            )
+        self.calibrator.check_method(method, percentile)
         return method
 
     def load_calib_amax(
@@ -200,11 +186,7 @@ class TensorQuantizer(nn.Module):
                 to 0.
         """
         method = self.calib_method(method, percentile=percentile)
-        if isinstance(self.calibrator, HistogramCalibrator):
-            amax = self.calibrator.compute_amax(method, percentile=percentile)
-        else:
-            amax = self.calibrator.compute_amax()
-        self.amax = amax
+        self.amax = amax = self.calibrator.compute_amax(method, percentile=percentile)
         silent = int((amax <= TINY_AMAX).sum())
         if silent:
             which = "" if amax.numel() == 1 else f" in {silent} of {amax.numel()} channels"
@@ -220,7 +202,7 @@ class TensorQuantizer(nn.Module):
         self.observe(x)
         if not self.enabled:
             return x
-        check_floating("TensorQuantizer", x)
+        check_floating("TensorQuantizer", "x", x)
         d = self.descriptor
         if d.learn_amax:
             q, step = self.integers(x)
@@ -240,9 +222,8 @@ class TensorQuantizer(nn.Module):
 
         Returns:
             (q, step): q in the shape of `x`, in float32 for half inputs; step broadcasts against
-            it. The gradient of q
-            * step by `x` is 1 inside the bounds; a learned range gets that of learned step size
-            quantization.
+            it. The gradient of q * step by `x` is 1 inside the bounds; a learned range gets that of
+            learned step size quantization.
         """
         d = self.descriptor
         if d.unsigned:
@@ -287,7 +268,7 @@ def effective_amax(amax: Tensor, descriptor: QuantDescriptor) -> Tensor:
     zero.
 
     A range of 0 becomes the smallest one: everything then quantizes to 0, and the step can still be
-        divided by.
+    divided by.
     """
     if descriptor.scale_amax is not None:
         amax = amax * descriptor.scale_amax
@@ -301,18 +282,14 @@ def effective_amax(amax: Tensor, descriptor: QuantDescriptor) -> Tensor:
 
 
 def learning_rate_matched(amax: Tensor, bound: int, count: int) -> Tensor:
-    """`amax` with its gradient scaled so that, relative to its size, it learns as fast as the
-    values it quantizes.
+    """A learned range that relative to its size learns as fast as the values it quantizes.
 
-    Learned step size quantization scales the gradient of the step by 1/sqrt(count * bound). The
-    parameter here is amax = bound * step, so its gradient takes bound^2 more for the step to move
-    as far.
+    The parameter is amax = bound * step, so its gradient takes bound^2 more than that of the step
+    for the step to move as far.
 
     Args:
         amax: learned range.
         bound: largest integer of the format.
         count: number of values that share the range.
-
-    Source: Esser et al. 2020, arXiv 1902.08153, section 2.2.
     """
-    return ste.straight_through(amax, amax * (bound**2 / (count * bound) ** 0.5))
+    return ste.straight_through(amax, amax * (bound**2 * lsq_scale(count, bound)))

@@ -15,8 +15,6 @@ from snnsim._core.autograd import apply
 from snnsim._core.checks import check_real, checked_float
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["ceil", "clamp", "floor", "round", "straight_through"]
-
 
 class _StraightThrough(torch.autograd.Function):
     """The value of one tensor with the gradient of another."""

@@ -19,8 +19,6 @@ from snnsim._core.autograd import apply
 from snnsim._core.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["FunctionSurrogate", "Surrogate", "from_derivative", "heaviside", "parameter"]
-
 _BOUNDS = "snnsim.bounds"
 
 

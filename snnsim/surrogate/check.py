@@ -11,8 +11,6 @@ from torch import Tensor
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.surrogate.base import Surrogate
 
-__all__ = ["GradientCheck", "check_gradient"]
-
 
 @dataclass(frozen=True)
 class GradientCheck:

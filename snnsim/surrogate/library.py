@@ -89,8 +89,7 @@ class PiecewiseQuadratic(Surrogate):
     primitive   alpha x - alpha^2 x abs(x)/2 + 1/2 for abs(x) <= 1/alpha, 0 below, 1 above
 
     Source: Esser et al. 2016, "Convolutional Networks for Fast, Energy-Efficient Neuromorphic
-        Computing",
-    arXiv 1603.08270; Bellec et al. 2018, arXiv 1803.09574.
+    Computing", arXiv 1603.08270; Bellec et al. 2018, arXiv 1803.09574.
     """
 
     alpha: float = parameter(1.0, above=0)
@@ -129,7 +128,7 @@ class PiecewiseExp(Surrogate):
     primitive   exp(alpha x)/2 for x < 0, 1 - exp(-alpha x)/2 else
 
     Source: Shrestha & Orchard 2018, "SLAYER: Spike Layer Error Reassignment in Time", arXiv
-        1810.08646.
+    1810.08646.
     """
 
     alpha: float = parameter(1.0, above=0)
@@ -150,8 +149,7 @@ class Sigmoid(Surrogate):
     primitive   s
 
     Source: Wu et al. 2018, "Spatio-Temporal Backpropagation for Training High-Performance Spiking
-        Neural Networks",
-    arXiv 1706.02609.
+    Neural Networks", arXiv 1706.02609.
     """
 
     alpha: float = parameter(1.0, above=0)
@@ -209,8 +207,7 @@ class FastSigmoid(Surrogate):
     primitive   x / (1 + slope abs(x)), from -1/slope to 1/slope, not 0 to 1
 
     Source: Zenke & Ganguli 2018, "SuperSpike", arXiv 1705.11146; in this scaling Zenke & Vogels
-        2021,
-    "The Remarkable Robustness of Surrogate Gradient Learning", Neural Computation 33(4).
+    2021, "The Remarkable Robustness of Surrogate Gradient Learning", Neural Computation 33(4).
     """
 
     slope: float = parameter(25.0, above=0)
@@ -230,8 +227,7 @@ class ATan(Surrogate):
     primitive   atan(pi alpha x / 2) / pi + 1/2
 
     Source: Fang et al. 2021, "Incorporating Learnable Membrane Time Constant to Enhance Learning of
-        Spiking Neural
-    Networks", arXiv 2007.05785.
+    Spiking Neural Networks", arXiv 2007.05785.
     """
 
     alpha: float = parameter(2.0, above=0)
@@ -272,7 +268,7 @@ class Erf(Surrogate):
     primitive   erfc(-alpha x) / 2
 
     Source: Wu et al. 2018, "Spatio-Temporal Backpropagation", arXiv 1706.02609 (the Gaussian curve
-        h4).
+    h4).
     """
 
     alpha: float = parameter(2.0, above=0)
@@ -292,8 +288,7 @@ class PiecewiseLeakyReLU(Surrogate):
     primitive   x/(2w) + 1/2 inside; c x + c w below; c x - c w + 1 above
 
     Source: the rectangle of Wu et al. 2018, arXiv 1706.02609, with leaky tails. An older published
-        form has slope
-    1/w inside, which is not the derivative of its primitive; here it is 1/(2w).
+    form has slope 1/w inside, which is not the derivative of its primitive; here it is 1/(2w).
     """
 
     w: float = parameter(1.0, above=0)
@@ -315,7 +310,7 @@ class Rect(Surrogate):
     primitive   alpha x + 1/2, limited to 0..1
 
     Source: Wu et al. 2018, "Spatio-Temporal Backpropagation", arXiv 1706.02609 (the rectangular
-        curve h1).
+    curve h1).
     """
 
     alpha: float = parameter(1.0, above=0)
@@ -353,7 +348,7 @@ class QPseudoSpike(Surrogate):
     primitive   t/2 for x < 0, 1 - t/2 else, with t = (1 + 2 abs(x) / (alpha - 1))^(1 - alpha)
 
     Source: Herranz-Celotti & Rouat 2022, "Surrogate Gradients Design", arXiv 2202.00282. The
-        primitive is ours.
+    primitive is ours.
     """
 
     alpha: float = parameter(2.0, above=1)
@@ -375,8 +370,7 @@ class S2NN(Surrogate):
     primitive   s for x < 0; beta log(x + 1) + 1/2 else, unbounded above
 
     Source: Suetake et al. 2022, "S2NN: Time Step Reduction of Spiking Surrogate Gradients for
-        Training Energy
-    Efficient Single-Step Neural Networks", arXiv 2201.10879.
+    Training Energy Efficient Single-Step Neural Networks", arXiv 2201.10879.
     """
 
     alpha: float = parameter(4.0, above=0)
@@ -427,7 +421,7 @@ class LogTailedReLU(Surrogate):
     primitive   alpha x for x <= 0, x for 0 < x <= 1, 1 + log(x) above; unbounded, not 0 to 1
 
     Source: Cai et al. 2017, "Deep Learning with Low Precision by Half-wave Gaussian Quantization",
-        arXiv 1702.00953.
+    arXiv 1702.00953.
     """
 
     alpha: float = parameter(0.0, at_least=0)
@@ -450,8 +444,7 @@ class MultiGaussian(Surrogate):
     deviation)
 
     Source: Yin, Corradi & Bohte 2021, "Accurate and efficient time-domain classification with
-        adaptive spiking
-    recurrent neural networks", arXiv 2103.12593. The primitive is ours.
+    adaptive spiking recurrent neural networks", arXiv 2103.12593. The primitive is ours.
     """
 
     height: float = parameter(0.15, at_least=0)

@@ -5,7 +5,7 @@ from torch import nn
 
 from snnsim import MultiStep, neurons, quant
 from snnsim._core.restore import evaluating, hooked, restoring
-from snnsim.calibrate.collect import float_states
+from snnsim.calibrate.observe import float_states
 
 
 def test_restores_once_after_a_block_and_again_after_an_error():

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from snnsim import MultiStep, Recorder, calibrate, neurons, quant
-from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.calibrate import BitSchedule, warm_start
+from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, StateError
 from snnsim.quant.learned import LearnedUniform
 from snnsim.testing import check_codebook
 
@@ -259,7 +260,7 @@ def test_entropy_needs_two_time_steps():
     ("arguments", "error", "message"),
     [
         ({"bits": 0}, InvalidValueError, "bits must be >= 1"),
-        ({"bits": 17}, InvalidValueError, r"must be in 1\.\.16"),
+        ({"bits": 17}, InvalidValueError, "bits must be 1 to 16"),
         ({"bits": True}, InvalidTypeError, "bits must be an int"),
         ({"method": "median"}, InvalidValueError, "choose one of max, percentile, mse, entropy"),
         ({"percentile": 0}, InvalidValueError, r"must be in \(0, 100\]; 99.9 is usual"),
@@ -277,3 +278,123 @@ def test_no_data_is_an_error():
         calibrate.states(network(), [])
     with pytest.raises(InvalidValueError, match="100 leaves out nothing"):
         calibrate.ranges(network(), [DATA], 101)
+
+
+def two_layers():
+    return MultiStep(
+        nn.Sequential(
+            nn.Linear(3, 5), neurons.LIFNode(v_threshold=0.5), nn.Linear(5, 2), neurons.LIFNode()
+        )
+    )
+
+
+def test_bits_fall_from_epoch_to_epoch():
+    net = two_layers()
+    schedule = BitSchedule(net, {3: 4, 0: 8, 2: 6})
+    seen = []
+    for epoch in range(5):
+        changed = schedule.step(epoch)
+        seen.append((net.net[1].state_quant.bits, net.net[3].state_quant.bits, changed))
+    assert seen == [(8, 8, True), (8, 8, False), (6, 6, True), (4, 4, True), (4, 4, False)]
+    assert net.net[1].state_quant.effective_threshold(0.5) == 0.5
+
+
+def test_weights_stay_the_parameters_that_the_optimizer_has():
+    net = two_layers()
+    before = list(net.parameters())
+    BitSchedule(net, {0: 4}).step(0)
+    assert all(a is b for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_codebooks_may_be_calibrated_anew():
+    net, data = two_layers(), [2 * torch.randn(4, 30, 3)]
+    nn.init.ones_(net.net[2].bias)
+    asked = []
+
+    def make(bits):
+        asked.append(bits)
+        return calibrate.states(net, data, bits)
+
+    schedule = BitSchedule(net, {0: 8, 2: 3}, make)
+    for epoch in range(4):
+        schedule.step(epoch)
+    assert asked == [8, 3]
+    assert torch.equal(
+        net.net[1].state_quant.levels, calibrate.states(net, data, 3)["net.1"].levels
+    )
+
+
+def test_a_resumed_run_gets_the_bits_of_its_epoch():
+    schedule = BitSchedule(two_layers(), {0: 8, 3: 4})
+    assert [schedule.bits_at(epoch) for epoch in (0, 2, 3, 100)] == [8, 8, 4, 4]
+    schedule.step(7)
+    assert schedule.net.net[1].state_quant.bits == 4
+    assert repr(schedule) == "BitSchedule({0: 8, 3: 4})"
+
+
+def test_epoch_0_must_be_given():
+    with pytest.raises(InvalidValueError, match="must say the bits of epoch 0"):
+        BitSchedule(two_layers(), {2: 4})
+
+
+@pytest.mark.parametrize("bits", [{0: 8, 2: 0}, {0: 8, -1: 4}])
+def test_bits_and_epochs_are_checked(bits):
+    with pytest.raises(InvalidValueError, match="must be >="):
+        BitSchedule(two_layers(), bits)
+
+
+def test_an_epoch_is_a_whole_number():
+    with pytest.raises(InvalidTypeError, match="epoch must be an int"):
+        BitSchedule(two_layers(), {0: 8}).step(0.5)
+
+
+def test_more_bits_than_a_codebook_has_are_refused():
+    with pytest.raises(InvalidValueError, match="bits must be 1 to 16"):
+        BitSchedule(
+            two_layers(),
+            {0: 17},
+            lambda bits: calibrate.codebooks(two_layers(), bits, quant.exponential),
+        ).step(0)
+
+
+def synaptic(codebook=None, width=4):
+    node = neurons.SynapticNode(
+        learn_threshold=True,
+        state_quant=codebook,
+        current_quant=quant.uniform(8) if codebook else None,
+    )
+    return nn.Sequential(nn.Linear(3, width), node)
+
+
+@pytest.mark.parametrize(
+    "source", [None, quant.uniform(8), quant.uniform(3), LearnedUniform(2)], ids=str
+)
+@pytest.mark.parametrize(
+    "make", [lambda: quant.uniform(3), lambda: LearnedUniform(3), lambda: None]
+)
+def test_takes_the_weights_and_keeps_its_codebooks(source, make):
+    trained, net = synaptic(source), synaptic(make())
+    with torch.no_grad():
+        trained[1].v_threshold.fill_(0.9)
+    before = {key: value.clone() for key, value in net.state_dict().items() if "state_quant" in key}
+    warm_start(net, trained.state_dict())
+    assert torch.equal(net[0].weight, trained[0].weight)
+    assert torch.equal(net[0].bias, trained[0].bias)
+    assert net[1].v_threshold.item() == trained[1].v_threshold.item()
+    after = net.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_another_network_is_refused_and_nothing_is_loaded():
+    net = synaptic(quant.uniform(3))
+    before = net[0].weight.clone()
+    state = synaptic(width=5).state_dict()
+    del state["1.v_threshold"]
+    state["2.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="another network") as raised:
+        warm_start(net, state)
+    assert (
+        "missing ['1.v_threshold'], unknown ['2.weight'], of another shape ['0.bias', '0.weight']"
+        in str(raised.value)
+    )
+    assert torch.equal(net[0].weight, before)

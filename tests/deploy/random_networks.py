@@ -27,9 +27,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from snnsim import MultiStep, SingleStep, layers, neurons, quant
-from snnsim.calibrate.conversion import Scale
 from snnsim.deploy import IntegerNetwork, lower, to_grid, verify
 from snnsim.errors import SnnsimError
+from snnsim.layers.time import Scale
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
 from snnsim.quant.learned import LearnedUniform

@@ -17,7 +17,6 @@ from torch import nn
 from snnsim import MultiStep, SingleStep, neurons, quant
 from snnsim.deploy import from_nir, lower, to_grid, to_nir, verify
 from snnsim.deploy.nir_kinds import KINDS
-from snnsim.deploy.read import Feedback
 from snnsim.errors import (
     DataError,
     InvalidTypeError,
@@ -27,6 +26,7 @@ from snnsim.errors import (
     ShapeError,
 )
 from snnsim.layers import Delay
+from snnsim.layers.time import Feedback
 from snnsim.quant.convert import quantize
 from snnsim.quant.layers import QuantLinear
 from snnsim.temporal.record import Recorder

@@ -12,7 +12,7 @@ from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
 from snnsim.kernels import sparse as sparse_product
 from snnsim.kernels.cpu import pool, threads
 from snnsim.layers import SpikeConv2d, SpikeLinear
-from snnsim.layers.spike_conv import CONV_CROSSOVERS
+from snnsim.layers.spikes import CONV_CROSSOVERS
 
 needs_numba = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="numba is not installed"

@@ -14,7 +14,7 @@ from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
 from snnsim.kernels import sparse as sparse_product
 from snnsim.kernels.cpu import pool, threads
 from snnsim.layers import SpikeLinear
-from snnsim.layers.spike_linear import CROSSOVERS
+from snnsim.layers.spikes import CROSSOVERS
 
 needs_numba = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="numba is not installed"

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnsim import quant
+from snnsim import neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant import Codebook
+from snnsim.temporal.runner import MultiStep
 from snnsim.testing import check_codebook
 
 RECIPES = [
@@ -375,3 +376,50 @@ def test_loading_levels_that_are_none_is_refused_and_changes_nothing(levels, edg
     with pytest.raises(RuntimeError, match=message):
         codebook.load_state_dict({"levels": torch.tensor(levels), "edges": torch.tensor(edges)})
     assert codebook.levels.tolist() == [0, 1, 2]
+
+
+def stochastic(seed):
+    return quant.uniform(3).with_rounding("stochastic", torch.Generator().manual_seed(seed))
+
+
+def test_stochastic_keeps_the_contract():
+    check_codebook(stochastic(0))
+
+
+def test_stochastic_is_right_on_average():
+    h = torch.full((200_000,), 0.4)
+    mean = stochastic(0)(h).double().mean()
+    # standard error of the mean: half a step / sqrt(n) = 3e-4
+    assert abs(float(mean) - 0.4) < 2e-3
+
+
+def test_stochastic_draws_only_the_two_neighbours():
+    codebook = stochastic(0)
+    h = torch.linspace(-2, 2, 5001)
+    q = codebook(h)
+    levels = codebook.levels
+    low = levels[(torch.bucketize(h, levels, right=True) - 1).clamp(0, len(levels) - 1)]
+    high = levels[torch.bucketize(h, levels).clamp(0, len(levels) - 1)]
+    assert ((q == low) | (q == high)).all()
+
+
+def test_stochastic_is_reproducible_from_its_generator():
+    h = torch.randn(1000)
+    assert torch.equal(stochastic(7)(h), stochastic(7)(h))
+    assert not torch.equal(stochastic(7)(h), stochastic(8)(h))
+
+
+def test_stochastic_copies_draw_the_same():
+    h = torch.randn(1000)
+    codebook = stochastic(3)
+    twins = copy.deepcopy(codebook), pickle.loads(pickle.dumps(codebook))
+    expected = codebook(h)
+    for twin in twins:
+        assert torch.equal(twin(h), expected)
+
+
+def test_stochastic_a_node_stays_on_its_codebook():
+    node = neurons.LIFNode(state_quant=stochastic(0))
+    MultiStep(node, carry_state=True)(torch.randn(9, 4, 10))
+    assert torch.isin(node.v, node.state_quant.levels).all()
+    assert node.codes.shape == (4, 10)

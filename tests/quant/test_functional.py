@@ -54,7 +54,7 @@ def test_step_quantize_passes_the_gradient_and_rounds_halves_to_even():
 
 @pytest.mark.parametrize("step", [0.0, -1.0, math.inf, math.nan])
 def test_step_quantize_refuses_a_step_that_is_no_distance(step):
-    with pytest.raises(InvalidValueError, match="step must be positive and finite"):
+    with pytest.raises(InvalidValueError, match=r"step must be (> 0|finite)"):
         step_quantize(torch.zeros(1), step)
 
 

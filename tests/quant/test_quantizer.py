@@ -86,7 +86,7 @@ def test_the_method_can_be_chosen_when_the_range_is_loaded():
     assert quantizer.amax.item() == pytest.approx(500, abs=1)
     quantizer.load_calib_amax("max")
     assert quantizer.amax.item() == 1000
-    with pytest.raises(InvalidValueError, match="must be 'max', 'percentile', 'mse' or 'entropy'"):
+    with pytest.raises(InvalidValueError, match="'max', 'percentile', 'mse', 'entropy'"):
         quantizer.load_calib_amax()
     with pytest.raises(InvalidValueError, match="this calibrator keeps the maximum only"):
         TensorQuantizer().load_calib_amax("mse")

@@ -30,11 +30,10 @@ from snnsim.deploy.integers import interface_of
 from snnsim.deploy.verify import verify_copy
 from snnsim.errors import InvalidValueError, SnnsimError
 from snnsim.metrics import footprint
-from snnsim.quant.convert import quantize
+from snnsim.quant.convert import fold_batch_norm, quantize
 from snnsim.quant.descriptor import QuantDescriptor
-from snnsim.quant.fold import fold_batch_norm
+from snnsim.quant.layers import QuantizedWeight
 from snnsim.quant.quantizer import TensorQuantizer
-from snnsim.quant.weight import QuantizedWeight
 from snnsim.temporal.record import Recorder
 from snnsim.temporal.runner import MultiStep
 

@@ -31,7 +31,7 @@ from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.readout import Readout
 from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 
 __all__ = ["GridNeuron", "Neuron", "TableNeuron"]
 
@@ -509,7 +509,7 @@ def _checked_codebook(context: Context, node: Membrane) -> Codebook:
         raise context.refusal(
             f"its codebook is a {kind}; fix its levels with state_quant = state_quant.freeze()"
         )
-    if type(codebook) is not Codebook:
+    if codebook.why_not_tabular() is not None:
         raise context.refusal(
             f"its codebook is a {kind}, which no table stands for; use a plain Codebook"
         )

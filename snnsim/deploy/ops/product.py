@@ -22,7 +22,7 @@ from snnsim.deploy.ops.base import Cost, Integers, Operation, Shape, Signal, Win
 from snnsim.deploy.ops.context import Context, Sums
 from snnsim.deploy.ops.reshape import Reshape
 from snnsim.deploy.read import Part, check_method, refusal
-from snnsim.quant.weight import QuantizedWeight
+from snnsim.quant.layers import QuantizedWeight
 
 __all__ = ["LINEAR_LAYERS", "Product", "check_finite", "spatial_shape", "tile_width", "window_of"]
 

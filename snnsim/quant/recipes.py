@@ -12,10 +12,9 @@ from torch import Tensor
 
 from snnsim._core.checks import checked_bool, checked_number
 from snnsim._core.scalars import MAX_STATE_BITS as MAX_BITS
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.errors import InvalidValueError, refuse
 from snnsim.quant.codebook import Codebook
-
-__all__ = ["exponential", "from_levels", "integer_grid", "state_quant", "uniform"]
+from snnsim.quant.functional import check_bits
 
 # gap ratio of the classic exponential recipe by bits, and above the last one
 CLASSIC_MULTIPLIERS = {1: 0.05, 2: 0.1, 3: 0.3, 4: 0.5, 5: 0.7, 6: 0.9, 7: 0.925}
@@ -58,13 +57,12 @@ def state_quant(
             collapse in float32.
 
     Source: the state quantization published with snnTorch 1.0; its recorded levels are reproduced
-        bit for bit.
+    bit for bit.
     """
     _check_bits("state_quant", "num_bits", num_bits)
     checked_bool("state_quant", "uniform", uniform)
     checked_bool("state_quant", "thr_centered", thr_centered)
-    if not checked_number("state_quant", "threshold", threshold) > 0:
-        raise InvalidValueError(f"state_quant(threshold={threshold}): must be a finite number > 0")
+    checked_number("state_quant", "threshold", threshold, above=0)
     for name, limit in (("lower_limit", lower_limit), ("upper_limit", upper_limit)):
         checked_number("state_quant", name, limit)
     low, high = -threshold * (1 + lower_limit), threshold * (1 + upper_limit)
@@ -73,13 +71,8 @@ def state_quant(
             f"state_quant(lower_limit={lower_limit}, upper_limit={upper_limit}): levels would run"
             f" from {low:.4g} to {high:.4g}; raise one of the limits"
         )
-    if (
-        multiplier is not None
-        and not 0 < checked_number("state_quant", "multiplier", multiplier) <= 1
-    ):
-        raise InvalidValueError(
-            f"state_quant(multiplier={multiplier}): the ratio of neighbouring gaps lies in (0, 1]"
-        )
+    if multiplier is not None:
+        _check_ratio("state_quant", "multiplier", multiplier)
     num_levels = 2**num_bits
     if uniform:
         return Codebook(torch.linspace(low, high, num_levels), ste="pass")
@@ -89,9 +82,8 @@ def state_quant(
             f"state_quant(thr_centered={thr_centered}): the centre {centre:.4g} must lie within the"
             f" levels, {low:.4g} to {high:.4g}; change lower_limit or upper_limit"
         )
-    ratio = (
-        CLASSIC_MULTIPLIERS.get(num_bits, CLASSIC_MULTIPLIER) if multiplier is None else multiplier
-    )
+    classic = CLASSIC_MULTIPLIERS.get(num_bits, CLASSIC_MULTIPLIER)
+    ratio = classic if multiplier is None else multiplier
     levels = _exponential_levels(num_levels, low, high, centre, ratio)
     if not _increasing(levels):
         raise InvalidValueError(
@@ -142,11 +134,7 @@ def exponential(
     From the threshold outwards, on both sides, each gap is the last one divided by `ratio`.
 
     Args:
-        bits: bits of a state, 1..16.
-        threshold: firing threshold.
-        rest: rest potential, below the threshold.
-        low: wanted lowest level, at most `rest`.
-        high: wanted highest level, above `threshold`.
+        bits, threshold, rest, low, high: as for `uniform`.
         ratio: of a gap to the next one outwards, in (0, 1]; by default the one that trained best
             for this width.
 
@@ -156,10 +144,7 @@ def exponential(
     _check_bits("exponential", "bits", bits)
     if ratio is None:
         ratio = EXPONENTIAL_RATIOS.get(bits, 1 - 2.0 ** (1 - bits))
-    if not 0 < checked_number("exponential", "ratio", ratio) <= 1:
-        raise InvalidValueError(
-            f"exponential(ratio={ratio}): the ratio of neighbouring gaps lies in (0, 1]"
-        )
+    _check_ratio("exponential", "ratio", ratio)
     return _threshold_grid("exponential", bits, threshold, rest, low, high, ratio)
 
 
@@ -172,10 +157,7 @@ def integer_grid(bits: int, frac_bits: int) -> Codebook:
         frac_bits: how many of them stand behind the binary point, 0..32.
     """
     _check_bits("integer_grid", "bits", bits)
-    if isinstance(frac_bits, bool) or not isinstance(frac_bits, int):
-        raise InvalidTypeError(f"integer_grid(frac_bits={frac_bits!r}): must be an int")
-    if not 0 <= frac_bits <= 32:
-        raise InvalidValueError(f"integer_grid(frac_bits={frac_bits}): must be in 0..32")
+    check_bits("integer_grid", "frac_bits", frac_bits, 0, 32)
     half = 2 ** (bits - 1)
     return Codebook(torch.arange(-half, half, dtype=torch.float32) / 2**frac_bits)
 
@@ -251,7 +233,7 @@ def _threshold_grid(
 def _level_counts(
     num_levels: int, offsets: np.ndarray, reach_low: float, reach_high: float
 ) -> tuple[int, int, int]:
-    """How many levels to put between rest and threshold, below rest, and above the threshold.
+    """Numbers of levels between rest and threshold, below rest, and above the threshold.
 
     For every number between rest and threshold the lowest level is brought nearest to its wanted
     reach; of those choices the one whose two ends miss least. Reaches are distances from the
@@ -262,14 +244,12 @@ def _level_counts(
     # levels from the threshold down to the lowest one, rest included; at least one level stays for
     # firing
     down = np.searchsorted(offsets, reach_low / unit)
-    nearer = np.abs(offsets[np.maximum(down - 1, 0)] * unit - reach_low) <= np.abs(
-        offsets[np.minimum(down, num_levels - 1)] * unit - reach_low
-    )
+    under, over = offsets[np.maximum(down - 1, 0)], offsets[np.minimum(down, num_levels - 1)]
+    nearer = np.abs(under * unit - reach_low) <= np.abs(over * unit - reach_low)
     down = np.clip(down - nearer, between, num_levels - 2)
     positive = num_levels - 1 - down
-    miss = np.abs(offsets[down] * unit - reach_low) + np.abs(
-        offsets[positive - 1] * unit - reach_high
-    )
+    miss_low = np.abs(offsets[down] * unit - reach_low)
+    miss = miss_low + np.abs(offsets[positive - 1] * unit - reach_high)
     best = int(np.argmin(miss))
     return best, int(down[best]) - best, int(positive[best])
 
@@ -280,11 +260,8 @@ def _exponential_levels(
     """Float64 levels of the classic exponential recipe; `centre` itself is not among them."""
     num_lower = math.floor(num_levels * (centre - low) / (high - low))
     # both sides are summed from left to right: other orders miss recorded levels by an ulp
-    lower = (
-        list(accumulate(_shrinking_gaps(num_lower, centre - low, ratio)[:-1], initial=low))
-        if num_lower
-        else []
-    )
+    below = _shrinking_gaps(num_lower, centre - low, ratio)
+    lower = list(accumulate(below[:-1], initial=low)) if below else []
     upper = accumulate(reversed(_shrinking_gaps(num_levels - num_lower, high - centre, ratio)))
     return torch.tensor(lower + [centre + distance for distance in upper], dtype=torch.float64)
 
@@ -297,16 +274,13 @@ def _shrinking_gaps(count: int, reach: float, ratio: float) -> list[float]:
 
 
 def _classic_remedy(num_bits: int, low: float, high: float, centre: float, ratio: float) -> str:
-    fewer = [
-        b
-        for b in range(num_bits - 1, 0, -1)
-        if _increasing(_exponential_levels(2**b, low, high, centre, ratio))
-    ]
+    def works(bits: int, ratio: float) -> bool:
+        return _increasing(_exponential_levels(2**bits, low, high, centre, ratio))
+
     nearer_one = [m for m in (0.92, 0.95, 0.98, 0.99, 0.999, 0.9999, 1.0) if m > ratio]
-    works = [
-        m for m in nearer_one if _increasing(_exponential_levels(2**num_bits, low, high, centre, m))
-    ]
-    choices = [f"num_bits={fewer[0]}"] * bool(fewer) + [f"multiplier={works[0]}"] * bool(works)
+    fewer = [bits for bits in range(num_bits - 1, 0, -1) if works(bits, ratio)]
+    working = [m for m in nearer_one if works(num_bits, m)]
+    choices = [f"num_bits={fewer[0]}"] * bool(fewer) + [f"multiplier={working[0]}"] * bool(working)
     return "use " + " or ".join(choices) if choices else "use uniform=True"
 
 
@@ -315,12 +289,10 @@ def _increasing(levels: Tensor) -> bool:
 
 
 def _check_bits(recipe: str, name: str, bits: int) -> None:
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise InvalidTypeError(
-            f"{recipe}({name}={bits!r}): must be an int, got {type(bits).__name__}"
-        )
-    if not 1 <= bits <= MAX_BITS:
-        raise InvalidValueError(
-            f"{recipe}({name}={bits}): must be in 1..{MAX_BITS}; for a state that is not quantized"
-            " use state_quant=None"
-        )
+    remedy = "for a state that is not quantized use state_quant=None"
+    check_bits(recipe, name, bits, 1, MAX_BITS, remedy)
+
+
+def _check_ratio(recipe: str, name: str, ratio: float) -> None:
+    if not 0 < checked_number(recipe, name, ratio) <= 1:
+        refuse(recipe, name, ratio, "the ratio of neighbouring gaps lies in (0, 1]")

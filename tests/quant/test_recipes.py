@@ -52,12 +52,16 @@ def test_classic_recipe_passes_its_gradient_everywhere():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_bits": 0}, InvalidValueError, r"num_bits=0\): must be in 1..16"),
-        ({"num_bits": 17}, InvalidValueError, "must be in 1..16"),
-        ({"num_bits": True}, InvalidTypeError, "must be an int, got bool"),
-        ({"num_bits": 2.5}, InvalidTypeError, "must be an int, got float"),
-        ({"threshold": 0}, InvalidValueError, "must be a finite number > 0"),
-        ({"threshold": -1.0}, InvalidValueError, "must be a finite number > 0"),
+        (
+            {"num_bits": 0},
+            InvalidValueError,
+            r"num_bits=0\): num_bits must be 1 to 16; for a",
+        ),
+        ({"num_bits": 17}, InvalidValueError, "num_bits must be 1 to 16"),
+        ({"num_bits": True}, InvalidTypeError, "must be an int, not bool"),
+        ({"num_bits": 2.5}, InvalidTypeError, "must be an int, not float"),
+        ({"threshold": 0}, InvalidValueError, "threshold must be > 0"),
+        ({"threshold": -1.0}, InvalidValueError, "threshold must be > 0"),
         ({"upper_limit": -3.0}, InvalidValueError, "raise one of the limits"),
         ({"multiplier": 0.0}, InvalidValueError, r"lies in \(0, 1\]"),
         ({"multiplier": 1.5}, InvalidValueError, r"lies in \(0, 1\]"),
@@ -201,7 +205,7 @@ def test_integer_grid_is_twos_complement_fixed_point():
     assert quant.integer_grid(3, 1).levels.tolist() == [-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5]
     with pytest.raises(InvalidTypeError, match="must be an int"):
         quant.integer_grid(3, 1.0)
-    with pytest.raises(InvalidValueError, match=r"0\.\.32"):
+    with pytest.raises(InvalidValueError, match=r"frac_bits must be 0 to 32"):
         quant.integer_grid(3, 33)
 
 
