@@ -156,7 +156,7 @@ def test_it_is_called_with_tensors_alone():
         def forward(self, x):
             return self.node(self.join(self.left(x), y=self.right(x)))
 
-    with pytest.raises(InvalidValueError, match="'join' .*is called with more than a tensor"):
+    with pytest.raises(InvalidValueError, match=r"'join' .*is called with more than a tensor"):
         lower(awake(Named(Larger())), (20,))
 
 
