@@ -97,11 +97,7 @@ class CSource:
 
 
 def write_c(network: NetworkData, folder: str | os.PathLike[str], name: str) -> CSource:
-    """Write what `generate` makes into a new folder.
-
-    Raises:
-        OutputError: the folder exists already, or cannot be written.
-    """
+    """Write what `generate` makes into a new folder."""
     source = generate(network, name)
     files = {file: text.encode("ascii") for file, text in source.files.items()}
     write_folder(folder, files, "IntegerNetwork.to_c")
@@ -141,11 +137,7 @@ def why_not(network: NetworkData) -> str | None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that files, struct and functions could not have.
-
-    Raises:
-        InvalidValueError: no identifier in lower case, or one that means something else somewhere.
-    """
+    """Refuse a name that files, struct and functions could not have."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "main":
         rule = "must be a C identifier of lower-case letters, digits and _;"
     elif name in WORDS.split() or name.endswith("_t"):
@@ -254,9 +246,7 @@ class Layout:
         return Values(kind, output.size, output.size)
 
     def sums(self, size: int, numbers: list[int], room: int | None = None) -> Values:
-        """Values of a layer that sums in place, of the narrowest type that holds all numbers; of 32
-        bits where they come in blocks and need `room`.
-        """
+        """Values of a layer that sums in place; packed ones, with `room` for blocks, of 32 bits."""
         if room is not None:
             return Values("int32_t", size, room)
         return Values(_narrowest(self.wide, numbers), size, size)
@@ -267,9 +257,7 @@ class Layout:
         return signal != self.network.output and len(readers) == 1 and readers[0].reads_sums
 
     def _placed(self, values: Values, live: list[Values]) -> Values:
-        """Values in the area that grows least by them, in the first gap between those that are
-        needed.
-        """
+        """Values in the area that grows least, in the first gap between those that are needed."""
         choices = []
         for area in [HOME[values.kind]] if values.kind in HOME else self.areas:
             align = width_of(AREAS[area])
@@ -287,9 +275,7 @@ class Layout:
 
 
 def layout_of(network: NetworkData) -> Layout:
-    """The layout of a network: sums and currents of up to 16 bits are kept as such where less
-    memory is needed so.
-    """
+    """The layout that needs least memory: with sums of up to 16 bits kept as such, or without."""
     layouts = (Layout(network, wide) for wide in (("int32_t",), ("int16_t", "int32_t")))
     return min(layouts, key=lambda layout: layout.bytes)
 

@@ -115,9 +115,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Graph:
-    """The parts of a network in the order they run, the input first, and which of them is its
-    output.
-    """
+    """The parts of a network in the order they run, the input first, and which is its output."""
 
     parts: tuple[Part, ...]
     output: int
@@ -149,9 +147,7 @@ class Reshaping(nn.Module):
         )
 
     def reshaped(self, shape_of: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
-        """The shape that it gives, with the batch axis in front, from those of the tensors before
-        it.
-        """
+        """The shape that it gives, batch axis in front, from those of the tensors before it."""
         known = {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()}
         return tuple(_evaluated(self.node, known).shape)
 
@@ -174,9 +170,7 @@ class Feedback(Delay):
         self.shape = shape
 
     def read(self, x: Tensor) -> Tensor:
-        """What was written `delay_steps` ago, `[B, *n]`, zeros before; `x` is the network's input
-        of this step.
-        """
+        """What was written `delay_steps` ago, `[B, *n]`, zeros before; `x` is this step's input."""
         if self._time_steps is not None:
             raise RunError(
                 "MultiStep: this network has feedback, so one time step needs the one before; use"
@@ -209,13 +203,7 @@ def _evaluated(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
 
 
 def network_of(net: object) -> tuple[nn.Module, int | None]:
-    """The network inside a runner, and how often that presents a static input (None: it takes
-    sequences).
-
-    Raises:
-        InvalidTypeError: not a module.
-        InvalidValueError: a runner that does more than run the network.
-    """
+    """The network inside a runner, and the time steps of its static input; None for sequences."""
     if isinstance(net, MultiStep | SingleStep):
         hooked = net._forward_hooks or net._forward_pre_hooks
         reason = "forward hooks" if hooked else "a forward of its own" if own_method(net) else None
@@ -234,11 +222,7 @@ def network_of(net: object) -> tuple[nn.Module, int | None]:
 
 
 def at_rest(net: nn.Module) -> nn.Module:
-    """A copy of a network in eval mode, on the CPU and without state.
-
-    Raises:
-        InvalidValueError: hooks, half precision, a module that stays in training mode.
-    """
+    """A copy of a network in eval mode, on the CPU and without state; not of half precision."""
     _check_as_written(net)
     copied = copy.deepcopy(net).cpu().eval()
     for name, module in copied.named_modules():
@@ -260,12 +244,7 @@ def at_rest(net: nn.Module) -> nn.Module:
 
 
 def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
-    """Inputs of the linear layer that comes first, behind reshapings and modules of the kinds
-    `skipped`.
-
-    Raises:
-        InvalidValueError: another layer comes first.
-    """
+    """Inputs of the linear layer that comes first, behind changes of shape and `skipped`."""
     index, passed = 0, (type(None), nn.Flatten, Reshaping, *skipped)
     while isinstance(graph.parts[index].module, passed) and graph.readers(index):
         index = graph.readers(index)[0]
@@ -290,11 +269,7 @@ def input_shape_of(graph: Graph, shape: Any) -> tuple[int, ...]:
 
 
 def whole_numbers(argument: str, values: Any, counts: Sequence[int], form: str) -> tuple[int, ...]:
-    """The ints that an argument is, numpy's too.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: anything else, with the form it must have.
-    """
+    """The ints that an argument is, numpy's too."""
     wrong = f"{argument}={values!r}: must be {form}"
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise InvalidTypeError(wrong)
@@ -428,9 +403,7 @@ def _is_size(node: fx.Node, index: dict[fx.Node, int]) -> bool:
 
 
 def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: int) -> list[Part]:
-    """What a node of a trace is: one part, or two behind each other, the first at a position of the
-    graph.
-    """
+    """One part for a node of a trace, or two, the first at a position of the graph."""
     tensors = [source for source in node.all_input_nodes if source in index]
     inputs = tuple(index[source] for source in tensors)
     # in the order of the arguments, one of them several times too
@@ -484,9 +457,7 @@ def _functions(
 
 
 def _flatten(node: fx.Node) -> nn.Flatten | None:
-    """The module that a change of shape is, where it flattens: `flatten` itself, and
-    `x.view(x.size(0), -1)`.
-    """
+    """The module that `flatten`, or `x.view(x.size(0), -1)`, is; None for others."""
     names = ("start_dim", "end_dim") if node.target in (torch.flatten, "flatten") else ("shape",)
     given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
     are_ints = all(isinstance(value, int) for value in given.values())
@@ -523,9 +494,7 @@ def _mean(node: fx.Node) -> nn.Module | None:
 
 
 def check_methods(graph: Graph) -> None:
-    """Refuse a module with a method of the user's own in place of a known one, which would not be
-    followed.
-    """
+    """Refuse methods of the user's own in place of known ones: they would not be followed."""
     for part in graph.parts:
         # of a neuron its equations are looked at, whoever wrote them; a layer of the user's own
         # says itself what it is
@@ -544,9 +513,7 @@ def check_method(part: Part, module: nn.Module, harmless: frozenset[str] = HARML
 
 
 def own_method(module: nn.Module, harmless: frozenset[str] = HARMLESS) -> str | None:
-    """A method that the user has put in place of one of torch's or of this package, in a subclass
-    or on the object.
-    """
+    """A method in place of one of torch's or of this package, in a subclass or on the object."""
     kinds = type(module).__mro__
     known = next(kind for kind in kinds if kind.__module__.partition(".")[0] in ("torch", "snnsim"))
     for owner in (module, *takewhile(lambda kind: kind is not known, kinds)):
