@@ -60,9 +60,7 @@ def on_grid(values: Tensor | float, frac_bits: int) -> npt.NDArray[np.int64]:
 
 
 def rounded(values: Tensor, frac_bits: int) -> Tensor:
-    """The nearest multiples of `2**-frac_bits`, halves to even, in the dtype of `values` and
-    without a gradient.
-    """
+    """Nearest multiples of `2**-frac_bits`, halves to even, without a gradient."""
     return (torch.round(values.detach().double() * 2.0**frac_bits) * 2.0**-frac_bits).to(
         values.dtype
     )

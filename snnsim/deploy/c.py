@@ -97,17 +97,10 @@ class CSource:
 
 
 def write_c(network: NetworkData, folder: str | os.PathLike[str], name: str) -> CSource:
-    """Write what `generate` makes into a new folder.
-
-    Raises:
-        OutputError: the folder exists already, or cannot be written.
-    """
+    """Write what `generate` makes into a new folder."""
     source = generate(network, name)
-    write_folder(
-        folder,
-        {file: text.encode("ascii") for file, text in source.files.items()},
-        "IntegerNetwork.to_c",
-    )
+    files = {file: text.encode("ascii") for file, text in source.files.items()}
+    write_folder(folder, files, "IntegerNetwork.to_c")
     return source
 
 
@@ -144,33 +137,20 @@ def why_not(network: NetworkData) -> str | None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that files, struct and functions could not have.
-
-    Raises:
-        InvalidValueError: no identifier in lower case, or one that means something else somewhere.
-    """
+    """Refuse a name that files, struct and functions could not have."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "main":
-        raise InvalidValueError(
-            f"to_c(name={name!r}): must be a C identifier of lower-case letters, digits and _; such"
-            " as 'snn'"
-        )
-    if name in WORDS.split() or name.endswith("_t"):
-        raise InvalidValueError(
-            f"to_c(name={name!r}): is a word of C or C++, or a type's; take another, such as 'snn'"
-        )
-    if name in MACROS.split():
-        raise InvalidValueError(
-            f"to_c(name={name!r}): is a macro of some compilers; take another, such as 'snn'"
-        )
-    if re.fullmatch(DEVICES, name):
-        raise InvalidValueError(
-            f"to_c(name={name!r}): is no name for a file on Windows; take another, such as 'snn'"
-        )
-    if name.endswith("_") or "__" in name:
-        raise InvalidValueError(
-            f"to_c(name={name!r}): would make names with two _ in a row, which C++ keeps; such as"
-            " 'snn'"
-        )
+        rule = "must be a C identifier of lower-case letters, digits and _;"
+    elif name in WORDS.split() or name.endswith("_t"):
+        rule = "is a word of C or C++, or a type's; take another,"
+    elif name in MACROS.split():
+        rule = "is a macro of some compilers; take another,"
+    elif re.fullmatch(DEVICES, name):
+        rule = "is no name for a file on Windows; take another,"
+    elif name.endswith("_") or "__" in name:
+        rule = "would make names with two _ in a row, which C++ keeps;"
+    else:
+        return
+    raise InvalidValueError(f"to_c(name={name!r}): {rule} such as 'snn'")
 
 
 @dataclass(frozen=True)
@@ -266,9 +246,7 @@ class Layout:
         return Values(kind, output.size, output.size)
 
     def sums(self, size: int, numbers: list[int], room: int | None = None) -> Values:
-        """Values of a layer that sums in place, of the narrowest type that holds all numbers; of 32
-        bits where they come in blocks and need `room`.
-        """
+        """Values of a layer that sums in place; packed ones, with `room` for blocks, of 32 bits."""
         if room is not None:
             return Values("int32_t", size, room)
         return Values(_narrowest(self.wide, numbers), size, size)
@@ -279,16 +257,13 @@ class Layout:
         return signal != self.network.output and len(readers) == 1 and readers[0].reads_sums
 
     def _placed(self, values: Values, live: list[Values]) -> Values:
-        """Values in the area that grows least by them, in the first gap between those that are
-        needed.
-        """
+        """Values in the area that grows least, in the first gap between those that are needed."""
         choices = []
         for area in [HOME[values.kind]] if values.kind in HOME else self.areas:
             align = width_of(AREAS[area])
             start = 0
-            for other in sorted(
-                (other for other in live if other.area == area), key=lambda other: other.first
-            ):
+            here = (other for other in live if other.area == area)
+            for other in sorted(here, key=lambda other: other.first):
                 if start + values.bytes <= other.first:
                     break
                 start = max(start, -(-(other.first + other.bytes) // align) * align)
@@ -300,13 +275,9 @@ class Layout:
 
 
 def layout_of(network: NetworkData) -> Layout:
-    """The layout of a network: sums and currents of up to 16 bits are kept as such where less
-    memory is needed so.
-    """
-    return min(
-        (Layout(network, wide) for wide in (("int32_t",), ("int16_t", "int32_t"))),
-        key=lambda layout: layout.bytes,
-    )
+    """The layout that needs least memory: with sums of up to 16 bits kept as such, or without."""
+    layouts = (Layout(network, wide) for wide in (("int32_t",), ("int16_t", "int32_t")))
+    return min(layouts, key=lambda layout: layout.bytes)
 
 
 def width_of(kind: str) -> int:
@@ -316,13 +287,11 @@ def width_of(kind: str) -> int:
 
 def _narrowest(kinds: tuple[str, ...], numbers: list[int]) -> str:
     """The first type that holds all numbers, else the last one."""
-    limits = {kind: np.iinfo(kind.removesuffix("_t")) for kind in kinds}
-    fits = (
-        kind
-        for kind in kinds
-        if limits[kind].min <= min(numbers) and max(numbers) <= limits[kind].max
-    )
-    return next(fits, kinds[-1])
+    for kind in kinds:
+        limits = np.iinfo(kind.removesuffix("_t"))
+        if limits.min <= min(numbers) and max(numbers) <= limits.max:
+            return kind
+    return kinds[-1]
 
 
 def even_spacing(edges: Integers) -> tuple[int, int, int] | None:
@@ -343,17 +312,10 @@ def even_spacing(edges: Integers) -> tuple[int, int, int] | None:
     while (cells << shift) // width * 2 * width >= 2**32:
         shift -= 1
     multiplier = (cells << shift) // width
-    below, lowest, highest = (
-        np.arange(cells),
-        edges[:-1].astype(np.int64),
-        edges[1:].astype(np.int64) - 1,
-    )
-    first, last = ((h - origin) * multiplier >> shift for h in (lowest, highest))
-    return (
-        (origin, multiplier, shift)
-        if (first >= below).all() and (last <= below + 1).all()
-        else None
-    )
+    below, ends = np.arange(cells), (edges[:-1].astype(np.int64), edges[1:].astype(np.int64) - 1)
+    first, last = ((h - origin) * multiplier >> shift for h in ends)
+    finds = (first >= below).all() and (last <= below + 1).all()
+    return (origin, multiplier, shift) if finds else None
 
 
 class Source:
@@ -384,7 +346,10 @@ class Source:
         """The files."""
         for i, operation in enumerate(self.network.operations):
             self.i = i
-            self._comment(operation)
+            # a name may hold anything, also the end of a comment
+            shown = operation.name.encode("unicode_escape").decode()
+            shown = shown.replace("*/", "* /").replace("/*", "/ *")
+            self.steps.append(f"    /* {shown}: {type(operation).__name__.lower()} */\n")
             operation.c(self)
         return self._assemble()
 
@@ -409,7 +374,10 @@ class Source:
         )
         widest = width_of(fields[0][0])
         rule = "" if network.decision is None else f"; {DECISIONS[network.decision]}"
-        spiking = output.is_binary
+        meaning = "spikes of one sample and time step"
+        if not output.is_binary:
+            meaning = f"values, in units of 2^-{output.frac_bits}"
+        steps = network.time_steps
         values = {
             "name": name,
             "NAME": name.upper(),
@@ -421,21 +389,10 @@ class Source:
             "layout": layout_in_words(network),
             "encoding": input_in_words(network),
             "time": time_in_words(network),
-            "time_steps": (
-                ""
-                if network.time_steps is None
-                else f"#define {name.upper()}_TIME_STEPS {network.time_steps}u\n"
-            ),
+            "time_steps": "" if steps is None else f"#define {name.upper()}_TIME_STEPS {steps}u\n",
             "outputs": output.size,
             "neurons": self.neurons,
-            "meaning": (
-                (
-                    "spikes of one sample and time step"
-                    if spiking
-                    else f"values, in units of 2^-{output.frac_bits}"
-                )
-                + rule
-            ),
+            "meaning": meaning + rule,
             "in_type": self.layout.values[0].kind,
             "out_type": given_as,
             "fields": "".join(f"    {kind} {field}[{count}];\n" for kind, field, count in fields),
@@ -443,8 +400,12 @@ class Source:
             "helpers": "\n".join(self.helpers.values()),
             "layers": "\n".join(self.functions),
             "steps": "".join(self.steps),
-            "reset": self._reset_body(),
-            "code": self._code_body(),
+            "reset": "".join(
+                ["    uint32_t n;\n", *self.reset] if self.reset else ["    (void)net;\n"]
+            ),
+            "code": "".join(
+                [*(self.code or ["    (void)net;\n"]), f"    return {'0' if self.code else 'n'};\n"]
+            ),
         }
         source = Template(SOURCE).substitute(values)
         if re.search(rf"^static .*\b{name}[\[(]", source, re.MULTILINE):
@@ -460,26 +421,6 @@ class Source:
         }
         ram = -(-sum(width_of(kind) * count for kind, _, count in fields) // widest) * widest
         return CSource(files, self.weight_bytes, self.table_bytes, ram)
-
-    def _reset_body(self) -> str:
-        if not self.reset:
-            return "    (void)net;\n"
-        return "    uint32_t n;\n" + "".join(self.reset)
-
-    def _code_body(self) -> str:
-        if not self.code:
-            return "    (void)net;\n    return n;\n"
-        return "".join(self.code) + "    return 0;\n"
-
-    def _comment(self, operation: Operation) -> None:
-        # a name may hold anything, also the end of a comment
-        shown = (
-            operation.name.encode("unicode_escape")
-            .decode()
-            .replace("*/", "* /")
-            .replace("/*", "/ *")
-        )
-        self.steps.append(f"    /* {shown}: {type(operation).__name__.lower()} */\n")
 
     def helper(self, *names: str) -> None:
         """Add functions of the templates."""

@@ -151,9 +151,7 @@ class Program:
         self.fixed = self._fixed()
 
     def _place(self) -> None:
-        """Where the values and the state of every operation begin; what is passed on is the signal
-        that it was.
-        """
+        """Where values and states begin; what is passed on is the signal that it was."""
         self._starts, self.values = [0], self.signals[0].size
         self._is_static, self._held = [True], [0]
         for operation in self.network.operations:
@@ -270,9 +268,7 @@ def _kernel() -> threads.Kernel:
 
 
 def _has_avx512() -> bool:
-    """True where the processor has AVX-512, whose permutes compress a vector and look 16 entries
-    up.
-    """
+    """True where the processor has AVX-512, which compresses vectors and looks 16 entries up."""
     return "+avx512f," in cpu_target.target_context.codegen().magic_tuple()[2] + ","
 
 
@@ -299,9 +295,7 @@ def nonzero(typing_context: Any, values: Any) -> Any:
 
 @_intrinsic
 def compress(typing_context: Any, mask: Any, first: Any, events: Any) -> Any:
-    """Write the places of the 1s among the lowest LANES bits, counted from `first`; what lies
-    behind them is written too.
-    """
+    """Write the places of the 1s among LANES bits, counted from `first`, and overrun."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         integer = ir.IntType(32)
@@ -422,9 +416,7 @@ def add_tile(
 def add_scaled_tile(
     typing_context: Any, weights: Any, events: Any, count: Any, x: Any, sums: Any, width: Any
 ) -> Any:
-    """sums[:width] += the rows of a tile of weights for `count` events, each times its input;
-    `width` is a literal.
-    """
+    """sums[:width] += rows of a tile of weights, each times its input; `width` is a literal."""
     size = width.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -530,9 +522,7 @@ def run_program(memory: Any) -> None:
 
 @jit
 def run_step(a: Any, table: Any, x: Any, is_known: Any, values: Any, held: Any) -> None:
-    """One time step of a sample; `is_known` where what depends on the input alone is there from the
-    step before.
-    """
+    """One time step of a sample; `is_known` where static values are those of the step before."""
     constants, sums, events = pointer(a.constants, int32), at(values, a.sums), at(values, a.events)
     if a.copies_input and not is_known:
         copy(x, a.inputs, values)
@@ -686,9 +676,7 @@ def list_bits(word: Any, first: Any, events: Any, count: Any) -> Any:
 
 @jit
 def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -> None:
-    """Sums of a layer in which every output sees every input, a tile of outputs after the other;
-    see Program for their layout.
-    """
+    """Sums of a layer in which every output sees every input, tile by tile; see Program."""
     outputs, inputs, terms = row.num_channels, row.size, row.terms
     first = int64(0)
     while first < outputs:
@@ -722,9 +710,7 @@ def add_tiles(row: Any, tile: Any, x: Any, events: Any, count: Any, sums: Any) -
 
 @jit
 def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
-    """target[o, place] = multiplier[o] * sums[place, o] + offset[o], the sums clamped to their
-    limits.
-    """
+    """target[o, place] = multiplier[o] * clamped(sums[place, o]) + offset[o]"""
     places, outputs, limits = row.out_height * row.out_width, row.num_channels, row.limits
     multiplier = at(constants, row.constants)
     offset, low = at(multiplier, outputs), at(constants, max(limits, 0))
@@ -749,9 +735,7 @@ def scale(row: Any, constants: Any, sums: Any, target: Any) -> None:
 
 @jit
 def scatter(row: Any, weights: Any, x: Any, sums: Any, events: Any, count: Any, zero: Any) -> None:
-    """Sums `[places, O]`: the weights of every event go to each place of a convolution that sees
-    it.
-    """
+    """Sums `[places, O]`: the weights of an event go to each place that sees it."""
     height, width, out_height, out_width = row.height, row.width, row.out_height, row.out_width
     kernel_y, kernel_x, outputs, groups = (
         row.kernel_y,
@@ -846,9 +830,7 @@ def pool(row: Any, source: Any, target: Any, maximum: Any) -> None:
 
 @jit
 def inside(places: Any, size: Any, stride: Any, offset: Any) -> Any:
-    """The first of the places whose `place * stride + offset` lies within a line of `size`, and the
-    one after the last.
-    """
+    """First and one after the last place whose `place * stride + offset` lies within a line."""
     return max(0, -(offset // stride)), min(places, (size - 1 - offset) // stride + 1)
 
 
@@ -917,9 +899,7 @@ def neuron(
 
 @jit
 def loihi(row: Any, c: Any, a: Any, emitted: Any, current: Any) -> None:
-    """One step of a layer of Loihi neurons, whose membranes lie behind their currents; `c` are the
-    constants of `LoihiLIF`.
-    """
+    """One step of Loihi neurons, membranes behind currents; `c` are their constants."""
     size = row.count
     membrane = at(current, size)
     k = (int64(c[0]), int64(c[1]), int64(c[2]), int64(c[3]), int64(c[4]), int64(c[5]))
@@ -940,9 +920,7 @@ def speck(row: Any, c: Any, a: Any, emitted: Any, membrane: Any) -> None:
 
 @jit
 def xylo(row: Any, c: Any, weights: Any, events: Any, emitted: Any, current: Any) -> None:
-    """One step of a layer of Xylo neurons, whose membranes lie behind their currents; `c` are the
-    constants of `XyloLIF`.
-    """
+    """One step of Xylo neurons, membranes behind currents; `c` are their constants."""
     size = row.count
     membrane = at(current, size)
     k = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snnsim._core.checks import check_int
+from snnsim._core.restore import evaluating
 from snnsim.calibrate.conversion import BalancedIFNode
 from snnsim.deploy.bounds import MAX_FRAC_BITS, Report, frac_bits_of, rounded
 from snnsim.deploy.lower import build, kind_of, output_shape
@@ -208,13 +209,9 @@ def to_grid(
     trial = at_rest(network)
     _snap(trial, grid_bits, input_shape)
     report = build(read(trial), input_shape, input_range, bisects=False)[1]
-    modes = {module: module.training for module in network.modules()}
-    try:
-        # a parametrization may compute another weight in every step of training
-        _snap(network.eval(), grid_bits, input_shape)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    # a parametrization may compute another weight in every step of training
+    with evaluating(network):
+        _snap(network, grid_bits, input_shape)
     return report
 
 
@@ -339,19 +336,11 @@ class _Factor:
 
 
 class _CannotMoveError(Exception):
-    """A factor meets a part that it passes neither through nor into; its argument is the name of
-    that part.
-    """
+    """A factor meets the part of this name, and passes neither through nor into it."""
 
 
 def move_factors(graph: Graph, input_shape: tuple[int, ...] | None) -> None:
-    """Move divisions by tau, by the sizes of average pools, and the constants of converted networks
-    into layers, in place.
-
-    Raises:
-        InvalidValueError: one that cannot move, or a layer whose uses would need different ones;
-            nothing is changed then.
-    """
+    """Move divisions by tau and by pools, and constants, into layers, or change nothing."""
     _Mover(graph, input_shape).move()
 
 
@@ -488,9 +477,7 @@ class _Mover:
         return found
 
     def _before_reshape(self, part: Part, per_channel: Tensor | None) -> Tensor:
-        """A constant of what a part returns in another shape, as one of what it is given: of its
-        channels where they stay.
-        """
+        """A constant behind a change of shape as one before it, of channels where they stay."""
         shape = self.shapes[part.inputs[0]]
         if per_channel is None or (
             per_channel.dim() and shape != (len(per_channel), *[1] * (len(shape) - 1))
@@ -569,9 +556,7 @@ def _products(factors: list[_Factor]) -> tuple[Tensor, Tensor]:
 
 
 def _per_channel(value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """A constant that broadcasts against samples of this shape as one number or `[C]`; None where
-    it differs within a channel.
-    """
+    """A constant of samples of this shape as one number or `[C]`; None where it is neither."""
     if value.numel() == 1:
         return value.reshape(())
     sizes = (*[1] * (len(shape) - value.dim()), *value.shape)

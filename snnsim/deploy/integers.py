@@ -43,11 +43,7 @@ AXES = {1: "[value]", 2: "[channel][place]", 3: "[channel][row][column]"}
 
 
 def checked_decision(caller: str, decision: str | None) -> str | None:
-    """A decision rule, or None for outputs that are no classes.
-
-    Raises:
-        InvalidValueError: another rule.
-    """
+    """A decision rule, or None for outputs that are no classes."""
     if decision is not None and decision not in DECISIONS:
         raise InvalidValueError(
             f"{caller}(decision={decision!r}): must be {', '.join(map(repr, DECISIONS))} or None"

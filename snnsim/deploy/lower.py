@@ -88,9 +88,7 @@ def build(
     *,
     bisects: bool,
 ) -> tuple[IntegerNetwork, Report]:
-    """The integer network, and how exact each stage on a grid is; what is on none is refused, or
-    bisected where asked.
-    """
+    """The integer network, and how exact each stage on a grid is."""
     assembly = Assembly(graph, [_input_signal(graph, input_shape, input_range)], bisects)
     for index, part in enumerate(graph.parts):
         sources = tuple(assembly.returned[i] for i in part.inputs)
@@ -158,11 +156,7 @@ def _own(context: Context, layer: Any) -> int:
 
 
 def output_shape(part: Part, shape_of: Callable[[int], Shape]) -> Shape:
-    """Shape of one sample behind a part, not the input, from those of the parts before it.
-
-    Raises:
-        InvalidValueError: a part that does not fit what it is given.
-    """
+    """Shape of one sample behind a part that is not the input."""
     kind = kind_of(part.module)
     if kind is not None and not is_own_layer(part.module):
         return kind.output_shape(part, shape_of)

@@ -116,9 +116,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Graph:
-    """The parts of a network in the order they run, the input first, and which of them is its
-    output.
-    """
+    """The parts of a network in the order they run, the input first, and which is its output."""
 
     parts: tuple[Part, ...]
     output: int
@@ -150,15 +148,9 @@ class Reshaping(nn.Module):
         )
 
     def reshaped(self, shape_of: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
-        """The shape that it gives, with the batch axis in front, from those of the tensors before
-        it.
-        """
-        return tuple(
-            _evaluated(
-                self.node,
-                {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()},
-            ).shape
-        )
+        """The shape that it gives, batch axis in front, from those of the tensors before it."""
+        known = {node: torch.empty(shape_of(i), device="meta") for node, i in self.index.items()}
+        return tuple(_evaluated(self.node, known).shape)
 
 
 def _evaluated(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
@@ -173,13 +165,7 @@ def _evaluated(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
 
 
 def network_of(net: object) -> tuple[nn.Module, int | None]:
-    """The network inside a runner, and how often that presents a static input (None: it takes
-    sequences).
-
-    Raises:
-        InvalidTypeError: not a module.
-        InvalidValueError: a runner that does more than run the network.
-    """
+    """The network inside a runner, and the time steps of its static input; None for sequences."""
     if isinstance(net, MultiStep | SingleStep):
         hooked = net._forward_hooks or net._forward_pre_hooks
         reason = "forward hooks" if hooked else "a forward of its own" if own_method(net) else None
@@ -198,11 +184,7 @@ def network_of(net: object) -> tuple[nn.Module, int | None]:
 
 
 def at_rest(net: nn.Module) -> nn.Module:
-    """A copy of a network in eval mode, on the CPU and without state.
-
-    Raises:
-        InvalidValueError: hooks, half precision, a module that stays in training mode.
-    """
+    """A copy of a network in eval mode, on the CPU and without state; not of half precision."""
     _check_as_written(net)
     copied = copy.deepcopy(net).cpu().eval()
     for name, module in copied.named_modules():
@@ -224,16 +206,9 @@ def at_rest(net: nn.Module) -> nn.Module:
 
 
 def leading_features(graph: Graph, skipped: tuple[type[nn.Module], ...]) -> int:
-    """Inputs of the linear layer that comes first, behind reshapings and modules of the kinds
-    `skipped`.
-
-    Raises:
-        InvalidValueError: another layer comes first.
-    """
-    index = 0
-    while isinstance(
-        graph.parts[index].module, (type(None), nn.Flatten, Reshaping, *skipped)
-    ) and graph.readers(index):
+    """Inputs of the linear layer that comes first, behind changes of shape and `skipped`."""
+    index, passed = 0, (type(None), nn.Flatten, Reshaping, *skipped)
+    while isinstance(graph.parts[index].module, passed) and graph.readers(index):
         index = graph.readers(index)[0]
     first = graph.parts[index].module
     if not isinstance(first, nn.Linear):
@@ -248,23 +223,15 @@ def input_shape_of(graph: Graph, shape: Any) -> tuple[int, ...]:
     """The argument `input_shape`, or what the first layer says where it is left out."""
     if shape is None:
         return (leading_features(graph, (*IDENTITIES, Scale)),)
-    sizes = whole_numbers(
-        "input_shape",
-        shape,
-        range(1, MAX_AXES + 1),
-        "a tuple of 1 to 3 ints, as (1, 28, 28) for an image",
-    )
+    form = "a tuple of 1 to 3 ints, as (1, 28, 28) for an image"
+    sizes = whole_numbers("input_shape", shape, range(1, MAX_AXES + 1), form)
     for size in sizes:
         check_int("input_shape", "size", size, at_least=1)
     return sizes
 
 
 def whole_numbers(argument: str, values: Any, counts: Sequence[int], form: str) -> tuple[int, ...]:
-    """The ints that an argument is, numpy's too.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: anything else, with the form it must have.
-    """
+    """The ints that an argument is, numpy's too."""
     wrong = f"{argument}={values!r}: must be {form}"
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise InvalidTypeError(wrong)
@@ -283,11 +250,8 @@ def whole_numbers(argument: str, values: Any, counts: Sequence[int], form: str) 
 def refusal(part: Part, reason: str) -> InvalidValueError:
     """The error that names a part and says why it cannot be lowered."""
     kind = "" if part.module is None else f" ({type(part.module).__name__})"
-    return InvalidValueError(
-        f"{part.name!r}{kind} cannot be lowered exactly: {reason}"
-        if part.name
-        else f"the network: {reason}"
-    )
+    who = f"{part.name!r}{kind} cannot be lowered exactly" if part.name else "the network"
+    return InvalidValueError(f"{who}: {reason}")
 
 
 def is_own_layer(module: nn.Module | None) -> bool:
@@ -401,82 +365,70 @@ def _is_size(node: fx.Node, index: dict[fx.Node, int]) -> bool:
 
 
 def _parts(net: nn.Module, node: fx.Node, index: dict[fx.Node, int], position: int) -> list[Part]:
-    """What a node of a trace is: one part, or two behind each other, the first at a position of the
-    graph.
-    """
+    """One part for a node of a trace, or two, the first at a position of the graph."""
     tensors = [source for source in node.all_input_nodes if source in index]
     inputs = tuple(index[source] for source in tensors)
+    # in the order of the arguments, one of them several times too
+    given = tuple(index[arg] for arg in node.args if isinstance(arg, fx.Node) and arg in index)
     if node.op == "placeholder":
         return [Part(node.name, None, ())]
     if node.op == "call_module":
         module = net.get_submodule(str(node.target))
+        part = Part(str(node.target), module, given if is_own_layer(module) else inputs)
+        is_plain = len(node.args) + len(node.kwargs) == len(part.inputs) == 1
         if is_own_layer(module):
-            # in the order of its arguments, one of them several times too
-            given = [arg for arg in node.args if isinstance(arg, fx.Node) and arg in index]
-            inputs = tuple(index[arg] for arg in given)
-            is_called_plainly = len(inputs) == len(node.args) > 0 and not node.kwargs
-        else:
-            is_called_plainly = len(node.args) + len(node.kwargs) == len(inputs) == 1
-        if not is_called_plainly:
-            raise refusal(
-                Part(str(node.target), module, inputs),
-                "it is called with more than a tensor; call it with its input alone",
-            )
-        return [Part(str(node.target), module, inputs)]
-    is_method = node.op == "call_method"
-    if node.op == "call_function" or is_method:
-        summands = [
-            index[value] for value in node.args if isinstance(value, fx.Node) and value in index
-        ]
-        if node.target in ADDITIONS and not node.kwargs and len(node.args) == len(summands) == 2:
-            return [Part(node.name, None, tuple(summands))]
+            is_plain = len(node.args) == len(given) > 0 and not node.kwargs
+        if not is_plain:
+            reason = "it is called with more than a tensor; call it with its input alone"
+            raise refusal(part, reason)
+        return [part]
+    if node.op in ("call_function", "call_method"):
+        if node.target in ADDITIONS and not node.kwargs and len(node.args) == len(given) == 2:
+            return [Part(node.name, None, given)]
         # one tensor, which comes first
-        if len(tensors) == len(summands) == 1 and node.args[0] is tensors[0]:
-            flatten = _flatten(node)
-            if flatten is not None:
-                return [Part(node.name, flatten, inputs, is_function=True)]
-            if node.target in (RESHAPINGS if is_method else RESHAPING_FUNCTIONS):
-                return [Part(node.name, Reshaping(node, dict(index)), inputs, is_function=True)]
-            if node.target in MEANS and _mean(node) is not None:
-                without_axes = Part(
-                    node.name, Reshaping(node, dict(index)), (position,), is_function=True
-                )
-                return [Part(node.name, _mean(node), inputs, is_function=True), without_axes]
-            if node.target in POOLS and len(node.all_input_nodes) == 1:
-                return [
-                    Part(
-                        node.name,
-                        POOLS[node.target](*node.args[1:], **node.kwargs),
-                        inputs,
-                        is_function=True,
-                    )
-                ]
+        if len(tensors) == len(given) == 1 and node.args[0] is tensors[0]:
+            found = _functions(node, index, inputs, position)
+            if found:
+                return found
     raise InvalidValueError(
         f"{node.name!r} ({_spelled(node.target)}) cannot be lowered: an integer network is made of"
         " modules, sums of two tensors, pools and changes of shape; replace it by one of those"
     )
 
 
+def _functions(
+    node: fx.Node, index: dict[fx.Node, int], inputs: tuple[int, ...], position: int
+) -> list[Part]:
+    """A function of one tensor as modules; none where it is another."""
+
+    def part(module: nn.Module, inputs: tuple[int, ...] = inputs) -> Part:
+        return Part(node.name, module, inputs, is_function=True)
+
+    is_method = node.op == "call_method"
+    module: nn.Module | None = _flatten(node)
+    if module is not None:
+        return [part(module)]
+    if node.target in (RESHAPINGS if is_method else RESHAPING_FUNCTIONS):
+        return [part(Reshaping(node, dict(index)))]
+    module = _mean(node) if node.target in MEANS else None
+    if module is not None:
+        return [part(module), part(Reshaping(node, dict(index)), (position,))]
+    if node.target in POOLS and len(node.all_input_nodes) == 1:
+        return [part(POOLS[node.target](*node.args[1:], **node.kwargs))]
+    return []
+
+
 def _flatten(node: fx.Node) -> nn.Flatten | None:
-    """The module that a change of shape is, where it flattens: `flatten` itself, and
-    `x.view(x.size(0), -1)`.
-    """
+    """The module that `flatten`, or `x.view(x.size(0), -1)`, is; None for others."""
     names = ("start_dim", "end_dim") if node.target in (torch.flatten, "flatten") else ("shape",)
     given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-    if (
-        len(names) == 2
-        and all(isinstance(value, int) for value in given.values())
-        and set(given) <= set(names)
-    ):
+    are_ints = all(isinstance(value, int) for value in given.values())
+    if len(names) == 2 and are_ints and set(given) <= set(names):
         return nn.Flatten(given.get("start_dim", 0), given.get("end_dim", -1))  # type: ignore[arg-type]
     sizes: Any = node.args[1:] if len(node.args) == 3 else given.get("shape")
-    if (
-        node.target in ("view", "reshape", torch.reshape)
-        and isinstance(sizes, tuple | list)
-        and len(sizes) == 2
-    ):
-        return nn.Flatten() if _is_batch(sizes[0]) and sizes[1] == -1 else None
-    return None
+    is_pair = isinstance(sizes, tuple | list) and len(sizes) == 2
+    flattens = node.target in ("view", "reshape", torch.reshape) and is_pair
+    return nn.Flatten() if flattens and _is_batch(sizes[0]) and sizes[1] == -1 else None
 
 
 def _is_batch(size: Any) -> bool:
@@ -485,11 +437,8 @@ def _is_batch(size: Any) -> bool:
         return False
     source: Any = size.args[0]
     of_shape = size.target == "size" or source.target == "size" or source.args[1:] == ("shape",)
-    return (
-        of_shape
-        and size.args[1:] == (0,)
-        and (size.target == "size" or len(source.args) == 1 + (source.target is getattr))
-    )
+    of_all = size.target == "size" or len(source.args) == 1 + (source.target is getattr)
+    return of_shape and size.args[1:] == (0,) and of_all
 
 
 def _mean(node: fx.Node) -> nn.Module | None:
@@ -497,9 +446,8 @@ def _mean(node: fx.Node) -> nn.Module | None:
     names = ("dim", "keepdim")
     given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
     dims: Any = given.get("dim")
-    axes = (
-        {dims} if isinstance(dims, int) else set(dims) if isinstance(dims, tuple | list) else set()
-    )
+    dims = (dims,) if isinstance(dims, int) else dims
+    axes = set(dims) if isinstance(dims, tuple | list) else set()
     if set(given) - set(names):
         return None
     if axes in ({2}, {-1}):
@@ -508,9 +456,7 @@ def _mean(node: fx.Node) -> nn.Module | None:
 
 
 def check_methods(graph: Graph) -> None:
-    """Refuse a module with a method of the user's own in place of a known one, which would not be
-    followed.
-    """
+    """Refuse methods of the user's own in place of known ones: they would not be followed."""
     for part in graph.parts:
         # of a neuron its equations are looked at, whoever wrote them; a layer of the user's own
         # says itself what it is
@@ -529,22 +475,13 @@ def check_method(part: Part, module: nn.Module, harmless: frozenset[str] = HARML
 
 
 def own_method(module: nn.Module, harmless: frozenset[str] = HARMLESS) -> str | None:
-    """A method that the user has put in place of one of torch's or of this package, in a subclass
-    or on the object.
-    """
+    """A method in place of one of torch's or of this package, in a subclass or on the object."""
     kinds = type(module).__mro__
     known = next(kind for kind in kinds if kind.__module__.partition(".")[0] in ("torch", "snnsim"))
-    for names in (
-        vars(module),
-        *(vars(kind) for kind in takewhile(lambda kind: kind is not known, kinds)),
-    ):
-        for name in names:
-            special = name.startswith("__") and name != "__call__"
-            if (
-                not special
-                and name not in harmless
-                and inspect.isroutine(getattr(known, name, None))
-            ):
+    for owner in (module, *takewhile(lambda kind: kind is not known, kinds)):
+        for name in vars(owner):
+            is_harmless = name in harmless or (name.startswith("__") and name != "__call__")
+            if not is_harmless and inspect.isroutine(getattr(known, name, None)):
                 return name
     return None
 
@@ -552,14 +489,13 @@ def own_method(module: nn.Module, harmless: frozenset[str] = HARMLESS) -> str | 
 def _check_used_once(parts: list[Part]) -> None:
     seen: set[int] = set()
     for part in parts:
-        if isinstance(part.module, Temporal):
-            if id(part.module) in seen:
-                raise refusal(
-                    part,
-                    "it is used twice, and would continue from its own state; give each place a"
-                    " neuron of its own",
-                )
-            seen.add(id(part.module))
+        if isinstance(part.module, Temporal) and id(part.module) in seen:
+            raise refusal(
+                part,
+                "it is used twice, and would continue from its own state; give each place a neuron"
+                " of its own",
+            )
+        seen.add(id(part.module))
 
 
 def _check_in_place(parts: list[Part], in_place: list[int], output: int) -> None:
@@ -570,7 +506,7 @@ def _check_in_place(parts: list[Part], in_place: list[int], output: int) -> None
         module = part.module
         passes_on = i in in_place or isinstance(module, Reshaping) or type(module) in PASSING
         passes_on = passes_on or (isinstance(module, Delay) and module.delay_steps == 0)
-        # one of the user's own may
+        # a layer of the user's own may
         passes_on = passes_on or is_own_layer(module)
         tensor.append(tensor[part.inputs[0]] if passes_on else i)
     reads = [

@@ -91,11 +91,7 @@ class Signal:
         return self.shape[0], *((1,) * (3 - len(self.shape))), *self.shape[1:]  # type: ignore[return-value]
 
     def check(self, name: str) -> None:
-        """Refuse bounds beyond 32 bits, and shapes that are not channels, height and width.
-
-        Raises:
-            InvalidValueError: with the name of what returns it, and the rule.
-        """
+        """Refuse bounds beyond 32 bits, and shapes that are not channels, height and width."""
         is_shape = 1 <= len(self.shape) <= 3 and all(size > 0 for size in self.shape)
         require(name, is_shape, "a shape has 1 to 3 axes, all positive")
         # engines and generated C count in 32 bits
@@ -134,9 +130,7 @@ class Window:
         return math.prod(self.output_size(height, width))
 
     def firsts(self, height: int, width: int) -> list[Integers]:
-        """For either axis, the first place within the border that each place of the output sees;
-        the size where it sees none.
-        """
+        """For either axis, the first place that each output sees; the size where it sees none."""
         found = []
         for k, (size, places) in enumerate(
             zip((height, width), self.output_size(height, width), strict=True)
@@ -148,9 +142,7 @@ class Window:
         return found
 
     def views(self, planes: Integers) -> list[tuple[int, int, Integers]]:
-        """For every place of the kernel (y, x), what it sees: `[..., H, W] -> [..., Hout, Wout]`,
-        zeros beyond the border.
-        """
+        """What each place (y, x) of the kernel sees, `[..., Hout, Wout]`, zeros beyond borders."""
         height, width = self.output_size(*planes.shape[-2:])
         padded = np.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(p, p) for p in self.padding])
         (down, right), (sy, sx) = self.dilation, self.stride

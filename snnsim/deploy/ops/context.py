@@ -84,9 +84,7 @@ class Assembly:
         return source
 
     def change(self, source: int, output: Signal, **fields: Any) -> None:
-        """Change the operation that a signal comes from, and bounds and binary point of the signal
-        in every shape it passes through, to those of `output`.
-        """
+        """Change an operation, and bounds and binary point of its signal in every shape."""
         while source:
             operation = self.operations[source - 1]
             self._bound(source, output)
@@ -156,9 +154,7 @@ class Context:
         return len(self.assembly.operations)
 
     def check_exact(self, reader: str, *sources: int) -> None:
-        """Refuse inputs whose values, not only the neuron behind them, would have to be exact and
-        are not; `reader` says what reads them.
-        """
+        """Refuse inputs whose own values are not exact; `reader` says what reads them."""
         for source in sources or self.inputs:
             origin = self.assembly.origin_of(source)
             if origin in self.assembly.sums:

@@ -302,16 +302,12 @@ class TableNeuron(Neuron):
 
 
 def _tops(edges: Integers) -> Integers:
-    """The last integer below each edge: what a value is compared with, so that nothing lies above
-    the largest integer.
-    """
+    """The last integer below each edge, so that nothing lies above the largest integer."""
     return edges.astype(np.int64) - 1
 
 
 def _channel_counters(channels: int, inner: int) -> dict[str, str]:
-    """C lines before the loop over neurons and at its end, so that `channel` is `n // inner %
-    channels` without a division.
-    """
+    """C lines that count `channel = n // inner % channels` without a division."""
     if channels == 1:
         return {"first": "", "next": ""}
     first = "    uint32_t channel = 0;\n"
@@ -446,9 +442,7 @@ def _output(context: Context, node: Membrane, codebook: Codebook) -> tuple[Signa
 
 
 def _stage(context: Context, table: _Automaton, frac_bits: int, shift: int, divided: int) -> Stage:
-    """How exact a neuron is with the layer in front of it, whose output it divides by
-    `2**divided`.
-    """
+    """How exact a neuron is that divides by `2**divided`, with the layer in front of it."""
     assembly, (source,) = context.assembly, context.inputs
     origin, unit = assembly.origin_of(source), 2.0 ** (shift - frac_bits)
     sums, leak = assembly.sums.get(origin), float(table.leak.abs().max())
@@ -569,9 +563,7 @@ class _Automaton:
 
 
 def _automaton(context: Context, node: Membrane, codebook: Codebook, shape: Shape) -> _Automaton:
-    """The automaton of a node at rest and in eval mode, from the same table that the kernels run,
-    in the codebook's dtype; its constants broadcast against samples of a shape.
-    """
+    """The automaton of a node at rest and in eval mode, from the table that the kernels run."""
 
     def equations(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output, _, after = node.settle(q)
@@ -598,9 +590,7 @@ def _automaton(context: Context, node: Membrane, codebook: Codebook, shape: Shap
 def _why_not_integers(
     node: Membrane, codebook: Codebook, out: Tensor, leak: Tensor, is_level: Tensor
 ) -> str | None:
-    """Reason that integers do not tell all: they hold the first code that fires, codes after a
-    reset, and finite leaks.
-    """
+    """Reason that codes, first codes that fire and finite leaks do not tell all."""
     if not isinstance(node, BaseNode):
         if not bool((out == codebook.levels).all()):
             return "it returns something other than its membrane; use LIReadout's own settle"

@@ -393,9 +393,7 @@ def _narrowest(context: Context, whole: Any) -> Integers:
 
 
 def _of_live_channels(weight: Integers, scale: Tensor) -> Tensor:
-    """Scales `[O]`, the smallest of the others where a channel's weights are all 0: sums of 0 are 0
-    with every scale.
-    """
+    """Scales `[O]`; where weights are all 0, which any scale fits, the smallest of the others."""
     live = torch.from_numpy(weight.reshape(len(weight), -1).any(1))
     scale = scale.expand(len(weight))
     if not bool(live.any()):
@@ -527,16 +525,12 @@ def fits_nibbles(weight: Integers) -> bool:
 
 
 def packed_bytes(weight: Integers) -> npt.NDArray[np.uint32]:
-    """`[O, I]` weights of 8 bits as words `[O / 4, I]`; byte i is output i of its row of words,
-    plus 128.
-    """
+    """`[O, I]` weights of 8 bits, plus 128, as words `[O / 4, I]`; byte i is output i."""
     return _words(weight, 128, 8)
 
 
 def packed_nibbles(weight: Integers) -> npt.NDArray[np.uint32]:
-    """`[O, I]` weights of 4 bits as words `[O / 8, I]`; nibble i is output i of its row of words,
-    plus 8.
-    """
+    """`[O, I]` weights of 4 bits, plus 8, as words `[O / 8, I]`; nibble i is output i."""
     return _words(weight, 8, 4)
 
 
