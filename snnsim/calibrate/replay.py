@@ -14,7 +14,6 @@ from snnsim._core.restore import hooked, restoring
 from snnsim.calibrate.collect import observe
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.learned import LearnedUniform
 from snnsim.temporal.record import Trace
 from snnsim.temporal.runner import MultiStep
 
@@ -63,9 +62,7 @@ class Replay:
         """Squared difference between the spike counts with this codebook and the recorded ones,
         summed over neurons and samples.
         """
-        self.node.state_quant = (
-            codebook.freeze() if isinstance(codebook, LearnedUniform) else codebook
-        )
+        self.node.state_quant = codebook.freeze()
         total = 0.0
         with torch.no_grad(), warnings.catch_warnings():
             # of levels that never leak, say: a candidate is not a choice yet

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from snnsim.automaton.build import NoTable
+from snnsim.automaton.examine import automaton_of
 from snnsim.deploy.graph import Part, refusal
 from snnsim.neurons.base import BaseNode
-from snnsim.neurons.examine import table_of
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 
@@ -63,7 +63,7 @@ def automaton(part: Part, node: Membrane, codebook: Codebook, shape: tuple[int, 
     dtype = codebook.levels.dtype
     try:
         # two samples, which show whether one looks at the other
-        table = table_of(node, equations, codebook, (2, *shape), dtype)
+        table = automaton_of(node, equations, codebook, (2, *shape), dtype)
     except NoTable as reason:
         raise refusal(part, f"{reason}; no table of integers can stand for it") from reason
     after = table.after.detach()

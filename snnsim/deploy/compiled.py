@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, int8, int16, int32, int64, types, uint8, uint64
 from numba.core import cgutils
@@ -33,9 +34,9 @@ from snnsim.deploy.presets import (
 )
 from snnsim.deploy.program import KINDS, RECORD, Row, tile_width
 from snnsim.kernels import sparse_kernels
-from snnsim.kernels.cpu import kernel_cache
-from snnsim.kernels.cpu.passes import as_bytes, at, jit, next_block, pointer, retyped
-from snnsim.kernels.cpu.threads import Kernel
+from snnsim.kernels.cpu import cache
+from snnsim.kernels.cpu.host import Kernel
+from snnsim.kernels.cpu.vector import as_bytes, at, jit, next_block, pointer, retyped
 from snnsim.kernels.sparse_kernels import count_bits, lowest_bit, next_slot
 
 __all__ = ["kernel"]
@@ -91,6 +92,7 @@ IS_TILED, IS_BINARY, IS_STATIC, TERMS, FIRE, HAS_RUNS = (
     Row.HAS_RUNS,
 )
 COLUMNS = Row.WIDTH_OF_TABLE
+_RECORD = np.dtype(RECORD)
 # up to this many edges are compared one after the other, in passes that vectorize; more are
 # searched
 COUNTED = 31
@@ -110,7 +112,7 @@ _intrinsic: Any = intrinsic
 
 def kernel() -> Kernel:
     """The kernel, from disk or compiled."""
-    return kernel_cache.compiled(run_program, False, program, presets, sparse_kernels)
+    return cache.compiled(run_program, False, program, presets, sparse_kernels)
 
 
 # ---- vectors
@@ -345,7 +347,7 @@ def _add_to(builder: Any, sums: Any, total: Any, vector: Any) -> None:
 
 def run_program(memory: Any) -> None:
     """Run samples through all time steps; a block is one of them."""
-    a = carray(as_bytes(memory), 1, RECORD)[0]
+    a = carray(as_bytes(memory), 1, _RECORD)[0]
     slot = next_slot(memory)
     # a thread more than there is memory for: the others do the work
     if slot >= a.slots:

@@ -5,7 +5,6 @@ definitions; the results are the same.
 from __future__ import annotations
 
 import importlib.util
-from array import array
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import torch
 
 from snnsim.deploy.operations import Integers
 from snnsim.deploy.state import Packed
-from snnsim.kernels.cpu import threads
+from snnsim.kernels.cpu import host
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -69,21 +68,21 @@ def _run_compiled(
     signal = network.signals[network.output]
     out = np.empty((time_steps, batch, *signal.shape), np.uint8 if signal.is_binary else np.int32)
     work = batch * time_steps * program.values
-    slots = max(1, min(threads.thread_count(work), batch))
-    # torch and array tell where their memory is faster than numpy does
+    slots = max(1, min(host.thread_count(work), batch))
+    # torch tells where its memory is faster than numpy does
     scratch = torch.empty(slots * program.slot_size, dtype=torch.int32)
     x_step = 0 if is_static else batch * network.input.size
-    sizes = (0, 0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)
-    record = array(
-        "q",
-        (*sizes, _address(x), _address(state), scratch.data_ptr(), _address(out), *program.fixed),
-    )
-    threads.run(_kernel(), record.buffer_info()[0], slots, work)
+    record = type(program.fixed).from_buffer_copy(program.fixed)
+    record.batch, record.time_steps, record.slots = batch, time_steps, slots
+    record.x_bytes, record.x_step, record.out_bytes = x.itemsize, x_step, out.itemsize
+    record.x, record.state, record.out = _address(x), _address(state), _address(out)
+    record.scratch = scratch.data_ptr()
+    host.run(_kernel(), record, slots, work)
     return out, state
 
 
 @cache
-def _kernel() -> threads.Kernel:
+def _kernel() -> host.Kernel:
     from snnsim.deploy.compiled import kernel
 
     return kernel()

@@ -28,6 +28,7 @@ from snnsim.deploy.operations import (
 )
 from snnsim.deploy.preset_operations import PresetLayer, PresetNeuron
 from snnsim.deploy.presets import LoihiLIF
+from snnsim.kernels.cpu.records import fill, record_kind
 
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
@@ -55,38 +56,12 @@ KINDS = {
 # outputs that are summed at once, most and fewest
 LARGEST_TILE, SMALLEST_TILE = 128, 16
 INT16_MAX = 2**15 - 1
-# the kernel's record: what differs from call to call, then what the program says
-CALL = (
-    "counter",
-    "tickets",
-    "unfinished",
-    "batch",
-    "time_steps",
-    "x_bytes",
-    "x_step",
-    "slots",
-    "out_bytes",
-    "x",
-    "state",
-    "scratch",
-    "out",
-)
+# of the kernel's record, what the program says; the rest differs from call to call
 FIXED = (
-    *(
-        "inputs",
-        "copies_input",
-        "table",
-        "rows",
-        "narrow",
-        "wide",
-        "constants",
-        "parts",
-        "num_parts",
-        "state_bytes",
-    ),
-    *("slot_size", "held", "sums", "events", "charged", "found", "out_first", "out_count"),
+    "inputs copies_input table rows narrow wide constants parts num_parts state_bytes"
+    " slot_size held sums events charged found out_first out_count"
 )
-RECORD = np.dtype([(name, np.int64) for name in CALL + FIXED])
+RECORD = record_kind(f"batch time_steps x_bytes x_step slots out_bytes x state scratch out {FIXED}")
 
 
 def tile_width(outputs: Any) -> Any:
@@ -216,7 +191,7 @@ class Program:
             "out_first": self._starts[self.network.output],
             "out_count": signals[self.network.output].size,
         }
-        self.fixed = tuple(int(fields[name]) for name in FIXED)
+        self.fixed = fill(RECORD, **{name: int(fields[name]) for name in FIXED.split()})
 
     def _place(self, signals: tuple[Signal, ...], operations: tuple[Operation, ...]) -> None:
         """Where the values and the state of every operation begin; a reshaped signal is the signal

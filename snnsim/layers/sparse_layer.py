@@ -78,7 +78,7 @@ class SpikeLayer(nn.Module):
 
     def _spikes(self, x: Tensor) -> Spikes | str:
         """The spikes of an input, or why they are not added up."""
-        reason = self._obstacle(x)
+        reason = self._why_not(x)
         if reason is None and self.crossover == 0:
             reason = "crossover=0"
         if reason is None and self.crossover is None:
@@ -93,7 +93,7 @@ class SpikeLayer(nn.Module):
             t is not None and t.requires_grad for t in (x, self.weight, self.bias)
         )
 
-    def _obstacle(self, x: Tensor) -> str | None:
+    def _why_not(self, x: Tensor) -> str | None:
         """Why the kernels cannot run on this, whatever the values are; None if they can."""
         raise NotImplementedError
 

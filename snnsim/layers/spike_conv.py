@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from snnsim._core.autograd import apply, differentiable_once
 from snnsim.errors import InvalidTypeError
-from snnsim.kernels.sparse import Spikes, competitor, numba_obstacle, tensor_obstacle
-from snnsim.kernels.sparse_conv import (
+from snnsim.kernels.cpu import host
+from snnsim.kernels.sparse import (
     Geometry,
+    Spikes,
+    competitor,
     convolve,
     find_events,
     input_gradient,
     is_last,
     kernel_gradient,
+    why_not_tensors,
 )
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
 
@@ -110,8 +113,8 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
         layer.weight, layer.bias = conv.weight, conv.bias
         return layer.train(conv.training)
 
-    def _obstacle(self, x: Tensor) -> str | None:
-        reason = tensor_obstacle(x, self.weight, self.bias)
+    def _why_not(self, x: Tensor) -> str | None:
+        reason = why_not_tensors(x, self.weight, self.bias)
         if reason is not None:
             return reason
         if self.groups != 1:
@@ -129,7 +132,7 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
             or min(self._out(x)) < 1
         ):
             return f"an input of shape {tuple(x.shape)}"
-        return numba_obstacle()
+        return host.why_not()
 
     def _too_small(self, x: Tensor) -> str | None:
         samples, (height, width) = x.shape[:-3].numel(), self._out(x)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from snnsim._core.autograd import apply, differentiable_once
 from snnsim.errors import InvalidTypeError
-from snnsim.kernels.sparse import Spikes, competitor, find_spikes, obstacle, weight_gradient
+from snnsim.kernels.sparse import Spikes, competitor, find_spikes, weight_gradient, why_not
 from snnsim.layers.sparse_layer import Crossover, SpikeLayer, few_multiplications
 
 __all__ = ["CROSSOVERS", "SpikeLinear"]
@@ -95,8 +95,8 @@ class SpikeLinear(SpikeLayer, nn.Linear):
         layer.weight, layer.bias = linear.weight, linear.bias
         return layer.train(linear.training)
 
-    def _obstacle(self, x: Tensor) -> str | None:
-        return obstacle(x, self.weight, self.bias)
+    def _why_not(self, x: Tensor) -> str | None:
+        return why_not(x, self.weight, self.bias)
 
     def _too_small(self, x: Tensor) -> str | None:
         rows = x.numel() // self.in_features

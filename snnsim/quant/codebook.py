@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,8 +53,17 @@ class Codebook(FixedDtype):
 
     levels: Tensor
     edges: Tensor
-    # whether training moves the levels, so that a node has to check them again
+    # training moves the levels
     is_learned = False
+    # what a subclass has to say of itself, since it may round in a way of its own: its levels and
+    # edges are all that rounding depends on; `describe` says all of it
+    is_tabular = True
+    is_described = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for fact in ("is_tabular", "is_described"):
+            setattr(cls, fact, vars(cls).get(fact, False))
 
     def __init__(
         self,
@@ -185,6 +195,61 @@ class Codebook(FixedDtype):
     def limits(self) -> tuple[float, float]:
         """Lowest and highest level."""
         return self._limits
+
+    def why_not_tabular(self) -> str | None:
+        """Reason why no table of levels and edges stands for this codebook; None where one does."""
+        if self.is_tabular:
+            return None
+        return f"a {type(self).__name__} is not a fixed set of levels and edges"
+
+    def freeze(self) -> Codebook:
+        """Itself, or where levels are learned a plain Codebook of those as of now."""
+        return self
+
+    def seen_by(self, neurons: int) -> AbstractContextManager[None]:
+        """One run of a layer of so many neurons per sample: learned levels are evaluated once, and
+        their gradients scaled for it.
+        """
+        return nullcontext()
+
+    def scaled_parameters(self, neurons: int) -> tuple[Tensor, ...]:
+        """Learned parameters as a layer of so many neurons per sample sees them; none here."""
+        return ()
+
+    def slopes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of rounding with respect to each of P `scaled_parameters`, by level, float64.
+
+        Returns:
+            `[P, L]` inside the outermost levels, `[P, L]` outside, and `[P]`, a factor of `h`
+            inside.
+        """
+        none = self.levels.new_zeros(0, self.num_levels, dtype=torch.float64)
+        return none, none, none[:, 0]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON, of which `from_description` makes an equal codebook.
+
+        Raises:
+            InvalidValueError: a class of the user's own, or a source of randomness.
+        """
+        if not self.is_described:
+            raise InvalidValueError(
+                f"its codebook is a {type(self).__name__} of your own; use a plain Codebook of its"
+                " levels"
+            )
+        levels = self.levels.detach()
+        return {
+            "kind": type(self).__name__,
+            "levels": levels.tolist(),
+            "edges": self.edges.detach().tolist(),
+            "ste": self.ste,
+            "dtype": str(levels.dtype).removeprefix("torch."),
+        }
+
+    @classmethod
+    def _like(cls, plain: Codebook) -> Codebook:
+        """A codebook of this class, as a plain one describes it."""
+        return plain
 
     def with_rounding(
         self, rounding: str, generator: torch.Generator | None = None, rest: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,22 @@ from snnsim._core.modules import FixedDtype
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.codebook import Codebook, _midpoints
 from snnsim.quant.state import uniform
+from snnsim.quant.stochastic import StochasticCodebook
 
-__all__ = ["LearnedUniform"]
+__all__ = ["LearnedUniform", "from_description"]
 
 # the step never becomes smaller than this share of its first value: levels stay apart, whatever the
 # optimizer does
 LEAST_STEP = 2.0**-8
+
+
+class _Seen(NamedTuple):
+    """What one run sees of a learned codebook."""
+
+    neurons: int
+    levels: Tensor
+    edges: Tensor
+    limits: tuple[float, float]
 
 
 class LearnedUniform(Codebook):
@@ -52,12 +62,14 @@ class LearnedUniform(Codebook):
     """
 
     is_learned = True
+    is_tabular = True
+    is_described = True
     step: nn.Parameter
     offset: nn.Parameter
     multiples: Tensor
     least_step: Tensor
-    # neurons of one sample, where the shape of what is rounded does not say
-    _neurons: int | None = None
+    # within `seen_by`
+    _seen: _Seen | None = None
 
     def __init__(
         self,
@@ -102,16 +114,22 @@ class LearnedUniform(Codebook):
         self.register_buffer("multiples", index - origin)
         self.register_buffer("least_step", (step * LEAST_STEP).float())
 
+    @classmethod
+    def _like(cls, plain: Codebook) -> Codebook:
+        return cls.from_codebook(plain)
+
     @property
     def levels(self) -> Tensor:  # type: ignore[override]
         """`[L]` float32: `offset + step * multiples`, rounded once."""
+        if self._seen is not None:
+            return self._seen.levels
         step = torch.maximum(self.step.detach().double(), self.least_step)
         return (self.offset.detach().double() + step * self.multiples).float()
 
     @property
     def edges(self) -> Tensor:  # type: ignore[override]
         """`[L-1]` float32: the midpoints."""
-        return _midpoints(self.levels)
+        return _midpoints(self.levels) if self._seen is None else self._seen.edges
 
     @property
     def num_levels(self) -> int:
@@ -121,12 +139,14 @@ class LearnedUniform(Codebook):
     @property
     def limits(self) -> tuple[float, float]:
         """Lowest and highest level as of now; reads them from their device."""
+        if self._seen is not None:
+            return self._seen.limits
         levels = self.levels
         return float(levels[0]), float(levels[-1])
 
     def with_gradient(self, value: Tensor, h: Tensor) -> Tensor:
         """`value` in the forward; gradients to `h`, step and offset in the backward."""
-        neurons = math.prod(h.shape[1:]) if self._neurons is None else self._neurons
+        neurons = math.prod(h.shape[1:]) if self._seen is None else self._seen.neurons
         return apply(
             _LearnedRounding, value, h, *self.scaled_parameters(neurons), self.levels, self.offset
         )
@@ -156,19 +176,18 @@ class LearnedUniform(Codebook):
 
     @contextmanager
     def seen_by(self, neurons: int) -> Iterator[None]:
-        """Scale gradients for a layer of so many neurons per sample, whatever the shape of what is
-        rounded.
-        """
-        before = self._neurons
+        """One run of a layer of so many neurons per sample, whatever shape is rounded."""
+        before = self._seen
         # as restoring does, in a function that is called for every step of training
         try:
             try:
-                self._neurons = neurons
+                self._seen = None
+                self._seen = _Seen(neurons, self.levels, self.edges, self.limits)
                 yield
             finally:
-                self._neurons = before
+                self._seen = before
         except BaseException:
-            self._neurons = before
+            self._seen = before
             raise
 
     def with_rounding(
@@ -226,3 +245,13 @@ class _LearnedRounding(torch.autograd.Function):
 def _spacing(levels: Tensor) -> Tensor:
     levels = levels.double()
     return (levels[-1] - levels[0]) / (len(levels) - 1)
+
+
+CODEBOOKS = {kind.__name__: kind for kind in (Codebook, StochasticCodebook, LearnedUniform)}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def from_description(values: dict[str, Any]) -> Codebook:
+    """The codebook that `Codebook.describe` described."""
+    plain = Codebook(values["levels"], values["edges"], values["ste"], DTYPES[values["dtype"]])
+    return CODEBOOKS[values["kind"]]._like(plain)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnsim._core.checks import check_generator
+from snnsim.errors import InvalidValueError
 from snnsim.quant.codebook import Codebook
 
 __all__ = ["StochasticCodebook"]
@@ -30,6 +32,8 @@ class StochasticCodebook(Codebook):
     Source: Gupta et al. 2015, "Deep Learning with Limited Numerical Precision", section 3.
     """
 
+    is_described = True
+
     def __init__(
         self,
         levels: Sequence[float] | Tensor,
@@ -39,6 +43,19 @@ class StochasticCodebook(Codebook):
         super().__init__(levels, ste=ste)
         check_generator("StochasticCodebook", "generator", generator)
         self.generator = generator
+
+    def describe(self) -> dict[str, Any]:
+        """As of a Codebook; refused where it draws from a generator."""
+        if self.generator is not None:
+            raise InvalidValueError(
+                "its codebook draws from a generator, which does not travel; leave the generator"
+                " out"
+            )
+        return super().describe()
+
+    @classmethod
+    def _like(cls, plain: Codebook) -> Codebook:
+        return cls(plain.levels, plain.ste)
 
     def forward(self, h: Tensor) -> Tensor:
         """One of the two levels around each value, drawn; straight-through gradient."""

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from snnsim.kernels.cpu import pool
-from snnsim.kernels.table import LinearMembrane, Table
+from snnsim.automaton.automaton import Automaton
+from snnsim.kernels.cpu import host
+from snnsim.kernels.linear import LinearMembrane
 
 
 def _random_table(
@@ -18,7 +19,7 @@ def _random_table(
     divisor=None,
     inner=1,
     seed=0,
-) -> Table:
+) -> Automaton:
     """A table with random levels and slopes, a hard reset and a leak that differs between
     channels."""
     generator = torch.Generator().manual_seed(seed)
@@ -38,7 +39,7 @@ def _random_table(
         divisor = torch.full((1,), divisor, dtype=dtype)
     elif divisor == "channel":
         divisor = torch.rand(channels, generator=generator, dtype=torch.float64).to(dtype) + 1
-    return Table(
+    return Automaton(
         edges=edges,
         out=(fires.to(dtype) if spiking else values).expand(channels, -1).clone(),
         carry=after * leak,
@@ -103,7 +104,7 @@ def poisoned(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
-    monkeypatch.setattr(pool, "empty", poison(pool.empty))
+    monkeypatch.setattr(host, "empty", poison(host.empty))
 
 
 def _same(a, b) -> bool:

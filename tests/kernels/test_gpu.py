@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from snnsim.kernels.gpu import GpuEngine
 from snnsim.kernels.launch import choose
-from snnsim.kernels.scan import scan, scan_linear
+from snnsim.kernels.scan import scan
 
 # the interpreter computes in numpy, which warns of inf - inf
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")
@@ -88,8 +88,8 @@ def test_linear_membranes_give_what_the_reference_gives(dtype, linear, same):
         )
         x = difficult(4, 66, dtype)
         for a, b in zip(
-            results(scan_linear, moved(membrane), x, "gpu"),
-            results(scan_linear, moved(membrane), x, "reference"),
+            results(scan, moved(membrane), x, "gpu"),
+            results(scan, moved(membrane), x, "reference"),
             strict=True,
         ):
             assert same(a, b), (reset, tau, divisor, detach, channels)
@@ -126,7 +126,7 @@ def test_gradients_of_the_constants_of_a_membrane_are_those_of_the_reference(cha
             name: getattr(membrane, name).clone().requires_grad_()
             for name in ("threshold", "tau", "divisor")
         }
-        out, v = scan_linear(
+        out, v = scan(
             x, torch.zeros(66, device=DEVICE), dataclasses.replace(membrane, **learned), engine
         )
         gradients.append(torch.autograd.grad(out.sum() + 2 * v.sum(), list(learned.values())))

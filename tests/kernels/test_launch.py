@@ -7,7 +7,7 @@ import torch
 
 from snnsim.errors import EngineError, InvalidValueError
 from snnsim.kernels.launch import choose, engines, explain
-from snnsim.kernels.scan import scan, scan_linear
+from snnsim.kernels.scan import scan
 
 
 def test_the_fastest_engine_that_can_is_chosen(random_table):
@@ -34,7 +34,7 @@ def test_an_engine_that_cannot_run_raises_where_it_was_asked_for_by_name(random_
         EngineError,
         match=r"engine='cpu' cannot run here: an un-quantized neuron whose .* leave engine out",
     ):
-        scan_linear(torch.zeros(2, 3), torch.zeros(1), linear(channels=3), engine="cpu")
+        scan(torch.zeros(2, 3), torch.zeros(1), linear(channels=3), engine="cpu")
 
 
 def test_an_engine_that_does_not_exist_raises(random_table):

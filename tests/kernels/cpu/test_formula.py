@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from snnsim.kernels.table import LinearMembrane
 
 from snnsim import surrogate
 from snnsim.kernels.cpu import formula
-from snnsim.kernels.table import LinearMembrane
 from snnsim.surrogate import library
 
 LIBRARY = [getattr(surrogate, name)() for name in library.__all__]
@@ -212,7 +212,6 @@ def test_the_kernel_evaluates_a_formula_as_torch_evaluates_its_function(
 def test_a_long_sequence_uses_the_formula_and_a_short_one_does_not(monkeypatch):
     cpu = pytest.importorskip("snnsim.kernels.cpu.engine")
     pytest.importorskip("numba")
-    from snnsim.kernels.scan import scan_linear
 
     used, slope = [], surrogate.ATan().derivative
     run = cpu._linear_backward
@@ -225,7 +224,7 @@ def test_a_long_sequence_uses_the_formula_and_a_short_one_does_not(monkeypatch):
 
     for size in (100, cpu.FORMULA_ELEMENTS):
         x = torch.randn(1, size, requires_grad=True)
-        spikes, _ = scan_linear(x, torch.zeros(1), LinearMembrane(torch.ones(1), derivative), "cpu")
+        spikes, _ = scan(x, torch.zeros(1), LinearMembrane(torch.ones(1), derivative), "cpu")
         spikes.sum().backward()
     assert seen[0] == 100
     assert used[0] is None

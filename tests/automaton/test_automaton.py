@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 import torch
+from snnsim.kernels.table import LinearMembrane
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
-from snnsim.kernels.table import LinearMembrane
 
 
 def test_a_table_knows_its_sizes(random_table):
