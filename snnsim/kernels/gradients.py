@@ -122,47 +122,38 @@ class AutomatonPasses(Passes):
     ) -> Entries:
         """As `Passes.gradients`, of (out, carry, after, divisor, *what the codebook learns)."""
         automaton = self.automaton
-        needs_out, needs_carry, needs_after, needs_divisor, *needs_levels = needs
-        moves = any(needs_levels)
-        emitted = self._sums(saved, slice(None), grad_out) if needs_out or moves else None
-        carried = self._sums(saved, slice(None, -1), grad[1:]) if needs_carry or moves else None
-        kept = self._sums(saved, slice(-1, None), grad_v[None]) if needs_after or moves else None
-        rows = (
-            total.to(automaton.dtype) if needed and total is not None else None
-            for total, needed in ((emitted, needs_out), (carried, needs_carry), (kept, needs_after))
+        (codes, aside), (needs_out, needs_carry, needs_after, needs_divisor, *needs_levels) = (
+            saved,
+            needs,
         )
+        moves = any(needs_levels)
+        sums: list[Tensor | None] = []
+        found: list[Tensor | None] = []
+        for needed, steps, weights in (
+            (needs_out, slice(None), grad_out),
+            (needs_carry, slice(None, -1), grad[1:]),
+            (needs_after, slice(-1, None), grad_v[None]),
+        ):
+            total = None
+            if needed or moves:
+                nan = None if aside is None else aside[steps]
+                total = self.histogram(codes[steps], nan, weights)
+            sums.append(total)
+            found.append(total.to(automaton.dtype) if needed and total is not None else None)
         driven = None
         if x is not None:
             channels = 1 if automaton.divisor is None else automaton.divisor.numel()
             driven = self.input_sums(grad, x, channels, automaton.inner)
-        divisor = _divisor_gradient(driven, automaton.divisor) if needs_divisor else None
-        levels: Entries = (None,) * len(needs_levels)
-        if (
-            moves
-            and start is not None
-            and emitted is not None
-            and carried is not None
-            and kept is not None
-            and driven is not None
-        ):
-            first = self.input_product(grad[:1], start[None])
-            charged = self._sums(saved, slice(None), grad)
-            levels = self._level_gradients(charged, emitted, carried, kept, driven, first)
-        return (*rows, divisor, *levels)
-
-    def _sums(self, saved: Saved, steps: slice, weights: Tensor) -> Tensor:
-        codes, aside = saved
-        return self.histogram(codes[steps], None if aside is None else aside[steps], weights)
+        found.append(_divisor_gradient(driven, automaton.divisor) if needs_divisor else None)
+        if not moves or start is None or driven is None:
+            return (*found, *[None] * len(needs_levels))
+        charged = self.histogram(codes, aside, grad)
+        first = self.input_product(grad[:1], start[None])
+        return (*found, *self._level_gradients(charged, sums, driven, first))
 
     def _level_gradients(
-        self,
-        charged: Tensor,
-        emitted: Tensor,
-        carried: Tensor,
-        kept: Tensor,
-        driven: Tensor,
-        first: Tensor,
-    ) -> Entries:
+        self, charged: Tensor, sums: Sequence[Any], driven: Tensor, first: Tensor
+    ) -> list[Tensor]:
         """Gradients of what a codebook learns, from sums over each code: no charged membrane is
         kept or computed again.
 
@@ -176,19 +167,21 @@ class AutomatonPasses(Passes):
 
         Args:
             charged: gradient of the charged membrane, summed by code, `[C, L]` float64.
-            emitted, carried, kept: the same of the output, of what is left before the next input,
-                and of the last state.
+            sums: the same of the output, of what is left before the next input, and of the last
+                state: emitted, carried, kept.
             driven: sum of the charged membrane's gradient times the input, `[C]` float64.
             first: sum of the first gradient times what was left before the first input, `[]`.
         """
         automaton, learned = self.automaton, self.automaton.learned
         if learned is None:
             raise InvalidValueError("gradients: the levels of this automaton are fixed")
-        d_out, d_carry, d_after = (
-            slope.detach().double()
-            for slope in (automaton.d_out, automaton.d_carry, automaton.d_after)
+        emitted, carried, kept = sums
+        clipped = (
+            automaton.d_out.detach().double() * emitted
+            + automaton.d_carry.detach().double() * carried
+            + automaton.d_after.detach().double() * kept
+            - charged
         )
-        clipped = d_out * emitted + d_carry * carried + d_after * kept - charged
         divisor = 1.0 if automaton.divisor is None else automaton.divisor.detach().double()
         left = (automaton.carry.detach().double() * carried).sum()
         membrane = (driven / divisor).sum() + first + left
@@ -197,10 +190,10 @@ class AutomatonPasses(Passes):
             + learned.by_membrane * membrane
             + learned.outside @ clipped.sum(0)
         )
-        return tuple(
+        return [
             total.to(value.dtype).reshape(value.shape)
             for total, value in zip(totals, learned.parameters, strict=True)
-        )
+        ]
 
 
 class MembranePasses(Passes):

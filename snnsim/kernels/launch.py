@@ -298,7 +298,8 @@ class Layout:
 
     def row(self, step: Tensor) -> Tensor:
         """One step `[*n]` as `[N]`."""
-        step = stored(step)
+        if step.is_neg() or step._is_zerotensor():
+            step = stored(step)
         return (step if self.order is None else step.permute(self.order)).reshape(-1)
 
     def unrow(self, row: Tensor) -> Tensor:

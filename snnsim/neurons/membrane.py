@@ -307,7 +307,8 @@ class Membrane(FixedDtype, Temporal):
         if torch.compiler.is_compiling():
             output, v = self._run_compiled(x_seq, held)
         else:
-            plan = self._planner.plan(self, x_seq)
+            alone = not (self._carries_state and self._keeps_graph)
+            plan = self._planner.plan(self, x_seq, alone)
             if plan.kernel is not None:
                 output, v = plan.run(self, x_seq, held)
             else:

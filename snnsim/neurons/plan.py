@@ -160,10 +160,15 @@ class Planner:
         """Forget what is kept; every change of an attribute of the node does this."""
         self._kept = self._is_ours = None
 
-    def plan(self, node: PlannedNode, x_seq: Tensor) -> Plan:
+    def plan(self, node: PlannedNode, x_seq: Tensor, alone: bool = True) -> Plan:
         """The plan of `node` for input `x_seq`, `[T, B, *n]`.
 
         Constants are checked whenever a plan is made.
+
+        Args:
+            alone: no graph leads from this run to the next. Where one does, gradients of what is
+                learned add up operation by operation through all of them, and the plan of each run
+                is a part of that graph.
         """
         # whatever has to do with the moment comes first
         if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -171,11 +176,15 @@ class Planner:
         if node._trace is not None:
             return _stepwise(node, x_seq, "its membrane is being recorded")
         kept, tensors = self._kept, _tensors(node)
+        if not alone and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return self._make(node, x_seq, tensors, alone=False)
         if kept is None or not kept.is_ours or not kept.stands(node, x_seq, tensors):
             return self._make(node, x_seq, tensors)
         return kept.plan
 
-    def _make(self, node: PlannedNode, x_seq: Tensor, tensors: list[Tensor]) -> Plan:
+    def _make(
+        self, node: PlannedNode, x_seq: Tensor, tensors: list[Tensor], alone: bool = True
+    ) -> Plan:
         reason = node.coupling()
         if reason is None and any(tensor.is_inference() for tensor in tensors):
             reason = "it was made in inference mode, where nothing can be differentiated"
@@ -186,10 +195,11 @@ class Planner:
         x, kept = x_seq.detach()[0], self._kept
         values = _Kept(node, x_seq, tensors, self._is_ours)
         if self._is_ours:
-            learned = [tensor for tensor in tensors if tensor.requires_grad]
+            learned = [tensor for tensor in tensors if tensor.requires_grad and alone]
             values.plan = _make_plan(node, x, ours=True, learned=tuple(dict.fromkeys(learned)))
             # another's graph is not ours to keep
-            self._kept = values if all(tensor.is_leaf for tensor in learned) else None
+            is_kept = alone and all(tensor.is_leaf for tensor in learned)
+            self._kept = values if is_kept else None
             return values.plan
         if kept is None or kept.key != values.key:
             values.plan = _make_plan(node, x, ours=False)

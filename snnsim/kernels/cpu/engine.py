@@ -58,13 +58,17 @@ class CpuAutomaton(ReferenceAutomaton):
         # the part of a record that no call changes, by the dtype of codes
         self.forwards: dict[torch.dtype, Any] = {}
         self.backwards: dict[torch.dtype, Any] = {}
-        self.code_dtypes = [code_dtype(automaton.levels, automaton.clip, p) for p in (False, True)]
+        self.histograms: dict[torch.dtype, Any] = {}
+        levels = automaton.levels
+        self.code_dtypes = [code_dtype(levels, automaton.clip, plain) for plain in (False, True)]
+        self.marked = {dtype: is_marked(levels, dtype) for dtype in self.code_dtypes}
 
     def forward(
         self, x: Tensor, start: Tensor, save: bool, plain: bool = True
     ) -> tuple[Tensor, Tensor, Saved]:
         """As `ReferenceAutomaton.forward`."""
         time_steps, size = x.shape
+        elements = time_steps * size
         dtype, stored_dtype = self.dtype, self.code_dtypes[plain]
         driven = x if x.dtype == dtype else _dense(x.to(dtype))
         out, codes = host.empty(x.shape, dtype), None
@@ -75,15 +79,17 @@ class CpuAutomaton(ReferenceAutomaton):
             fixed = self.forwards.get(stored_dtype) or self._fixed_forward(stored_dtype)
             record = records.FORWARD.from_buffer_copy(fixed)
             record.time_steps, record.size = time_steps, size
-            record.block = block = _block(size, time_steps * size)
+            record.block = block = (
+                _block(size, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
             record.x, record.x_stride = driven.data_ptr(), driven.stride(0)
-            record.start, record.start_stride = start.data_ptr(), _stride(start)
+            record.start, record.start_stride = start.data_ptr(), start.stride(0) if size > 1 else 0
             record.out, record.last = out.data_ptr(), last.data_ptr()
             if codes is not None:
                 record.codes, record.code_bytes = codes.data_ptr(), codes.element_size()
-            host.run(self.forward_kernel, record, -(-size // block), time_steps * size)
+            host.run(self.forward_kernel, record, -(-size // block), elements)
         saved: Saved = (codes, None)
-        if codes is not None and not is_marked(self.automaton.levels, stored_dtype):
+        if codes is not None and not self.marked[stored_dtype]:
             saved = nan_aside(codes, self.automaton.levels, out, last)
         return out if x.dtype == dtype else out.to(x.dtype), last, saved
 
@@ -123,6 +129,7 @@ class CpuAutomaton(ReferenceAutomaton):
         if aside is not None:
             return super().backward(saved, grad_out, grad_v, divide)
         time_steps, size = codes.shape
+        elements = time_steps * size
         dtype = self.dtype
         incoming = grad_out if grad_out.dtype == dtype else _dense(grad_out.to(dtype))
         start = grad_v.to(dtype)
@@ -132,14 +139,16 @@ class CpuAutomaton(ReferenceAutomaton):
             fixed = self.backwards.get(codes.dtype) or self._fixed_backward(codes.dtype)
             record = records.BACKWARD.from_buffer_copy(fixed)
             record.time_steps, record.size = time_steps, size
-            record.block = block = _block(size, time_steps * size)
+            record.block = block = (
+                _block(size, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
             record.grad_out, record.grad_out_stride = incoming.data_ptr(), incoming.stride(0)
-            record.start, record.start_stride = start.data_ptr(), _stride(start)
+            record.start, record.start_stride = start.data_ptr(), start.stride(0) if size > 1 else 0
             record.codes, record.code_bytes = codes.data_ptr(), codes.element_size()
             record.grad, record.state = grad.data_ptr(), grad_start.data_ptr()
             if not divide:
                 record.divisors = 0
-            host.run(self.backward_kernel, record, -(-size // block), time_steps * size)
+            host.run(self.backward_kernel, record, -(-size // block), elements)
         return grad, grad_start
 
     def _fixed_backward(self, stored_dtype: torch.dtype) -> Any:
@@ -164,32 +173,35 @@ class CpuAutomaton(ReferenceAutomaton):
         if aside is not None:
             return super().histogram(codes, aside, weights)
         automaton, (time_steps, size) = self.automaton, codes.shape
-        levels, channels, stored_dtype = automaton.levels, automaton.channels, codes.dtype
+        levels, channels = automaton.levels, automaton.channels
         block = histogram_block(size)
         blocks = -(-size // block)
         sums = torch.empty(blocks, channels, levels, dtype=torch.float64, device=codes.device)
         if size:
-            weighted = _dense(weights.to(self.dtype))
-            record = records.fill(
-                records.HISTOGRAM,
-                time_steps=time_steps,
-                size=size,
-                block=block,
-                weights=weighted,
-                weights_stride=weighted.stride(0),
-                codes=codes,
-                code_bytes=codes.element_size(),
-                sums=sums,
-                levels=levels,
-                channels=channels,
-                inner=automaton.inner,
-                mark=_mark(levels, stored_dtype),
-                nan=_unsigned(stored_nan(levels, stored_dtype), stored_dtype),
-                marked=is_marked(levels, stored_dtype),
-            )
-            kernel = _kernels().kernel("histogram", self.wide)
-            host.run(kernel, record, blocks, time_steps * size)
+            if weights.dtype != self.dtype or weights.stride(1) != 1:
+                weights = _dense(weights.to(self.dtype))
+            fixed = self.histograms.get(codes.dtype) or self._fixed_histogram(codes.dtype)
+            record = records.HISTOGRAM.from_buffer_copy(fixed)
+            record.time_steps, record.size, record.block = time_steps, size, block
+            record.weights, record.weights_stride = weights.data_ptr(), weights.stride(0)
+            record.codes, record.code_bytes = codes.data_ptr(), codes.element_size()
+            record.sums = sums.data_ptr()
+            host.run(self.histogram_kernel, record, blocks, time_steps * size)
         return _in_order(sums)
+
+    def _fixed_histogram(self, stored_dtype: torch.dtype) -> Any:
+        automaton = self.automaton
+        self.histogram_kernel = _kernels().kernel("histogram", self.wide)
+        self.histograms[stored_dtype] = fixed = records.fill(
+            records.HISTOGRAM,
+            levels=automaton.levels,
+            channels=automaton.channels,
+            inner=automaton.inner,
+            mark=_mark(automaton.levels, stored_dtype),
+            nan=_unsigned(stored_nan(automaton.levels, stored_dtype), stored_dtype),
+            marked=is_marked(automaton.levels, stored_dtype),
+        )
+        return fixed
 
     def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
         """As `ReferenceAutomaton.input_product`."""
@@ -224,6 +236,7 @@ class CpuMembrane(ReferenceMembrane):
     ) -> tuple[Tensor, Tensor, Saved]:
         """As `ReferenceMembrane.forward`."""
         time_steps, size = x.shape
+        elements = time_steps * size
         dtype = self.dtype
         driven = x if x.dtype == dtype else _dense(x.to(dtype))
         spikes = host.empty(x.shape, dtype)
@@ -232,14 +245,16 @@ class CpuMembrane(ReferenceMembrane):
         if size:
             record = records.LINEAR.from_buffer_copy(self.fixed)
             record.time_steps, record.size = time_steps, size
-            record.block = block = _block(size, time_steps * size)
+            record.block = block = (
+                _block(size, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
             record.x, record.x_stride = driven.data_ptr(), driven.stride(0)
-            record.start, record.start_stride = start.data_ptr(), _stride(start)
+            record.start, record.start_stride = start.data_ptr(), start.stride(0) if size > 1 else 0
             if above is not None:
                 record.above, record.above_stride = above.data_ptr(), size
             record.out, record.out_stride = spikes.data_ptr(), size
             record.state = last.data_ptr()
-            host.run(self.forward_kernel, record, -(-size // block), time_steps * size)
+            host.run(self.forward_kernel, record, -(-size // block), elements)
         return spikes if x.dtype == dtype else spikes.to(x.dtype), last, (above,)
 
     def backward(
@@ -284,14 +299,17 @@ class CpuMembrane(ReferenceMembrane):
                 record.slopes, record.slopes_stride = slopes.data_ptr(), slopes.stride(0)
             offset = first * width
             record.time_steps, record.size = time_steps, count
-            record.block = block = _block(count, time_steps * count)
+            elements = time_steps * count
+            record.block = block = (
+                _block(count, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
             record.x, record.x_stride = incoming.data_ptr() + offset, incoming.stride(0)
-            record.start_stride = _stride(start)
+            record.start_stride = start.stride(0) if size > 1 else 0
             record.start = start.data_ptr() + offset * record.start_stride
             record.above, record.above_stride = above.data_ptr() + offset, size
             record.out, record.out_stride = grad.data_ptr() + offset, size
             record.state = grad_start.data_ptr() + offset
-            host.run(self.backward_kernel, record, -(-count // block), time_steps * count)
+            host.run(self.backward_kernel, record, -(-count // block), elements)
         return grad, grad_start
 
     def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
@@ -305,7 +323,7 @@ class CpuMembrane(ReferenceMembrane):
             grad,
             above,
             start=v0,
-            start_stride=_stride(v0),
+            start_stride=v0.stride(0) if len(v0) > 1 else 0,
             of_state=True,
             hard=reset is not None,
             threshold=float(membrane.threshold.detach()),
@@ -353,7 +371,7 @@ def _products(grad: Tensor, x: Tensor, **state: Any) -> Tensor:
     """Sum over all runs of neurons of `grad` times `x`, or times the state that `state` says how to
     find.
     """
-    grad, x = _dense(grad), _dense(x)
+    x = x if x.stride(1) == 1 else _dense(x)
     time_steps, size = grad.shape
     runs = -(-size // RUN)
     sums = torch.zeros(runs, dtype=torch.float64, device=grad.device)
@@ -402,11 +420,6 @@ def _dense(rows: Tensor) -> Tensor:
     otherwise.
     """
     return rows if rows.shape[1] == 0 or rows.stride(1) == 1 else rows.contiguous()
-
-
-def _stride(start: Tensor) -> int:
-    """Distance from the start of a neuron to the next one's: 0 where all share one."""
-    return start.stride(0) if start.shape[0] > 1 else 0
 
 
 def _formula(membrane: LinearMembrane) -> Formula | None:
