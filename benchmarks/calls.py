@@ -20,7 +20,7 @@ import torch
 
 from bench.candidates import build
 from bench.neurons import neuron_input
-from snnsim.kernels.cpu import threads
+from snnsim.kernels.cpu import host
 
 PARTS = ("before", "forward kernel", "between", "backward kernel", "after")
 
@@ -67,14 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _mark_kernels() -> list[float]:
     """Note the time before and after every kernel from now on, in the list that is returned."""
     marks: list[float] = []
-    run = threads.run
+    run = host.run
 
     def marked(*args: object) -> None:
         marks.append(time.perf_counter())
         run(*args)  # type: ignore[arg-type]
         marks.append(time.perf_counter())
 
-    threads.run = marked  # type: ignore[assignment]
+    host.run = marked  # type: ignore[assignment]
     return marks
 
 

@@ -45,3 +45,10 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("SNNSIM_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def random_table():
+    from random_automata import random_automaton
+
+    return random_automaton

@@ -18,8 +18,7 @@ from torch import Tensor
 from bench.environment import missing_peers
 from snnsim import quant, surrogate
 from snnsim.errors import InvalidValueError
-from snnsim.kernels.scan import scan, scan_linear
-from snnsim.kernels.table import LinearMembrane, Table
+from snnsim.kernels.scan import scan
 from snnsim.neurons import LIFNode
 from snnsim.temporal.runner import MultiStep
 
@@ -144,12 +143,8 @@ def reference_of(codebook: str) -> Run:
     """The same neuron run by the reference engine, which is the definition."""
     plan = leaky_node(codebook).plan(torch.zeros(1))
     kernel, start = plan.kernel, plan.start
-    if isinstance(kernel, Table) and start is not None:
-        table, carry = kernel, start
-        return lambda x: scan(x, carry, table, "reference")[0]
-    if isinstance(kernel, LinearMembrane) and start is not None:
-        membrane, rest = kernel, start
-        return lambda x: scan_linear(x, rest, membrane, "reference")[0]
+    if kernel is not None and start is not None:
+        return lambda x: scan(x, start, kernel, "reference")[0]
     raise InvalidValueError(
         f"codebook={codebook!r}: its neuron has neither a table nor a linear membrane"
     )

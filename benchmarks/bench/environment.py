@@ -14,8 +14,7 @@ import torch
 
 from snnsim._version import __version__
 from snnsim.errors import RunError
-from snnsim.kernels.cpu import pool
-from snnsim.kernels.cpu.threads import why_serial
+from snnsim.kernels.cpu import host
 
 __all__ = [
     "MEMORY",
@@ -53,8 +52,8 @@ def describe() -> dict[str, str]:
         "snnsim": __version__,
         "python": platform.python_version(),
         **versions,
-        "threads": why_serial() or "kernels run in torch's pool",
-        "output pool": f"{pool.limit() >> 20} MiB",
+        "threads": host.why_serial() or "kernels run in torch's pool",
+        "output pool": f"{host.limit() >> 20} MiB",
         "matrix products": torch.get_float32_matmul_precision(),
     }
 

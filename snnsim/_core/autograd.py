@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from snnsim.errors import RunError
 
-__all__ = ["apply", "differentiable_once"]
+__all__ = ["apply", "differentiable_once", "stored"]
 
 
 def apply(function: type[Function], *args: Any) -> Any:
@@ -92,3 +92,12 @@ def _in_one_piece(function: type[Function]) -> type[Function]:
         (Function,),
         {"forward": staticmethod(forward), "backward": staticmethod(function.backward)},
     )
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """The same values, in memory as they are: torch keeps a negation, and zeros of a gradient, as a
+    mark on a tensor.
+    """
+    if tensor.is_neg():
+        return tensor.resolve_neg()
+    return torch.zeros_like(tensor) if tensor._is_zerotensor() else tensor

@@ -1,5 +1,5 @@
-"""The automaton of a node: its own equations, evaluated once on the levels of its codebook, as a
-kernel table.
+"""The automaton of a node, made from its equations: evaluated once on the levels of its
+codebook.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from snnsim.kernels.table import LearnedLevels, Table
+from snnsim.automaton.automaton import Automaton, LearnedLevels
 from snnsim.quant.codebook import Codebook
 
 __all__ = [
@@ -20,11 +20,9 @@ __all__ = [
     "Equations",
     "NoTable",
     "Sample",
-    "build_table",
+    "build",
     "channel_constants",
     "constants_shape",
-    "is_same",
-    "learns",
     "sample",
 ]
 
@@ -38,19 +36,19 @@ COMPANY = 3
 
 
 class NoTable(Exception):
-    """Why no table can stand for some equations. Private: their caller runs them as they are, or
-    says what to do.
+    """Reason that no automaton can stand for some equations. Private: their caller runs them as
+    they are, or says what to do.
     """
 
 
-def build_table(
+def build(
     equations: Equations,
     codebook: Codebook,
     neurons: Sequence[int],
     dtype: torch.dtype,
     divisor: Tensor | None = None,
     company: bool = False,
-) -> Table:
+) -> Automaton:
     """Evaluate a node's equations on its levels.
 
     Constants that differ between neurons make a row for each. The entries keep their graph to
@@ -69,10 +67,16 @@ def build_table(
     Raises:
         NoTable: what follows from a level is not the same in every place.
     """
-    # a table outlives the call: it must not be made of inference tensors, and what is saved while
-    # it is made is none of the business of hooks around the call (gradient checkpointing counts
-    # what they see)
-    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
+    size = math.prod(neurons)
+    # an automaton outlives the call: it must not be made of inference tensors, and what is saved
+    # while it is made is none of the business of hooks around the call (gradient checkpointing
+    # counts what they see)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        saved_tensors_hooks(_itself, _itself),
+        codebook.seen_by(size),
+    ):
         levels = codebook.levels.detach().to(dtype)
         shape, inner = _channels(
             _constants(equations, levels.reshape(-1, *[1] * len(neurons)), divisor), neurons
@@ -88,8 +92,7 @@ def build_table(
         values, slopes = _differentiated(equations, q.requires_grad_())
         q = q.detach()
         # once more, now with a graph to what the node learns and to nothing else
-        with codebook.seen_by(math.prod(neurons)):
-            again = [value.expand_as(q) for value in equations(q)]
+        again = [value.expand_as(q) for value in equations(q)]
         if company and not all(_alike(a, b.detach()) for a, b in zip(values, again, strict=True)):
             raise NoTable(
                 "its equations do not give the same twice: they draw random numbers or keep a state"
@@ -108,7 +111,10 @@ def build_table(
             divisor = (
                 divisor.reshape(1) if divisor.numel() == 1 else divisor.expand(shape).reshape(-1)
             )
-        return Table(
+        learned = None
+        if codebook.is_learned:
+            learned = LearnedLevels(codebook.scaled_parameters(size), *codebook.slopes())
+        return Automaton(
             edges=edges,
             out=out,
             carry=carry,
@@ -122,7 +128,7 @@ def build_table(
             uniform=_spacing(edges),
             inner=inner,
             divisor=divisor,
-            learned=_learned_levels(codebook, neurons),
+            learned=learned,
         )
 
 
@@ -159,14 +165,23 @@ class Sample(NamedTuple):
     values: tuple[Tensor, ...]
     slopes: tuple[Tensor, ...]
 
-    def compare(self, table: Table) -> None:
-        """Raise NoTable where the table does not give the same."""
+    def compare(self, automaton: Automaton) -> None:
+        """Raise NoTable where the automaton does not give the same."""
         if not self.codes.numel():
             return
         size = math.prod(self.codes.shape[1:])
-        channel = torch.arange(size, device=self.codes.device) // table.inner % table.channels
-        flat = channel * table.levels + self.codes.reshape(-1, size)
-        rows = (table.out, table.after, table.carry, table.d_out, table.d_after, table.d_carry)
+        channel = (
+            torch.arange(size, device=self.codes.device) // automaton.inner % automaton.channels
+        )
+        flat = channel * automaton.levels + self.codes.reshape(-1, size)
+        rows = (
+            automaton.out,
+            automaton.after,
+            automaton.carry,
+            automaton.d_out,
+            automaton.d_after,
+            automaton.d_carry,
+        )
         for name, found, row in zip(
             ("spike", "reset", "leak", *["slope"] * 3),
             (*self.values, *self.slopes),
@@ -178,29 +193,6 @@ class Sample(NamedTuple):
                     f"its {name} is not elementwise: what follows from a state must depend on that"
                     " state alone"
                 )
-
-
-def learns(table: Table) -> bool:
-    """Whether gradients lead from a table to something that is learned."""
-    return table.learned is not None or any(
-        value is not None and value.requires_grad
-        for value in (table.out, table.carry, table.after, table.divisor)
-    )
-
-
-def is_same(a: Table, b: Table) -> bool:
-    """Whether two tables hold the same values, bit for bit."""
-    rows = ("edges", "out", "carry", "after", "d_out", "d_carry", "d_after")
-    if (a.low, a.high, a.clip, a.inner) != (b.low, b.high, b.clip, b.inner) or (
-        a.divisor is None
-    ) != (b.divisor is None):
-        return False
-    pairs = [(getattr(a, name), getattr(b, name)) for name in rows]
-    if a.divisor is not None and b.divisor is not None:
-        pairs.append((a.divisor, b.divisor))
-    return all(
-        x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all()) for x, y in pairs
-    )
 
 
 def _codes(levels: Tensor, neurons: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -229,12 +221,6 @@ def _differentiated(
 def _alike(a: Tensor, b: Tensor) -> bool:
     # an ulp of slack: torch's vectorized functions differ from their scalar tails
     return torch.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
-
-
-def _learned_levels(codebook: Codebook, neurons: Sequence[int]) -> LearnedLevels | None:
-    if not codebook.is_learned:
-        return None
-    return LearnedLevels(codebook.scaled_parameters(math.prod(neurons)), *codebook.slopes())
 
 
 def constants_shape(

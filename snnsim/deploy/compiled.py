@@ -15,7 +15,6 @@ is 32 bits, in which the checks of the operations have proven that it stays.
 from __future__ import annotations
 
 import math
-from array import array
 from functools import cache
 from typing import Any
 
@@ -43,8 +42,10 @@ from snnsim.deploy.ops.chips import (
 )
 from snnsim.deploy.ops.product import LARGEST_TILE, SMALLEST_TILE, tile_width
 from snnsim.kernels import sparse_kernels
-from snnsim.kernels.cpu import kernel_cache, threads
-from snnsim.kernels.cpu.passes import as_bytes, at, jit, next_block, pointer, retyped
+from snnsim.kernels.cpu import cache as kernel_cache
+from snnsim.kernels.cpu import host
+from snnsim.kernels.cpu.records import fill, record_kind
+from snnsim.kernels.cpu.vector import as_bytes, at, jit, next_block, pointer, retyped
 from snnsim.kernels.sparse_kernels import count_bits, lowest_bit, next_slot
 
 __all__ = ["Program"]
@@ -88,17 +89,13 @@ ROW = np.dtype(
 )
 # the states of one sample
 PART = np.dtype([(name, np.int64) for name in ("byte", "number", "count", "bits", "low")])
-# of the kernel: what differs from call to call, then what the program says
-CALL = (
-    *("counter", "tickets", "unfinished", "batch", "time_steps", "x_bytes", "x_step", "slots"),
-    *("out_bytes", "x", "state", "scratch", "out"),
-)
+# of the kernel's record, what the program says; the rest differs from call to call
 FIXED = (
-    *("inputs", "copies_input", "table", "rows", "narrow", "wide", "constants", "parts"),
-    *("num_parts", "state_bytes", "slot_size", "held", "sums", "events", "charged", "found"),
-    *("out_first", "out_count"),
+    "inputs copies_input table rows narrow wide constants parts num_parts state_bytes"
+    " slot_size held sums events charged found out_first out_count"
 )
-RECORD = np.dtype([(name, np.int64) for name in CALL + FIXED])
+RECORD = record_kind(f"batch time_steps x_bytes x_step slots out_bytes x state scratch out {FIXED}")
+_RECORD = np.dtype(RECORD)
 # up to this many edges are compared one after the other, in passes that vectorize; more are
 # searched
 COUNTED = 31
@@ -129,7 +126,7 @@ class Program:
         values: integers that all signals of one sample take together.
         held: numbers that the states of one sample take.
         slot_size: integers that a thread needs to work in.
-        fixed: the second part of the kernel's record.
+        fixed: the kernel's record, without what differs from call to call.
     """
 
     def __init__(self, network: NetworkData) -> None:
@@ -196,7 +193,7 @@ class Program:
         kind = np.int8 if is_narrow else np.int32
         return _append(self._weights[bool(is_narrow)], kind, tables)
 
-    def _fixed(self) -> tuple[int, ...]:
+    def _fixed(self) -> Any:
         signals, output, table = self.signals, self.network.output, self.table
         # largest number of values that one instruction reads or returns, tiles filled up
         scratch = max(signal.size for signal in signals) + LARGEST_TILE
@@ -220,7 +217,7 @@ class Program:
             "out_first": self._starts[output],
             "out_count": signals[output].size,
         }
-        return tuple(int(fields[name]) for name in FIXED)
+        return fill(RECORD, **{name: int(fields[name]) for name in FIXED.split()})
 
     def run(self, x_seq: Integers, state: Packed) -> tuple[Integers, Packed]:
         """As `NetworkData.run_by_definition`; the state is left as it is."""
@@ -234,14 +231,16 @@ class Program:
             (time_steps, batch, *signal.shape), np.uint8 if signal.is_binary else np.int32
         )
         work = batch * time_steps * self.values
-        slots = max(1, min(threads.thread_count(work), batch))
-        # torch and array tell where their memory is faster than numpy does
+        slots = max(1, min(host.thread_count(work), batch))
+        # torch tells where its memory is faster than numpy does
         scratch = torch.empty(slots * self.slot_size, dtype=torch.int32)
-        x_step = 0 if is_static else batch * network.input.size
-        sizes = (0, 0, 0, batch, time_steps, x.itemsize, x_step, slots, out.itemsize)
-        memory = (_address(x), _address(state), scratch.data_ptr(), _address(out))
-        record = array("q", (*sizes, *memory, *self.fixed))
-        threads.run(_kernel(), record.buffer_info()[0], slots, work)
+        record = type(self.fixed).from_buffer_copy(self.fixed)
+        record.batch, record.time_steps, record.slots = batch, time_steps, slots
+        record.x_step = 0 if is_static else batch * network.input.size
+        record.x_bytes, record.out_bytes = x.itemsize, out.itemsize
+        record.x, record.state, record.out = _address(x), _address(state), _address(out)
+        record.scratch = scratch.data_ptr()
+        host.run(_kernel(), record, slots, work)
         return out, state
 
 
@@ -259,7 +258,7 @@ def _address(integers: Integers) -> int:
 
 
 @cache
-def _kernel() -> threads.Kernel:
+def _kernel() -> host.Kernel:
     """The kernel, from disk or compiled."""
     return kernel_cache.compiled(run_program, False, product_operation, chips, sparse_kernels)
 
@@ -490,7 +489,7 @@ def _add_to(builder: Any, sums: Any, total: Any, vector: Any) -> None:
 
 def run_program(memory: Any) -> None:
     """Run samples through all time steps; a block is one of them."""
-    a = carray(as_bytes(memory), 1, RECORD)[0]
+    a = carray(as_bytes(memory), 1, _RECORD)[0]
     slot = next_slot(memory)
     # a thread more than there is memory for: the others do the work
     if slot >= a.slots:

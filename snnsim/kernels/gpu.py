@@ -11,9 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
-from snnsim.kernels.reference import ReferenceEngine, input_products, state_after, state_products
-from snnsim.kernels.table import LinearMembrane, Table
+from snnsim.automaton.automaton import Automaton
+from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, nan_aside, stored_nan
+from snnsim.kernels.gradients import Saved
+from snnsim.kernels.linear import LinearMembrane
+from snnsim.kernels.reference import (
+    ReferenceAutomaton,
+    ReferenceMembrane,
+    input_product,
+    input_products,
+    state_after,
+    state_products,
+)
 
 __all__ = ["GpuEngine"]
 
@@ -22,88 +31,79 @@ BLOCK = 256
 # every product and every sum rounds on its own, as in the reference
 OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
 
-_reference = ReferenceEngine()
 
-
-class GpuEngine:
-    """Compiled by Triton, fused over time; outputs and input gradients equal to the reference bit
-    for bit.
-
-    Sums over codes are those of the reference, whose order of additions on a GPU is torch's.
+class GpuAutomaton(ReferenceAutomaton):
+    """An automaton on a GPU, fused over time, as `ReferenceAutomaton`; sums over codes are those of
+    the reference, whose order of additions on a GPU is torch's.
     """
 
-    name = "gpu"
-
-    def why_not(self, x: Tensor, table: Table | LinearMembrane) -> str | None:
-        """Why the kernels cannot run this: no Triton, or a device that it does not compile for."""
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        if x.device.type != "cuda" and not (interpreted and x.device.type == "cpu"):
-            return f"the input is on {x.device}"
-        if importlib.util.find_spec("triton") is None:
-            return "triton is not installed; pip install triton"
-        return _import_problem()
-
     def forward(
-        self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """As `ReferenceEngine.forward`."""
+        self, x: Tensor, start: Tensor, save: bool, plain: bool = True
+    ) -> tuple[Tensor, Tensor, Saved]:
+        """As `ReferenceAutomaton.forward`."""
+        automaton = self.automaton
         time_steps, size = x.shape
-        stored = code_dtype(table.levels, table.clip, plain)
-        out = torch.empty(x.shape, dtype=table.dtype, device=x.device)
-        last = torch.empty(size, dtype=table.dtype, device=x.device)
+        stored = code_dtype(automaton.levels, automaton.clip, plain)
+        out = torch.empty(x.shape, dtype=automaton.dtype, device=x.device)
+        last = torch.empty(size, dtype=automaton.dtype, device=x.device)
         codes = torch.empty(x.shape, dtype=stored, device=x.device) if save else None
-        bits = (table.levels - 1).bit_length()
+        bits = (automaton.levels - 1).bit_length()
         edges = torch.nn.functional.pad(
-            table.edges.detach(), (0, (1 << bits) - table.levels), value=math.nan
+            automaton.edges.detach(), (0, (1 << bits) - automaton.levels), value=math.nan
         )
-        entries = [value.detach().contiguous() for value in (table.out, table.carry, table.after)]
+        entries = [
+            value.detach().contiguous()
+            for value in (automaton.out, automaton.carry, automaton.after)
+        ]
         _launch(
             "forward_kernel",
             size,
             *(
                 x,
                 x.stride(0),
-                carry,
-                _stride(carry),
+                start,
+                _stride(start),
                 out,
                 last,
                 out if codes is None else codes,
                 edges,
                 *entries,
             ),
-            *(*_constants(out, table.divisor), time_steps, size, table.levels, table.inner),
-            _numbers((table.low, table.high), table.dtype, x.device),
-            stored_nan(table.levels, stored),
-            CHANNELS=table.channels,
-            DIVISORS=_count(table.divisor),
+            *(
+                *_constants(out, automaton.divisor),
+                time_steps,
+                size,
+                automaton.levels,
+                automaton.inner,
+            ),
+            _numbers((automaton.low, automaton.high), automaton.dtype, x.device),
+            stored_nan(automaton.levels, stored),
+            CHANNELS=automaton.channels,
+            DIVISORS=_count(automaton.divisor),
             BITS=bits,
-            CLIP=table.clip and is_marked(table.levels, stored),
+            CLIP=automaton.clip and is_marked(automaton.levels, stored),
             MARK=mark_bit(stored),
             SAVE=save,
         )
-        return out.to(x.dtype), last, codes
+        return out.to(x.dtype), last, nan_aside(codes, automaton.levels, out, last)
 
     def backward(
-        self,
-        codes: Tensor,
-        aside: Tensor | None,
-        grad_out: Tensor,
-        grad_v: Tensor,
-        table: Table,
-        divide: bool,
+        self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
     ) -> tuple[Tensor, Tensor]:
-        """As `ReferenceEngine.backward`."""
+        """As `ReferenceAutomaton.backward`."""
+        (codes, aside), automaton = saved, self.automaton
         if aside is not None:
-            return _reference.backward(codes, aside, grad_out, grad_v, table, divide)
+            return super().backward(saved, grad_out, grad_v, divide)
         time_steps, size = codes.shape
-        grad = torch.empty(codes.shape, dtype=table.dtype, device=codes.device)
-        grad_carry = torch.empty(size, dtype=table.dtype, device=codes.device)
+        grad = torch.empty(codes.shape, dtype=automaton.dtype, device=codes.device)
+        grad_carry = torch.empty(size, dtype=automaton.dtype, device=codes.device)
         slopes = [
-            value.detach().contiguous() for value in (table.d_out, table.d_carry, table.d_after)
+            value.detach().contiguous()
+            for value in (automaton.d_out, automaton.d_carry, automaton.d_after)
         ]
-        divisor = table.divisor if divide else None
-        start = grad_v.to(table.dtype)
-        mark = mark_bit(codes.dtype) if is_marked(table.levels, codes.dtype) else 0
+        divisor = automaton.divisor if divide else None
+        start = grad_v.to(automaton.dtype)
+        mark = mark_bit(codes.dtype) if is_marked(automaton.levels, codes.dtype) else 0
         _launch(
             "backward_kernel",
             size,
@@ -117,38 +117,27 @@ class GpuEngine:
                 grad_carry,
                 *slopes,
             ),
-            *(*_constants(grad, divisor), time_steps, size, table.levels, table.inner),
-            CHANNELS=table.channels,
+            *(*_constants(grad, divisor), time_steps, size, automaton.levels, automaton.inner),
+            CHANNELS=automaton.channels,
             DIVISORS=_count(divisor),
             MARK=mark,
             KEEP=~mark,
         )
         return grad, grad_carry
 
-    def histogram(
-        self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table
-    ) -> Tensor:
-        """As `ReferenceEngine.histogram`."""
-        return _reference.histogram(codes, aside, weights, table)
-
     def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
-        """As `ReferenceEngine.input_product`, in the order of the device."""
-        if grad.device.type == "cpu":
-            return _reference.input_product(grad, x)
+        """As `ReferenceAutomaton.input_product`, in the order of the device."""
         return _input_product(grad, x)
 
-    def state_product(
-        self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane
-    ) -> Tensor:
-        """As `ReferenceEngine.state_product`, in the order of the device."""
-        if grad.device.type == "cpu":
-            return _reference.state_product(grad, above, v0, membrane)
-        return _state_product(grad, above, v0, membrane)
 
-    def linear_forward(
-        self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """As `ReferenceEngine.linear_forward`."""
+class GpuMembrane(ReferenceMembrane):
+    """A linear membrane on a GPU, fused over time, as `ReferenceMembrane`."""
+
+    def forward(
+        self, x: Tensor, start: Tensor, save: bool, plain: bool = True
+    ) -> tuple[Tensor, Tensor, Saved]:
+        """As `ReferenceMembrane.forward`."""
+        membrane = self.membrane
         time_steps, size = x.shape
         spikes = torch.empty(x.shape, dtype=membrane.dtype, device=x.device)
         last = torch.empty(size, dtype=membrane.dtype, device=x.device)
@@ -156,7 +145,15 @@ class GpuEngine:
         _launch(
             "linear_forward_kernel",
             size,
-            *(x, x.stride(0), v, _stride(v), spikes, last, spikes if above is None else above),
+            *(
+                x,
+                x.stride(0),
+                start,
+                _stride(start),
+                spikes,
+                last,
+                spikes if above is None else above,
+            ),
             *(
                 *_constants(last, membrane.threshold, membrane.tau, membrane.divisor),
                 time_steps,
@@ -167,17 +164,13 @@ class GpuEngine:
             **_linear_options(membrane, membrane.divisor),
             SAVE=save,
         )
-        return spikes.to(x.dtype), last, above
+        return spikes.to(x.dtype), last, (above,)
 
-    def linear_backward(
-        self,
-        above: Tensor,
-        grad_out: Tensor,
-        grad_v: Tensor,
-        membrane: LinearMembrane,
-        divide: bool,
+    def backward(
+        self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
     ) -> tuple[Tensor, Tensor]:
-        """As `ReferenceEngine.linear_backward`."""
+        """As `ReferenceMembrane.backward`."""
+        (above,), membrane = saved, self.membrane
         time_steps, size = above.shape
         slopes = membrane.slopes(above).contiguous()
         grad = torch.empty_like(above)
@@ -200,9 +193,39 @@ class GpuEngine:
         )
         return grad, grad_v0
 
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """As `ReferenceMembrane.input_product`, in the order of the device."""
+        return _input_product(grad, x)
+
+    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor) -> Tensor:
+        """As `ReferenceMembrane.state_product`, in the order of the device."""
+        if grad.device.type == "cpu":
+            return super().state_product(grad, above, v0)
+        return _state_product(grad, above, v0, self.membrane)
+
+
+class GpuEngine:
+    """Compiled by Triton, fused over time; outputs and input gradients equal to the reference bit
+    for bit.
+    """
+
+    name = "gpu"
+    automaton, membrane = GpuAutomaton, GpuMembrane
+
+    def why_not(self, x: Tensor, neuron: Automaton | LinearMembrane) -> str | None:
+        """Reason that the kernels cannot run this: a device that they are not for, or no Triton."""
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if x.device.type != "cuda" and not (interpreted and x.device.type == "cpu"):
+            return f"the input is on {x.device}"
+        if importlib.util.find_spec("triton") is None:
+            return "triton is not installed; pip install triton"
+        return _import_problem()
+
 
 def _input_product(grad: Tensor, x: Tensor) -> Tensor:
     """Step by step: what is in between is no larger than a step."""
+    if grad.device.type == "cpu":
+        return input_product(grad, x)
     total = torch.zeros((), dtype=torch.float64, device=grad.device)
     for g, x_t in zip(grad, x, strict=True):
         total += input_products(g, x_t).sum()

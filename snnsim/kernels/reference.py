@@ -9,16 +9,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan, unpack
-from snnsim.kernels.table import LinearMembrane, Table
+from snnsim.automaton.automaton import Automaton
+from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, nan_aside, stored_nan, unpack
+from snnsim.kernels.gradients import (
+    AutomatonPasses,
+    MembranePasses,
+    Saved,
+    channel_of,
+    per_neuron,
+)
+from snnsim.kernels.linear import LinearMembrane
 
 __all__ = [
     "RUN",
+    "ReferenceAutomaton",
     "ReferenceEngine",
-    "channel_of",
+    "ReferenceMembrane",
     "histogram_block",
+    "input_product",
     "input_products",
-    "per_neuron",
     "state_after",
     "state_products",
 ]
@@ -28,104 +37,88 @@ __all__ = [
 RUN, STRIP, LANES = 4096, 512, 16
 
 
-class ReferenceEngine:
-    """Runs everything, on every device; slow, because it goes through Python once per time step."""
-
-    name = "reference"
-
-    def why_not(self, x: Tensor, table: Table | LinearMembrane) -> str | None:
-        """Why this engine cannot run here: never."""
-        return None
+class ReferenceAutomaton(AutomatonPasses):
+    """An automaton in plain torch."""
 
     def forward(
-        self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run a table over a sequence.
+        self, x: Tensor, start: Tensor, save: bool, plain: bool = True
+    ) -> tuple[Tensor, Tensor, Saved]:
+        """Run an automaton over a sequence.
 
         Args:
             x: input `[T, N]`, T >= 1, in the unit of the levels.
-            carry: `[N]`, what is left of the state before the first input, in the table's dtype.
-            table: the automaton.
+            start: `[N]`, what is left of the state before the first input, in the automaton's
+                dtype.
             save: keep the codes for the backward pass.
             plain: see `codes.code_dtype`.
 
         Returns:
             Output `[T, N]` in the dtype of `x`, state after the reset of the last step `[N]`, and
-            codes `[T, N]` or None.
+            what is kept: codes `[T, N]`, and where the membrane was NaN if they cannot say so.
         """
+        automaton, carry = self.automaton, start
         time_steps, size = x.shape
-        offset = channel_of(size, table.channels, table.inner, x.device) * table.levels
-        divisor = None if table.divisor is None else per_neuron(table.divisor, size, table.inner)
+        offset = self._rows(size, x.device)
+        divisor = self._divisor(size)
         out_seq = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        stored = code_dtype(table.levels, table.clip, plain)
+        stored = code_dtype(automaton.levels, automaton.clip, plain)
         codes = torch.empty(x.shape, dtype=stored, device=x.device) if save else None
         out, after, left = (
-            entries.detach().reshape(-1) for entries in (table.out, table.after, table.carry)
+            entries.detach().reshape(-1)
+            for entries in (automaton.out, automaton.after, automaton.carry)
         )
         for t in range(time_steps):
-            u = x[t].to(table.dtype)
+            u = x[t].to(automaton.dtype)
             if divisor is not None:
                 u = u / divisor
             # one add and no multiply: nothing to contract, so every engine rounds alike
             h = carry + u
             nan = torch.isnan(h)
-            code = torch.bucketize(h, table.edges, right=True).masked_fill(nan, 0)
+            code = torch.bucketize(h, automaton.edges, right=True).masked_fill(nan, 0)
             row = offset + code
             out_seq[t] = torch.where(nan, h, out[row]).to(x.dtype)
             carry = torch.where(nan, h, (left if t < time_steps - 1 else after)[row])
             if codes is not None:
-                codes[t] = _pack(code, h, nan, table, stored)
-        return out_seq, carry, codes
+                codes[t] = _pack(code, h, nan, automaton, stored)
+        return out_seq, carry, nan_aside(codes, automaton.levels, out_seq, carry)
 
     def backward(
-        self,
-        codes: Tensor,
-        aside: Tensor | None,
-        grad_out: Tensor,
-        grad_v: Tensor,
-        table: Table,
-        divide: bool,
+        self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients of a scan.
 
         Args:
-            codes: as saved by `forward`, `[T, N]`.
-            aside: where the membrane was NaN, for codes without a mark.
+            saved: what `forward` kept.
             grad_out: of the output, `[T, N]`, any floating dtype.
             grad_v: of the last state, `[N]`.
-            table: the automaton.
             divide: return the gradient of the input, not that of the charged membrane.
 
         Returns:
-            Gradient of the input or of the charged membrane `[T, N]`, and of the first carry `[N]`,
-            in the table's dtype.
+            Gradient of the input or of the charged membrane `[T, N]`, and of the start `[N]`, in
+            the automaton's dtype.
         """
+        (codes, aside), automaton = saved, self.automaton
         time_steps, size = codes.shape
-        offset = channel_of(size, table.channels, table.inner, codes.device) * table.levels
-        divisor = (
-            per_neuron(table.divisor, size, table.inner)
-            if divide and table.divisor is not None
-            else None
-        )
+        offset = self._rows(size, codes.device)
+        divisor = self._divisor(size) if divide else None
         d_out, d_carry, d_after = (
-            slope.detach().reshape(-1) for slope in (table.d_out, table.d_carry, table.d_after)
+            slope.detach().reshape(-1)
+            for slope in (automaton.d_out, automaton.d_carry, automaton.d_after)
         )
-        grad = torch.empty(codes.shape, dtype=table.dtype, device=codes.device)
-        g, d_next = grad_v.to(table.dtype), d_after
+        grad = torch.empty(codes.shape, dtype=automaton.dtype, device=codes.device)
+        g, d_next = grad_v.to(automaton.dtype), d_after
         for t in reversed(range(time_steps)):
-            code, blocked, _ = unpack(codes[t], table.levels, None if aside is None else aside[t])
+            step = None if aside is None else aside[t]
+            code, blocked, _ = unpack(codes[t], automaton.levels, step)
             row = offset + code
             # two products and one sum, in this order; a select, because 0 * inf is NaN
-            g = torch.where(
-                blocked, 0.0, d_out[row] * grad_out[t].to(table.dtype) + d_next[row] * g
-            )
+            total = d_out[row] * grad_out[t].to(automaton.dtype) + d_next[row] * g
+            g = torch.where(blocked, 0.0, total)
             grad[t] = g if divisor is None else g / divisor
             d_next = d_carry
         return grad, g
 
-    def histogram(
-        self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table
-    ) -> Tensor:
+    def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor) -> Tensor:
         """Sum of the weights of each code of each channel; NaN counts nowhere.
 
         Sums run in float64, over the neurons of one block, then over its time steps, then over
@@ -139,68 +132,55 @@ class ReferenceEngine:
         Returns:
             `[C, L]` float64.
         """
-        size = codes.shape[1]
-        bins = table.channels * table.levels
+        automaton, size = self.automaton, codes.shape[1]
+        bins = automaton.channels * automaton.levels
         total = torch.zeros(bins, dtype=torch.float64, device=codes.device)
-        offset = channel_of(size, table.channels, table.inner, codes.device) * table.levels
-        block = histogram_block(size)
-        for start in range(0, size, block):
-            part = slice(start, start + block)
+        offset, block = self._rows(size, codes.device), histogram_block(size)
+        for first in range(0, size, block):
+            part = slice(first, first + block)
             code, _, nan = unpack(
-                codes[:, part], table.levels, None if aside is None else aside[:, part]
+                codes[:, part], automaton.levels, None if aside is None else aside[:, part]
             )
             row = torch.where(nan, bins, offset[part] + code)
             sums = torch.bincount(
                 row.reshape(-1), weights[:, part].reshape(-1).double(), minlength=bins + 1
             )
             total += sums[:bins]
-        return total.reshape(table.channels, table.levels)
+        return total.reshape(automaton.channels, automaton.levels)
 
     def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
-        """Sum of `grad * x`, both `[T, N]`, in float64; what has no gradient adds nothing, NaN and
-        infinite inputs included.
+        """As `input_product` of this module."""
+        return input_product(grad, x)
 
-        Every strip of a run of neurons is folded in half down to LANES numbers, which are added to
-        as many sums, in the order of time and place; those are folded down to one; then runs are
-        added.
-        """
+    def _rows(self, size: int, device: torch.device) -> Tensor:
+        """First entry of the row of each neuron."""
+        automaton = self.automaton
+        return channel_of(size, automaton.channels, automaton.inner, device) * automaton.levels
 
-        return _in_lanes(lambda neurons: input_products(grad[:, neurons], x[:, neurons]), grad)
+    def _divisor(self, size: int) -> Tensor | None:
+        divisor = self.automaton.divisor
+        return None if divisor is None else per_neuron(divisor, size, self.automaton.inner)
 
-    def state_product(
-        self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane
-    ) -> Tensor:
-        """Sum of `grad * (v - rest)` over all steps, `v` the state before each, in float64 and the
-        order of `input_product`.
 
-        Args:
-            grad: of the charged membrane, `[T, N]`.
-            above: as saved by `linear_forward`, `[T, N]`; NaN adds nothing.
-            v0: state before the first step, `[N]`.
-            membrane: one channel.
-        """
+class ReferenceMembrane(MembranePasses):
+    """A linear membrane in plain torch."""
 
-        def part(neurons: slice) -> Tensor:
-            v = torch.cat([v0[neurons][None], state_after(above[:-1, neurons], membrane)])
-            return state_products(grad[:, neurons], above[:, neurons], v, membrane)
-
-        return _in_lanes(part, grad)
-
-    def linear_forward(
-        self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, start: Tensor, save: bool, plain: bool = True
+    ) -> tuple[Tensor, Tensor, Saved]:
         """Run an un-quantized neuron over a sequence.
 
         Args:
             x: input `[T, N]`, T >= 1, in the unit of the threshold.
-            v: `[N]`, state before the first step, in the membrane's dtype.
-            membrane: its constants.
+            start: `[N]`, state before the first step, in the membrane's dtype.
             save: keep the distance to the threshold for the backward pass.
+            plain: of no meaning here.
 
         Returns:
-            Spikes `[T, N]` in the dtype of `x`, state after the last step `[N]`, and `h -
-            threshold` `[T, N]` or None.
+            Spikes `[T, N]` in the dtype of `x`, state after the last step `[N]`, and what is kept:
+            `h - threshold`, `[T, N]`.
         """
+        membrane, v = self.membrane, start
         threshold, tau, divisor = _constants(membrane, x.shape[1])
         spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         kept = torch.empty(x.shape, dtype=membrane.dtype, device=x.device) if save else None
@@ -215,30 +195,24 @@ class ReferenceEngine:
             v = torch.where(fired, above if membrane.reset is None else membrane.reset, h)
             if kept is not None:
                 kept[t] = above
-        return spikes, v, kept
+        return spikes, v, (kept,)
 
-    def linear_backward(
-        self,
-        above: Tensor,
-        grad_out: Tensor,
-        grad_v: Tensor,
-        membrane: LinearMembrane,
-        divide: bool,
+    def backward(
+        self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients of a scan of an un-quantized neuron.
 
         Args:
-            above: distance of the charged membrane to the threshold, as saved by `linear_forward`,
-                `[T, N]`.
+            saved: what `forward` kept.
             grad_out: of the spikes, `[T, N]`.
             grad_v: of the state after the last step, `[N]`.
-            membrane: its constants.
             divide: return the gradient of the input, not that of the charged membrane.
 
         Returns:
             Gradient of the input or of the charged membrane `[T, N]`, and of the state before the
             first step `[N]`.
         """
+        (above,), membrane = saved, self.membrane
         threshold, tau, divisor = _constants(membrane, above.shape[1])
         grad = torch.empty_like(above)
         g = grad_v.to(membrane.dtype)
@@ -257,22 +231,47 @@ class ReferenceEngine:
             g = gh if tau is None else gh - gh / tau
         return grad, g
 
+    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor) -> Tensor:
+        """Sum of `grad * (v - rest)` over all steps, `v` the state before each, in float64 and the
+        order of `input_product`; of one channel.
 
-def channel_of(size: int, channels: int, inner: int, device: torch.device) -> Tensor:
-    """Channel of each of `size` flat neurons, int64 `[size]`."""
-    if channels == 1:
-        return torch.zeros(size, dtype=torch.int64, device=device)
-    return torch.arange(size, device=device) // inner % channels
+        Args:
+            grad: of the charged membrane, `[T, N]`.
+            above: as saved by `forward`, `[T, N]`; NaN adds nothing.
+            v0: state before the first step, `[N]`.
+        """
+        membrane = self.membrane
+
+        def part(neurons: slice) -> Tensor:
+            v = torch.cat([v0[neurons][None], state_after(above[:-1, neurons], membrane)])
+            return state_products(grad[:, neurons], above[:, neurons], v, membrane)
+
+        return _in_lanes(part, grad)
+
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """As `input_product` of this module."""
+        return input_product(grad, x)
 
 
-def per_neuron(value: Tensor, size: int, inner: int) -> Tensor:
-    """A constant `[1]` or `[C]`, without its graph, in a shape that broadcasts against `[size]`
-    neurons.
+class ReferenceEngine:
+    """Runs everything, on every device; slow, because it goes through Python once per time step."""
+
+    name = "reference"
+    automaton, membrane = ReferenceAutomaton, ReferenceMembrane
+
+    def why_not(self, x: Tensor, neuron: Automaton | LinearMembrane) -> str | None:
+        """Reason that this engine cannot run here: none, ever."""
+        return None
+
+
+def input_product(grad: Tensor, x: Tensor) -> Tensor:
+    """Sum of `grad * x`, both `[T, N]`, in float64; what has no gradient adds nothing, NaN and
+    infinite inputs included.
+
+    Every strip of a run of neurons is folded in half down to LANES numbers, which are added to as
+    many sums, in the order of time and place; those are folded down to one; then runs are added.
     """
-    value = value.detach()
-    return (
-        value if value.numel() == 1 else value[channel_of(size, value.numel(), inner, value.device)]
-    )
+    return _in_lanes(lambda neurons: input_products(grad[:, neurons], x[:, neurons]), grad)
 
 
 def histogram_block(size: int) -> int:
@@ -327,8 +326,9 @@ def _constants(membrane: LinearMembrane, size: int) -> tuple[Tensor, Tensor | No
     )
 
 
-def _pack(code: Tensor, h: Tensor, nan: Tensor, table: Table, dtype: torch.dtype) -> Tensor:
+def _pack(code: Tensor, h: Tensor, nan: Tensor, automaton: Automaton, dtype: torch.dtype) -> Tensor:
     """Codes in the form they are stored."""
-    if is_marked(table.levels, dtype) and table.clip:
-        code = torch.where((h < table.low) | (h > table.high), code + mark_bit(dtype), code)
-    return torch.where(nan, stored_nan(table.levels, dtype), code).to(dtype)
+    if is_marked(automaton.levels, dtype) and automaton.clip:
+        beyond = (h < automaton.low) | (h > automaton.high)
+        code = torch.where(beyond, code + mark_bit(dtype), code)
+    return torch.where(nan, stored_nan(automaton.levels, dtype), code).to(dtype)

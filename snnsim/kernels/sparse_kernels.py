@@ -1,12 +1,17 @@
-"""Kernels of the products with spikes, compiled by numba; imported only when one of them runs.
+"""Kernels of products and convolutions with spikes, compiled by numba; imported only when one of
+them runs. Kernels are built as in `snnsim.kernels.cpu.passes`: C functions of one pointer, to a
+record.
 
-A product with a matrix of zeros and ones is a sum of rows. Kernels are built as in
-`snnsim.kernels.cpu.passes`: C functions of one pointer, to a record that begins with a counter of
-blocks. Columns are worked on a tile at a time, the width of a few registers, so that a sum never
-leaves them; what the sums of a tile read is small enough for the second-level cache.
+A product with a matrix of zeros and ones is a sum of rows. Columns are worked on a tile at a time,
+the width of a few registers, so that a sum never leaves them; what the sums of a tile read is small
+enough for the second-level cache.
 
 A sum is taken in runs of RUN terms, then over the runs: about the rounding error of a dense
 product, where one long chain has more.
+
+In a convolution an input that spikes adds a window of weights to the outputs around it. Windows are
+first cut into runs: outputs next to each other that take weights next to each other, a whole row of
+the window where stride and dilation are 1, because weights are kept with their columns in reverse.
 """
 
 from __future__ import annotations
@@ -20,18 +25,24 @@ from numba import carray, int32, int64, types, uint16, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from snnsim.kernels.cpu import kernel_cache
-from snnsim.kernels.cpu.passes import HEADER, as_bytes, at, jit, kind_of, next_block, pointer, stack
-from snnsim.kernels.cpu.threads import Kernel
+from snnsim.kernels.cpu import cache as kernel_cache
+from snnsim.kernels.cpu.host import Kernel
+from snnsim.kernels.cpu.records import record_kind
+from snnsim.kernels.cpu.vector import as_bytes, at, jit, kind_of, next_block, pointer, stack
 
 __all__ = [
     "CHUNK",
+    "CONV",
     "INDEX",
     "PRODUCT",
+    "RUN_FIELDS",
     "SURVEY",
     "TILE_BYTES",
     "WORD",
+    "add_windows",
     "collect",
+    "collect_runs",
+    "gradient_windows",
     "invert",
     "kernel",
     "survey",
@@ -51,44 +62,21 @@ TURNED = 16
 # rows whose gradients are summed at once: a tile of them stays in the second-level cache
 CHUNK = 1024
 
-SURVEY = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *HEADER,
-            "rows",
-            "block",
-            "inputs",
-            "x",
-            "x_stride",
-            "masks",
-            "words",
-            "counts",
-            "others",
-        )
-    ]
+# of a run of a convolution: its first output, its first weight, and its length
+RUN_FIELDS = 3
+
+SURVEY = record_kind("rows block inputs x x_stride masks words counts others")
+INDEX = record_kind("rows block inputs masks words starts active column_starts spiking")
+PRODUCT = record_kind(
+    "rows block inputs outputs starts active column_starts spiking"
+    " weight bias out grad grad_stride grad_weight scratch slots"
 )
-INDEX = np.dtype(
-    [(name, np.int64) for name in (*HEADER, "rows", "block", "inputs", "masks", "words")]
-    + [(name, np.int64) for name in ("starts", "active", "column_starts", "spiking")]
+CONV = record_kind(
+    "samples block channels height width input_last rows columns stride_y stride_x pad_y pad_x"
+    " apart_y apart_x out_height out_width outputs output_last starts active runs counts weight"
+    " bias out grad sums"
 )
-PRODUCT = np.dtype(
-    [(name, np.int64) for name in (*HEADER, "rows", "block", "inputs", "outputs")]
-    + [(name, np.int64) for name in ("starts", "active", "column_starts", "spiking")]
-    + [
-        (name, np.int64)
-        for name in (
-            "weight",
-            "bias",
-            "out",
-            "grad",
-            "grad_stride",
-            "grad_weight",
-            "scratch",
-            "slots",
-        )
-    ]
-)
+_SURVEY, _INDEX, _PRODUCT, _CONV = map(np.dtype, (SURVEY, INDEX, PRODUCT, CONV))
 
 # numba's own types hide from a type checker that an intrinsic is called without its first argument
 _intrinsic: Any = intrinsic
@@ -221,7 +209,7 @@ def tile_width(typing_context: Any, memory: Any) -> Any:
 def survey(memory: Any) -> None:
     """Spikes of every row as bits, and how many; stops where a value is neither 0 nor 1."""
     dtype = kind_of(memory)
-    a = carray(as_bytes(memory), 1, SURVEY)[0]
+    a = carray(as_bytes(memory), 1, _SURVEY)[0]
     last_word = pointer(stack(WORD_BYTES), dtype)
     x, masks, counts = pointer(a.x, dtype), pointer(a.masks, uint64), pointer(a.counts, int64)
     whole = a.inputs // WORD
@@ -254,7 +242,7 @@ def survey(memory: Any) -> None:
 
 def collect(memory: Any) -> None:
     """The inputs that spike in each row, from their bits."""
-    a = carray(as_bytes(memory), 1, INDEX)[0]
+    a = carray(as_bytes(memory), 1, _INDEX)[0]
     masks, starts, active = (
         pointer(a.masks, uint64),
         pointer(a.starts, int64),
@@ -276,7 +264,7 @@ def collect(memory: Any) -> None:
 
 def invert(memory: Any) -> None:
     """The rows in which each input spikes, within every chunk of rows; a block is a chunk."""
-    a = carray(as_bytes(memory), 1, INDEX)[0]
+    a = carray(as_bytes(memory), 1, _INDEX)[0]
     starts, active = pointer(a.starts, int64), pointer(a.active, int32)
     while True:
         chunk = next_block(memory)
@@ -322,7 +310,7 @@ def weight_sums(memory: Any) -> None:
     some rows.
     """
     dtype = kind_of(memory)
-    a = carray(as_bytes(memory), 1, PRODUCT)[0]
+    a = carray(as_bytes(memory), 1, _PRODUCT)[0]
     width = tile_width(memory)
     starts, active, bias = (
         pointer(a.starts, int64),
@@ -366,7 +354,7 @@ def weight_gradient(memory: Any) -> None:
     apart fall out of the cache early.
     """
     dtype = kind_of(memory)
-    a = carray(as_bytes(memory), 1, PRODUCT)[0]
+    a = carray(as_bytes(memory), 1, _PRODUCT)[0]
     width = tile_width(memory)
     spiking, tile_sum = pointer(a.spiking, uint16), pointer(stack(TILE_BYTES), dtype)
     grad, grad_weight = pointer(a.grad, dtype), pointer(a.grad_weight, dtype)
@@ -399,3 +387,138 @@ def weight_gradient(memory: Any) -> None:
             out = at(grad_weight, (first + j) * a.inputs + begin)
             for k in range(count):
                 out[k] = sums[k * width + j]
+
+
+# ---- convolutions
+
+
+def collect_runs(memory: Any) -> None:
+    """The runs of every sample, from the inputs that spike; there is room for one for each weight
+    of each window.
+    """
+    a = carray(as_bytes(memory), 1, _CONV)[0]
+    starts, active = pointer(a.starts, int64), pointer(a.active, int32)
+    counts, whole = pointer(a.counts, int64), a.stride_x == 1 and a.apart_x == 1
+    window = a.rows * a.columns
+    while True:
+        begin = next_block(memory) * a.block
+        if begin >= a.samples:
+            return
+        for n in range(begin, min(begin + a.block, a.samples)):
+            runs = at(pointer(a.runs, int32), starts[n] * window * 3)
+            found = int64(0)
+            for i in range(starts[n], starts[n + 1]):
+                place = int64(active[i])
+                if a.input_last != 0:
+                    channel, pixel = place % a.channels, place // a.channels
+                else:
+                    channel, pixel = place // (a.height * a.width), place % (a.height * a.width)
+                y, x = pixel // a.width + a.pad_y, pixel % a.width + a.pad_x
+                for row in range(a.rows):
+                    down = y - row * a.apart_y
+                    if down < 0 or down % a.stride_y != 0 or down // a.stride_y >= a.out_height:
+                        continue
+                    line = down // a.stride_y * a.out_width
+                    weights = (channel * a.rows + row) * a.columns
+                    if whole:
+                        # output `left` takes the last column, which comes first
+                        left = x - (a.columns - 1)
+                        first, last = max(left, int64(0)), min(x, a.out_width - 1)
+                        if first <= last:
+                            runs[3 * found] = int32(line + first)
+                            runs[3 * found + 1] = int32(weights + first - left)
+                            runs[3 * found + 2] = int32(last - first + 1)
+                            found += 1
+                        continue
+                    for column in range(a.columns):
+                        right = x - column * a.apart_x
+                        if (
+                            right < 0
+                            or right % a.stride_x != 0
+                            or right // a.stride_x >= a.out_width
+                        ):
+                            continue
+                        runs[3 * found] = int32(line + right // a.stride_x)
+                        runs[3 * found + 1] = int32(weights + a.columns - 1 - column)
+                        runs[3 * found + 2] = int32(1)
+                        found += 1
+            counts[n] = found
+
+
+def add_windows(memory: Any) -> None:
+    """`out = bias + the weights of the runs`; with `output_last`, outputs of a place and weights of
+    a tap lie side by side.
+    """
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, _CONV)[0]
+    starts, counts = pointer(a.starts, int64), pointer(a.counts, int64)
+    weight, bias = pointer(a.weight, dtype), pointer(a.bias, dtype)
+    window, places, outputs = a.rows * a.columns, a.out_height * a.out_width, a.outputs
+    taps = a.channels * window
+    while True:
+        begin = next_block(memory) * a.block
+        if begin >= a.samples:
+            return
+        for n in range(begin, min(begin + a.block, a.samples)):
+            out = at(pointer(a.out, dtype), n * places * outputs)
+            runs = at(pointer(a.runs, int32), starts[n] * window * 3)
+            if a.output_last != 0:
+                for p in range(places):
+                    pixel = at(out, p * outputs)
+                    if a.bias == 0:
+                        for j in range(outputs):
+                            pixel[j] = dtype(0)
+                    else:
+                        for j in range(outputs):
+                            pixel[j] = bias[j]
+                for i in range(counts[n]):
+                    to = at(out, int64(runs[3 * i]) * outputs)
+                    row = at(weight, int64(runs[3 * i + 1]) * outputs)
+                    for j in range(int64(runs[3 * i + 2]) * outputs):
+                        to[j] += row[j]
+                continue
+            # a plane at a time stays in the first-level cache
+            for o in range(outputs):
+                plane, kernel_ = at(out, o * places), at(weight, o * taps)
+                start = dtype(0) if a.bias == 0 else bias[o]
+                for p in range(places):
+                    plane[p] = start
+                for i in range(counts[n]):
+                    to, row = at(plane, int64(runs[3 * i])), at(kernel_, int64(runs[3 * i + 1]))
+                    for j in range(int64(runs[3 * i + 2])):
+                        to[j] += row[j]
+
+
+def gradient_windows(memory: Any) -> None:
+    """`sums[block] = the gradients of the runs`, in the order of the weights; a block is some
+    samples.
+    """
+    dtype = kind_of(memory)
+    a = carray(as_bytes(memory), 1, _CONV)[0]
+    starts, counts = pointer(a.starts, int64), pointer(a.counts, int64)
+    window, places, outputs = a.rows * a.columns, a.out_height * a.out_width, a.outputs
+    taps = a.channels * window
+    while True:
+        number = next_block(memory)
+        begin = number * a.block
+        if begin >= a.samples:
+            return
+        sums = at(pointer(a.sums, dtype), number * taps * outputs)
+        for i in range(taps * outputs):
+            sums[i] = dtype(0)
+        for n in range(begin, min(begin + a.block, a.samples)):
+            grad = at(pointer(a.grad, dtype), n * places * outputs)
+            runs = at(pointer(a.runs, int32), starts[n] * window * 3)
+            if a.output_last != 0:
+                for i in range(counts[n]):
+                    row = at(grad, int64(runs[3 * i]) * outputs)
+                    to = at(sums, int64(runs[3 * i + 1]) * outputs)
+                    for j in range(int64(runs[3 * i + 2]) * outputs):
+                        to[j] += row[j]
+                continue
+            for o in range(outputs):
+                plane, kernel_ = at(grad, o * places), at(sums, o * taps)
+                for i in range(counts[n]):
+                    row, to = at(plane, int64(runs[3 * i])), at(kernel_, int64(runs[3 * i + 1]))
+                    for j in range(int64(runs[3 * i + 2])):
+                        to[j] += row[j]

@@ -12,23 +12,21 @@ from torch import Tensor, nn
 from snnsim._core.autograd import apply, differentiable_once
 from snnsim._core.checks import checked_number
 from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim.kernels.cpu import host
 from snnsim.kernels.sparse import (
+    Geometry,
     Spikes,
     competitor,
-    find_spikes,
-    numba_obstacle,
-    obstacle,
-    percent,
-    tensor_obstacle,
-    weight_gradient,
-)
-from snnsim.kernels.sparse_conv import (
-    Geometry,
     convolve,
     find_events,
+    find_spikes,
     input_gradient,
     is_last,
     kernel_gradient,
+    percent,
+    weight_gradient,
+    why_not,
+    why_not_tensors,
 )
 
 
@@ -94,7 +92,7 @@ class SpikeLayer(nn.Module):
 
     def _spikes(self, x: Tensor) -> Spikes | str:
         """The spikes of an input, or why they are not added up."""
-        reason = self._obstacle(x)
+        reason = self._why_not(x)
         if reason is None and self.crossover == 0:
             reason = "crossover=0"
         if reason is None and self.crossover is None:
@@ -109,7 +107,7 @@ class SpikeLayer(nn.Module):
             t is not None and t.requires_grad for t in (x, self.weight, self.bias)
         )
 
-    def _obstacle(self, x: Tensor) -> str | None:
+    def _why_not(self, x: Tensor) -> str | None:
         """Why the kernels cannot run on this, whatever the values are; None if they can."""
         raise NotImplementedError
 
@@ -222,8 +220,8 @@ class SpikeLinear(SpikeLayer, nn.Linear):
         layer.weight, layer.bias = linear.weight, linear.bias
         return layer.train(linear.training)
 
-    def _obstacle(self, x: Tensor) -> str | None:
-        return obstacle(x, self.weight, self.bias)
+    def _why_not(self, x: Tensor) -> str | None:
+        return why_not(x, self.weight, self.bias)
 
     def _too_small(self, x: Tensor) -> str | None:
         rows = x.numel() // self.in_features
@@ -359,8 +357,8 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
         layer.weight, layer.bias = conv.weight, conv.bias
         return layer.train(conv.training)
 
-    def _obstacle(self, x: Tensor) -> str | None:
-        reason = tensor_obstacle(x, self.weight, self.bias)
+    def _why_not(self, x: Tensor) -> str | None:
+        reason = why_not_tensors(x, self.weight, self.bias)
         if reason is not None:
             return reason
         if self.groups != 1:
@@ -378,7 +376,7 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
             or min(self._out(x)) < 1
         ):
             return f"an input of shape {tuple(x.shape)}"
-        return numba_obstacle()
+        return host.why_not()
 
     def _too_small(self, x: Tensor) -> str | None:
         samples, (height, width) = x.shape[:-3].numel(), self._out(x)

@@ -15,7 +15,7 @@ from snnsim._core.checks import checked_bool
 from snnsim._core.warn import warn_user
 from snnsim.automaton.build import channel_constants
 from snnsim.errors import InvalidValueError, ShapeError
-from snnsim.kernels.table import LinearMembrane
+from snnsim.kernels.linear import LinearMembrane
 from snnsim.neurons.arguments import check_firing_levels, checked_surrogate, warn_if_far
 from snnsim.neurons.constants import V_RESET, V_THRESHOLD, Constant
 from snnsim.neurons.membrane import Membrane

@@ -8,45 +8,79 @@ surrogate has to be traced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidValueError, StateError
 from snnsim.kernels.codes import code_dtype
-from snnsim.kernels.layout import Layout
-from snnsim.kernels.scan import linear_forward, run_backward, run_forward, run_linear_backward
-from snnsim.kernels.table import LinearMembrane, Table
-from snnsim.neurons.handle import nodes, numbers
+from snnsim.kernels.launch import Launch, Neuron
+from snnsim.neurons.plan import Plan, PlannedNode, grads_below
 
-if TYPE_CHECKING:
-    from snnsim.neurons.membrane import Membrane
-    from snnsim.neurons.plan import Plan
-
-__all__ = ["run"]
+__all__ = ["Handle", "register", "run"]
 
 # plans of runs whose backward pass may still come, for each node; one that is gone is made again
 KEPT_PLANS = 256
 
 _AUTOGRAD_KEYS = ("AutogradCPU", "AutogradCUDA", "AutogradOther", "ADInplaceOrView")
 
+_numbers = itertools.count()
+_nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+class Handle:
+    """What an operator knows a node by; every node, copies included, has its own."""
+
+    def __init__(self, node: PlannedNode) -> None:
+        number = next(_numbers)
+        _nodes[number] = node
+        with torch.inference_mode(False):
+            self.number = torch.tensor(number, dtype=torch.int64, device="cpu")
+        self.kept: OrderedDict[int, _Planned] = OrderedDict()
+
 
 class _Planned(NamedTuple):
     """A plan that runs fused, and the parameters and buffers that its graph leads to."""
 
-    kernel: Table | LinearMembrane
+    kernel: Neuron
     start: Tensor
     tensors: list[Tensor]
 
+    def launch(self, x_seq: Tensor) -> Launch:
+        # a mark in every code: whether there is a NaN decides no shape here
+        return Launch(self.kernel, x_seq, plain=False)
 
-def run(node: Membrane, x_seq: Tensor, v: Tensor | None, keep_input: bool) -> tuple[Tensor, Tensor]:
-    """As `Plan.run`, while compiling.
+    def started(self, node: PlannedNode, v: Tensor | None) -> Tensor:
+        """What the first input is added to, from the state `v` before it, None for rest."""
+        if v is None:
+            return self.start
+        return node.decayed(v) if self.kernel.starts_decayed else v
+
+
+@cache
+def register() -> None:
+    """Make the operators known to torch; not for import time, and not while it traces."""
+    operator = torch.library.custom_op("snnsim::node_forward", node_forward, mutates_args=())
+    operator.register_fake(_forward_shapes)
+    operator.register_autograd(_differentiate, setup_context=_remember)
+    operator = torch.library.custom_op("snnsim::node_backward", node_backward, mutates_args=())
+    operator.register_fake(_backward_shapes)
+
+
+def run(
+    node: PlannedNode, x_seq: Tensor, v: Tensor | None, keep_input: bool
+) -> tuple[Tensor, Tensor]:
+    """As `Plan.run`, while compiling, once operators are registered.
 
     Args:
-        keep_input: whether the backward pass needs the input.
+        keep_input: the backward pass needs the input.
     """
     dtype = node.state_dtype(x_seq, node.state_quant)
     driven = x_seq if node.divides_input() else node.drive(x_seq.to(dtype))
@@ -56,17 +90,15 @@ def run(node: Membrane, x_seq: Tensor, v: Tensor | None, keep_input: bool) -> tu
     codebook = node.state_quant
     saved_dtype = dtype
     if codebook is not None:
-        # a mark in every code: whether there is a NaN decides no shape here
         saved_dtype = code_dtype(codebook.num_levels, codebook.ste == "clip", plain=False)
     start = None if v is None else v.contiguous()
     number = node._handle.number
-    out, after, _, _ = node_forward(
+    out, after, _, _ = torch.ops.snnsim.node_forward(
         number, driven.contiguous(), start, tensors, dtype, saved_dtype, save, keep_input
     )
     return out.to(x_seq.dtype), after
 
 
-@torch.library.custom_op("snnsim::node_forward", mutates_args=())
 def node_forward(
     handle: Tensor,
     x_seq: Tensor,
@@ -82,16 +114,11 @@ def node_forward(
     """
     node = _node(handle)
     with _autograd(), torch.set_grad_enabled(save):
-        planned = _planned(node, x_seq, tensors, dtype)
+        planned = _planned(node, x_seq, tensors)
     with torch.no_grad():
-        start = _start(node, planned, v).detach().expand(x_seq.shape[1:])
-        if isinstance(planned.kernel, Table):
-            out, after, saved, _ = run_forward(
-                x_seq, start, planned.kernel, None, save, plain=False
-            )
-        else:
-            out, after, saved = linear_forward(x_seq, start, planned.kernel, None, save)
-    number = next(numbers)
+        start = planned.started(node, v).detach().expand(x_seq.shape[1:])
+        out, after, (saved, *_) = planned.launch(x_seq).forward(x_seq, start, save)
+    number = next(_numbers)
     if save:
         kept = node._handle.kept
         kept[number] = planned
@@ -105,8 +132,7 @@ def node_forward(
     )
 
 
-@node_forward.register_fake
-def _(
+def _forward_shapes(
     handle: Tensor,
     x_seq: Tensor,
     v: Tensor | None,
@@ -126,7 +152,6 @@ def _(
     )
 
 
-@torch.library.custom_op("snnsim::node_backward", mutates_args=())
 def node_backward(
     handle: Tensor,
     number: Tensor,
@@ -141,58 +166,30 @@ def node_backward(
     """Gradients of (x_seq, v, *tensors), each empty where it is not needed."""
     node, (needs_x, needs_v, *needs_tensors) = _node(handle), needs
     with _autograd(), torch.enable_grad():
-        planned = node._handle.kept.get(int(number)) or _planned(
-            node, grad_out, tensors, grad_v.dtype
-        )
-        kernel, leaf = planned.kernel, None if v is None else v.detach().requires_grad_(needs_v)
-        start = _start(node, planned, leaf).expand(grad_out.shape[1:])
-        layout, dtype = Layout.of(grad_out, kernel.channels, kernel.inner), grad_out.dtype
-        entries: tuple[Tensor | None, ...]
-        grads: tuple[Tensor | None, ...]
-        if isinstance(kernel, Table):
-            entries = (start, kernel.out, kernel.carry, kernel.after, kernel.divisor)
-            wanted = (needs_x, *(entry is not None and entry.requires_grad for entry in entries))
-            learned_levels = (
-                () if kernel.learned is None or x_seq is None else kernel.learned.parameters
+        planned = node._handle.kept.get(int(number)) or _planned(node, grad_out, tensors)
+        leaf = None if v is None else v.detach().requires_grad_(needs_v)
+        start = planned.started(node, leaf).expand(grad_out.shape[1:])
+        entries = planned.kernel.entries
+        wanted = [entry is not None and entry.requires_grad for entry in entries]
+        with torch.no_grad():
+            grad_x, *grads = planned.launch(grad_out).backward(
+                (saved, None), x_seq, start.detach(), grad_out, grad_v, wanted
             )
-            entries += learned_levels
-            with torch.no_grad():
-                before = start.detach() if learned_levels else None
-                grads = run_backward(
-                    grad_out,
-                    grad_v,
-                    saved,
-                    None,
-                    x_seq,
-                    kernel,
-                    layout,
-                    dtype,
-                    None,
-                    wanted,
-                    before,
-                )
-        else:
-            entries = (start, kernel.threshold, kernel.tau, kernel.divisor)
-            wanted = (needs_x, *(entry is not None and entry.requires_grad for entry in entries))
-            with torch.no_grad():
-                before = start.detach()
-                grads = run_linear_backward(
-                    grad_out, grad_v, saved, before, x_seq, kernel, layout, dtype, None, wanted
-                )
-        learned = [
+        leaves = [leaf if needs_v else None] + [
             tensor if needed else None
             for tensor, needed in zip(planned.tensors, needs_tensors, strict=True)
         ]
-        grads_below = _grads_below(entries, grads[1:], [leaf if needs_v else None, *learned])
+        asked = [tensor for tensor in leaves if tensor is not None]
+        below = iter(grads_below((start, *entries), grads, asked))
+    found = [grad_x if needs_x else None]
+    for tensor in leaves:
+        grad = None if tensor is None else next(below)
+        found.append(torch.zeros_like(tensor) if tensor is not None and grad is None else grad)
     # a result of an operator must not share memory with another
-    return [
-        grad_out.new_empty(0) if grad is None else grad.detach().contiguous()
-        for grad in (grads[0], *grads_below)
-    ]
+    return [grad_out.new_empty(0) if grad is None else grad.detach().contiguous() for grad in found]
 
 
-@node_backward.register_fake
-def _(
+def _backward_shapes(
     handle: Tensor,
     number: Tensor,
     grad_out: Tensor,
@@ -225,7 +222,7 @@ def _differentiate(
     ctx: Any, grad_out: Tensor, grad_v: Tensor, *_: Tensor | None
 ) -> tuple[Any, ...]:
     handle, number, saved, x_seq, v, *tensors = ctx.saved_tensors
-    grads = node_backward(
+    grads = torch.ops.snnsim.node_backward(
         handle,
         number,
         grad_out.contiguous(),
@@ -242,11 +239,8 @@ def _differentiate(
     return None, grad_x, grad_start, grads_of_tensors, None, None, None, None
 
 
-node_forward.register_autograd(_differentiate, setup_context=_remember)
-
-
-def _node(handle: Tensor) -> Membrane:
-    node = nodes.get(int(handle))
+def _node(handle: Tensor) -> Any:
+    node = _nodes.get(int(handle))
     if node is None:
         raise StateError(
             "a compiled function was run whose neuron is gone; keep the network as long as what was"
@@ -255,14 +249,14 @@ def _node(handle: Tensor) -> Membrane:
     return node
 
 
-def _planned(node: Membrane, x_seq: Tensor, tensors: list[Tensor], dtype: torch.dtype) -> _Planned:
+def _planned(node: PlannedNode, x_seq: Tensor, tensors: list[Tensor]) -> _Planned:
     """The plan of a node whose parameters and buffers are `tensors`."""
     own = [*node.parameters(), *node.buffers()]
     if all(
         given.data_ptr() == mine.data_ptr() and given.shape == mine.shape
         for given, mine in zip(tensors, own, strict=True)
     ):
-        plan = node._planner.plan(node, x_seq[0], dtype)
+        plan = node._planner.plan(node, x_seq)
     else:
         own = [
             given.detach().requires_grad_(mine.requires_grad)
@@ -271,7 +265,7 @@ def _planned(node: Membrane, x_seq: Tensor, tensors: list[Tensor], dtype: torch.
         names = [name for name, _ in (*node.named_parameters(), *node.named_buffers())]
         stand_in = _Planning(node)
         named = {f"node.{name}": tensor for name, tensor in zip(names, own, strict=True)}
-        plan = torch.func.functional_call(stand_in, named, (x_seq[0], dtype))
+        plan = torch.func.functional_call(stand_in, named, (x_seq,))
     if plan.kernel is None or plan.start is None:
         raise InvalidValueError(
             f"{type(node).__name__}: compiled as one operator, and now has to run step by step,"
@@ -280,45 +274,15 @@ def _planned(node: Membrane, x_seq: Tensor, tensors: list[Tensor], dtype: torch.
     return _Planned(plan.kernel, plan.start, own)
 
 
-def _start(node: Membrane, planned: _Planned, v: Tensor | None) -> Tensor:
-    """What the first input is added to, from the state `v` before it, None for rest."""
-    if v is None:
-        return planned.start
-    return node.decayed(v) if isinstance(planned.kernel, Table) else v
-
-
 class _Planning(nn.Module):
     """A node's planning as a module, whose tensors others can stand in for."""
 
-    def __init__(self, node: Membrane) -> None:
+    def __init__(self, node: Any) -> None:
         super().__init__()
         self.node = node
 
-    def forward(self, x: Tensor, dtype: torch.dtype) -> Plan:
-        return self.node._planner.plan(self.node, x, dtype)
-
-
-def _grads_below(
-    entries: Sequence[Tensor | None],
-    grads: Sequence[Tensor | None],
-    leaves: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    """Gradients of what the entries of a kernel were computed from, None for None."""
-    through = [
-        (entry, grad)
-        for entry, grad in zip(entries, grads, strict=True)
-        if entry is not None and grad is not None
-    ]
-    asked = [tensor for tensor in leaves if tensor is not None]
-    if not through or not asked:
-        return [None if tensor is None else torch.zeros_like(tensor) for tensor in leaves]
-    outputs, weights = zip(*through, strict=True)
-    found = iter(
-        torch.autograd.grad(
-            outputs, asked, weights, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-    )
-    return [None if tensor is None else next(found) for tensor in leaves]
+    def forward(self, x_seq: Tensor) -> Plan:
+        return self.node._planner.plan(self.node, x_seq)
 
 
 @contextmanager

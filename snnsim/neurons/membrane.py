@@ -13,10 +13,10 @@ from snnsim._core.checks import checked_number
 from snnsim._core.modules import FixedDtype
 from snnsim._core.warn import warn_user
 from snnsim.errors import InvalidTypeError, InvalidValueError, NoCodesError, StateError
-from snnsim.kernels.table import LinearMembrane
+from snnsim.kernels.linear import LinearMembrane
+from snnsim.neurons import compile as operator
 from snnsim.neurons.arguments import check_broadcast, checked_codebook
 from snnsim.neurons.constants import Constant
-from snnsim.neurons.handle import Handle
 from snnsim.neurons.plan import Plan, Planner, operator_form
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.ste import straight_through
@@ -50,7 +50,7 @@ class Membrane(FixedDtype, Temporal):
     ) -> None:
         super().__init__()
         self._planner = Planner()
-        self._handle = Handle(self)
+        self._handle = operator.Handle(self)
         self.state_quant = checked_codebook(type(self).__name__, "state_quant", state_quant)
         if v_rest is not None:
             self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
@@ -299,32 +299,52 @@ class Membrane(FixedDtype, Temporal):
         """
         if self._calls is None and self._carries_state:
             self._check_step()
-        dtype = self.state_dtype(x_seq, self.state_quant)
-        # a step without its graph: only its form matters
-        first = x_seq.detach()[0]
-        held = self.check_held("v", first, dtype)
-        plan = self._planner.plan(self, first, dtype)
-        as_operator, keep_input = (
-            self._as_operator(first, dtype) if torch.compiler.is_compiling() else (False, False)
-        )
-        if as_operator:
-            from snnsim.neurons import compile as operator
-
-            output, v = operator.run(self, x_seq, held, keep_input)
-        elif plan.kernel is not None:
-            output, v = plan.run(self, x_seq, held)
+        held = None
+        if self._carries_state:
+            dtype = self.state_dtype(x_seq, self.state_quant)
+            # a step without its graph: only its form matters
+            held = self.check_held("v", x_seq.detach()[0], dtype)
+        if torch.compiler.is_compiling():
+            output, v = self._run_compiled(x_seq, held)
         else:
-            v = (self.rest(first, dtype, self.state_quant) if held is None else held).expand(
-                first.shape
-            )
-            output, v = self._run_steps(x_seq, dtype, v)
-        self.hold(v=v)
+            alone = not (self._carries_state and self._keeps_graph)
+            plan = self._planner.plan(self, x_seq, alone)
+            if plan.kernel is not None:
+                output, v = plan.run(self, x_seq, held)
+            else:
+                output, v = self._run_steps(x_seq, plan.dtype, held)
+        if self._carries_state:
+            self.hold(v=v)
         return output
 
-    def _run_steps(self, x_seq: Tensor, dtype: torch.dtype, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_compiled(self, x_seq: Tensor, held: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As an operator, or traced step by step."""
+        dtype, first = self.state_dtype(x_seq, self.state_quant), x_seq.detach()[0]
+        self.check_constants(first)
+        # an exported program knows no node
+        if not (torch.compiler.is_exporting() or self._trace is not None or self.coupling()):
+            is_operator, keep_input = self._operator_form(first.dim() - 1, dtype)
+            if is_operator:
+                return operator.run(self, x_seq, held, keep_input)
+        return self._run_steps(x_seq, dtype, held)
+
+    def _operator_form(self, axes: int, dtype: torch.dtype) -> tuple[bool, bool]:
+        # runs as it stands while the compiler traces: it may look at values
+        operator.register()
+        return operator_form(self, axes, dtype)
+
+    # what torch.compiler.assume_constant_result does, which imports the compiler
+    _operator_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _run_steps(
+        self, x_seq: Tensor, dtype: torch.dtype, held: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Outputs of a sequence one step after the other, and the state after it; what steps hold
         besides reaches the next one.
         """
+        first = x_seq.detach()[0]
+        v = self.rest(first, dtype, self.state_quant) if held is None else held
+        v = v.expand(first.shape)
         outputs, carries, keeps, before = [], self._carries_state, self._keeps_graph, self._state
         own: dict[str, Tensor] = {}
         try:
@@ -349,23 +369,8 @@ class Membrane(FixedDtype, Temporal):
 
     def plan(self, x: Tensor) -> Plan:
         """How the node runs on steps of input like `x`, `[B, *n]`."""
-        return self._planner.plan(self, x, self.state_dtype(x, self.state_quant))
-
-    def _as_operator(self, x: Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
-        """While compiling: whether the node is one operator for steps like `x`, and whether its
-        backward needs the input.
-        """
-        # an exported program knows no node
-        if torch.compiler.is_exporting() or self._trace is not None or self.coupling() is not None:
-            return False, False
-        return self._operator_form(x.dim() - 1, dtype)
-
-    def _operator_form(self, axes: int, dtype: torch.dtype) -> tuple[bool, bool]:
-        # runs as it stands while the compiler traces: it may look at values
-        return operator_form(self, axes, dtype)
-
-    # what torch.compiler.assume_constant_result does, which imports the compiler
-    _operator_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        self.state_dtype(x, self.state_quant)
+        return self._planner.plan(self, x.unsqueeze(0))
 
     def coupling(self) -> str | None:
         """Why the next state does not follow from code and input alone; None where it does."""
@@ -403,7 +408,7 @@ class Membrane(FixedDtype, Temporal):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # a copy is another node
-        self._planner, self._handle = Planner(), Handle(self)
+        self._planner, self._handle = Planner(), operator.Handle(self)
 
     def check_constants(self, x: Tensor) -> None:
         """Refuse constants that do not fit one step of input, or that were moved to where they must

@@ -9,6 +9,7 @@ import json
 import sys
 
 import torch
+from snnsim.kernels.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -16,7 +17,6 @@ from triton.runtime.jit import JITFunction
 from snnsim import neurons, quant
 from snnsim.kernels.gpu import GpuEngine
 from snnsim.kernels.scan import scan, scan_linear
-from snnsim.kernels.table import Table
 
 
 class Driver:

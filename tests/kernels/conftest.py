@@ -1,62 +1,10 @@
-"""Tables and poisoned memory for the tests of the kernels."""
+"""Membranes and poisoned memory for the tests of the kernels."""
 
 import pytest
 import torch
 
-from snnsim.kernels.cpu import pool
-from snnsim.kernels.table import LinearMembrane, Table
-
-
-def _random_table(
-    levels,
-    *,
-    channels=1,
-    dtype=torch.float32,
-    clip=False,
-    uniform=False,
-    spiking=True,
-    divisor=None,
-    inner=1,
-    seed=0,
-) -> Table:
-    """A table with random levels and slopes, a hard reset and a leak that differs between
-    channels."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def randn(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    values = (
-        torch.linspace(-1.1, 1.2, levels, dtype=dtype) if uniform else randn(levels).sort().values
-    )
-    edges = ((values[1:].double() + values[:-1].double()) / 2).to(dtype)
-    first = max(1, levels * 2 // 3)
-    fires = torch.arange(levels) >= first
-    after = torch.where(fires, values[first // 2], values) if spiking else values
-    leak = torch.rand(channels, 1, generator=generator, dtype=torch.float64).to(dtype) / 2 + 0.5
-    if isinstance(divisor, float):
-        divisor = torch.full((1,), divisor, dtype=dtype)
-    elif divisor == "channel":
-        divisor = torch.rand(channels, generator=generator, dtype=torch.float64).to(dtype) + 1
-    return Table(
-        edges=edges,
-        out=(fires.to(dtype) if spiking else values).expand(channels, -1).clone(),
-        carry=after * leak,
-        after=after.expand(channels, -1).clone(),
-        d_out=randn(channels, levels),
-        d_carry=randn(channels, levels),
-        d_after=randn(channels, levels),
-        low=float(values[0]),
-        high=float(values[-1]),
-        clip=clip,
-        inner=inner,
-        divisor=divisor,
-    )
-
-
-@pytest.fixture(scope="session")
-def random_table():
-    return _random_table
+from snnsim.kernels.cpu import host
+from snnsim.kernels.linear import LinearMembrane
 
 
 def _atan_slope(x):
@@ -103,7 +51,7 @@ def poisoned(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
-    monkeypatch.setattr(pool, "empty", poison(pool.empty))
+    monkeypatch.setattr(host, "empty", poison(host.empty))
 
 
 def _same(a, b) -> bool:

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from snnsim.kernels.gpu import GpuEngine
 from snnsim.kernels.launch import choose
-from snnsim.kernels.scan import scan, scan_linear
+from snnsim.kernels.scan import scan
 
 # the interpreter computes in numpy, which warns of inf - inf
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")
@@ -36,10 +36,10 @@ def moved(neuron):
     return dataclasses.replace(neuron, **tensors)
 
 
-def results(run, neuron, x, engine):
+def results(neuron, x, engine):
     leaf = x.detach().clone().requires_grad_()
     start = torch.zeros(x.shape[1:], dtype=neuron.dtype, device=DEVICE, requires_grad=True)
-    out, v = run(leaf, start, neuron, engine)
+    out, v = scan(leaf, start, neuron, engine)
     generator = torch.Generator().manual_seed(2)
     incoming = [
         torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
@@ -67,9 +67,7 @@ def test_tables_give_what_the_reference_gives(levels, dtype, random_table, same)
             )
         )
         x = difficult(*shape, dtype)
-        for a, b in zip(
-            results(scan, table, x, "gpu"), results(scan, table, x, "reference"), strict=True
-        ):
+        for a, b in zip(results(table, x, "gpu"), results(table, x, "reference"), strict=True):
             assert same(a, b), (clip, channels, spiking, divisor, shape)
 
 
@@ -88,8 +86,8 @@ def test_linear_membranes_give_what_the_reference_gives(dtype, linear, same):
         )
         x = difficult(4, 66, dtype)
         for a, b in zip(
-            results(scan_linear, moved(membrane), x, "gpu"),
-            results(scan_linear, moved(membrane), x, "reference"),
+            results(moved(membrane), x, "gpu"),
+            results(moved(membrane), x, "reference"),
             strict=True,
         ):
             assert same(a, b), (reset, tau, divisor, detach, channels)
@@ -126,7 +124,7 @@ def test_gradients_of_the_constants_of_a_membrane_are_those_of_the_reference(cha
             name: getattr(membrane, name).clone().requires_grad_()
             for name in ("threshold", "tau", "divisor")
         }
-        out, v = scan_linear(
+        out, v = scan(
             x, torch.zeros(66, device=DEVICE), dataclasses.replace(membrane, **learned), engine
         )
         gradients.append(torch.autograd.grad(out.sum() + 2 * v.sum(), list(learned.values())))
@@ -163,11 +161,11 @@ def test_without_an_interpreter_cpu_tensors_are_refused_and_otherwise_come_secon
 @pytest.mark.parametrize("reset", [None, 0.2])
 def test_sums_in_the_order_of_the_device_are_those_of_the_reference(reset, linear):
     from snnsim.kernels import gpu
-    from snnsim.kernels.reference import ReferenceEngine
+    from snnsim.kernels.reference import ReferenceMembrane
 
     membrane = moved(linear(tau=3.0, reset=reset, rest=0.1))
     grad, x, above = (torch.randn(5, 5000, device=DEVICE) for _ in range(3))
-    v0, reference = torch.randn(5000, device=DEVICE), ReferenceEngine()
+    v0, reference = torch.randn(5000, device=DEVICE), ReferenceMembrane(membrane)
     grad[:, 1], x[2, 1] = 0.0, torch.nan
     close = {"rtol": 1e-12, "atol": 1e-10}
     torch.testing.assert_close(
@@ -175,7 +173,7 @@ def test_sums_in_the_order_of_the_device_are_those_of_the_reference(reset, linea
     )
     totals = (
         gpu._state_product(grad, above, v0, membrane),
-        reference.state_product(grad, above, v0, membrane),
+        reference.state_product(grad, above, v0),
     )
     torch.testing.assert_close(*totals, **close)
     assert totals[0] != 0

@@ -1,13 +1,13 @@
-import importlib
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from snnsim.errors import EngineError, InvalidValueError
+from snnsim.errors import EngineError, InvalidValueError, RunError
+from snnsim.kernels.cpu import host
 from snnsim.kernels.launch import choose, engines, explain
-from snnsim.kernels.scan import scan, scan_linear
+from snnsim.kernels.scan import scan
 
 
 def test_the_fastest_engine_that_can_is_chosen(random_table):
@@ -34,7 +34,7 @@ def test_an_engine_that_cannot_run_raises_where_it_was_asked_for_by_name(random_
         EngineError,
         match=r"engine='cpu' cannot run here: an un-quantized neuron whose .* leave engine out",
     ):
-        scan_linear(torch.zeros(2, 3), torch.zeros(1), linear(channels=3), engine="cpu")
+        scan(torch.zeros(2, 3), torch.zeros(1), linear(channels=3), engine="cpu")
 
 
 def test_an_engine_that_does_not_exist_raises(random_table):
@@ -60,15 +60,33 @@ def test_without_numba_the_reference_runs_and_explain_says_so(random_table, monk
 
 
 def test_a_numba_that_cannot_be_imported_is_named_as_the_reason(random_table, monkeypatch):
-    from snnsim.kernels.cpu import engine as cpu
+    def broken(name):
+        raise ImportError("llvmlite is missing")
 
-    cpu._import_problem.cache_clear()
-    monkeypatch.setitem(sys.modules, "snnsim.kernels.cpu.kernel_cache", None)
-    monkeypatch.delattr(importlib.import_module("snnsim.kernels"), "kernel_cache", raising=False)
-    assert "cpu: numba cannot be imported: " in explain(torch.zeros(1, 1), random_table(4))
-    cpu._import_problem.cache_clear()
+    host._import_problem.cache_clear()
+    monkeypatch.setattr(host.importlib, "import_module", broken)
+    reasons = explain(torch.zeros(1, 1), random_table(4))
+    assert "cpu: numba cannot be imported: llvmlite is missing" in reasons
+    host._import_problem.cache_clear()
 
 
 def test_numba_is_imported_only_when_a_kernel_runs():
     code = "import sys, snnsim.kernels.scan; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_scan_that_torch_compile_traces_is_refused(random_table):
+    table = random_table(4)
+    torch._dynamo.reset()
+    run = torch.compile(
+        lambda x: scan(x, torch.zeros(1), table)[0], fullgraph=True, backend="aot_eager"
+    )
+    with pytest.raises(Exception, match="scan: torch.compile cannot look into it") as caught:
+        run(torch.zeros(2, 3))
+    assert isinstance(caught.value, RunError | torch._dynamo.exc.Unsupported)
+    torch._dynamo.reset()
+    # where the compiler may leave a call out, it is run as ever
+    run = torch.compile(lambda x: scan(x * 2, torch.zeros(1), table)[0], backend="aot_eager")
+    x = torch.randn(2, 3)
+    assert torch.equal(run(x), scan(x * 2, torch.zeros(1), table)[0])
+    torch._dynamo.reset()

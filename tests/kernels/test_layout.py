@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from snnsim._core.autograd import stored
 from snnsim.errors import ShapeError
-from snnsim.kernels.layout import Layout, stored
+from snnsim.kernels.launch import Layout
 
 
 def channels_last(*shape):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from snnsim.errors import InvalidTypeError, RunError, ShapeError
-from snnsim.kernels.scan import scan, scan_linear
+from snnsim.kernels.scan import scan
 
 ENGINES = ("reference", "cpu")
 LEVELS = (2, 4, 8, 16, 32, 128, 256, 300)
@@ -310,14 +310,11 @@ def test_backward_saves_codes_only(levels, clip, size, engine, random_table):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_nothing_is_saved_where_nothing_learns(engine, random_table, monkeypatch):
-    from snnsim.kernels import launch as registry
+    from snnsim.kernels.launch import choose
 
-    chosen = registry.choose(torch.zeros(1, 1), random_table(16), engine)
-    saves = []
-    forward = type(chosen).forward
-    monkeypatch.setattr(
-        type(chosen), "forward", lambda *args: saves.append(args[-2]) or forward(*args)
-    )
+    kind = choose(torch.zeros(1, 1), random_table(16), engine).automaton
+    saves, forward = [], kind.forward
+    monkeypatch.setattr(kind, "forward", lambda *args: saves.append(args[3]) or forward(*args))
     x = torch.randn(2, 3)
     scan(x, torch.zeros(1), random_table(16), engine)
     with torch.no_grad():
@@ -351,7 +348,7 @@ def test_differentiating_twice_is_refused(random_table, linear):
     w = torch.ones(4, requires_grad=True)
     for run in (
         lambda z: scan(z, torch.zeros(1), random_table(16))[0],
-        lambda z: scan_linear(z, torch.zeros(1), linear())[0],
+        lambda z: scan(z, torch.zeros(1), linear())[0],
     ):
         z = x * w
         (gradient,) = torch.autograd.grad(run(z).sum(), z, create_graph=True)
@@ -386,13 +383,13 @@ def test_arguments_that_do_not_fit_are_refused(random_table):
     ):
         scan(x[..., :2], start, table)
     with pytest.raises(
-        InvalidTypeError, match=r"carry0: is torch.float64 on cpu and must be torch.float32"
+        InvalidTypeError, match=r"start: is torch.float64 on cpu and must be torch.float32"
     ):
         scan(x, start.double(), table)
     with pytest.raises(
         ShapeError,
         match=(
-            r"carry0: has shape \(5,\) and must be \(4, 3\), one step of x_seq, or one number per"
+            r"start: has shape \(5,\) and must be \(4, 3\), one step of x_seq, or one number per"
         ),
     ):
         scan(x, torch.zeros(5), table)
@@ -416,7 +413,7 @@ def run_linear(membrane, x, engine, v0=None):
     ]
     learned = {name: getattr(membrane, name).clone().requires_grad_() for name in names}
     inputs += learned.values()
-    spikes, v = scan_linear(inputs[0], inputs[1], dataclasses.replace(membrane, **learned), engine)
+    spikes, v = scan(inputs[0], inputs[1], dataclasses.replace(membrane, **learned), engine)
     generator = torch.Generator().manual_seed(2)
     incoming = [
         torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)
@@ -498,14 +495,14 @@ def test_constants_per_channel_of_a_linear_membrane_match_one_channel_at_a_time(
             tau=membrane.tau[c, None],
             divisor=membrane.divisor[c, None],
         )
-        spikes, v = scan_linear(x[..., c], torch.zeros(1), alone, "reference")
+        spikes, v = scan(x[..., c], torch.zeros(1), alone, "reference")
         assert torch.equal(together[0][..., c], spikes)
         assert torch.equal(together[1][..., c], v)
 
 
 def test_an_integrator_under_constant_current_fires_every_ceil_of_threshold_over_current(linear):
     for engine in ENGINES:
-        spikes, _ = scan_linear(torch.full((12, 1), 0.3), torch.zeros(1), linear(reset=0.0), engine)
+        spikes, _ = scan(torch.full((12, 1), 0.3), torch.zeros(1), linear(reset=0.0), engine)
         assert torch.nonzero(spikes[:, 0]).flatten().tolist() == [3, 7, 11]
 
 
@@ -529,7 +526,7 @@ def negated(values):
 def test_inputs_and_gradients_behind_a_negation_bit_count_with_their_sign(
     quantized, engine, random_table, linear, same
 ):
-    run, neuron = (scan, random_table(16)) if quantized else (scan_linear, linear())
+    neuron = random_table(16) if quantized else linear()
     x, grad_out, grad_v = torch.randn(5, 70), torch.randn(5, 70), torch.randn(70)
     found = []
     for write in (lambda values: values, negated):
@@ -537,7 +534,7 @@ def test_inputs_and_gradients_behind_a_negation_bit_count_with_their_sign(
             x.clone().requires_grad_(),
             torch.randn(70, generator=torch.Generator().manual_seed(0)).requires_grad_(),
         )
-        out, v = run(
+        out, v = scan(
             write(leaf) if write is negated else leaf,
             write(start) if write is negated else start,
             neuron,
@@ -571,7 +568,7 @@ def test_a_divisor_of_any_value_gives_what_torch_gives(
         found = []
         for name in (engine, "reference"):
             leaf = x.clone().requires_grad_()
-            spikes, v = scan_linear(leaf, torch.zeros(1), linear(**constants), name)
+            spikes, v = scan(leaf, torch.zeros(1), linear(**constants), name)
             (spikes.nan_to_num().sum() + v.nan_to_num().sum()).backward()
             found.append([spikes.detach(), v.detach(), leaf.grad])
         assert all(map(same, *found)), constants

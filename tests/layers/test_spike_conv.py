@@ -10,7 +10,7 @@ from snnsim import MultiStep, layers, metrics, neurons, quant
 from snnsim.deploy import lower
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
 from snnsim.kernels import sparse as sparse_product
-from snnsim.kernels.cpu import pool, threads
+from snnsim.kernels.cpu import host
 from snnsim.layers import SpikeConv2d, SpikeLinear
 from snnsim.layers.spikes import CONV_CROSSOVERS
 
@@ -68,7 +68,7 @@ def poisoned(monkeypatch):
     def empty(shape, dtype):
         return torch.full(shape, float("nan"), dtype=dtype)
 
-    monkeypatch.setattr(pool, "empty", empty)
+    monkeypatch.setattr(host, "empty", empty)
 
 
 @needs_numba
@@ -123,7 +123,7 @@ def test_the_number_of_threads_changes_no_bit(memory_format, monkeypatch):
     _, layer = pair(2, 16, 3, 1, 1, integer=False)
     x = spikes(37, 2, 20, 20).contiguous(memory_format=memory_format)
     grad = torch.randn(37, 16, 20, 20)
-    monkeypatch.setattr(threads, "SERIAL_ELEMENTS", 0)
+    monkeypatch.setattr(host, "SERIAL_ELEMENTS", 0)
     before = torch.get_num_threads()
     results = []
     try:

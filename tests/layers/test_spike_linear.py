@@ -12,7 +12,7 @@ from torch import nn
 from snnsim import MultiStep, neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
 from snnsim.kernels import sparse as sparse_product
-from snnsim.kernels.cpu import pool, threads
+from snnsim.kernels.cpu import host
 from snnsim.layers import SpikeLinear
 from snnsim.layers.spikes import CROSSOVERS
 
@@ -57,7 +57,7 @@ def poisoned(monkeypatch):
     def empty(shape, dtype):
         return torch.full(shape, float("nan"), dtype=dtype)
 
-    monkeypatch.setattr(pool, "empty", empty)
+    monkeypatch.setattr(host, "empty", empty)
 
 
 @needs_numba
@@ -127,7 +127,9 @@ def test_more_threads_than_were_expected_find_no_memory_and_leave(monkeypatch):
     before = torch.get_num_threads()
     # as if another Python thread had changed the number in between
     monkeypatch.setattr(
-        sparse_product, "threads", SimpleNamespace(run=threads.run, thread_count=lambda elements: 1)
+        sparse_product,
+        "host",
+        SimpleNamespace(run=host.run, empty=host.empty, thread_count=lambda elements: 1),
     )
     torch.set_num_threads(4)
     try:

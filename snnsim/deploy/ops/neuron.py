@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snnsim.automaton.build import NoTable
+from snnsim.automaton.examine import automaton_of
 from snnsim.deploy.bounds import (
     FLOAT32_EXACT,
     INT32_MAX,
@@ -26,7 +27,6 @@ from snnsim.deploy.ops.product import SEARCHED_FRAC_BITS, SMALLEST_TILE
 from snnsim.deploy.thresholds import bisect, oracle
 from snnsim.errors import InvalidValueError
 from snnsim.neurons.base import BaseNode
-from snnsim.neurons.examine import table_of
 from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.readout import Readout
 from snnsim.neurons.synaptic import SynapticNode
@@ -573,7 +573,7 @@ def _automaton(context: Context, node: Membrane, codebook: Codebook, shape: Shap
     dtype = codebook.levels.dtype
     try:
         # two samples, which show whether one looks at the other
-        table = table_of(node, equations, codebook, (2, *shape), dtype)
+        table = automaton_of(node, equations, codebook, (2, *shape), dtype)
     except NoTable as problem:
         raise context.refusal(f"{problem}; no table of integers can stand for it") from problem
     out, leak, after = table.out.detach(), table.carry.detach(), table.after.detach()

@@ -1,29 +1,31 @@
-"""The CPU engine: hands tensors to the compiled kernels as records of addresses."""
+"""The CPU engine: hands tensors to the compiled kernels, in records with named fields."""
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import math
-import struct
 from functools import cache
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnsim.kernels.codes import code_dtype, is_marked, mark_bit, stored_nan
-from snnsim.kernels.cpu import pool, threads
-from snnsim.kernels.cpu.cells import CellFinder, cell_finder
+from snnsim._core.autograd import stored
+from snnsim.automaton.automaton import Automaton
+from snnsim.kernels.codes import (
+    CellFinder,
+    cell_finder,
+    code_dtype,
+    is_marked,
+    mark_bit,
+    nan_aside,
+    stored_nan,
+)
+from snnsim.kernels.cpu import host, records
 from snnsim.kernels.cpu.formula import Formula, read
-from snnsim.kernels.layout import stored
-from snnsim.kernels.reference import RUN, ReferenceEngine, histogram_block
-from snnsim.kernels.table import LinearMembrane, Table
-
-if TYPE_CHECKING:
-    from snnsim.kernels.cpu.threads import Kernel
+from snnsim.kernels.gradients import Saved
+from snnsim.kernels.linear import LinearMembrane
+from snnsim.kernels.reference import RUN, ReferenceAutomaton, ReferenceMembrane, histogram_block
 
 __all__ = ["CpuEngine", "warm_up"]
 
@@ -37,11 +39,297 @@ DERIVATIVE_BYTES = 1 << 18
 # below this, torch evaluates a derivative sooner than its formula is read
 FORMULA_ELEMENTS = 1 << 15
 
-# how a record begins: nothing taken, nobody at work
-HEADER = (0, 0, 0)
 
-# for what has no fast way and needs none
-_reference = ReferenceEngine()
+class CpuAutomaton(ReferenceAutomaton):
+    """An automaton on torch's own threads, fused over time, as `ReferenceAutomaton`."""
+
+    def __init__(self, automaton: Automaton) -> None:
+        super().__init__(automaton)
+        self.dtype, self.wide = automaton.dtype, automaton.dtype == torch.float64
+        # without a graph, and kept: records hold their addresses
+        self.entries = _contiguous(automaton.out, automaton.carry, automaton.after)
+        self.slopes = _contiguous(automaton.d_out, automaton.d_carry, automaton.d_after)
+        self.divisor = _divisors(automaton.divisor, self.dtype)
+        self.cells = _cells(automaton)
+        kernels = _kernels()
+        self.forward_kernel = kernels.kernel(self.cells.kernel, self.wide)
+        name = "backward" if automaton.levels <= 256 else "backward_long"
+        self.backward_kernel = kernels.kernel(name, self.wide)
+        # the part of a record that no call changes, by the dtype of codes
+        self.forwards: dict[torch.dtype, Any] = {}
+        self.backwards: dict[torch.dtype, Any] = {}
+        self.histograms: dict[torch.dtype, Any] = {}
+        levels = automaton.levels
+        self.code_dtypes = [code_dtype(levels, automaton.clip, plain) for plain in (False, True)]
+        self.marked = {dtype: is_marked(levels, dtype) for dtype in self.code_dtypes}
+
+    def forward(
+        self, x: Tensor, start: Tensor, save: bool, plain: bool = True
+    ) -> tuple[Tensor, Tensor, Saved]:
+        """As `ReferenceAutomaton.forward`."""
+        time_steps, size = x.shape
+        elements = time_steps * size
+        dtype, stored_dtype = self.dtype, self.code_dtypes[plain]
+        driven = x if x.dtype == dtype else _dense(x.to(dtype))
+        out, codes = host.empty(x.shape, dtype), None
+        last = torch.empty(size, dtype=dtype, device=x.device)
+        if save:
+            codes = host.empty(x.shape, stored_dtype)
+        if size:
+            fixed = self.forwards.get(stored_dtype) or self._fixed_forward(stored_dtype)
+            record = records.FORWARD.from_buffer_copy(fixed)
+            record.time_steps, record.size = time_steps, size
+            record.block = block = (
+                _block(size, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
+            record.x, record.x_stride = driven.data_ptr(), driven.stride(0)
+            record.start, record.start_stride = start.data_ptr(), start.stride(0) if size > 1 else 0
+            record.out, record.last = out.data_ptr(), last.data_ptr()
+            if codes is not None:
+                record.codes, record.code_bytes = codes.data_ptr(), codes.element_size()
+            host.run(self.forward_kernel, record, -(-size // block), elements)
+        saved: Saved = (codes, None)
+        if codes is not None and not self.marked[stored_dtype]:
+            saved = nan_aside(codes, self.automaton.levels, out, last)
+        return out if x.dtype == dtype else out.to(x.dtype), last, saved
+
+    def _fixed_forward(self, stored_dtype: torch.dtype) -> Any:
+        automaton, cells = self.automaton, self.cells
+        out, carry, after = self.entries
+        low, high = (automaton.low, automaton.high) if automaton.clip else (-math.inf, math.inf)
+        self.forwards[stored_dtype] = fixed = records.fill(
+            records.FORWARD,
+            edges=cells.edges.ctypes.data,
+            emitted=out,
+            carry=carry,
+            after=after,
+            levels=automaton.levels,
+            channels=automaton.channels,
+            inner=automaton.inner,
+            divisor=self.divisor,
+            divisors=self.divisor.numel(),
+            mark=_mark(automaton.levels, stored_dtype),
+            nan=_unsigned(stored_nan(automaton.levels, stored_dtype), stored_dtype),
+            bins=0 if cells.bins is None else cells.bins.ctypes.data,
+            num_bins=cells.num_bins,
+            low_bin=cells.low_bin,
+            shift=cells.shift,
+            low=low,
+            high=high,
+            origin=cells.origin,
+            inverse=cells.inverse,
+        )
+        return fixed
+
+    def backward(
+        self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As `ReferenceAutomaton.backward`."""
+        codes, aside = saved
+        if aside is not None:
+            return super().backward(saved, grad_out, grad_v, divide)
+        time_steps, size = codes.shape
+        elements = time_steps * size
+        dtype = self.dtype
+        incoming = grad_out if grad_out.dtype == dtype else _dense(grad_out.to(dtype))
+        start = grad_v.to(dtype)
+        grad = host.empty(codes.shape, dtype)
+        grad_start = torch.empty(size, dtype=dtype, device=codes.device)
+        if size:
+            fixed = self.backwards.get(codes.dtype) or self._fixed_backward(codes.dtype)
+            record = records.BACKWARD.from_buffer_copy(fixed)
+            record.time_steps, record.size = time_steps, size
+            record.block = block = (
+                _block(size, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
+            record.grad_out, record.grad_out_stride = incoming.data_ptr(), incoming.stride(0)
+            record.start, record.start_stride = start.data_ptr(), start.stride(0) if size > 1 else 0
+            record.codes, record.code_bytes = codes.data_ptr(), codes.element_size()
+            record.grad, record.state = grad.data_ptr(), grad_start.data_ptr()
+            if not divide:
+                record.divisors = 0
+            host.run(self.backward_kernel, record, -(-size // block), elements)
+        return grad, grad_start
+
+    def _fixed_backward(self, stored_dtype: torch.dtype) -> Any:
+        automaton = self.automaton
+        d_out, d_carry, d_after = self.slopes
+        self.backwards[stored_dtype] = fixed = records.fill(
+            records.BACKWARD,
+            d_out=d_out,
+            d_carry=d_carry,
+            d_after=d_after,
+            levels=automaton.levels,
+            channels=automaton.channels,
+            inner=automaton.inner,
+            divisor=self.divisor,
+            divisors=self.divisor.numel(),
+            mark=_mark(automaton.levels, stored_dtype),
+        )
+        return fixed
+
+    def histogram(self, codes: Tensor, aside: Tensor | None, weights: Tensor) -> Tensor:
+        """As `ReferenceAutomaton.histogram`."""
+        if aside is not None:
+            return super().histogram(codes, aside, weights)
+        automaton, (time_steps, size) = self.automaton, codes.shape
+        levels, channels = automaton.levels, automaton.channels
+        block = histogram_block(size)
+        blocks = -(-size // block)
+        sums = torch.empty(blocks, channels, levels, dtype=torch.float64, device=codes.device)
+        if size:
+            if weights.dtype != self.dtype or weights.stride(1) != 1:
+                weights = _dense(weights.to(self.dtype))
+            fixed = self.histograms.get(codes.dtype) or self._fixed_histogram(codes.dtype)
+            record = records.HISTOGRAM.from_buffer_copy(fixed)
+            record.time_steps, record.size, record.block = time_steps, size, block
+            record.weights, record.weights_stride = weights.data_ptr(), weights.stride(0)
+            record.codes, record.code_bytes = codes.data_ptr(), codes.element_size()
+            record.sums = sums.data_ptr()
+            host.run(self.histogram_kernel, record, blocks, time_steps * size)
+        return _in_order(sums)
+
+    def _fixed_histogram(self, stored_dtype: torch.dtype) -> Any:
+        automaton = self.automaton
+        self.histogram_kernel = _kernels().kernel("histogram", self.wide)
+        self.histograms[stored_dtype] = fixed = records.fill(
+            records.HISTOGRAM,
+            levels=automaton.levels,
+            channels=automaton.channels,
+            inner=automaton.inner,
+            mark=_mark(automaton.levels, stored_dtype),
+            nan=_unsigned(stored_nan(automaton.levels, stored_dtype), stored_dtype),
+            marked=is_marked(automaton.levels, stored_dtype),
+        )
+        return fixed
+
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """As `ReferenceAutomaton.input_product`."""
+        return _products(grad, x.to(grad.dtype))
+
+
+class CpuMembrane(ReferenceMembrane):
+    """A linear membrane of one channel on torch's own threads, fused over time, as
+    `ReferenceMembrane`.
+    """
+
+    def __init__(self, membrane: LinearMembrane) -> None:
+        super().__init__(membrane)
+        self.dtype, self.wide = membrane.dtype, membrane.dtype == torch.float64
+        tau, divisor, reset = membrane.tau, membrane.divisor, membrane.reset
+        self.fixed = records.fill(
+            records.LINEAR,
+            leaks=tau is not None,
+            hard=reset is not None,
+            detach=membrane.detach_reset,
+            threshold=float(membrane.threshold.detach()),
+            reset=0.0 if reset is None else reset,
+            tau=1.0 if tau is None else float(tau.detach()),
+            rest=membrane.rest,
+            divisor=1.0 if divisor is None else float(divisor.detach()),
+        )
+        self.forward_kernel = _kernels().kernel("linear_forward", self.wide)
+        self.backward_kernel = _kernels().kernel("linear_backward", self.wide)
+
+    def forward(
+        self, x: Tensor, start: Tensor, save: bool, plain: bool = True
+    ) -> tuple[Tensor, Tensor, Saved]:
+        """As `ReferenceMembrane.forward`."""
+        time_steps, size = x.shape
+        elements = time_steps * size
+        dtype = self.dtype
+        driven = x if x.dtype == dtype else _dense(x.to(dtype))
+        spikes = host.empty(x.shape, dtype)
+        above = host.empty(x.shape, dtype) if save else None
+        last = torch.empty(size, dtype=dtype, device=x.device)
+        if size:
+            record = records.LINEAR.from_buffer_copy(self.fixed)
+            record.time_steps, record.size = time_steps, size
+            record.block = block = (
+                _block(size, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
+            record.x, record.x_stride = driven.data_ptr(), driven.stride(0)
+            record.start, record.start_stride = start.data_ptr(), start.stride(0) if size > 1 else 0
+            if above is not None:
+                record.above, record.above_stride = above.data_ptr(), size
+            record.out, record.out_stride = spikes.data_ptr(), size
+            record.state = last.data_ptr()
+            host.run(self.forward_kernel, record, -(-size // block), elements)
+        return spikes if x.dtype == dtype else spikes.to(x.dtype), last, (above,)
+
+    def backward(
+        self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As `ReferenceMembrane.backward`."""
+        (above,) = saved
+        formula = _formula(self.membrane) if above.numel() >= FORMULA_ELEMENTS else None
+        return self.backward_with(formula, above, grad_out, grad_v, divide)
+
+    def backward_with(
+        self,
+        formula: Formula | None,
+        above: Tensor,
+        grad_out: Tensor,
+        grad_v: Tensor,
+        divide: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients with a derivative that the kernel evaluates, or without a formula torch, a part
+        of the neurons at a time.
+        """
+        time_steps, size = above.shape
+        incoming, start = _dense(grad_out.to(self.dtype)), grad_v.to(self.dtype)
+        grad = host.empty(above.shape, self.dtype)
+        grad_start = torch.empty(size, dtype=self.dtype, device=above.device)
+        fixed, width = records.LINEAR.from_buffer_copy(self.fixed), above.element_size()
+        if not divide:
+            fixed.divisor = 1.0
+        columns = max(1024, DERIVATIVE_BYTES // (width * time_steps) // 64 * 64)
+        if formula is not None:
+            columns = size
+            operations = np.array(formula.operations, dtype=np.int64)
+            factors = np.array(formula.constants)
+            fixed.operations, fixed.num_operations = operations.ctypes.data, len(operations)
+            fixed.constants, fixed.num_constants = factors.ctypes.data, len(factors)
+            fixed.result = formula.result
+        for first in range(0, size, columns):
+            count = min(columns, size - first)
+            record = records.LINEAR.from_buffer_copy(fixed)
+            if formula is None:
+                slopes = _dense(self.membrane.slopes(above[:, first : first + count]))
+                record.slopes, record.slopes_stride = slopes.data_ptr(), slopes.stride(0)
+            offset = first * width
+            record.time_steps, record.size = time_steps, count
+            elements = time_steps * count
+            record.block = block = (
+                _block(count, elements) if elements >= host.SERIAL_ELEMENTS else BLOCK
+            )
+            record.x, record.x_stride = incoming.data_ptr() + offset, incoming.stride(0)
+            record.start_stride = start.stride(0) if size > 1 else 0
+            record.start = start.data_ptr() + offset * record.start_stride
+            record.above, record.above_stride = above.data_ptr() + offset, size
+            record.out, record.out_stride = grad.data_ptr() + offset, size
+            record.state = grad_start.data_ptr() + offset
+            host.run(self.backward_kernel, record, -(-count // block), elements)
+        return grad, grad_start
+
+    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
+        """As `ReferenceMembrane.input_product`."""
+        return _products(grad, x.to(grad.dtype))
+
+    def state_product(self, grad: Tensor, above: Tensor, v0: Tensor) -> Tensor:
+        """As `ReferenceMembrane.state_product`."""
+        membrane, reset = self.membrane, self.membrane.reset
+        return _products(
+            grad,
+            above,
+            start=v0,
+            start_stride=v0.stride(0) if len(v0) > 1 else 0,
+            of_state=True,
+            hard=reset is not None,
+            threshold=float(membrane.threshold.detach()),
+            reset=0.0 if reset is None else reset,
+            rest=membrane.rest,
+        )
 
 
 class CpuEngine:
@@ -50,470 +338,88 @@ class CpuEngine:
     """
 
     name = "cpu"
+    automaton, membrane = CpuAutomaton, CpuMembrane
 
-    def why_not(self, x: Tensor, table: Table | LinearMembrane) -> str | None:
-        """Why the kernels cannot run this: no numba, another device, or constants they do not
-        take."""
+    def why_not(self, x: Tensor, neuron: Automaton | LinearMembrane) -> str | None:
+        """Reason that the kernels cannot run this: another device, constants that they do not take,
+        or no numba.
+        """
         if x.device.type != "cpu":
             return f"the input is on {x.device}"
-        if isinstance(table, LinearMembrane) and table.channels > 1:
+        if isinstance(neuron, LinearMembrane) and neuron.channels > 1:
             return "an un-quantized neuron whose constants differ between channels"
-        return unavailable()
-
-    def forward(
-        self, x: Tensor, carry: Tensor, table: Table, save: bool, plain: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """As `ReferenceEngine.forward`."""
-        time_steps, size = x.shape
-        prepared = _prepared(table)
-        dtype = prepared.dtype
-        driven = _rows(x if x.dtype == dtype else x.to(dtype))
-        out = pool.empty(x.shape, dtype)
-        last = torch.empty(size, dtype=dtype, device=x.device)
-        stored = code_dtype(prepared.levels, table.clip, plain)
-        codes = pool.empty(x.shape, stored) if save else None
-        if size:
-            kernel, constants = prepared.forward(table, stored)
-            start, start_stride = _start(carry)
-            block = _block(size, time_steps)
-            _run(
-                kernel,
-                dtype,
-                "FORWARD",
-                (*HEADER, time_steps, size, block)
-                + (
-                    driven.data_ptr(),
-                    driven.stride(0),
-                    start.data_ptr(),
-                    start_stride,
-                    out.data_ptr(),
-                    last.data_ptr(),
-                )
-                + ((0, 0) if codes is None else (codes.data_ptr(), codes.element_size()))
-                + constants,
-                -(-size // block),
-                time_steps * size,
-            )
-        return out if x.dtype == dtype else out.to(x.dtype), last, codes
-
-    def backward(
-        self,
-        codes: Tensor,
-        aside: Tensor | None,
-        grad_out: Tensor,
-        grad_v: Tensor,
-        table: Table,
-        divide: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """As `ReferenceEngine.backward`."""
-        if aside is not None:
-            return _reference.backward(codes, aside, grad_out, grad_v, table, divide)
-        time_steps, size = codes.shape
-        prepared = _prepared(table)
-        dtype = prepared.dtype
-        incoming = _rows(grad_out.to(dtype))
-        grad = pool.empty(codes.shape, dtype)
-        grad_carry = torch.empty(size, dtype=dtype, device=codes.device)
-        if size:
-            start, start_stride = _start(grad_v.to(dtype))
-            block = _block(size, time_steps)
-            _run(
-                "backward" if prepared.levels <= 256 else "backward_long",
-                dtype,
-                "BACKWARD",
-                (*HEADER, time_steps, size, block)
-                + (
-                    incoming.data_ptr(),
-                    incoming.stride(0),
-                    start.data_ptr(),
-                    start_stride,
-                    codes.data_ptr(),
-                    codes.element_size(),
-                )
-                + (
-                    grad.data_ptr(),
-                    grad_carry.data_ptr(),
-                    *prepared.backward(table, codes.dtype, divide),
-                ),
-                -(-size // block),
-                time_steps * size,
-            )
-        return grad, grad_carry
-
-    def histogram(
-        self, codes: Tensor, aside: Tensor | None, weights: Tensor, table: Table
-    ) -> Tensor:
-        """As `ReferenceEngine.histogram`."""
-        if aside is not None:
-            return _reference.histogram(codes, aside, weights, table)
-        time_steps, size = codes.shape
-        block = histogram_block(size)
-        blocks = -(-size // block)
-        sums = torch.empty(
-            blocks, table.channels, table.levels, dtype=torch.float64, device=codes.device
-        )
-        if size:
-            weighted = _rows(weights.to(table.dtype))
-            nan = _unsigned(stored_nan(table.levels, codes.dtype), codes.dtype)
-            _run(
-                "histogram",
-                table.dtype,
-                "HISTOGRAM",
-                (*HEADER, time_steps, size, block)
-                + (
-                    weighted.data_ptr(),
-                    weighted.stride(0),
-                    codes.data_ptr(),
-                    codes.element_size(),
-                    sums.data_ptr(),
-                )
-                + (table.levels, table.channels, table.inner, _mark(table.levels, codes.dtype), nan)
-                + (int(is_marked(table.levels, codes.dtype)),),
-                blocks,
-                time_steps * size,
-            )
-        total = torch.zeros(table.channels, table.levels, dtype=torch.float64, device=codes.device)
-        for part in sums:
-            total += part
-        return total
-
-    def input_product(self, grad: Tensor, x: Tensor) -> Tensor:
-        """As `ReferenceEngine.input_product`."""
-        return _products(grad, x.to(grad.dtype), (0, 0, 0), (0.0, 0.0, 0.0))
-
-    def state_product(
-        self, grad: Tensor, above: Tensor, v0: Tensor, membrane: LinearMembrane
-    ) -> Tensor:
-        """As `ReferenceEngine.state_product`."""
-        start, start_stride = _start(v0)
-        reset = 0.0 if membrane.reset is None else membrane.reset
-        potentials = (float(membrane.threshold), reset, membrane.rest)
-        return _products(
-            grad, above, (start.data_ptr(), start_stride, 1), potentials, membrane.reset is not None
-        )
-
-    def linear_forward(
-        self, x: Tensor, v: Tensor, membrane: LinearMembrane, save: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """As `ReferenceEngine.linear_forward`."""
-        time_steps, size = x.shape
-        driven = _rows(x.to(membrane.dtype))
-        spikes = pool.empty(x.shape, membrane.dtype)
-        above = pool.empty(x.shape, membrane.dtype) if save else None
-        last = torch.empty(size, dtype=membrane.dtype, device=x.device)
-        if size:
-            block = _block(size, time_steps)
-            start, start_stride = _start(v)
-            _run(
-                "linear_forward",
-                membrane.dtype,
-                "LINEAR",
-                (*HEADER, time_steps, size, block)
-                + (driven.data_ptr(), driven.stride(0), start.data_ptr(), start_stride)
-                + (0 if above is None else above.data_ptr(), size, 0, 0)
-                + (
-                    spikes.data_ptr(),
-                    size,
-                    last.data_ptr(),
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    *_membrane_constants(membrane, divide=True),
-                ),
-                -(-size // block),
-                time_steps * size,
-            )
-        return spikes.to(x.dtype), last, above
-
-    def linear_backward(
-        self,
-        above: Tensor,
-        grad_out: Tensor,
-        grad_v: Tensor,
-        membrane: LinearMembrane,
-        divide: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """As `ReferenceEngine.linear_backward`."""
-        formula = _formula(membrane) if above.numel() >= FORMULA_ELEMENTS else None
-        return _linear_backward(above, grad_out, grad_v, membrane, divide, formula)
-
-
-def _products(
-    grad: Tensor,
-    x: Tensor,
-    state: tuple[int, int, int],
-    potentials: tuple[float, float, float],
-    hard: bool = False,
-) -> Tensor:
-    """What the kernel adds up, over all runs of neurons; `state` says where it starts, how far
-    apart, and whether it counts.
-    """
-    grad, x = _rows(grad), _rows(x)
-    time_steps, size = grad.shape
-    runs = -(-size // RUN)
-    sums = torch.zeros(runs, dtype=torch.float64, device=grad.device)
-    if size:
-        *start, of_state = state
-        _run(
-            "products",
-            grad.dtype,
-            "PRODUCT",
-            (
-                *HEADER,
-                time_steps,
-                size,
-                RUN,
-                grad.data_ptr(),
-                grad.stride(0),
-                x.data_ptr(),
-                x.stride(0),
-            )
-            + (*start, sums.data_ptr(), of_state, int(hard), *potentials),
-            runs,
-            time_steps * size,
-        )
-    total = torch.zeros((), dtype=torch.float64, device=grad.device)
-    for part in sums:
-        total += part
-    return total
-
-
-def _linear_backward(
-    above: Tensor,
-    grad_out: Tensor,
-    grad_v: Tensor,
-    membrane: LinearMembrane,
-    divide: bool,
-    formula: Formula | None,
-) -> tuple[Tensor, Tensor]:
-    """Gradients with a derivative that the kernel evaluates, or without a formula torch, a part of
-    the neurons at a time.
-    """
-    time_steps, size = above.shape
-    incoming = _rows(grad_out.to(membrane.dtype))
-    start, start_stride = _start(grad_v.to(membrane.dtype))
-    grad = pool.empty(above.shape, membrane.dtype)
-    grad_v0 = torch.empty(size, dtype=membrane.dtype, device=above.device)
-    program: tuple[int, ...] = (0, 0, 0, 0, 0)
-    if formula is not None:
-        operations, factors = (
-            np.array(formula.operations, dtype=np.int64),
-            np.array(formula.constants),
-        )
-        program = (
-            operations.ctypes.data,
-            len(operations),
-            factors.ctypes.data,
-            len(factors),
-            formula.result,
-        )
-    constants = _membrane_constants(membrane, divide)
-    columns = (
-        size
-        if formula
-        else max(1024, DERIVATIVE_BYTES // (above.element_size() * time_steps) // 64 * 64)
-    )
-    for first in range(0, size, columns):
-        width = min(columns, size - first)
-        offset = first * above.element_size()
-        slopes = None if formula else _rows(membrane.slopes(above[:, first : first + width]))
-        block = _block(width, time_steps)
-        _run(
-            "linear_backward",
-            membrane.dtype,
-            "LINEAR",
-            (*HEADER, time_steps, width, block)
-            + (
-                incoming.data_ptr() + offset,
-                incoming.stride(0),
-                start.data_ptr() + offset * start_stride,
-                start_stride,
-            )
-            + (
-                above.data_ptr() + offset,
-                size,
-                *((0, 0) if slopes is None else (slopes.data_ptr(), slopes.stride(0))),
-            )
-            + (grad.data_ptr() + offset, size, grad_v0.data_ptr() + offset, *program, *constants),
-            -(-width // block),
-            time_steps * width,
-        )
-    return grad, grad_v0
-
-
-def unavailable() -> str | None:
-    """Why the kernels cannot run here at all; None if they can."""
-    # looked up each time: it costs a microsecond
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed; pip install numba"
-    return _import_problem()
+        return host.why_not()
 
 
 def warm_up() -> None:
     """Compile every kernel, or load it from disk, before it is needed."""
-    from snnsim.kernels.cpu import passes
-
-    for name in passes.__all__:
-        if name.islower():
-            for wide in (False, True):
-                _kernel(name, wide)
+    kernels = _kernels()
+    for name in kernels.passes.__all__:
+        for wide in (False, True):
+            kernels.kernel(name, wide)
 
 
 @cache
-def _import_problem() -> str | None:
-    try:
-        from snnsim.kernels.cpu import kernel_cache  # noqa: F401
-    except ImportError as problem:
-        return f"numba cannot be imported: {problem}"
-    return None
-
-
-class _Prepared:
-    """What the kernels are told of a table besides its contents, found out once for the life of the
-    table.
-    """
-
-    def __init__(self, table: Table) -> None:
-        self.dtype, self.levels = table.dtype, table.levels
-        # without a graph, and kept: the kernels are given their addresses
-        self.entries = _contiguous(table.out, table.carry, table.after)
-        self.slopes = _contiguous(table.d_out, table.d_carry, table.d_after)
-        self.divisor, self.none = _divisors(table.divisor, self.dtype), _divisors(None, self.dtype)
-        self.edges = table.edges.detach().numpy()
-        self.seen = b""
-        self.forwards: dict[torch.dtype, tuple[str, tuple[Any, ...]]] = {}
-        self.cells: dict[torch.dtype, CellFinder] = {}
-        self.backwards: dict[tuple[torch.dtype, bool], tuple[Any, ...]] = {}
-
-    def forward(self, table: Table, stored: torch.dtype) -> tuple[str, tuple[Any, ...]]:
-        """The kernel for codes of type `stored`, and the end of its record."""
-        edges = self.edges.tobytes()
-        if edges != self.seen:
-            self.seen, self.forwards = edges, {}
-        if stored not in self.forwards:
-            cells = _cells(table)
-            bounds = (table.low, table.high) if table.clip else (-math.inf, math.inf)
-            self.forwards[stored] = (
-                cells.kernel,
-                (
-                    (cells.edges.ctypes.data, *(value.data_ptr() for value in self.entries))
-                    + (
-                        self.levels,
-                        table.channels,
-                        table.inner,
-                        self.divisor.data_ptr(),
-                        self.divisor.numel(),
-                    )
-                    + (
-                        _mark(self.levels, stored),
-                        _unsigned(stored_nan(self.levels, stored), stored),
-                    )
-                    + (
-                        0 if cells.bins is None else cells.bins.ctypes.data,
-                        cells.num_bins,
-                        cells.low_bin,
-                        cells.shift,
-                    )
-                    + (*bounds, cells.origin, cells.inverse)
-                ),
-            )
-            # the finder's arrays must live as long as their addresses are in use
-            self.cells[stored] = cells
-        return self.forwards[stored]
-
-    def backward(self, table: Table, stored: torch.dtype, divide: bool) -> tuple[Any, ...]:
-        """The end of the record of a backward kernel."""
-        if (stored, divide) not in self.backwards:
-            divisor = self.divisor if divide else self.none
-            self.backwards[stored, divide] = (
-                *(value.data_ptr() for value in self.slopes),
-                *(
-                    self.levels,
-                    table.channels,
-                    table.inner,
-                    divisor.data_ptr(),
-                    divisor.numel(),
-                    _mark(self.levels, stored),
-                ),
-            )
-        return self.backwards[stored, divide]
-
-
-_known: WeakKeyDictionary[Table, _Prepared] = WeakKeyDictionary()
-
-
-def _prepared(table: Table) -> _Prepared:
-    found = _known.get(table)
-    if found is None:
-        found = _Prepared(table)
-        # a copy would not follow a change of what it was made from
-        tensors = (table.out, table.carry, table.after, table.d_out, table.d_carry, table.d_after)
-        if all(value.is_contiguous() for value in tensors):
-            _known[table] = found
-    return found
-
-
-def _kernel(name: str, wide: bool) -> Kernel:
-    return _kernel_cache().kernel(name, wide)
-
-
-@cache
-def _kernel_cache() -> Any:
+def _kernels() -> Any:
     # an import statement takes as long as all of a launch
-    from snnsim.kernels.cpu import kernel_cache
+    from snnsim.kernels.cpu import cache as kernels
 
-    return kernel_cache
-
-
-def _run(
-    name: str, dtype: torch.dtype, record: str, fields: tuple[Any, ...], blocks: int, elements: int
-) -> None:
-    """Fill a record and run a kernel on it; the caller keeps what the addresses point to."""
-    layout, buffer = _packing(record)
-    memory = buffer()
-    layout.pack_into(memory, 0, *fields)
-    threads.run(_kernel(name, dtype == torch.float64), ctypes.addressof(memory), blocks, elements)
+    return kernels
 
 
-def _cells(table: Table) -> CellFinder:
-    """How the cell of a value is found in this table."""
-    wide = table.dtype == torch.float64
-    return cell_finder(table.edges.detach().numpy().tobytes(), "float64" if wide else "float32")
-
-
-@cache
-def _packing(record: str) -> tuple[struct.Struct, type[ctypes.Array[ctypes.c_char]]]:
-    """A record of the kernels as `struct` packs it, eight bytes a field, and memory for it; a type
-    that is made once.
+def _products(grad: Tensor, x: Tensor, **state: Any) -> Tensor:
+    """Sum over all runs of neurons of `grad` times `x`, or times the state that `state` says how to
+    find.
     """
-    from snnsim.kernels.cpu import passes
+    x = x if x.stride(1) == 1 else _dense(x)
+    time_steps, size = grad.shape
+    runs = -(-size // RUN)
+    sums = torch.zeros(runs, dtype=torch.float64, device=grad.device)
+    if size:
+        record = records.fill(
+            records.PRODUCT,
+            time_steps=time_steps,
+            size=size,
+            block=RUN,
+            grad=grad,
+            grad_stride=grad.stride(0),
+            x=x,
+            x_stride=x.stride(0),
+            sums=sums,
+            **state,
+        )
+        kernel = _kernels().kernel("products", grad.dtype == torch.float64)
+        host.run(kernel, record, runs, time_steps * size)
+    return _in_order(sums)
 
-    fields = getattr(passes, record).fields.values()
-    layout = struct.Struct("=" + "".join("d" if kind == np.float64 else "q" for kind, _ in fields))
-    return layout, ctypes.c_char * layout.size
+
+def _in_order(parts: Tensor) -> Tensor:
+    """Sum over the first axis, one after the other."""
+    total = torch.zeros_like(parts[0]) if len(parts) else parts.new_zeros(parts.shape[1:])
+    for part in parts:
+        total += part
+    return total
 
 
-def _block(size: int, time_steps: int) -> int:
+def _cells(automaton: Automaton) -> CellFinder:
+    """How the cell of a value is found."""
+    edges = automaton.edges.detach().numpy()
+    return cell_finder(edges.tobytes(), "float64" if edges.itemsize == 8 else "float32")
+
+
+def _block(size: int, elements: int) -> int:
     """Neurons of a block: as many as the cache holds, fewer where every thread would otherwise not
     get its share.
     """
-    count = threads.thread_count(time_steps * size)
+    count = host.thread_count(elements)
     return BLOCK if count == 1 else max(1024, min(BLOCK, -(-size // (4 * count * 1024)) * 1024))
 
 
-def _rows(rows: Tensor) -> Tensor:
+def _dense(rows: Tensor) -> Tensor:
     """Rows that are dense in themselves; the conversion of a dtype may have laid them out
     otherwise.
     """
     return rows if rows.shape[1] == 0 or rows.stride(1) == 1 else rows.contiguous()
-
-
-def _start(start: Tensor) -> tuple[Tensor, int]:
-    """The start of each neuron, and the distance to the next one's: 0 where all share one."""
-    stride = start.stride(0) if start.shape[0] > 1 else 0
-    return start, stride
 
 
 def _formula(membrane: LinearMembrane) -> Formula | None:
@@ -541,8 +447,8 @@ MOST_PROVEN = 1024
 
 
 def _is_exact(formula: Formula, membrane: LinearMembrane) -> bool:
-    """Whether the kernel agrees with torch to the last bit on values of every size, and on all
-    sides of every constant.
+    """The kernel agrees with torch to the last bit on values of every size, and on all sides of
+    every constant.
     """
     kind = torch.finfo(membrane.dtype)
     corners = [
@@ -563,15 +469,13 @@ def _is_exact(formula: Formula, membrane: LinearMembrane) -> bool:
     x = torch.cat([x, *beside])
     # two rows, as what it is to be used on
     x = torch.stack([x, -x])
-    try:
-        theirs = membrane.slopes(x).masked_fill(x.isnan(), 0.0)
-    except Exception:  # noqa: BLE001
-        # torch will say what is wrong with it, if anything is
-        return False
-    alone = LinearMembrane(torch.ones_like(x[0, :1]), membrane.derivative, detach_reset=True)
+    theirs = membrane.slopes(x).masked_fill(x.isnan(), 0.0)
+    alone = CpuMembrane(
+        LinearMembrane(torch.ones_like(x[0, :1]), membrane.derivative, detach_reset=True)
+    )
     for row, slopes in zip(x, theirs, strict=True):
-        ours, _ = _linear_backward(
-            row[None], torch.ones_like(row[None]), torch.zeros_like(row), alone, False, formula
+        ours, _ = alone.backward_with(
+            formula, row[None], torch.ones_like(row[None]), torch.zeros_like(row), divide=False
         )
         if not torch.where(slopes.isnan(), ours[0].isnan(), ours[0] == slopes).all():
             return False
@@ -594,15 +498,3 @@ def _mark(levels: int, dtype: torch.dtype) -> int:
 def _unsigned(value: int, dtype: torch.dtype) -> int:
     """A stored code as the kernels see it: without a sign."""
     return value % (1 << (8 * dtype.itemsize))
-
-
-def _membrane_constants(membrane: LinearMembrane, divide: bool) -> tuple[Any, ...]:
-    tau = 1.0 if membrane.tau is None else float(membrane.tau)
-    divisor = float(membrane.divisor) if divide and membrane.divisor is not None else 1.0
-    flags = (
-        int(membrane.tau is not None),
-        int(membrane.reset is not None),
-        int(membrane.detach_reset),
-    )
-    reset = 0.0 if membrane.reset is None else membrane.reset
-    return *flags, float(membrane.threshold), reset, tau, membrane.rest, divisor

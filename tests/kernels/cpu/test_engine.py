@@ -9,27 +9,25 @@ import torch
 
 pytest.importorskip("numba")
 
-from snnsim.kernels.cpu.engine import CpuEngine
+from snnsim.kernels import codes
+from snnsim.kernels.cpu import records
+from snnsim.kernels.cpu.engine import CpuMembrane
+from snnsim.kernels.launch import Launch
+from snnsim.kernels.reference import ReferenceMembrane
 from snnsim.kernels.scan import scan
 
 
-def test_records_are_as_long_as_what_is_written_into_them(random_table, linear):
-    # a numpy record refuses a tuple of another length, so running each kernel once is the check
-    engine, table, membrane = CpuEngine(), random_table(16, divisor=3.0), linear(tau=3.0)
-    x = torch.randn(2, 40)
-    _, v, codes = engine.forward(x, torch.zeros(40), table, save=True, plain=True)
-    grad, first = engine.backward(codes, None, x, v, table, divide=True)
-    assert grad.shape == x.shape
-    assert engine.histogram(codes, None, x, table).shape == (1, 16)
-    _, _, charged = engine.linear_forward(x, torch.zeros(40), membrane, save=True)
-    assert engine.linear_backward(charged, x, v, membrane, divide=True)[1].shape == first.shape
+def test_a_field_that_a_record_has_not_is_refused():
+    with pytest.raises(AttributeError):
+        records.fill(records.FORWARD, tme_steps=1)
+    record = records.FORWARD()
+    with pytest.raises(AttributeError):
+        record.grad = 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 15), (2, 513), (4, 4096), (3, 9000), (7, 0)])
 def test_sums_of_products_are_those_of_the_reference(dtype, shape, linear, same, poisoned):
-    from snnsim.kernels.reference import ReferenceEngine
-
     grad, x, v0 = (
         torch.randn(shape, dtype=dtype),
         torch.randn(shape, dtype=dtype),
@@ -39,7 +37,7 @@ def test_sums_of_products_are_those_of_the_reference(dtype, shape, linear, same,
         # neither may count
         grad[:, 0], grad[:, 2] = 0.0, 0.0
         x[0, 0], x[0, 2] = torch.inf, torch.nan
-    ours, theirs = CpuEngine(), ReferenceEngine()
+    ours, theirs = (kind(linear(dtype=dtype)) for kind in (CpuMembrane, ReferenceMembrane))
     for other in (x, x[:1].expand(shape), x.T.contiguous().T):
         total = ours.input_product(grad, other)
         assert total.dtype == torch.float64
@@ -51,7 +49,8 @@ def test_sums_of_products_are_those_of_the_reference(dtype, shape, linear, same,
         for above in (x, x.nan_to_num(0.5, posinf=2.0)):
             for start in (v0, torch.full((1,), 0.3, dtype=dtype).expand(shape[1])):
                 totals = [
-                    engine.state_product(grad, above, start, membrane) for engine in (ours, theirs)
+                    kind(membrane).state_product(grad, above, start)
+                    for kind in (CpuMembrane, ReferenceMembrane)
                 ]
                 assert same(*totals)
         # without NaN, against the definition
@@ -86,18 +85,15 @@ def test_input_and_tables_are_left_as_they_were(random_table):
     assert all(map(torch.equal, before, (tensor.detach() for tensor in tensors)))
 
 
-def test_what_a_table_needs_is_found_out_once(random_table, monkeypatch):
+def test_what_an_automaton_needs_is_found_out_once(random_table, monkeypatch):
     from snnsim.kernels.cpu import engine as cpu
 
-    table, x, asked = (
-        random_table(16, clip=True, divisor=3.0),
-        torch.randn(3, 50, requires_grad=True),
-        [],
-    )
-    found = cpu._cells
+    asked, found = [], cpu._cells
     monkeypatch.setattr(cpu, "_cells", lambda table: asked.append(table) or found(table))
+    x = torch.randn(3, 50, requires_grad=True)
+    launch = Launch(random_table(16, clip=True, divisor=3.0), x, "cpu")
     for _ in range(3):
-        scan(x, torch.zeros(1), table, "cpu")[0].sum().backward()
+        launch.run(x, torch.zeros(50))[0].sum().backward()
     assert len(asked) == 1
 
 
@@ -141,7 +137,7 @@ def test_a_processor_without_wide_permutes_gives_the_same(tmp_path):
         "NUMBA_CPU_FEATURES": "",
         "NUMBA_CACHE_DIR": str(tmp_path),
     }
-    code = "import sys; from snnsim.kernels.cpu import passes; sys.exit(passes.PERMUTES)"
+    code = "import sys; from snnsim.kernels.cpu import vector; sys.exit(vector.PERMUTES)"
     assert (
         subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
     )
@@ -163,17 +159,14 @@ def test_a_processor_without_wide_permutes_gives_the_same(tmp_path):
     )
 
 
-def test_a_table_keeps_the_edges_of_every_form_of_its_codes(random_table):
-    from snnsim.kernels.cpu import cells
-    from snnsim.kernels.cpu.engine import _prepared
-
-    engine, table, x = CpuEngine(), random_table(200), torch.randn(3, 1000)
-    call = (x, torch.zeros(1000), table)
-    first = engine.forward(*call, save=True, plain=True)
-    engine.forward(*call, save=True, plain=False)
+def test_an_automaton_keeps_the_edges_of_every_form_of_its_codes(random_table):
+    table, x = random_table(200), torch.randn(3, 1000)
+    passes = CpuAutomaton(table)
+    start = torch.zeros(1000)
+    first = passes.forward(x, start, save=True)
+    passes.forward(x, start, save=True, plain=False)
     # what else refers to them forgets them
-    cells.cell_finder.cache_clear()
-    kept = _prepared(table).cells
-    assert {*kept} == {torch.uint8, torch.int16}
-    again = engine.forward(*call, save=True, plain=True)
-    assert all(map(torch.equal, first, again))
+    codes.cell_finder.cache_clear()
+    again = passes.forward(x, start, save=True)
+    assert {*passes.forwards} == {torch.uint8, torch.int16}
+    assert all(map(torch.equal, (*first[:2], first[2][0]), (*again[:2], again[2][0])))

@@ -9,7 +9,8 @@ import torch
 
 from snnsim import surrogate
 from snnsim.kernels.cpu import formula
-from snnsim.kernels.table import LinearMembrane
+from snnsim.kernels.linear import LinearMembrane
+from snnsim.kernels.scan import scan
 from snnsim.surrogate import library
 
 LIBRARY = [getattr(surrogate, name)() for name in library.__all__]
@@ -180,7 +181,7 @@ def gradients(x, derivative, formula, **constants):
     grad_out, grad_v = (
         torch.randn(shape, generator=generator, dtype=x.dtype) for shape in (x.shape, x.shape[1:])
     )
-    return cpu._linear_backward(x, grad_out, grad_v, membrane, True, formula)
+    return cpu.CpuMembrane(membrane).backward_with(formula, x, grad_out, grad_v, divide=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -212,11 +213,12 @@ def test_the_kernel_evaluates_a_formula_as_torch_evaluates_its_function(
 def test_a_long_sequence_uses_the_formula_and_a_short_one_does_not(monkeypatch):
     cpu = pytest.importorskip("snnsim.kernels.cpu.engine")
     pytest.importorskip("numba")
-    from snnsim.kernels.scan import scan_linear
 
     used, slope = [], surrogate.ATan().derivative
-    run = cpu._linear_backward
-    monkeypatch.setattr(cpu, "_linear_backward", lambda *args: used.append(args[-1]) or run(*args))
+    run = cpu.CpuMembrane.backward_with
+    monkeypatch.setattr(
+        cpu.CpuMembrane, "backward_with", lambda *args: used.append(args[1]) or run(*args)
+    )
     seen = []
 
     def derivative(x):
@@ -225,7 +227,7 @@ def test_a_long_sequence_uses_the_formula_and_a_short_one_does_not(monkeypatch):
 
     for size in (100, cpu.FORMULA_ELEMENTS):
         x = torch.randn(1, size, requires_grad=True)
-        spikes, _ = scan_linear(x, torch.zeros(1), LinearMembrane(torch.ones(1), derivative), "cpu")
+        spikes, _ = scan(x, torch.zeros(1), LinearMembrane(torch.ones(1), derivative), "cpu")
         spikes.sum().backward()
     assert seen[0] == 100
     assert used[0] is None
@@ -242,7 +244,7 @@ def test_a_derivative_that_follows_a_changing_number_is_followed():
     grad, v = torch.ones(1, cpu.FORMULA_ELEMENTS), torch.zeros(cpu.FORMULA_ELEMENTS)
     for number in (1.0, 2.5):
         width[0] = number
-        found, _ = cpu.CpuEngine().linear_backward(grad, grad, v, membrane, False)
+        found, _ = cpu.CpuMembrane(membrane).backward((grad,), grad, v, divide=False)
         assert torch.equal(found, grad * number)
 
 
@@ -263,7 +265,7 @@ def test_a_formula_that_is_not_exact_is_not_used(monkeypatch):
 def test_reading_a_formula_does_not_import_the_compiler():
     # torch would: a second, and 150 MB
     code = (
-        "import sys, torch; from snnsim.kernels import formula; print(formula.read(lambda x: x * 2,"
+        "import sys, torch; from snnsim.kernels.cpu import formula; print(formula.read(lambda x: x * 2,"
         " torch.float32).constants, 'torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnsim.kernels.cpu.cells import BISECT, GRID, LONG, TREE, UNIFORM, cell_finder
+from snnsim.kernels.codes import BISECT, GRID, LONG, TREE, UNIFORM, cell_finder
 
 
 def finder(edges):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from snnsim.errors import EngineError
-from snnsim.kernels.cpu import threads
+from snnsim.kernels.cpu import host
 from snnsim.kernels.scan import scan
 
 pytestmark = pytest.mark.skipif(
@@ -41,18 +41,18 @@ def gradient(table, x, engine):
 
 def test_several_threads_give_what_one_gives(work, two_threads):
     table, x, expected = work
-    assert threads.why_serial() is None
-    assert threads.thread_count(x.numel()) == 2
+    assert host.why_serial() is None
+    assert host.thread_count(x.numel()) == 2
     assert all(map(torch.equal, scan(x, torch.zeros(1), table, "cpu"), expected))
     assert torch.equal(gradient(table, x, "cpu"), gradient(table, x, "reference"))
 
 
 def test_both_threads_of_the_pool_run_the_kernel(work, two_threads, monkeypatch):
     calls = []
-    pool = threads._Pool()
+    pool = host._Pool()
     parallel = pool.parallel
     pool.parallel = lambda *args: calls.append(args[2]) or parallel(*args)
-    monkeypatch.setattr(threads, "_pool", pool)
+    monkeypatch.setattr(host, "_pool", pool)
     table, x, _ = work
     scan(x, torch.zeros(1), table, "cpu")
     scan(x[:, :1000], torch.zeros(1), table, "cpu")
@@ -60,9 +60,9 @@ def test_both_threads_of_the_pool_run_the_kernel(work, two_threads, monkeypatch)
 
 
 def test_little_work_and_a_limit_of_one_thread_stay_on_this_thread(two_threads):
-    assert threads.thread_count(threads.SERIAL_ELEMENTS - 1) == 1
+    assert host.thread_count(host.SERIAL_ELEMENTS - 1) == 1
     torch.set_num_threads(1)
-    assert threads.thread_count(10**9) == 1
+    assert host.thread_count(10**9) == 1
 
 
 def test_several_python_threads_at_once_do_not_disturb_each_other(work, two_threads):
@@ -81,7 +81,7 @@ def test_several_python_threads_at_once_do_not_disturb_each_other(work, two_thre
 
 def _in_child(connection, table, x):
     out, v = scan(x, torch.zeros(1), table, "cpu")
-    connection.send((threads.why_serial(), float(out.double().sum()), float(v.double().sum())))
+    connection.send((host.why_serial(), float(out.double().sum()), float(v.double().sum())))
 
 
 def test_a_forked_child_runs_on_one_thread_after_the_parent_used_more(work, two_threads):
@@ -131,13 +131,13 @@ def test_data_loader_workers_can_run_it(random_table):
             "torch.backends.openmp.is_available = lambda: False",
             "this torch was built without OpenMP",
         ),
-        ("threads._loaded_gomp = lambda: None", "torch's OpenMP library (libgomp) is not loaded"),
+        ("host._loaded_gomp = lambda: None", "torch's OpenMP library (libgomp) is not loaded"),
     ],
 )
 def test_where_the_pool_is_not_found_kernels_run_on_one_thread(change, reason):
     code = (
         "import sys, torch\nfrom snnsim.kernels import"
-        f" threads\n{change}\nprint(threads.why_serial(), threads.thread_count(10**9))"
+        f" threads\n{change}\nprint(host.why_serial(), host.thread_count(10**9))"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True

@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("numba")
 
-from snnsim.kernels.cpu import kernel_cache, passes
+from snnsim.kernels.cpu import cache, passes
 from snnsim.kernels.cpu.engine import warm_up
 
 RUN = """
 import torch
-from snnsim.kernels.cpu import kernel_cache, passes
-kernel_cache.kernel("histogram", False)
+from snnsim.kernels.cpu import cache, passes
+cache.kernel("histogram", False)
 """
 
 
@@ -29,19 +29,19 @@ def run(folder, **environment):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """The cache folder, in an empty place; kernels are compiled anew by `fresh`."""
-    monkeypatch.setattr(kernel_cache, "folder", lambda: tmp_path / "kernels")
-    kernel_cache.kernel.cache_clear()
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path / "kernels")
+    cache.kernel.cache_clear()
     yield tmp_path / "kernels"
-    kernel_cache.kernel.cache_clear()
+    cache.kernel.cache_clear()
 
 
 @pytest.fixture
 def compilations(monkeypatch):
     """Names of the kernels that are compiled, not loaded."""
     compiled = []
-    save = kernel_cache._File.save_overload
+    save = cache._File.save_overload
     monkeypatch.setattr(
-        kernel_cache._File,
+        cache._File,
         "save_overload",
         lambda self, *args: compiled.append(self.name) or save(self, *args),
     )
@@ -49,8 +49,8 @@ def compilations(monkeypatch):
 
 
 def fresh(name="histogram"):
-    kernel_cache.kernel.cache_clear()
-    return kernel_cache.kernel(name, False)
+    cache.kernel.cache_clear()
+    return cache.kernel(name, False)
 
 
 def test_a_kernel_is_compiled_once_and_then_loaded(place, compilations):
@@ -61,8 +61,8 @@ def test_a_kernel_is_compiled_once_and_then_loaded(place, compilations):
 
 def test_types_and_kernels_have_files_of_their_own(place):
     fresh()
-    kernel_cache.kernel("histogram", True)
-    kernel_cache.kernel("linear_forward", False)
+    cache.kernel("histogram", True)
+    cache.kernel("linear_forward", False)
     assert len(list(place.iterdir())) == 3
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_others_could_have_written_is_not_loaded(place, compilations
 
 def test_another_version_of_the_source_is_another_file(place, compilations, monkeypatch):
     fresh()
-    monkeypatch.setattr(kernel_cache, "_source", lambda: b"changed")
+    monkeypatch.setattr(cache, "_source", lambda: b"changed")
     fresh()
     assert compilations == ["histogram", "histogram"]
     assert len(list(place.iterdir())) == 2
@@ -123,23 +123,21 @@ def test_processes_that_start_at_once_leave_one_whole_file(tmp_path):
 
 def test_without_a_home_folder_kernels_are_compiled_in_memory(place, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(
-        kernel_cache, "folder", lambda: (_ for _ in ()).throw(RuntimeError("no home"))
-    )
+    monkeypatch.setattr(cache, "folder", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert fresh().address
 
 
 def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setitem(vars(kernel_cache.config), "CACHE_DIR", "")
-    assert kernel_cache.folder() == tmp_path / "snnsim" / "kernels"
-    monkeypatch.setitem(vars(kernel_cache.config), "CACHE_DIR", str(tmp_path / "numba"))
-    assert kernel_cache.folder() == tmp_path / "numba" / "snnsim"
+    monkeypatch.setitem(vars(cache.config), "CACHE_DIR", "")
+    assert cache.folder() == tmp_path / "snnsim" / "kernels"
+    monkeypatch.setitem(vars(cache.config), "CACHE_DIR", str(tmp_path / "numba"))
+    assert cache.folder() == tmp_path / "numba" / "snnsim"
 
 
 def test_warming_up_asks_for_every_kernel_in_both_types(monkeypatch):
     asked = []
-    monkeypatch.setattr(kernel_cache, "kernel", lambda name, wide: asked.append((name, wide)))
+    monkeypatch.setattr(cache, "kernel", lambda name, wide: asked.append((name, wide)))
     warm_up()
     kernels = {
         name for name in passes.__all__ if callable(getattr(passes, name)) and name.islower()

@@ -1,5 +1,5 @@
-"""Whether a table may stand for a node: what its equations depend on, and what is shown of them
-before a table is used.
+"""Checks that an automaton may stand for a node: what its equations depend on, and what is shown
+of them before it is used.
 """
 
 from __future__ import annotations
@@ -7,20 +7,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snnsim.automaton.build import Equations, NoTable, build_table, sample
-from snnsim.kernels.table import Table
+from snnsim.automaton.automaton import Automaton
+from snnsim.automaton.build import Equations, NoTable, build, sample
 from snnsim.quant.codebook import Codebook
+from snnsim.temporal.module import Temporal
 
-if TYPE_CHECKING:
-    from snnsim.neurons.membrane import Membrane
-
-__all__ = ["Values", "check_drive", "is_ours", "table_of", "undisturbed"]
+__all__ = ["Node", "automaton_of", "check_drive", "is_ours", "undisturbed"]
 
 # what a subclass may define that no equation reads
 _HARMLESS = {
@@ -39,15 +37,41 @@ MAX_ALONE = 16
 _OF_SHAPE = (RuntimeError, ValueError, IndexError, TypeError)
 
 
-def is_ours(node: Membrane) -> bool:
-    """Whether all equations of a node are this library's, which depend on its numbers and tensors
-    alone.
+class Node(Protocol):
+    """What planning and compiling know of a neuron; `neurons.membrane.Membrane` says what each is.
+
+    Its constants are numbers and tensors in its attributes.
     """
+
+    training: bool
+    state_quant: Codebook | None
+    _modules: dict[str, Any]
+
+    def modules(self) -> Iterator[nn.Module]: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def buffers(self) -> Iterator[Tensor]: ...
+    def transition(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+    def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor: ...
+    def decayed(self, v: Tensor) -> Tensor: ...
+    def drive(self, x: Tensor) -> Tensor: ...
+    def input_divisor(self) -> Tensor | None: ...
+    def divides_input(self) -> bool: ...
+    def is_tabular(self) -> bool: ...
+    def coupling(self) -> str | None: ...
+    def check_constants(self, x: Tensor) -> None: ...
+    def state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype: ...
+
+
+def is_ours(node: Node) -> bool:
+    """All equations of a node are this library's, which depend on its numbers and tensors alone."""
     surrogate = getattr(node, "surrogate", None)
     if surrogate is not None and not (_is_ours(type(surrogate)) and surrogate.is_fixed()):
         return False
     kind = type(node)
     if not all(_is_ours(part) or vars(part).keys() <= _HARMLESS for part in kind.__mro__):
+        return False
+    # a parametrization is an equation too
+    if not all(_is_ours(type(part)) for part in node.modules() if part is not node):
         return False
     # no equation reads `forward`
     return not any(
@@ -60,47 +84,17 @@ def _is_ours(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in ("snnsim", "torch", "builtins", "abc")
 
 
-class Values:
-    """The values of some tensors, to tell later whether they have changed, in whatever way."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self.entries = [_entry(tensor) for tensor in tensors]
-
-    def are_those_of(self, tensors: list[Tensor]) -> bool:
-        """Whether these are the same tensors, with the same values."""
-        if len(tensors) != len(self.entries):
-            return False
-        for tensor, (known, place, shape, view, values) in zip(tensors, self.entries, strict=True):
-            if tensor is not known or tensor.shape != shape:
-                return False
-            if view is None:
-                # NaN is never equal, and so counts as changed
-                if not torch.equal(tensor.detach(), values):
-                    return False
-            elif tensor.data_ptr() != place or view.tobytes() != values:
-                return False
-        return True
-
-
-def _entry(tensor: Tensor) -> tuple[Tensor, int, torch.Size, Any, Any]:
-    plain = tensor.detach()
-    if type(tensor) in (Tensor, nn.Parameter) and plain.device.type == "cpu" and not plain.is_neg():
-        # the memory itself: comparing it takes a tenth of the time of a comparison of tensors
-        view = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
-        return tensor, tensor.data_ptr(), tensor.shape, view, view.tobytes()
-    return tensor, 0, tensor.shape, None, plain.clone()
-
-
-def table_of(
-    node: Membrane,
+def automaton_of(
+    node: Node,
     equations: Equations,
     codebook: Codebook,
     step: Sequence[int],
     dtype: torch.dtype,
     divisor: Tensor | None = None,
     is_known: bool = False,
-) -> Table:
-    """The table of equations of a node, after it was shown that a table may stand for them.
+    ours: bool | None = None,
+) -> Automaton:
+    """The automaton of equations of a node, after it was shown that it may stand for them.
 
     Args:
         node: whose equations they are, and which they must leave as it is.
@@ -109,18 +103,18 @@ def table_of(
         step: shape of a step of input, `[B, *n]`.
         dtype: of the state.
         divisor: what the input is divided by.
-        is_known: whether this was shown of these equations before: only a few neurons are looked
-            at.
+        is_known: this was shown of these equations before: only a few neurons are looked at.
+        ours: what `is_ours` says, where that is known.
 
     Raises:
         NoTable: equations that look at other neurons, draw random numbers or keep a state of their
             own.
     """
-    if is_ours(node):
-        return build_table(equations, codebook, step[1:], dtype, divisor)
+    if is_ours(node) if ours is None else ours:
+        return build(equations, codebook, step[1:], dtype, divisor)
     if is_known:
         with undisturbed(node):
-            return build_table(equations, codebook, step[1:], dtype, divisor, company=True)
+            return build(equations, codebook, step[1:], dtype, divisor, company=True)
     with undisturbed(node):
         # first as a run without a table would: an error of the equations themselves is the user's
         # to see
@@ -133,22 +127,18 @@ def table_of(
         }
         found += [sample(equations, codebook, step, dtype, level) for level in levels]
         try:
-            table = build_table(equations, codebook, step[1:], dtype, divisor, company=True)
+            automaton = build(equations, codebook, step[1:], dtype, divisor, company=True)
         except _OF_SHAPE as problem:
             raise NoTable(
                 f"its equations do not take states of another shape ({_line(problem)})"
             ) from problem
     for step_of_levels in found:
-        step_of_levels.compare(table)
-    return table
+        step_of_levels.compare(automaton)
+    return automaton
 
 
-def check_drive(
-    node: Membrane, step: Sequence[int], dtype: torch.dtype, device: torch.device
-) -> None:
-    """Raise NoTable unless a node's own `drive` of a sequence is that of its steps one after the
-    other.
-    """
+def check_drive(node: Node, step: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise NoTable unless a node's own `drive` of a sequence is that of its steps in turn."""
     x_seq = torch.randn(
         (2, *step), generator=torch.Generator("cpu").manual_seed(0), device="cpu"
     ).to(device, dtype)
@@ -169,15 +159,13 @@ def _line(problem: BaseException) -> str:
 
 
 @contextmanager
-def undisturbed(node: Membrane) -> Iterator[None]:
+def undisturbed(node: Node) -> Iterator[None]:
     """Evaluate equations of a node so that nothing of it remains.
 
     Raises:
         NoTable: at the end, where they drew random numbers or changed the node; both are as they
             were before.
     """
-    from snnsim.temporal.module import Temporal
-
     parts = [part for part in node.modules() if part is not node.state_quant]
     before = [dict(vars(part)) for part in parts]
     for part in parts:
@@ -251,7 +239,7 @@ def _is_same_container(value: Any, before: Any) -> bool:
 class _Draws:
     """The generators of random numbers that equations may use, and where they stood."""
 
-    def __init__(self, node: Membrane, attributes: list[dict[str, Any]]) -> None:
+    def __init__(self, node: Node, attributes: list[dict[str, Any]]) -> None:
         own = [
             value
             for values in attributes
@@ -289,6 +277,6 @@ class _Draws:
         return moved
 
 
-def _device(node: Membrane) -> torch.device:
+def _device(node: Node) -> torch.device:
     codebook = node.state_quant
     return torch.device("cpu") if codebook is None else codebook.levels.device

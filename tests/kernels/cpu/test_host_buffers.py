@@ -7,29 +7,29 @@ import pytest
 import torch
 
 from snnsim.errors import InvalidValueError
-from snnsim.kernels.cpu import pool
+from snnsim.kernels.cpu import host
 from snnsim.kernels.scan import scan
 
-SHAPE = (2, pool.MINIMUM)
+SHAPE = (2, host.MINIMUM)
 
 
 @pytest.fixture(autouse=True)
 def _fresh_pool():
-    before = pool.limit()
-    pool.set_limit(0)
-    pool.set_limit(1 << 28)
+    before = host.limit()
+    host.set_limit(0)
+    host.set_limit(1 << 28)
     yield
-    pool.set_limit(0)
-    pool.set_limit(before)
+    host.set_limit(0)
+    host.set_limit(before)
 
 
 def test_memory_comes_back_when_its_tensor_is_gone():
-    first = pool.empty(SHAPE, torch.float32)
+    first = host.empty(SHAPE, torch.float32)
     address = first.data_ptr()
-    assert pool.free_bytes() == 0
+    assert host.free_bytes() == 0
     del first
-    assert pool.free_bytes() >= 4 * 2 * pool.MINIMUM
-    assert pool.empty(SHAPE, torch.float32).data_ptr() == address
+    assert host.free_bytes() >= 4 * 2 * host.MINIMUM
+    assert host.empty(SHAPE, torch.float32).data_ptr() == address
 
 
 @pytest.mark.parametrize(
@@ -56,19 +56,19 @@ def test_memory_comes_back_when_its_tensor_is_gone():
     ],
 )
 def test_memory_that_something_can_still_see_is_not_handed_out(keep):
-    tensor = pool.empty(SHAPE, torch.float32)
+    tensor = host.empty(SHAPE, torch.float32)
     address, kept = tensor.data_ptr(), keep(tensor)
     del tensor
     gc.collect()
-    assert pool.free_bytes() == 0
-    assert pool.empty(SHAPE, torch.float32).data_ptr() != address
+    assert host.free_bytes() == 0
+    assert host.empty(SHAPE, torch.float32).data_ptr() != address
     del kept
     gc.collect()
-    assert pool.free_bytes() > 0
+    assert host.free_bytes() > 0
 
 
 def test_two_tensors_never_share_memory():
-    tensors = [pool.empty(SHAPE, torch.uint8) for _ in range(3)]
+    tensors = [host.empty(SHAPE, torch.uint8) for _ in range(3)]
     for number, tensor in enumerate(tensors):
         tensor.fill_(number)
     assert [int(tensor.max()) for tensor in tensors] == [0, 1, 2]
@@ -77,36 +77,36 @@ def test_two_tensors_never_share_memory():
 
 def test_memory_is_aligned_like_torch_aligns_it_and_has_the_shape_and_dtype_asked_for():
     for dtype in (torch.float32, torch.float64, torch.uint8, torch.int16):
-        tensor = pool.empty((3, 700_001), dtype)
+        tensor = host.empty((3, 700_001), dtype)
         assert tensor.data_ptr() % 64 == 0
         assert tensor.shape == (3, 700_001)
         assert tensor.dtype == dtype
 
 
 def test_little_memory_is_ordinary_memory():
-    del_me = pool.empty((10,), torch.float32)
+    del_me = host.empty((10,), torch.float32)
     del del_me
-    assert pool.free_bytes() == 0
+    assert host.free_bytes() == 0
 
 
 def test_the_pool_keeps_no_more_than_its_limit_and_drops_what_waited_longest():
-    size = 4 * 2 * pool.MINIMUM
-    pool.set_limit(2 * size + size // 2)
-    tensors = [pool.empty(SHAPE, torch.float32) for _ in range(4)]
+    size = 4 * 2 * host.MINIMUM
+    host.set_limit(2 * size + size // 2)
+    tensors = [host.empty(SHAPE, torch.float32) for _ in range(4)]
     addresses = [tensor.data_ptr() for tensor in tensors]
     while tensors:
         del tensors[0]
-    assert size <= pool.free_bytes() <= pool.limit()
-    assert pool.empty(SHAPE, torch.float32).data_ptr() == addresses[-1]
+    assert size <= host.free_bytes() <= host.limit()
+    assert host.empty(SHAPE, torch.float32).data_ptr() == addresses[-1]
 
 
 def test_a_limit_of_zero_switches_the_pool_off():
-    tensor = pool.empty(SHAPE, torch.float32)
-    pool.set_limit(0)
+    tensor = host.empty(SHAPE, torch.float32)
+    host.set_limit(0)
     del tensor
-    assert pool.free_bytes() == 0
-    assert type(pool.empty(SHAPE, torch.float32).resize_(1)) is torch.Tensor
-    assert pool.free_bytes() == 0
+    assert host.free_bytes() == 0
+    assert type(host.empty(SHAPE, torch.float32).resize_(1)) is torch.Tensor
+    assert host.free_bytes() == 0
 
 
 def test_a_negative_limit_is_refused():
@@ -114,19 +114,19 @@ def test_a_negative_limit_is_refused():
         InvalidValueError,
         match=r"set_limit\(-1\): bytes to keep, at least 0; 0 switches the pool off",
     ):
-        pool.set_limit(-1)
+        host.set_limit(-1)
 
 
 def test_a_tensor_that_moves_to_shared_memory_leaves_its_buffer_to_others():
-    tensor = pool.empty(SHAPE, torch.uint8).fill_(7)
+    tensor = host.empty(SHAPE, torch.uint8).fill_(7)
     tensor.share_memory_()
-    other = pool.empty(SHAPE, torch.uint8).fill_(9)
+    other = host.empty(SHAPE, torch.uint8).fill_(9)
     assert int(tensor.max()) == 7
     assert int(other.min()) == 9
 
 
 def test_a_forked_child_and_its_parent_do_not_see_each_others_writes():
-    tensor = pool.empty(SHAPE, torch.uint8)
+    tensor = host.empty(SHAPE, torch.uint8)
     tensor.numpy().fill(1)
     context = multiprocessing.get_context("fork")
 
@@ -134,7 +134,7 @@ def test_a_forked_child_and_its_parent_do_not_see_each_others_writes():
         nonlocal tensor
         seen = [int(tensor.numpy().max())]
         del tensor
-        again = pool.empty(SHAPE, torch.uint8)
+        again = host.empty(SHAPE, torch.uint8)
         again.numpy().fill(2)
         connection.send([*seen, int(again.numpy().min())])
 
@@ -152,7 +152,7 @@ def test_threads_that_take_and_give_back_at_once_never_share_a_buffer():
 
     def use(number):
         for _ in range(50):
-            array = pool.empty(SHAPE, torch.uint8).numpy()
+            array = host.empty(SHAPE, torch.uint8).numpy()
             array[::4096] = number
             if (array[::4096] != number).any():
                 problems.append(number)
@@ -163,7 +163,7 @@ def test_threads_that_take_and_give_back_at_once_never_share_a_buffer():
     for worker in workers:
         worker.join()
     assert problems == []
-    assert pool.free_bytes() <= pool.limit()
+    assert host.free_bytes() <= host.limit()
 
 
 def test_a_scan_takes_its_outputs_from_the_pool_and_results_stay_right(random_table):
@@ -172,4 +172,4 @@ def test_a_scan_takes_its_outputs_from_the_pool_and_results_stay_right(random_ta
     expected = scan(x, torch.zeros(1), table, "reference")[0]
     for _ in range(3):
         assert np.array_equal(scan(x, torch.zeros(1), table, "cpu")[0].numpy(), expected.numpy())
-    assert pool.free_bytes() > 0
+    assert host.free_bytes() > 0

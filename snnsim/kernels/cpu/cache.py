@@ -32,8 +32,8 @@ from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
 from snnsim._core.files import user_cache
-from snnsim.kernels.cpu import formula, passes
-from snnsim.kernels.cpu.threads import Kernel
+from snnsim.kernels.cpu import formula, passes, records, vector
+from snnsim.kernels.cpu.host import Kernel
 
 __all__ = ["compiled", "folder", "kernel"]
 
@@ -52,12 +52,12 @@ def compiled(function: Callable[..., Any], wide: bool, *modules: ModuleType) -> 
     """A function of one pointer to a record, typed as float64 (`wide`) or float32, from disk or
     compiled.
 
-    It is found again while neither the file it is in, nor `passes`, nor any of `modules`
-    changes: what it is built of must be in these.
+    It is found again while neither the file it is in, nor `passes`, `vector`, `records`, nor any of
+    `modules` changes: what it is built of must be in these.
     """
     signature = types.void(types.CPointer(types.float64 if wide else types.float32))
     made: Any = CFunc(
-        passes.entry(function), sigutils.normalize_signature(signature), {}, passes.IEEE
+        vector.entry(function), sigutils.normalize_signature(signature), {}, vector.IEEE
     )
     sources = [inspect.getsource(module) for module in (sys.modules[function.__module__], *modules)]
     made._cache = _File(function.__name__, "".join(sources).encode())
@@ -129,8 +129,8 @@ class _File:
 
 @cache
 def _source() -> bytes:
-    # the kernels take their numbers of operations from `formula`
-    return (inspect.getsource(passes) + inspect.getsource(formula)).encode()
+    # kernels take their fields from `records`, and their numbers of operations from `formula`
+    return "".join(map(inspect.getsource, (passes, vector, records, formula))).encode()
 
 
 def _is_private(place: Path) -> bool:
