@@ -245,8 +245,7 @@ class FromDataset(EventDataset):
             y, p; int label).
         size: (height, width) of the sensor; from the dataset's `sensor_size` (width, height, ...)
             when None.
-        transforms: applied in this order.
-        seed: of all that is drawn at random.
+        transforms, seed: as of `EventDataset`.
         source: what to know it by, for `Cached` too; when None, the `repr` of the dataset, and
             `Cached` looks at all that the dataset holds.
     """

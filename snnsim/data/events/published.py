@@ -64,8 +64,7 @@ class NMNIST(_FolderDataset):
     Args:
         root: folder or zip archive.
         train: the training part, or the test part.
-        transforms: applied in this order to the events of an item.
-        seed: of all that is drawn at random.
+        transforms, seed: as of `EventDataset`.
 
     Raises:
         MissingDataError: no folder, no labels, or no recording that is listed.
@@ -175,8 +174,7 @@ class DVSGesture(_FolderDataset):
         root: folder with `trials_to_train.txt`, `trials_to_test.txt`, the `.aedat` recordings and
             their `_labels.csv` files.
         train: the training part, or the test part.
-        transforms: applied in this order to the events of an item.
-        seed: of all that is drawn at random.
+        transforms, seed: as of `EventDataset`.
 
     Raises:
         DataError: a list, a recording or a label file that is not there or damaged.
@@ -231,8 +229,7 @@ class SpokenSpikes(EventDataset):
     Args:
         path: one of the HDF5 files: `shd_train.h5`, `shd_test.h5`, `ssc_train.h5`, `ssc_valid.h5`,
             `ssc_test.h5`; needs h5py.
-        transforms: applied in this order to the events of an item.
-        seed: of all that is drawn at random.
+        transforms, seed: as of `EventDataset`.
 
     Raises:
         DataError: no such file, or not such an HDF5 file.
