@@ -5,53 +5,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house
 import pytest
 
 import snnsim
 
 PACKAGE = Path(snnsim.__file__).parent
 
-# from the ground up; a module may import from the ranks below its own, and from its own folder
-RANKS = (
-    ("_core",),
-    ("surrogate", "quant", "temporal"),
-    ("automaton",),
-    ("kernels",),
-    ("neurons", "layers"),
-    ("functional", "calibrate", "metrics"),
-    ("deploy", "data", "viz", "testing"),
-    ("apps",),
-)
-# names and nothing else: importable from everywhere, and the names by which users call `apps`
-EVERYWHERE, ABOVE = {"errors", "_version"}, {"training", "sweep", "__main__"}
-RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-RANK |= dict.fromkeys(EVERYWHERE, -1) | dict.fromkeys(ABOVE, len(RANKS))
 
-
-def imported(path):
-    """Names of the snnsim parts that a file imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.split(".")[0] == "snnsim"
-        ):
-            parts = node.module.split(".")[1:]
-            yield from [parts[0]] if parts else [alias.name for alias in node.names]
-        elif isinstance(node, ast.Import):
-            yield from (
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("snnsim.")
-            )
-
-
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", house.files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_downward(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for other in imported(path):
-        assert other == own or RANK[other] < RANK[own], f"{own} must not import {other}"
+    own = house.folder(path)
+    for name in house.imported(path):
+        other = name.split(".")[0]
+        assert other == own or house.RANK[other] < house.RANK[own], f"{own} must not import {other}"
+
+
+def test_no_files_import_one_another_in_a_circle():
+    knots = house.circles(house.uses())
+    assert not [[str(path.relative_to(PACKAGE)) for path in knot] for knot in knots]
+
+
+def test_the_picture_of_the_house_is_that_of_its_imports():
+    assert house.PICTURE.read_text() == house.picture(), "run: python docs/house.py"
 
 
 def run_python(code):
@@ -146,7 +122,7 @@ print(wrong)
 PUBLIC = {name for name in snnsim.__all__ if not name.startswith("_")}
 LOADED_TOGETHER = [
     path
-    for path in FILES
+    for path in house.files()
     if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in PUBLIC | {"temporal"}
 ]
 
