@@ -36,8 +36,8 @@ from snnsim.neurons.base import BaseNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
-from snnsim.quant.learned import from_description
 from snnsim.quant.quantizer import TensorQuantizer
+from snnsim.quant.recipes import from_description
 from snnsim.surrogate import Surrogate, library
 
 __all__ = [
