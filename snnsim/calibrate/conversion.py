@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snnsim._core.checks import MOST, check_int, checked_bool, wide
+from snnsim._core.checks import MOST, check_int, check_module, checked_bool, wide
 from snnsim._core.restore import evaluating, hooked
 from snnsim._core.warn import warn_user
 from snnsim.calibrate.observe import regroup
@@ -104,10 +104,7 @@ def convert(
     Continuous-Valued Deep Networks to Efficient Event-Driven Networks for Image Classification"; a
     threshold per channel from Kim et al. 2020, "Spiking-YOLO", arXiv 1903.06530.
     """
-    if not isinstance(ann, nn.Module):
-        raise InvalidTypeError(
-            f"calibrate.convert(ann): must be an nn.Module, got {type(ann).__name__}"
-        )
+    check_module("calibrate.convert", "ann", ann)
     check_int("calibrate.convert", "T", T, at_least=1, at_most=MOST)
     check_percentile("calibrate.convert", percentile)
     checked_bool("calibrate.convert", "per_channel", per_channel)
@@ -126,10 +123,8 @@ def convert(
         threshold = threshold.masked_fill(threshold == 0, float(threshold.max()) or 1.0)
         node = BalancedIFNode(float(threshold) if threshold.numel() == 1 else threshold)
         parent, _, key = name.rpartition(".")
-        layer = nn.Sequential(OrderedDict(node=node, scale=Scale(node.v_threshold))).to(
-            threshold.device
-        )
-        setattr(whole.get_submodule(parent), key, layer)
+        layer = nn.Sequential(OrderedDict(node=node, scale=Scale(node.v_threshold)))
+        setattr(whole.get_submodule(parent), key, layer.to(threshold.device))
     found = departures(plain, whole[0], [_own_name(name) for name in activities], samples)
     if found:
         warn_user(
@@ -163,12 +158,8 @@ class _Activity:
         rows = y.movedim(1, 0).flatten(1) if by_channel else y.reshape(1, -1)
         self._shape = (-1, *[1] * (y.dim() - 2)) if by_channel else ()
         self._histogram.collect(rows)
-        rectified = (
-            functional.relu6(self._given)
-            if isinstance(module, nn.ReLU6)
-            else functional.relu(self._given)
-        )
-        if not torch.equal(y, rectified):
+        rectify = functional.relu6 if isinstance(module, nn.ReLU6) else functional.relu
+        if not torch.equal(y, rectify(self._given)):
             raise InvalidValueError(
                 f"calibrate.convert(ann): {_shown(self.name)} does not give relu of its input, as a"
                 " neuron does; move what its hooks or its own forward do into modules around it"
@@ -177,23 +168,19 @@ class _Activity:
         self._largest = torch.maximum(self._largest.to(y.device), rows.amax(1))
 
     def threshold(self, percentile: float) -> Tensor:
-        """The percentile of the positive outputs, for the layer or in the shape of a channel
-        constant; 0 where there are none.
-        """
+        """Percentile of the positive outputs, a number or a channel constant; 0 without any."""
         low = self._histogram.num_bins
         counts = self._histogram.counts[:, low:].clone()
         counts[:, 0] -= self._zeros.long()
         upper = (self._histogram.lower_edges() + self._histogram.width)[:, low:]
-        found = torch.minimum(
-            percentile_amax(upper, counts, percentile).float(), self._largest.float()
-        )
-        return found.reshape(self._shape)
+        found = percentile_amax(upper, counts, percentile).float()
+        return torch.minimum(found, self._largest.float()).reshape(self._shape)
 
 
 def _activities(
     whole: nn.Sequential, batches: Iterable[Any], per_channel: bool
 ) -> tuple[dict[str, _Activity], Tensor]:
-    """What every ReLU puts out, by name; and some samples."""
+    """Outputs of every ReLU by name, and some samples."""
     activities = {name: _Activity(name, per_channel) for name in _rectifiers(whole)}
     _check_inputs(whole[0])
     hooks = [(whole.get_submodule(name), seen.collect) for name, seen in activities.items()]
@@ -278,7 +265,7 @@ MAX_POOLS = (
 
 
 class _Event(NamedTuple):
-    """What a module was given, or gave: means over time, one per tensor."""
+    """Input or output of a module: means over time, one per tensor."""
 
     name: str
     module: nn.Module
@@ -289,8 +276,7 @@ class _Event(NamedTuple):
 def departures(
     ann: nn.Module, spiking: nn.Module, rectifiers: Iterable[str], x: Tensor
 ) -> list[str]:
-    """Where a spiking network leaves the network that it was made from, however many time steps it
-    has.
+    """Places where a spiking network departs from the one it was made from, whatever T is.
 
     Between one layer of neurons and the next the mean over time of what a part gives must be what
     it gives for the mean of the spikes: so it is for layers, norms in eval mode and averages, and
@@ -320,9 +306,8 @@ def departures(
     for mine, other in zip(ours, theirs, strict=False):
         if (mine.name, mine.given) != (other.name, other.given):
             return [*found, f"what runs behind {before} depends on the values"]
-        off = max(
-            (_distance(a, b) for a, b in zip(mine.values, other.values, strict=False)), default=0.0
-        )
+        pairs = zip(mine.values, other.values, strict=False)
+        off = max((_distance(a, b) for a, b in pairs), default=0.0)
         if off and not told:
             found.append(f"{_place(mine, before)} (off by {off:.0%} here)")
         told = bool(off) or told
@@ -352,9 +337,7 @@ def _events(
     x: Tensor,
     rates: Mapping[str, Tensor] | None = None,
 ) -> list[_Event]:
-    """What the modules of `net` are given and give, in order, as `run` runs it; rectifiers give
-    `rates`, where there are any.
-    """
+    """Events of `net` in order, as `run` runs it; rectifiers give `rates`, if there are any."""
     events: list[_Event] = []
 
     def given(name: str) -> Any:
@@ -374,19 +357,14 @@ def _events(
                 name.startswith(f"{inside}." if inside else "") and name != inside
                 for inside in rectifiers
             ):
-                for handle in (
-                    module.register_forward_pre_hook(given(name)),
-                    module.register_forward_hook(gave(name)),
-                ):
-                    hooks.callback(handle.remove)
+                hooks.callback(module.register_forward_pre_hook(given(name)).remove)
+                hooks.callback(module.register_forward_hook(gave(name)).remove)
         run(x)
     return events
 
 
 def _means(values: Any, batch: int) -> list[Tensor]:
-    """The means over time of all tensors in there: of those that were run step by step, `[T * B,
-    *n]`.
-    """
+    """Means over time of all tensors in there that were run step by step, `[T * B, *n]`."""
     means = []
     for tensor in _tensors(values):
         numbers = wide(tensor) if tensor.is_floating_point() else tensor.double()
@@ -411,9 +389,8 @@ def _distance(found: Tensor, wanted: Tensor) -> float:
     """Relative to `wanted`; 0 within rounding."""
     if found.shape != wanted.shape:
         return 1.0
-    distance, size = (
-        float(value.double().norm()) for value in (wide(found) - wide(wanted), wide(wanted))
-    )
+    distance = float((wide(found) - wide(wanted)).double().norm())
+    size = float(wide(wanted).double().norm())
     roundings = ROUNDINGS * torch.finfo(wanted.dtype).eps if wanted.is_floating_point() else 0.0
     if distance <= max(TOLERANCE, roundings) * size:
         return 0.0

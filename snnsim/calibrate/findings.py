@@ -1,4 +1,4 @@
-"""What is wrong with a network that runs without an error: which layer, what, and what to do."""
+"""Findings about a network that runs without an error: which layer, what, and what to do."""
 
 from __future__ import annotations
 
@@ -65,12 +65,8 @@ def data_findings(net: nn.Module, seen: Mapping[str, Tally]) -> Iterator[Finding
     """Zero weights, and nodes that never or always fired."""
     for name, module in net.named_modules():
         if isinstance(module, WEIGHTED) and _is_zero(module):
-            problem = "every weight is zero, so it passes nothing on"
-            yield Finding(
-                name,
-                problem,
-                "initialize or load it, or quantize it with more bits or another range",
-            )
+            remedy = "initialize or load it, or quantize it with more bits or another range"
+            yield Finding(name, "every weight is zero, so it passes nothing on", remedy)
     for name, tally in seen.items():
         node = net.get_submodule(name)
         if not isinstance(node, BaseNode):
@@ -82,30 +78,21 @@ def data_findings(net: nn.Module, seen: Mapping[str, Tally]) -> Iterator[Finding
                 f"no neuron ever fired on this data: the membrane reached {high:.4g} of a threshold"
                 f" of {threshold:.4g}"
             )
-            yield Finding(
-                name,
-                problem,
-                "scale up the weights before it, lower v_threshold, or give it stronger input",
-            )
+            remedy = "scale up the weights before it, lower v_threshold, or give it stronger input"
+            yield Finding(name, problem, remedy)
         elif tally.spikes == tally.places:
             problem = (
                 "every neuron fired in every time step on this data: the membrane never fell below"
                 f" {low:.4g}"
             )
-            yield Finding(
-                name,
-                problem,
-                f"scale down the weights before it, or raise v_threshold={threshold:.4g}",
-            )
+            remedy = f"scale down the weights before it, or raise v_threshold={threshold:.4g}"
+            yield Finding(name, problem, remedy)
 
 
 def _is_zero(module: nn.Module) -> bool:
-    weight = (
-        module.integer_weight()[0]
-        if isinstance(module, QuantizedWeight)
-        else module.get_parameter("weight")
-    )
-    return not bool(weight.any())
+    if isinstance(module, QuantizedWeight):
+        return not bool(module.integer_weight()[0].any())
+    return not bool(module.get_parameter("weight").any())
 
 
 def _unreachable(net: nn.Module) -> Iterator[Finding]:
@@ -117,11 +104,8 @@ def _unreachable(net: nn.Module) -> Iterator[Finding]:
         threshold = torch.as_tensor(node.v_threshold).detach()
         unreachable = int((threshold > highest).sum())
         if unreachable:
-            which = (
-                ""
-                if threshold.numel() == 1
-                else f" for {unreachable} of its {threshold.numel()} thresholds"
-            )
+            count = threshold.numel()
+            which = "" if count == 1 else f" for {unreachable} of its {count} thresholds"
             problem = (
                 f"no state can reach the threshold {float(threshold.max()):.4g}{which}: the highest"
                 f" level is {highest:.4g}"
@@ -137,6 +121,5 @@ def _stuck(net: nn.Module) -> Iterator[Finding]:
         stuck = node.stuck_levels()
         if stuck > node.state_quant.num_levels / 2:
             problem = f"{stuck} of {node.state_quant.num_levels} levels never leak"
-            yield Finding(
-                name, problem, "use more bits, a shorter time constant, or min_decay=True"
-            )
+            remedy = "use more bits, a shorter time constant, or min_decay=True"
+            yield Finding(name, problem, remedy)

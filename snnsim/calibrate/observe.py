@@ -1,5 +1,6 @@
-"""Running data through a network to look at it: quietly, and the same however the data was split
-into batches.
+"""Data run through a network to look at it: quietly, the same however it was split into batches.
+
+A `Tally` counts what every node does; a `Replay` runs one node again with other codebooks.
 """
 
 from __future__ import annotations
@@ -45,10 +46,6 @@ def observe(
 
     Returns:
         Number of samples.
-
-    Raises:
-        InvalidTypeError: no runner in `net`, or batches that hold no tensors.
-        StateError: no sample at all.
     """
     axis = runner_axis(where, net)
     samples = 0
@@ -66,9 +63,7 @@ def observe(
 
 
 def runner_axis(where: str, net: nn.Module) -> int:
-    """Batch axis of what a network takes: 0 for static inputs `[B, *n]`, 1 for sequences `[T, B,
-    *n]`.
-    """
+    """Batch axis of the input of a runner: 0 of static `[B, *n]`, 1 of sequences `[T, B, *n]`."""
     if not isinstance(net, nn.Module):
         raise InvalidTypeError(
             f"{where}(net): must be a runner around a network, got {type(net).__name__}"
@@ -98,9 +93,7 @@ def float_states(net: nn.Module) -> Iterator[None]:
 
 
 def regroup(where: str, batches: Iterable[Any], axis: int) -> Iterator[Tensor]:
-    """The samples of `batches` in groups of SAMPLES; a group ends early where the shape of a sample
-    changes.
-    """
+    """The samples of `batches` in groups of SAMPLES, or fewer before another shape of sample."""
     check_iterable(where, "batches", batches)
     waiting: list[Tensor] = []
     for batch in batches:
@@ -159,11 +152,7 @@ class Tally:
         self._low = self._high = torch.empty(0)
 
     def collect(self, trace: Trace) -> None:
-        """Take in the trace of some samples.
-
-        Raises:
-            InvalidValueError: a membrane that is NaN or infinite.
-        """
+        """Take in the trace of some samples; a membrane that is NaN or infinite is refused."""
         charged = trace.charged
         by_channel = self.per_channel and charged.dim() > 2
         rows = charged.movedim(2, 0).flatten(1) if by_channel else charged.reshape(1, -1)
@@ -205,16 +194,12 @@ def tallies(
     where: str, net: nn.Module, batches: Iterable[Any], per_channel: bool = False
 ) -> dict[str, Tally]:
     """Run data through a network and count what every node does; see `observe`."""
-    spiking = (
-        {name: isinstance(module, BaseNode) for name, module in net.named_modules()}
-        if isinstance(net, nn.Module)
-        else {}
-    )
     found: dict[str, Tally] = {}
 
     def collect(name: str, trace: Trace) -> None:
         if name not in found:
-            found[name] = Tally(name, spiking[name], per_channel)
+            spiking = isinstance(net.get_submodule(name), BaseNode)
+            found[name] = Tally(name, spiking, per_channel)
         found[name].collect(trace)
 
     observe(where, net, batches, collect)
@@ -222,9 +207,7 @@ def tallies(
 
 
 def occupied(histogram: Histogram) -> tuple[Tensor, Tensor]:
-    """Centres of the bins of a one-channel histogram that are not empty, float64 `[M]`, and their
-    counts; on the CPU.
-    """
+    """Centres of the occupied bins of a one-channel histogram, float64 `[M]`, and their counts."""
     if histogram.empty:
         return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64)
     counts = histogram.counts[0].cpu()

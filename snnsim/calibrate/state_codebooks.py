@@ -31,7 +31,7 @@ from snnsim.calibrate.observe import (
     runner_axis,
     tallies,
 )
-from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, StateError
+from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, StateError, refuse
 from snnsim.neurons.arguments import check_firing_levels
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
@@ -47,7 +47,7 @@ SHARES = [(i / 16) ** 2 for i in range(17)]
 
 
 class Recipe(Protocol):
-    """What makes a codebook for a spiking node: `quant.uniform`, `quant.exponential`,
+    """Maker of codebooks for spiking nodes: `quant.uniform`, `quant.exponential`,
     `quant.LearnedUniform`.
     """
 
@@ -104,8 +104,8 @@ def states(
         A codebook for every node that ran, by module name; `apply` puts them in place.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an unknown method, bits or percentile out of range, a
-            membrane that is not finite, or "entropy" on sequences of one time step.
+        InvalidTypeError, InvalidValueError: an argument that is not as above, a membrane that is
+            not finite, or "entropy" on sequences of one time step.
         StateError: no data.
 
     Warns:
@@ -115,9 +115,7 @@ def states(
     runner_axis("calibrate.states", net)
     check_bits("calibrate.states", "bits", bits, 1, MAX_STATE_BITS)
     if not is_one_of(method, METHODS):
-        raise InvalidValueError(
-            f"calibrate.states(method={method!r}): choose one of {', '.join(METHODS)}"
-        )
+        refuse("calibrate.states", "method", method, f"choose one of {', '.join(METHODS)}")
     check_percentile("calibrate.states", percentile)
     check_callable("calibrate.states", "recipe", recipe)
     check_iterable("calibrate.states", "batches", batches)
@@ -169,10 +167,10 @@ def codebooks(net: nn.Module, bits: int, recipe: Recipe = uniform) -> dict[str, 
     check_module("calibrate.codebooks", "net", net)
     check_bits("calibrate.codebooks", "bits", bits, 1, MAX_STATE_BITS)
     check_callable("calibrate.codebooks", "recipe", recipe)
-    spiking = {name: node for name, node in _nodes(net) if isinstance(node, BaseNode)}
     return {
         name: _made(recipe, bits, threshold=_threshold(node), rest=node.v_rest)
-        for name, node in spiking.items()
+        for name, node in _nodes(net)
+        if isinstance(node, BaseNode)
     }
 
 
@@ -254,9 +252,8 @@ def _choose(
             _squared_error if again is None else lambda codebook, _: again.difference(codebook)
         ),
     }.get(method)
-    candidates = _candidates(
-        node, bits, tally.range(percentile if method == "percentile" else 100.0), recipe
-    )
+    seen = tally.range(percentile if method == "percentile" else 100.0)
+    candidates = _candidates(node, bits, seen, recipe)
     best = next(candidates)
     if loss is None:
         return best
@@ -302,11 +299,10 @@ def _candidates(
 
 
 def _is_refused(codebook: Codebook, threshold: float, node: BaseNode) -> bool:
-    """Whether a soft reset, say, could leave the node above its threshold for ever."""
+    # a soft reset, say, could leave the node above its threshold for ever
+    hard = node.v_reset is not None
     try:
-        check_firing_levels(
-            type(node).__name__, codebook, threshold, node.v_rest, hard=node.v_reset is not None
-        )
+        check_firing_levels(type(node).__name__, codebook, threshold, node.v_rest, hard=hard)
     except InvalidValueError:
         return True
     return False

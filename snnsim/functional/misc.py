@@ -30,8 +30,7 @@ from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
 
 class MarginNode(Protocol):
-    """What `set_threshold_margin` needs of an output layer; every snnsim neuron that fires has
-    it."""
+    """Output layer of `set_threshold_margin`; every neuron that fires is one."""
 
     def set_training_threshold(self, threshold: Tensor, evaluation: float) -> None:
         """Use `threshold`, `[B, C]`, while training and `evaluation` in eval mode."""
@@ -148,7 +147,7 @@ def _expected_time(where: str, name: str, spikes: Tensor, none_value: float) -> 
 
 
 def _time_dtype(spikes: Tensor) -> torch.dtype:
-    """What counts time steps exactly: half precision does not."""
+    """Dtype that counts time steps exactly, which half precision does not."""
     return torch.promote_types(
         torch.promote_types(spikes.dtype, torch.get_default_dtype()), torch.float32
     )

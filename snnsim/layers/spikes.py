@@ -1,9 +1,8 @@
-"""What the layers share that add up weights over spikes: the crossover, and which way an input
-goes.
-"""
+"""Layers that add up weights over the inputs that spike, where few of them do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +30,7 @@ from snnsim.kernels.sparse import (
 
 
 class Crossover(NamedTuple):
-    """Where the sparse product begins to pay.
+    """Density and size at which the sparse product begins to pay.
 
     Attributes:
         density: largest share of ones for which it is taken.
@@ -43,15 +42,29 @@ class Crossover(NamedTuple):
 
 
 class SpikeLayer(nn.Module):
-    """Adds up weights over the spikes of an input, where few of it are, and else does what its
-    other base class does.
+    """Sum of weights over the spikes of an input, where there are few; else what its other base
+    class does.
 
     A layer derives from this and from the layer of torch that it speeds up, in this order, and says
     so in `same_as`, so that `quant.quantize` makes of it what it makes of that layer.
     """
 
+    same_as: type[nn.Module]
     weight: Any
     bias: Any
+
+    @classmethod
+    def _like(cls, who: str, layer: Any, names: Iterable[str], crossover: float | None) -> Any:
+        """The layer that computes what a plain one does, with its parameters and arguments."""
+        if type(layer) is not cls.same_as:
+            raise InvalidTypeError(
+                f"{cls.__name__}.{who} of type {type(layer).__name__}): must be a plain"
+                f" nn.{cls.same_as.__name__}"
+            )
+        options = {name: getattr(layer, name) for name in names}
+        made = cls(**options, bias=layer.bias is not None, device="meta", crossover=crossover)
+        made.weight, made.bias = layer.weight, layer.bias
+        return made.train(layer.training)
 
     @property
     def crossover(self) -> float | None:
@@ -76,7 +89,7 @@ class SpikeLayer(nn.Module):
         return self._product(x, spikes, self._is_differentiated(x))
 
     def explain(self, x: Tensor) -> str:
-        """Which product `x` would go through, and why."""
+        """Product that `x` would go through, and why."""
         spikes = self._spikes(x)
         if isinstance(spikes, str):
             return f"dense: {spikes}"
@@ -96,7 +109,7 @@ class SpikeLayer(nn.Module):
         if reason is None and self.crossover == 0:
             reason = "crossover=0"
         if reason is None and self.crossover is None:
-            reason = self._too_small(x)
+            reason = self._why_not_faster(x)
         return self._find(x, self._limit(x)) if reason is None else reason
 
     def _limit(self, x: Tensor) -> float:
@@ -108,30 +121,28 @@ class SpikeLayer(nn.Module):
         )
 
     def _why_not(self, x: Tensor) -> str | None:
-        """Why the kernels cannot run on this, whatever the values are; None if they can."""
+        """Reason why the kernels cannot run on this, whatever the values are."""
         raise NotImplementedError
 
-    def _too_small(self, x: Tensor) -> str | None:
-        """Why the dense product is faster whatever the values are; None if it may not be."""
+    def _why_not_faster(self, x: Tensor) -> str | None:
+        """Reason why the dense product is faster, whatever the values are."""
         raise NotImplementedError
 
     def _measured(self, x: Tensor) -> Crossover:
-        """Where the sparse product begins to pay for inputs like `x`."""
+        """Crossover for inputs like `x`."""
         raise NotImplementedError
 
     def _find(self, x: Tensor, limit: float) -> Spikes | str:
-        """The spikes of an input that nothing stands in the way of, or why they are not to be added
-        up.
-        """
+        """The spikes of an input, or why they are not to be added up."""
         raise NotImplementedError
 
     def _product(self, x: Tensor, spikes: Spikes, differentiate: bool) -> Tensor:
-        """The sum over the spikes of `x`."""
+        """Sum over the spikes of `x`."""
         raise NotImplementedError
 
 
 def few_multiplications(count: int, measured: Crossover) -> str | None:
-    """Why so few multiplications are left to the dense product; None if they are not few."""
+    """Reason why so few multiplications are left to the dense product."""
     if count >= measured.multiplications:
         return None
     return (
@@ -205,25 +216,13 @@ class SpikeLinear(SpikeLayer, nn.Linear):
         Raises:
             InvalidTypeError: a subclass, whose forward may be another.
         """
-        if type(linear) is not nn.Linear:
-            raise InvalidTypeError(
-                f"SpikeLinear.from_linear(linear of type {type(linear).__name__}): must be a plain"
-                " nn.Linear"
-            )
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            linear.bias is not None,
-            "meta",
-            crossover=crossover,
-        )
-        layer.weight, layer.bias = linear.weight, linear.bias
-        return layer.train(linear.training)
+        names = ("in_features", "out_features")
+        return cls._like("from_linear(linear", linear, names, crossover)
 
     def _why_not(self, x: Tensor) -> str | None:
         return why_not(x, self.weight, self.bias)
 
-    def _too_small(self, x: Tensor) -> str | None:
+    def _why_not_faster(self, x: Tensor) -> str | None:
         rows = x.numel() // self.in_features
         if rows < LEAST_ROWS:
             return f"{rows} rows; turning the weight over pays from {LEAST_ROWS} on"
@@ -282,6 +281,16 @@ CONV_CROSSOVERS = {
     "more channels": Crossover(0.01, 1 << 25),
 }
 MANY_CHANNELS = 4
+CONVOLUTION = [
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+]
 # how much lower they lie where the dense product runs in half precision
 REDUCED = 4
 
@@ -336,26 +345,7 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
         Raises:
             InvalidTypeError: a subclass, whose forward may be another.
         """
-        if type(conv) is not nn.Conv2d:
-            raise InvalidTypeError(
-                f"SpikeConv2d.from_conv(conv of type {type(conv).__name__}): must be a plain"
-                " nn.Conv2d"
-            )
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            "meta",
-            crossover=crossover,
-        )
-        layer.weight, layer.bias = conv.weight, conv.bias
-        return layer.train(conv.training)
+        return cls._like("from_conv(conv", conv, CONVOLUTION, crossover)
 
     def _why_not(self, x: Tensor) -> str | None:
         reason = why_not_tensors(x, self.weight, self.bias)
@@ -378,7 +368,7 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
             return f"an input of shape {tuple(x.shape)}"
         return host.why_not()
 
-    def _too_small(self, x: Tensor) -> str | None:
+    def _why_not_faster(self, x: Tensor) -> str | None:
         samples, (height, width) = x.shape[:-3].numel(), self._out(x)
         return few_multiplications(
             samples * height * width * self.weight.numel(), self._measured(x)
@@ -391,12 +381,8 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
             density, multiplications = CONV_CROSSOVERS[
                 "up to 4 channels" if self.in_channels <= MANY_CHANNELS else "more channels"
             ]
-        skipped = (
-            self.stride[0]
-            * self.stride[1]
-            * (1 if competitor(x, self.weight) == "float" else REDUCED)
-        )
-        return Crossover(density / skipped, multiplications)
+        reduced = 1 if competitor(x, self.weight) == "float" else REDUCED
+        return Crossover(density / (self.stride[0] * self.stride[1] * reduced), multiplications)
 
     def _find(self, x: Tensor, limit: float) -> Spikes | str:
         return find_events(_batch(x), self.weight.dtype, limit)
@@ -412,7 +398,7 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
         return y if x.dim() == 4 else y[0]
 
     def _is_last(self, x: Tensor) -> bool:
-        """Whether channels lie side by side in the output."""
+        """Channels lie side by side in the output."""
         return is_last(_batch(x)) or is_last(self.weight)
 
     def _margin(self) -> tuple[int, int]:
@@ -428,12 +414,9 @@ class SpikeConv2d(SpikeLayer, nn.Conv2d):
 
     def _out(self, x: Tensor) -> tuple[int, int]:
         """Height and width of the output."""
-        sizes = zip(
-            x.shape[-2:], self._margin(), self.dilation, self.kernel_size, self.stride, strict=True
-        )
-        height, width = (
-            (size + 2 * margin - d * (k - 1) - 1) // s + 1 for size, margin, d, k, s in sizes
-        )
+        geometry = self._margin(), self.dilation, self.kernel_size, self.stride
+        sizes = zip(x.shape[-2:], *geometry, strict=True)
+        height, width = ((n + 2 * m - d * (k - 1) - 1) // s + 1 for n, m, d, k, s in sizes)
         return height, width
 
     def _geometry(self, x: Tensor) -> Geometry:

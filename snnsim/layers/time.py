@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from snnsim._core.checks import check_int, checked_number, checked_numbers
-from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, StateError
+from snnsim.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    RunError,
+    ShapeError,
+    StateError,
+    refuse,
+)
 from snnsim.surrogate import ATan, Surrogate
 from snnsim.temporal.module import Temporal, stack_steps
 
@@ -85,7 +92,7 @@ class Feedback(Delay):
         self.shape = shape
 
     def read(self, x: Tensor) -> Tensor:
-        """What was written `delay_steps` ago, `[B, *n]`, zeros before; `x` is the network's input
+        """Value written `delay_steps` ago, `[B, *n]`, zeros before; `x` is the network's input
         of this step.
         """
         if self._time_steps is not None:
@@ -173,18 +180,12 @@ class Threshold(Temporal):
 
     def __init__(self, threshold: float | Tensor = 1.0, surrogate: Surrogate = ATan()) -> None:  # noqa: B008  frozen
         super().__init__()
-        value = torch.as_tensor(threshold, dtype=torch.float32).detach().clone()
-        if not bool(value.isfinite().all()):
-            raise InvalidValueError(
-                f"Threshold(threshold={threshold!r}): must be finite in float32; pass ordinary"
-                " numbers"
-            )
         if not isinstance(surrogate, Surrogate):
             raise InvalidTypeError(
                 f"Threshold(surrogate={surrogate!r}): must be a Surrogate, such as"
                 f" snnsim.surrogate.ATan(), not {type(surrogate).__name__}"
             )
-        self.register_buffer("threshold", value)
+        self.register_buffer("threshold", _finite("Threshold", "threshold", threshold))
         self.surrogate = surrogate
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
@@ -192,12 +193,7 @@ class Threshold(Temporal):
         return self.surrogate(x_seq - self.threshold, training=self.training).to(x_seq.dtype)
 
     def extra_repr(self) -> str:
-        shown = (
-            f"{float(self.threshold):.4g}"
-            if self.threshold.dim() == 0
-            else f"{tuple(self.threshold.shape)}"
-        )
-        return f"{shown}, surrogate={self.surrogate}"
+        return f"{_shown(self.threshold)}, surrogate={self.surrogate}"
 
 
 class Scale(nn.Module):
@@ -218,9 +214,7 @@ class Scale(nn.Module):
         return self.factor * x
 
     def extra_repr(self) -> str:
-        return (
-            f"{float(self.factor):.4g}" if self.factor.dim() == 0 else f"{tuple(self.factor.shape)}"
-        )
+        return _shown(self.factor)
 
 
 class Driven(nn.Module):
@@ -239,18 +233,24 @@ class Driven(nn.Module):
     ) -> None:
         super().__init__()
         for name, given in (("gain", gain), ("bias", bias)):
-            value = checked_numbers("Driven", name, given).float().clone()
-            if not bool(value.isfinite().all()):
-                raise InvalidValueError(
-                    f"Driven({name}={given!r}): {name} must be finite in float32; pass ordinary"
-                    " numbers"
-                )
-            self.register_buffer(name, value)
+            self.register_buffer(name, _finite("Driven", name, given))
         self.node = node
 
     def forward(self, x: Tensor) -> Tensor:
         """`node(gain * x + bias)`."""
         return self.node(self.gain * x + self.bias)
+
+
+def _finite(who: str, name: str, given: float | Tensor) -> Tensor:
+    """`given` as a buffer of float32."""
+    value = checked_numbers(who, name, given).float().clone()
+    if not bool(value.isfinite().all()):
+        refuse(who, name, given, f"{name} must be finite in float32", "pass ordinary numbers")
+    return value
+
+
+def _shown(value: Tensor) -> str:
+    return f"{float(value):.4g}" if value.dim() == 0 else f"{tuple(value.shape)}"
 
 
 class _ThresholdDependent(nn.modules.batchnorm._BatchNorm):
@@ -279,9 +279,8 @@ class _ThresholdDependent(nn.modules.batchnorm._BatchNorm):
         self, num_features: int, v_threshold: float = 1.0, alpha: float = 1.0, **options: Any
     ) -> None:
         who = type(self).__name__
-        self.first_weight = checked_number(
-            who, "v_threshold", v_threshold, above=0
-        ) * checked_number(who, "alpha", alpha, above=0)
+        threshold = checked_number(who, "v_threshold", v_threshold, above=0)
+        self.first_weight = threshold * checked_number(who, "alpha", alpha, above=0)
         super().__init__(num_features, **options)
 
     def reset_parameters(self) -> None:

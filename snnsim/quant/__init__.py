@@ -1,4 +1,4 @@
-"""Which values states, weights and activations may take."""
+"""Quantization of states, weights and activations."""
 
 from snnsim.quant.codebook import Codebook, StochasticCodebook
 from snnsim.quant.convert import (
@@ -40,10 +40,16 @@ from snnsim.quant.layers import (
     QuantizedWeight,
     QuantLinear,
 )
-from snnsim.quant.learned import LearnedUniform
 from snnsim.quant.quantizer import TensorQuantizer
 from snnsim.quant.ranges import Histogram, HistogramCalibrator, MaxCalibrator
-from snnsim.quant.recipes import exponential, from_levels, integer_grid, state_quant, uniform
+from snnsim.quant.recipes import (
+    LearnedUniform,
+    exponential,
+    from_levels,
+    integer_grid,
+    state_quant,
+    uniform,
+)
 from snnsim.quant.ste import ceil, clamp, floor, round, straight_through
 
 __all__ = [

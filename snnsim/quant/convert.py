@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from snnsim._core.checks import check_callable, check_iterable, check_module
 from snnsim._core.restore import evaluating, restoring
-from snnsim.errors import InvalidTypeError, InvalidValueError, StateError
+from snnsim.errors import InvalidTypeError, InvalidValueError, StateError, refuse
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import (
     QuantConv1d,
@@ -52,7 +52,7 @@ OPAQUE_PARENTS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 @dataclass(frozen=True)
 class LayerNote:
-    """One line of a report: what happened to a layer, or why nothing did."""
+    """Line of a report: what happened to a layer, or why nothing did."""
 
     name: str
     layer: str
@@ -61,7 +61,7 @@ class LayerNote:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion changed and what it left alone; prints as a table."""
+    """Layers that a conversion changed and those it left alone; prints as a table."""
 
     changed: tuple[LayerNote, ...]
     left: tuple[LayerNote, ...]
@@ -121,48 +121,40 @@ def quantize(
         What was changed and what was not, with the reason.
 
     Raises:
-        InvalidTypeError: `net` is no module, or weights, inputs or exclude have another type.
+        InvalidTypeError: an argument of another type.
         InvalidValueError: an excluded name that does not exist, no layer to quantize, NaN or
             infinite weights, or a descriptor that does not fit a layer.
 
     Warns:
         UserWarning: a layer whose weights are all zero.
     """
-    if not isinstance(net, nn.Module):
-        raise InvalidTypeError(f"quantize(net of type {type(net).__name__}): must be an nn.Module")
+    check_module("quantize", "net", net)
     weight_quant = _as_descriptor("weights", weights, weight_descriptor)
     input_quant = None if inputs is None else _as_descriptor("inputs", inputs, QuantDescriptor)
     if isinstance(exclude, str):
-        raise InvalidTypeError(
-            f"quantize(exclude={exclude!r}): must be a list of them, exclude=[{exclude!r}]"
-        )
+        rule = f"must be a list of them, exclude=[{exclude!r}]"
+        refuse("quantize", "exclude", exclude, rule, kind=InvalidTypeError)
     plan: list[tuple[str, nn.Module, type[QuantizedWeight], QuantDescriptor]] = []
     left: list[LayerNote] = []
     for name, module, reason in _survey(net, tuple(exclude)):
         if reason:
             left.append(LayerNote(name, type(module).__name__, reason))
             continue
-        kind = QUANTIZED_LAYERS[_plain_type(module)]
-        descriptor = (
-            weight_quant
-            if weight_quant.axis is None
-            else replace(weight_quant, axis=kind.channel_axis)
-        )
+        kind, descriptor = QUANTIZED_LAYERS[_plain_type(module)], weight_quant
+        if descriptor.axis is not None:
+            descriptor = replace(descriptor, axis=kind.channel_axis)
         kind.check_quantizers(_checked_weight(name, module), descriptor, input_quant, grid_bits)
         plan.append((name, module, kind, descriptor))
     if not plan:
+        seen = [f"{note.name or 'net'} ({note.layer}): {note.note}" for note in left]
         raise InvalidValueError(
-            "quantize(net): there is no layer to quantize; of those with parameters: "
-            + (
-                "; ".join(f"{note.name or 'net'} ({note.layer}): {note.note}" for note in left)
-                or "none"
-            )
+            "quantize(net): there is no layer to quantize; of those with parameters:"
+            f" {'; '.join(seen) or 'none'}"
         )
     changed = []
     for name, module, kind, descriptor in plan:
-        changed.append(
-            LayerNote(name, type(module).__name__, f"{kind.__name__}, {_describe(descriptor)}")
-        )
+        note = f"{kind.__name__}, {_describe(descriptor)}"
+        changed.append(LayerNote(name, type(module).__name__, note))
         _become(module, kind).attach_quantizers(descriptor, input_quant, grid_bits)
     return ConversionReport(tuple(changed), tuple(left))
 
@@ -191,7 +183,7 @@ def calibrate_inputs(
         percentile: in (0, 100], for that method.
 
     Raises:
-        InvalidTypeError: `net` is no module, batches no iterable, or forward no function.
+        InvalidTypeError: an argument of another type.
         InvalidValueError: no input is quantized, a method that a quantizer does not have (before
             any batch is run), or a batch with NaN or infinite values on the way.
         StateError: no batches, or a quantizer that none of them reached.
@@ -208,13 +200,10 @@ def calibrate_inputs(
         raise InvalidValueError(
             "calibrate_inputs(net): no input is quantized; call quantize(net, inputs=...) first"
         )
-    methods = {
-        name: quantizer.calib_method(
-            method if quantizer.descriptor.calib_method == "histogram" else None,
-            percentile=percentile,
-        )
-        for name, quantizer in quantizers.items()
-    }
+    methods = {}
+    for name, quantizer in quantizers.items():
+        open_method = method if quantizer.descriptor.calib_method == "histogram" else None
+        methods[name] = quantizer.calib_method(open_method, percentile=percentile)
     enabled = {name: quantizer.enabled for name, quantizer in quantizers.items()}
 
     def restore() -> None:
@@ -237,13 +226,10 @@ def calibrate_inputs(
             " batch that runs the whole network"
         )
     for name, quantizer in quantizers.items():
-        quantizer.load_calib_amax(
-            methods[name], percentile=percentile, name=f"calibrate_inputs: {name}"
-        )
-    return ConversionReport(
-        tuple(LayerNote(name, type(q).__name__, q.extra_repr()) for name, q in quantizers.items()),
-        (),
-    )
+        where = f"calibrate_inputs: {name}"
+        quantizer.load_calib_amax(methods[name], percentile=percentile, name=where)
+    notes = [LayerNote(name, type(q).__name__, q.extra_repr()) for name, q in quantizers.items()]
+    return ConversionReport(tuple(notes), ())
 
 
 def freeze(net: nn.Module) -> ConversionReport:
@@ -260,9 +246,8 @@ def freeze(net: nn.Module) -> ConversionReport:
     Warns:
         UserWarning: a layer whose weights are all quantized to 0.
     """
-    layers = {
-        name: module for name, module in net.named_modules() if isinstance(module, QuantizedWeight)
-    }
+    modules = dict(net.named_modules())
+    layers = {name: m for name, m in modules.items() if isinstance(m, QuantizedWeight)}
     if not layers:
         raise InvalidValueError(
             "freeze(net): there is no quantized layer; call quantize(net, ...) first"
@@ -298,17 +283,15 @@ def _as_descriptor(
     if isinstance(value, QuantDescriptor):
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(
-            f"quantize({argument}={value!r}): must be a number of bits or a QuantDescriptor"
-        )
+        rule = "must be a number of bits or a QuantDescriptor"
+        refuse("quantize", argument, value, rule, kind=InvalidTypeError)
     return of_bits(value)
 
 
 def _survey(
     net: nn.Module, exclude: tuple[str | type[nn.Module], ...]
 ) -> Iterator[tuple[str, nn.Module, str | None]]:
-    """Every module with parameters of its own, and why it cannot be quantized, or None if it
-    can."""
+    """Modules with parameters of their own, and why each cannot be quantized, or None."""
     modules = dict(net.named_modules())
     for entry in exclude:
         if isinstance(entry, str) and entry not in modules:
@@ -316,24 +299,19 @@ def _survey(
                 f"quantize(exclude={entry!r}): the network has no such part; it has"
                 f" {', '.join(n for n in modules if n)}"
             )
-        if not isinstance(entry, str) and not (
-            isinstance(entry, type) and issubclass(entry, nn.Module)
-        ):
-            raise InvalidTypeError(
-                f"quantize(exclude={entry!r}): must be names of layers or module classes"
-            )
+        is_class = isinstance(entry, type) and issubclass(entry, nn.Module)
+        if not isinstance(entry, str) and not is_class:
+            rule = "must be names of layers or module classes"
+            refuse("quantize", "exclude", entry, rule, kind=InvalidTypeError)
     names = [entry for entry in exclude if isinstance(entry, str)]
     classes = tuple(entry for entry in exclude if not isinstance(entry, str))
     for name, module in modules.items():
-        if isinstance(module, TensorQuantizer) or not any(
-            True for _ in module.parameters(recurse=False)
-        ):
+        if isinstance(module, TensorQuantizer) or not [*module.parameters(recurse=False)]:
             continue
         parts = name.split(".")
         above = {".".join(parts[:i]) for i in range(len(parts))} if name else set()
-        if any(n == name or n in above for n in names) or any(
-            isinstance(modules[n], classes) for n in {name, *above}
-        ):
+        around = {name, *above}
+        if around.intersection(names) or any(isinstance(modules[n], classes) for n in around):
             yield name, module, "excluded"
         else:
             yield name, module, _why_not_quantized(module, [modules[n] for n in above])
@@ -354,9 +332,7 @@ def _why_not_quantized(module: nn.Module, above: list[nn.Module]) -> str | None:
 
 
 def _plain_type(module: nn.Module) -> type[nn.Module]:
-    """The layer of torch that a module computes the same as, by its class attribute `same_as`; else
-    its own type.
-    """
+    """Layer of torch that a module computes the same as: its class's `same_as`, or its type."""
     # of a subclass, which may compute something else, the attribute must be its own
     return vars(type(module)).get("same_as", type(module))
 
@@ -395,34 +371,14 @@ def _become(module: Any, kind: type[QuantizedWeight]) -> QuantizedWeight:
 
 
 def _describe(descriptor: QuantDescriptor) -> str:
-    kind = (
-        "binary"
-        if descriptor.is_binary
-        else "ternary"
-        if descriptor.is_ternary
-        else f"{descriptor.num_bits} bits"
-    )
-    source = (
-        "learned"
-        if descriptor.learn_amax
-        else "given"
-        if descriptor.amax is not None
-        else descriptor.calib_method
-    )
+    kind = "ternary" if descriptor.is_ternary else f"{descriptor.num_bits} bits"
+    kind = "binary" if descriptor.is_binary else kind
+    source = descriptor.calib_method if descriptor.amax is None else "given"
+    source = "learned" if descriptor.learn_amax else source
     return f"{kind}, scale {source}, {'per tensor' if descriptor.axis is None else 'per channel'}"
 
 
 NORM_DIMS = {nn.BatchNorm1d: (0, 1), nn.BatchNorm2d: (2,), nn.BatchNorm3d: (3,)}
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYER_DIMS: dict[type[nn.Module], int] = {
-    nn.Linear: 0,
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
-}
 
 
 def fold_batch_norm(
@@ -432,8 +388,7 @@ def fold_batch_norm(
     `nn.Identity` under its name.
 
         factor = gamma / sqrt(running_var + eps)
-        weight = weight * factor,   bias = (bias - running_mean) * factor + beta        per output
-        channel
+        weight = weight * factor,   bias = (bias - running_mean) * factor + beta,   per channel
 
     The result computes what the network computed in eval mode. A layer whose weights are quantized
     already keeps its integers (of a channel with a negative factor, with the other sign): there the
@@ -480,25 +435,22 @@ def fold_batch_norm(
         parent, _, key = norm.rpartition(".")
         setattr(modules[parent], key, nn.Identity())
         changed.append(LayerNote(norm, type(modules[norm]).__name__, f"folded into {layer}"))
-    return ConversionReport(
-        tuple(changed),
-        tuple(LayerNote(name, type(norms[name]).__name__, reason) for name, reason in left.items()),
-    )
+    kept = [LayerNote(name, type(norms[name]).__name__, reason) for name, reason in left.items()]
+    return ConversionReport(tuple(changed), tuple(kept))
 
 
 def _adjacent(net: nn.Module) -> Iterator[tuple[str, str]]:
     for name, module in net.named_modules():
         if isinstance(module, nn.Sequential):
-            children = [
-                (f"{name}.{key}" if name else key, child) for key, child in module.named_children()
-            ]
+            above = f"{name}." if name else ""
+            children = [(above + key, child) for key, child in module.named_children()]
             for (first, layer), (second, norm) in pairwise(children):
-                if isinstance(layer, tuple(LAYER_DIMS)) and isinstance(norm, tuple(NORM_DIMS)):
+                if _quantized_kind(layer) and isinstance(norm, tuple(NORM_DIMS)):
                     yield first, second
 
 
 def _uses(net: nn.Module) -> Counter[int]:
-    """How many places hold each module and each parameter."""
+    """Number of places that hold each module and each parameter."""
     uses = Counter(id(module) for _, module in net.named_modules(remove_duplicate=False))
     uses.update(id(parameter) for _, parameter in net.named_parameters(remove_duplicate=False))
     return uses
@@ -509,18 +461,17 @@ def _why_not_folded(
 ) -> str | None:
     if layer is None or norm is None:
         return "there is no part of that name"
-    dims = next((dims for kind, dims in LAYER_DIMS.items() if isinstance(layer, kind)), None)
-    norm_dims = next((dims for kind, dims in NORM_DIMS.items() if isinstance(norm, kind)), None)
-    if dims is None or norm_dims is None or dims not in norm_dims:
+    kind = _quantized_kind(layer)
+    norm_dims = next((dims for kind, dims in NORM_DIMS.items() if isinstance(norm, kind)), ())
+    if kind is None or kind.spatial_dims not in norm_dims:
         return (
             f"{type(layer).__name__} and {type(norm).__name__} are no layer and normalization of"
             " the same dimensions"
         )
     if not isinstance(norm.running_mean, Tensor):
         return "it keeps no running statistics"
-    if norm.running_mean.numel() != getattr(
-        layer, "out_features", getattr(layer, "out_channels", None)
-    ):
+    outputs = getattr(layer, "out_features", getattr(layer, "out_channels", None))
+    if norm.running_mean.numel() != outputs:
         return "its number of channels is not the layer's"
     parameters = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, QuantizedWeight):
@@ -569,10 +520,16 @@ def _fold(layer: Any, norm: Any) -> None:
 
 def _per_channel(layer: Any, weight: Tensor, factor: Tensor) -> Tensor:
     """`weight` times one factor per output channel."""
-    if not isinstance(layer, TRANSPOSED):
+    kind = _quantized_kind(layer)
+    if kind is None or not kind.channel_axis:
         return weight * factor.view(-1, *[1] * (weight.ndim - 1))
     # [in, out / groups, ...]: each group of inputs has its own outputs
     grouped = weight.view(layer.groups, -1, *weight.shape[1:])
-    return (
-        grouped * factor.view(layer.groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
-    ).view_as(weight)
+    factors = factor.view(layer.groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+    return (grouped * factors).view_as(weight)
+
+
+def _quantized_kind(layer: nn.Module) -> type[QuantizedWeight] | None:
+    """Quantized class of a layer, a subclass of one of torch's too; None for no such layer."""
+    kinds = (kind for plain, kind in QUANTIZED_LAYERS.items() if isinstance(layer, plain))
+    return next(kinds, None)

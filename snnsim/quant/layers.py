@@ -401,7 +401,7 @@ class QuantizedWeight(nn.Module):
         return self.from_sums(self._product(x, w_int, *args), step, input_step)
 
     def from_sums(self, sums: Tensor, step: Tensor, input_step: Tensor | None) -> Tensor:
-        """What the layer makes of its sums of integer weights times inputs.
+        """Output of the layer from its sums of integer weights times inputs.
 
         Args:
             sums: `[B, O, *n]`.

@@ -1,4 +1,4 @@
-"""How a spike is differentiated."""
+"""Surrogate gradients of spikes."""
 
 from snnsim.surrogate.base import (
     FunctionSurrogate,

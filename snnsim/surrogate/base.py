@@ -1,5 +1,4 @@
-"""How a spike is differentiated: the step of the forward, and the smooth slope that stands in for
-its derivative.
+"""Surrogate gradients: the step of the forward, and the smooth slope in place of its derivative.
 
 Source: Neftci, Mostafa & Zenke 2019, "Surrogate Gradient Learning in Spiking Neural Networks",
 arXiv 1901.09948.
@@ -143,7 +142,7 @@ class Surrogate(ABC):
 
     @property
     def has_primitive(self) -> bool:
-        """Whether `primitive` is defined, and with it `spiking=False`."""
+        """`primitive` is defined, and with it `spiking=False`."""
         return type(self).primitive is not Surrogate.primitive
 
     def __call__(self, x: Tensor, training: bool = True) -> Tensor:
@@ -155,9 +154,7 @@ class Surrogate(ABC):
         return apply(_Spike, x, self)
 
     def is_fixed(self) -> bool:
-        """Whether it is told by numbers that never change, not by functions, tensors, or attributes
-        of a plain class.
-        """
+        """It is told by numbers that never change, no functions, tensors or plain attributes."""
         values = vars(self)
         return values.keys() == type(self).__dataclass_fields__.keys() and all(
             isinstance(v, int | float) for v in values.values()

@@ -1,4 +1,4 @@
-"""Is a surrogate's derivative the derivative of its primitive?"""
+"""Comparison of a surrogate's derivative with that of its primitive."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GradientCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance and the primitive does not jump."""
+        """The error is within the tolerance and the primitive does not jump."""
         return self.error <= self.tolerance and self.jump == 0
 
     def __bool__(self) -> bool:

@@ -202,7 +202,7 @@ def test_a_network_of_two_inputs_is_refused():
 
 
 def test_arguments_are_checked():
-    with pytest.raises(InvalidTypeError, match=r"must be an nn\.Module, got str"):
+    with pytest.raises(InvalidTypeError, match=r"ann must be a torch\.nn\.Module"):
         calibrate.convert("net", [], 4)
     with pytest.raises(InvalidValueError, match="T must be >= 1"):
         calibrate.convert(ann(), [DATA], 0)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from snnsim import MultiStep, calibrate, neurons, quant
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.recipes import LearnedUniform
 
 
 def network(**options):

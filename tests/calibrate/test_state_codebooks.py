@@ -5,7 +5,7 @@ from torch import nn
 from snnsim import MultiStep, Recorder, calibrate, neurons, quant
 from snnsim.calibrate import BitSchedule, warm_start
 from snnsim.errors import CheckpointError, InvalidTypeError, InvalidValueError, StateError
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.recipes import LearnedUniform
 from snnsim.testing import check_codebook
 
 METHODS = ["max", "percentile", "mse", "entropy"]
@@ -259,7 +259,7 @@ def test_entropy_needs_two_time_steps():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"bits": 0}, InvalidValueError, "bits must be >= 1"),
+        ({"bits": 0}, InvalidValueError, "bits must be 1 to 16"),
         ({"bits": 17}, InvalidValueError, "bits must be 1 to 16"),
         ({"bits": True}, InvalidTypeError, "bits must be an int"),
         ({"method": "median"}, InvalidValueError, "choose one of max, percentile, mse, entropy"),

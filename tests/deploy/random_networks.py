@@ -32,7 +32,7 @@ from snnsim.errors import SnnsimError
 from snnsim.layers.time import Scale
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.recipes import LearnedUniform
 
 # a network that `to_grid` has rounded fires almost as it did; chance differences grow from layer to
 # layer

@@ -11,7 +11,7 @@ from snnsim import MultiStep, neurons, quant
 from snnsim.deploy import OnGrid, lower, to_grid, verify
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.layers import QuantConv2d, QuantLinear
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.recipes import LearnedUniform
 
 
 def on_grid(values, grid_bits):

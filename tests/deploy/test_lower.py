@@ -14,7 +14,7 @@ from snnsim.deploy.ops import GridNeuron, Product
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv2d, QuantLinear
-from snnsim.quant.learned import LearnedUniform
+from snnsim.quant.recipes import LearnedUniform
 
 CODEBOOKS = [name for name in configurations.CODEBOOKS if name != "float"]
 

@@ -174,7 +174,7 @@ def test_threshold_spikes_have_the_dtype_of_the_input(dtype):
 
 
 def test_threshold_refuses():
-    with pytest.raises(InvalidValueError, match=r"Threshold\(threshold=nan\): must be finite"):
+    with pytest.raises(InvalidValueError, match=r"threshold=nan\): threshold must be finite"):
         Threshold(float("nan"))
     with pytest.raises(
         InvalidTypeError, match=r"must be a Surrogate, such as snnsim.surrogate.ATan\(\), not str"

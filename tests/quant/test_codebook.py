@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from snnsim import neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant import Codebook
+from snnsim.quant.recipes import from_description
 from snnsim.temporal.runner import MultiStep
 from snnsim.testing import check_codebook
 
@@ -423,3 +425,71 @@ def test_stochastic_a_node_stays_on_its_codebook():
     MultiStep(node, carry_state=True)(torch.randn(9, 4, 10))
     assert torch.isin(node.v, node.state_quant.levels).all()
     assert node.codes.shape == (4, 10)
+
+
+class Shifted(Codebook):
+    """A class of the user's own, which rounds in a way of its own."""
+
+    def forward(self, h):
+        return super().forward(h + 0.1)
+
+
+class Renamed(Codebook):
+    """A class of the user's own that says what its rounding depends on."""
+
+    is_tabular = True
+
+
+def test_a_class_says_itself_whether_a_table_stands_for_it():
+    levels = [0.0, 0.5, 1.0]
+    assert Codebook(levels).why_not_tabular() is None
+    assert Renamed(levels).why_not_tabular() is None
+    reason = "a Shifted is not a fixed set of levels and edges"
+    assert Shifted(levels).why_not_tabular() == reason
+    x = torch.zeros(2, 3)
+    assert reason in neurons.IFNode(state_quant=Shifted(levels)).explain(x)
+    assert "fused" in neurons.IFNode(state_quant=Renamed(levels)).explain(x)
+
+    class Again(Renamed):
+        pass
+
+    assert Again(levels).why_not_tabular() is not None
+
+
+@pytest.mark.parametrize(
+    "codebook",
+    [
+        quant.exponential(3),
+        quant.state_quant(2),
+        Codebook(torch.linspace(0, 1, 4, dtype=torch.float64)),
+        quant.uniform(3).with_rounding("floor"),
+        quant.uniform(3).with_rounding("stochastic"),
+        quant.LearnedUniform(3),
+    ],
+    ids=str,
+)
+def test_a_description_makes_an_equal_codebook(codebook):
+    again = from_description(json.loads(json.dumps(codebook.describe())))
+    assert type(again) is type(codebook)
+    assert again.ste == codebook.ste
+    for name in ("levels", "edges"):
+        ours, theirs = getattr(again, name), getattr(codebook, name)
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+
+
+def test_what_no_file_can_hold_is_not_described():
+    with pytest.raises(InvalidValueError, match="a Renamed of your own; use a plain Codebook"):
+        Renamed([0.0, 1.0]).describe()
+    drawn = quant.uniform(2).with_rounding("stochastic", torch.Generator())
+    with pytest.raises(InvalidValueError, match="draws from a generator, which does not travel"):
+        drawn.describe()
+
+
+def test_fixed_levels_have_nothing_to_learn():
+    codebook = quant.uniform(3)
+    assert codebook.freeze() is codebook
+    assert codebook.scaled_parameters(5) == ()
+    assert [tuple(part.shape) for part in codebook.slopes()] == [(0, 8), (0, 8), (0,)]
+    with codebook.seen_by(5):
+        assert codebook.levels is codebook.levels

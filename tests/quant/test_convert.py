@@ -392,7 +392,7 @@ def test_bad_arguments_are_refused(arguments, error, message):
 
 
 def test_only_modules_are_quantized():
-    with pytest.raises(InvalidTypeError, match="net of type list"):
+    with pytest.raises(InvalidTypeError, match=r"net must be a torch\.nn\.Module"):
         quantize([nn.Linear(2, 2)])
     with pytest.raises(
         InvalidValueError, match="there is no layer to quantize; of those with parameters: none"
