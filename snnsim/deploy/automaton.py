@@ -58,7 +58,7 @@ def automaton(part: Part, node: Membrane, codebook: Codebook, shape: tuple[int, 
     def equations(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output, _, after = node.settle(q)
         # the leak of the state itself, not of the state after a reset: the held state is a code
-        return output, after, node.decayed(q)
+        return output, after, node._decayed(q)
 
     dtype = codebook.levels.dtype
     try:

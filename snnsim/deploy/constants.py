@@ -106,7 +106,7 @@ def checked_codebook(part: Part, node: Membrane) -> Codebook:
                 f"it has a {name} of its own, which a table of its leak, fire and reset does not"
                 " show",
             )
-    coupling = node.coupling()
+    coupling = node._why_not_automaton()
     if coupling is not None:
         raise refusal(part, coupling)
     return codebook
@@ -114,11 +114,11 @@ def checked_codebook(part: Part, node: Membrane) -> Codebook:
 
 def input_bits(part: Part, node: Membrane) -> int:
     """Binary digits by which a node divides its input."""
-    if not node.divides_input():
+    if not node._divides_input():
         raise refusal(
             part, "it has a drive of its own; scale the input in the layer before it instead"
         )
-    divisor = node.input_divisor()
+    divisor = node._input_divisor()
     if divisor is None:
         return 0
     mantissa, exponent = torch.frexp(divisor.detach().reshape(-1)[0])

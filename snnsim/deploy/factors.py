@@ -122,11 +122,11 @@ class _Mover:
         return False
 
     def _find_division(self, index: int, part: Part, node: Membrane) -> bool:
-        divisor = node.input_divisor() if node.divides_input() else None
+        divisor = node._input_divisor() if node._divides_input() else None
         if divisor is None or _is_power_of_two(divisor):
             return False
-        known = (LIFNode.input_divisor, ParametricLIFNode.input_divisor)
-        if type(node).input_divisor not in known or "input_divisor" in vars(node):
+        known = (LIFNode._input_divisor, ParametricLIFNode._input_divisor)
+        if type(node)._input_divisor not in known or "_input_divisor" in vars(node):
             raise InvalidValueError(
                 f"to_grid: the neuron {part.name!r} divides its input by {divisor}; scale the layer"
                 " before it instead"

@@ -60,9 +60,9 @@ class OnGrid(Membrane):
 
     grid_bits: int = 16
 
-    def decayed(self, v: Tensor) -> Tensor:
+    def _decayed(self, v: Tensor) -> Tensor:
         """What is left of `v` after one step, on the grid."""
-        leaked = super().decayed(v)
+        leaked = super()._decayed(v)
         return straight_through(rounded(leaked, self.grid_bits), leaked)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -457,14 +457,14 @@ class _Builder(Assembly):
 
     def _may_bisect(self, part: Part, node: Membrane, source: int) -> bool:
         codebook, origin = checked_codebook(part, node), self.origin_of(source)
-        divisor = node.input_divisor()
+        divisor = node._input_divisor()
         return (
             self.bisects
             and codebook.num_levels <= MAX_BISECTED_LEVELS
             and isinstance(self.layers.get(origin), QuantizedWeight)
             and self.is_alone()
             and self.largest_sum(origin) <= FLOAT32_EXACT
-            and node.divides_input()
+            and node._divides_input()
             and (divisor is None or bool((divisor > 0).all()))
         )
 

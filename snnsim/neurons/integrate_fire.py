@@ -21,6 +21,6 @@ class IFNode(BaseNode):
         """All of `v`."""
         return v
 
-    def linear_leak(self) -> tuple[bool, Tensor | None]:
+    def _linear_leak(self) -> tuple[bool, Tensor | None]:
         """No leak at all, unless a subclass has one."""
         return type(self).leak is IFNode.leak, None

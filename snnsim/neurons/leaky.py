@@ -33,11 +33,11 @@ class Leaky(Membrane):
         """What is left of `v`: a step of 1/tau toward rest."""
         return v - (v - self.v_rest) / self.tau
 
-    def linear_leak(self) -> tuple[bool, Tensor | None]:
+    def _linear_leak(self) -> tuple[bool, Tensor | None]:
         """Linear with time constant tau, unless a subclass leaks otherwise."""
         return type(self).leak is Leaky.leak, self.tau
 
-    def input_divisor(self) -> Tensor | None:
+    def _input_divisor(self) -> Tensor | None:
         """tau where `decay_input` asks for it."""
         return self.tau if self.decay_input else None
 
@@ -85,7 +85,7 @@ class LIFNode(Leaky, BaseNode):
         self.tau = tau  # type: ignore[assignment]
         self.decay_input = checked_bool(type(self).__name__, "decay_input", decay_input)
         if state_quant is not None and self.tau.dim() == 0:
-            self.warn_if_stuck(state_quant, self.leak)
+            self._warn_if_stuck(state_quant, self.leak)
 
     def extra_repr(self) -> str:
         return f"{tau_repr(self)}, decay_input={self.decay_input}, {super().extra_repr()}"

@@ -87,14 +87,14 @@ class Membrane(FixedDtype, Temporal):
                 self.register_buffer(name, kept)
             else:
                 super().__setattr__(name, kept)
-            self.check_together()
+            self._check_together()
         except BaseException:
             for place, entries in zip(places, before, strict=True):
                 place.clear()
                 place.update(entries)
             raise
 
-    def check_together(self) -> None:
+    def _check_together(self) -> None:
         """Refuse constants that do not go together; called whenever one is set."""
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -148,25 +148,25 @@ class Membrane(FixedDtype, Temporal):
 
     def drive(self, x: Tensor) -> Tensor:
         """What one step of input adds to the membrane; elementwise, same shape."""
-        divisor = self.input_divisor()
+        divisor = self._input_divisor()
         return x if divisor is None else x / divisor
 
-    def input_divisor(self) -> Tensor | None:
+    def _input_divisor(self) -> Tensor | None:
         """What `drive` divides the input by, a number or broadcasting against `[*n]`; None for
         nothing.
         """
         return None
 
-    def divides_input(self) -> bool:
-        """Whether `drive` is no more than the division by `input_divisor`."""
-        return not self.has_own(Membrane.drive)
+    def _divides_input(self) -> bool:
+        """Whether `drive` is no more than the division by `_input_divisor`."""
+        return not self._has_own(Membrane.drive)
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """Charged membrane `h = leak(v) + drive(x)`."""
         # separate operations: a fused multiply-add would round differently from machine to machine
-        return self.decayed(v) + self.drive(x)
+        return self._decayed(v) + self.drive(x)
 
-    def decayed(self, v: Tensor) -> Tensor:
+    def _decayed(self, v: Tensor) -> Tensor:
         """`leak(v)`, moved on by one level where `min_decay` asks and the leak alone would round
         back.
         """
@@ -207,11 +207,11 @@ class Membrane(FixedDtype, Temporal):
             )
         return super().__getattr__(name)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state that this node could not have held."""
-        super().check_state(state)
+        super()._check_state(state)
         # a step of the user's own may hold more
-        if set(state) - {"v"} and not self.has_own(Membrane.step):
+        if set(state) - {"v"} and not self._has_own(Membrane.step):
             raise StateError(
                 f"{type(self).__name__}: its state is 'v', got {sorted(state)}; take states from"
                 " snnsim.states(net)"
@@ -230,7 +230,7 @@ class Membrane(FixedDtype, Temporal):
                     " is of another network"
                 )
 
-    def state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
+    def _state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
         """float32, or float64 where the input or the codebook is.
 
         Raises:
@@ -288,7 +288,7 @@ class Membrane(FixedDtype, Temporal):
         one step later.
         """
         output, _, after = self.settle(q)
-        return output, after, self.decayed(after)
+        return output, after, self._decayed(after)
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
         """Outputs of a whole sequence `[T, B, *n]`, from the held state or from rest, in the dtype
@@ -299,7 +299,7 @@ class Membrane(FixedDtype, Temporal):
         """
         if self._calls is None and self._carries_state:
             self._check_step()
-        dtype = self.state_dtype(x_seq, self.state_quant)
+        dtype = self._state_dtype(x_seq, self.state_quant)
         # a step without its graph: only its form matters
         first = x_seq.detach()[0]
         held = self.check_held("v", first, dtype)
@@ -332,7 +332,7 @@ class Membrane(FixedDtype, Temporal):
             self._carries_state = self._keeps_graph = True
             for x in x_seq.to(dtype).unbind(0):
                 s, q, v = self.step(x, v)
-                self.trace(s, q, v)
+                self._record(s, q, v)
                 # a copy: one output alone is not stacked, and must not be the state itself
                 outputs.append(s.clone() if s is v else s)
             own = self._state
@@ -345,18 +345,22 @@ class Membrane(FixedDtype, Temporal):
         """How the node would run on one step of input `[B, *n]`, and why: fused, by which engine,
         or step by step.
         """
-        return f"{type(self).__name__}: {self.plan(x).explain(x.unsqueeze(0))}"
+        return f"{type(self).__name__}: {self._plan(x).explain(x.unsqueeze(0))}"
 
-    def plan(self, x: Tensor) -> Plan:
+    def _plan(self, x: Tensor) -> Plan:
         """How the node runs on steps of input like `x`, `[B, *n]`."""
-        return self._planner.plan(self, x, self.state_dtype(x, self.state_quant))
+        return self._planner.plan(self, x, self._state_dtype(x, self.state_quant))
 
     def _as_operator(self, x: Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
         """While compiling: whether the node is one operator for steps like `x`, and whether its
         backward needs the input.
         """
         # an exported program knows no node
-        if torch.compiler.is_exporting() or self._trace is not None or self.coupling() is not None:
+        if (
+            torch.compiler.is_exporting()
+            or self._trace is not None
+            or self._why_not_automaton() is not None
+        ):
             return False, False
         return self._operator_form(x.dim() - 1, dtype)
 
@@ -367,21 +371,21 @@ class Membrane(FixedDtype, Temporal):
     # what torch.compiler.assume_constant_result does, which imports the compiler
     _operator_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def coupling(self) -> str | None:
+    def _why_not_automaton(self) -> str | None:
         """Why the next state does not follow from code and input alone; None where it does."""
         return None
 
-    def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
+    def _linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
         """This node's constants, where its equations are those of integrate-and-fire with a linear
         leak; else None.
         """
         return None
 
-    def is_linear(self) -> bool:
+    def _is_linear(self) -> bool:
         """Whether the equations are those of integrate-and-fire with a linear leak."""
         return False
 
-    def has_own(self, *methods: Callable[..., Any]) -> bool:
+    def _has_own(self, *methods: Callable[..., Any]) -> bool:
         """Whether this node, or a subclass of it, has replaced any of these methods of its base
         classes.
         """
@@ -389,9 +393,9 @@ class Membrane(FixedDtype, Temporal):
             getattr(type(self), m.__name__) is not m or m.__name__ in self.__dict__ for m in methods
         )
 
-    def is_tabular(self) -> bool:
+    def _is_tabular(self) -> bool:
         """Whether a step is: charge, quantize, and what follows from the quantized state alone."""
-        return not self.has_own(Membrane.charge, Membrane.quantize, Membrane.step)
+        return not self._has_own(Membrane.charge, Membrane.quantize, Membrane.step)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -405,7 +409,7 @@ class Membrane(FixedDtype, Temporal):
         # a copy is another node
         self._planner, self._handle = Planner(), Handle(self)
 
-    def check_constants(self, x: Tensor) -> None:
+    def _check_constants(self, x: Tensor) -> None:
         """Refuse constants that do not fit one step of input, or that were moved to where they must
         not be.
         """
@@ -440,17 +444,17 @@ class Membrane(FixedDtype, Temporal):
         before = self.state_quant
         try:
             self.state_quant = codebook
-            self.check_codebook()
+            self._check_codebook()
         except BaseException:
             self.state_quant = before
             raise
 
-    def check_codebook(self) -> None:
+    def _check_codebook(self) -> None:
         """Refuse a codebook that this node cannot work on; warn of one whose levels do not leak."""
-        if self.state_quant is not None and self.stuck_levels():
-            self.warn_if_stuck(self.state_quant, self.leak)
+        if self.state_quant is not None and self._stuck_levels():
+            self._warn_if_stuck(self.state_quant, self.leak)
 
-    def stuck_levels(self) -> int:
+    def _stuck_levels(self) -> int:
         """How many levels the leak alone cannot move; 0 where `min_decay` does, or where neurons
         leak differently.
         """
@@ -466,7 +470,7 @@ class Membrane(FixedDtype, Temporal):
             else 0
         )
 
-    def warn_if_stuck(self, codebook: Codebook, leak: Any) -> None:
+    def _warn_if_stuck(self, codebook: Codebook, leak: Any) -> None:
         """Warn where most levels of a codebook are beyond the leak's reach."""
         stuck = len(codebook.stuck_codes(leak))
         if not self.min_decay and stuck > codebook.num_levels / 2:

@@ -59,7 +59,7 @@ class ParametricLIFNode(Leaky, BaseNode):
         self.w = nn.Parameter(torch.tensor(-math.log(init_tau - 1)))
         self.decay_input = decay_input
         if state_quant is not None:
-            self.warn_if_stuck(state_quant, self.leak)
+            self._warn_if_stuck(state_quant, self.leak)
 
     @property
     def tau(self) -> Tensor:  # type: ignore[override]

@@ -49,7 +49,7 @@ class LIReadout(Leaky, Readout):
         self.tau = tau  # type: ignore[assignment]
         self.decay_input = decay_input
         if state_quant is not None and self.tau.dim() == 0:
-            self.warn_if_stuck(state_quant, self.leak)
+            self._warn_if_stuck(state_quant, self.leak)
 
     def extra_repr(self) -> str:
         return (

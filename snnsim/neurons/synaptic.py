@@ -81,7 +81,7 @@ class SynapticNode(BaseNode):
         self.current = SynapticCurrent(alpha, current_quant)
         self.beta = beta
         if state_quant is not None and self.beta < 1:
-            self.warn_if_stuck(state_quant, self.leak)
+            self._warn_if_stuck(state_quant, self.leak)
 
     def leak(self, v: Tensor) -> Tensor:
         """The fraction `beta` of the membrane."""
@@ -94,7 +94,7 @@ class SynapticNode(BaseNode):
         before = self.current._state
         try:
             # the current reaches the membrane in its own precision, not in that of the input
-            wide = x_seq.to(self.current.state_dtype(x_seq, self.current.state_quant))
+            wide = x_seq.to(self.current._state_dtype(x_seq, self.current.state_quant))
             return super().forward_sequence(self.current.forward_sequence(wide)).to(x_seq.dtype)
         except BaseException:
             # a step that fails changes neither state

@@ -180,10 +180,10 @@ class Temporal(nn.Module):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned; empty for rest."""
         self._check_between_steps("load_state")
-        self.check_state(state)
+        self._check_state(state)
         self._state = dict(state)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state that this module could not have held."""
         if not isinstance(state, Mapping):
             raise InvalidTypeError(
@@ -282,7 +282,7 @@ class Temporal(nn.Module):
                 " from the state of the first; give each place in the network a module of its own"
             )
 
-    def trace(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
+    def _record(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
         """Hand one time step to the recorder, if there is one."""
         if self._trace is not None:
             self._trace.append((output.detach(), charged.detach(), after.detach()))

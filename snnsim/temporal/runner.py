@@ -455,7 +455,7 @@ def set_states(net: nn.Module, states: Mapping[str, Mapping[str, Tensor]]) -> No
             f"set_states: these states are of another network: missing {missing}, unknown {unknown}"
         )
     for name, module in modules.items():
-        module.check_state(states[name])
+        module._check_state(states[name])
     for name, module in modules.items():
         module.load_state(states[name])
 

@@ -33,7 +33,7 @@ def test_scales_biases_edges_and_leaks_are_multiples():
         assert on_grid(layer.quantized_bias(), 11)
     for node in (net[2], net[4]):
         assert on_grid(node.state_quant.edges, 11)
-        assert on_grid(node.decayed(node.state_quant.levels), 11)
+        assert on_grid(node._decayed(node.state_quant.levels), 11)
 
 
 def test_modules_stay_the_objects_they_were():
@@ -252,7 +252,7 @@ def test_leak_on_a_grid_passes_its_gradient_straight_through():
 
     node = GridLIF(3.0, state_quant=quant.uniform(4))
     v = torch.tensor([0.3, -0.4], requires_grad=True)
-    leaked = node.decayed(v)
+    leaked = node._decayed(v)
     leaked.sum().backward()
     assert on_grid(leaked, 3)
     torch.testing.assert_close(v.grad, torch.full((2,), 2 / 3), atol=1e-5, rtol=1e-5)

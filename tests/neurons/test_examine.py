@@ -141,7 +141,7 @@ def test_a_state_in_an_attribute_is_seen_and_left_alone():
     class Adapting(LIFNode):
         a = 0.0
 
-        def firing_threshold(self, q):
+        def _firing_threshold(self, q):
             return 1 + 0.5 * torch.as_tensor(self.a)
 
         def fire(self, q):
@@ -288,7 +288,7 @@ class Divided(LIFNode):
         super().__init__(**options)
         self.scale = nn.Parameter(torch.zeros(()))
 
-    def input_divisor(self):
+    def _input_divisor(self):
         return self.scale
 
 

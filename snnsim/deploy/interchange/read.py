@@ -446,7 +446,7 @@ def _shape_behind(node: Node, module: nn.Module, shape: tuple[int, ...]) -> tupl
                 f"it takes {axes} axes{'' if declared is None else f', the last of {declared}'}"
             )
         if isinstance(module, Membrane):
-            module.check_constants(x)
+            module._check_constants(x)
         if kind in WEIGHTED:
             return tuple(WEIGHTED[kind](**_arguments(node, kind), device="meta")(x).shape[1:])
         return tuple(module(x).shape[1:]) if isinstance(module, POOLS) else shape
