@@ -6,9 +6,9 @@ from snnsim._core.debug import check_finite, is_debugging
 
 def test_is_off_at_start_and_switches():
     assert not is_debugging()
-    snnsim._core.debug(True)
+    snnsim.debug(True)
     assert is_debugging()
-    snnsim._core.debug(False)
+    snnsim.debug(False)
     assert not is_debugging()
 
 

@@ -213,7 +213,7 @@ def test_nan_is_named_while_debugging():
     node = IFNode()
     x = torch.zeros(2, 3)
     x[1, 2] = torch.nan
-    snnsim._core.debug(True)
+    snnsim.debug(True)
     try:
         with pytest.raises(
             InvalidValueError, match=r"1 NaN of 6 values, at \(1, 2\) of shape \(2, 3\)"
@@ -223,10 +223,10 @@ def test_nan_is_named_while_debugging():
         with pytest.raises(InvalidValueError, match=r"at \(0, 1, 2\), .* of shape \(3, 2, 3\)"):
             MultiStep(node)(torch.stack([x, x, x]))
     finally:
-        snnsim._core.debug(False)
+        snnsim.debug(False)
     assert node(x)[1, 2].isnan()
     with pytest.raises(InvalidTypeError, match="True or False"):
-        snnsim._core.debug(1)
+        snnsim.debug(1)
 
 
 def test_another_batch_size_than_the_held_state_raises_and_changes_nothing():
