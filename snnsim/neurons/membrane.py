@@ -297,7 +297,7 @@ class Membrane(FixedDtype, Temporal):
         Fused over time where the node's equations allow, else step by step; the values are the
         same.
         """
-        if self._calls is None and self._carries_state:
+        if self._run.is_alone and self._run.carries:
             self._check_step()
         dtype = self._state_dtype(x_seq, self.state_quant)
         # a step without its graph: only its form matters
@@ -325,11 +325,11 @@ class Membrane(FixedDtype, Temporal):
         """Outputs of a sequence one step after the other, and the state after it; what steps hold
         besides reaches the next one.
         """
-        outputs, carries, keeps, before = [], self._carries_state, self._keeps_graph, self._state
+        outputs, run, before = [], self._run, self._state
         own: dict[str, Tensor] = {}
         try:
-            self._state = before if carries else {}
-            self._carries_state = self._keeps_graph = True
+            self._state = before if run.carries else {}
+            self._run = run._replace(carries=True, keeps_graph=True)
             for x in x_seq.to(dtype).unbind(0):
                 s, q, v = self.step(x, v)
                 self._record(s, q, v)
@@ -337,7 +337,7 @@ class Membrane(FixedDtype, Temporal):
                 outputs.append(s.clone() if s is v else s)
             own = self._state
         finally:
-            self._carries_state, self._keeps_graph, self._state = carries, keeps, before
+            self._run, self._state = run, before
         self.hold(**own)
         return stack_steps(outputs).to(x_seq.dtype), v
 

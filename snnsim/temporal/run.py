@@ -1,4 +1,4 @@
-"""One run: what a runner tells the modules of a network for the length of a call, and how it is
+"""One run: what a runner sets in the modules of a network for the length of a call, and how it is
 taken back.
 """
 
@@ -10,67 +10,55 @@ from typing import Any
 from torch import Tensor, nn
 
 from snnsim.errors import InvalidTypeError, RunError, ShapeError
-from snnsim.temporal.module import Temporal, fold, stack_steps
+from snnsim.temporal.module import Run, Temporal, fold, stack_steps
 
-__all__ = ["Batched", "Run", "StandIn", "Stepped", "each", "has_own_forward"]
+__all__ = ["Batched", "Before", "StandIn", "Stepped", "each", "take_steps"]
 
 
-class Run:
-    """What is set in the modules of a network for the length of one call.
+class Before:
+    """What the modules of a network had before a call, to be put back.
 
     `leave` and `undo` may be called again, also where an interrupt ended `enter` or themselves half
     way.
     """
 
     def __init__(self) -> None:
-        self._before: list[tuple[Temporal, dict[str, Any], dict[str, Tensor]]] = []
+        self._modules: list[tuple[Temporal, Run, dict[str, Tensor]]] = []
         self._forwards: list[tuple[nn.Module, Callable[..., Any] | None]] = []
         # what a recorder collects, and how much of it was there
         self._traces: list[tuple[list[Any], int]] = []
 
     @classmethod
-    def as_it_is(cls, net: nn.Module) -> Run:
-        """What is set in the modules of `net` now, for `undo` to set it again."""
-        run = cls()
+    def of(cls, net: nn.Module) -> Before:
+        """What the modules of `net` have now."""
+        before = cls()
         for module in net.modules():
             if isinstance(module, Temporal):
-                run._before.append((module, _attributes(module), module._state))
-            run._forwards.append((module, module.__dict__.get("forward")))
-        return run
+                before._modules.append((module, module._run, module._state))
+            before._forwards.append((module, module.__dict__.get("forward")))
+        return before
 
-    def enter(
-        self,
-        modules: Sequence[Temporal],
-        stand_ins: Iterable[StandIn],
-        *,
-        steps: int | None,
-        carries: bool,
-        graph: bool,
-        rows: int = 0,
-    ) -> None:
-        """Tell modules about the run, and put the stand-ins in place."""
-        if any(module._calls is not None for module in modules):
-            raise RunError(
-                "a runner was called within a run of the same network; runners do not nest, use"
-                " only the outer one, and a copy of the network in each thread"
-            )
+    def enter(self, modules: Sequence[Temporal], stand_ins: Iterable[StandIn], run: Run) -> None:
+        """Tell modules about a run, and put the stand-ins in place."""
         for module in modules:
-            self._before.append((module, _attributes(module), module._state))
-            trace = module.__dict__.get("_trace")
-            if trace is not None:
-                self._traces.append((trace, len(trace)))
-            # at once, past nn.Module, which looks for parameters in everything
-            module.__dict__.update(
-                _time_steps=steps, _carries_state=carries, _keeps_graph=graph, _calls=0, _rows=rows
-            )
+            if not module._run.is_alone:
+                raise RunError(
+                    "a runner was called within a run of the same network; runners do not nest, use"
+                    " only the outer one, and a copy of the network in each thread"
+                )
+        for module in modules:
+            self._modules.append((module, module._run, module._state))
+            if module._trace is not None:
+                self._traces.append((module._trace, len(module._trace)))
+            object.__setattr__(module, "_run", run)
         for stand_in in stand_ins:
             self._forwards.append((stand_in.module, stand_in.module.__dict__.get("forward")))
             stand_in.module.__dict__["forward"] = stand_in
 
     def leave(self) -> None:
         """Undo `enter`, held states excepted."""
-        for module, attributes, _ in self._before:
-            module.__dict__.update(attributes)
+        for module, run, _ in self._modules:
+            object.__setattr__(module, "_run", run)
         for other, forward in self._forwards:
             if forward is None:
                 other.__dict__.pop("forward", None)
@@ -88,18 +76,40 @@ class Run:
 
     def restore_states(self) -> None:
         """Put back the states that were held before."""
-        for module, _, state in self._before:
+        for module, _, state in self._modules:
             module._state = state
 
 
-def _attributes(module: Temporal) -> dict[str, Any]:
-    return {
-        "_time_steps": module._time_steps,
-        "_carries_state": module._carries_state,
-        "_keeps_graph": module._keeps_graph,
-        "_calls": module._calls,
-        "_rows": module._rows,
-    }
+def take_steps(
+    modules: Sequence[Temporal],
+    before: Before,
+    step: Callable[[int], Any],
+    run: Run,
+) -> list[Any]:
+    """Outputs of `step(t)`, for one time step after the other.
+
+    Args:
+        modules: that take part.
+        before: what they had before.
+        step: calls them once.
+        run: its `steps`, and what becomes of the state.
+    """
+    single = Run(is_alone=False)
+    for module in modules:
+        module._run = single
+        if not run.carries:
+            module.reset()
+    outputs = []
+    for t in range(run.steps or 0):
+        for module in modules:
+            module._run = single
+        outputs.append(step(t))
+    if not run.carries:
+        before.restore_states()
+    elif not run.keeps_graph:
+        for module in modules:
+            module.detach()
+    return outputs
 
 
 class StandIn:
@@ -156,78 +166,56 @@ class Stepped(StandIn):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module
         # within the steps of a module above it, a step like any other
-        if not isinstance(module, Temporal) or module._time_steps is None:
+        if not isinstance(module, Temporal) or module._run.steps is None:
             return self.forward(*args, **kwargs)
-        steps, carries, graph = module._time_steps, module._carries_state, module._keeps_graph
+        run = module._run
         inputs = [
-            module._unfold(x) if isinstance(x, Tensor) and x.dim() else x
+            module._unfold(x, run) if isinstance(x, Tensor) and x.dim() else x
             for x in (*args, *kwargs.values())
         ]
         parts = [part for part in module.modules() if isinstance(part, Temporal)]
         for part in parts:
-            part._check_unused()
-        before = Run.as_it_is(module)
+            if part._run.is_used:
+                part._refuse_reuse()
+
+        def step(t: int) -> Any:
+            values = [x[t] if isinstance(x, Tensor) and x.dim() else x for x in inputs]
+            named = dict(zip(kwargs, values[len(args) :], strict=True))
+            return self.forward(*values[: len(args)], **named)
+
+        before = Before.of(module)
         try:
-            for part in parts:
-                part.__dict__.update(_time_steps=None, _carries_state=True, _keeps_graph=True)
-                if not carries:
-                    part.reset()
-            outputs = []
-            for t in range(steps):
-                for part in parts:
-                    part._calls = 0
-                step = [x[t] if isinstance(x, Tensor) and x.dim() else x for x in inputs]
-                outputs.append(
-                    self.forward(
-                        *step[: len(args)], **dict(zip(kwargs, step[len(args) :], strict=True))
-                    )
-                )
-            if not carries:
-                before.restore_states()
-            elif not graph:
-                for part in parts:
-                    part.detach()
+            outputs = take_steps(parts, before, step, run)
         finally:
             before.leave()
         for part in parts:
-            part._calls = 1
+            part._run = run._replace(is_used=True)
         return each(lambda outputs: fold(stack_steps(outputs)), outputs, type(module).__name__)
 
 
-def has_own_forward(module: Temporal) -> bool:
-    """Whether the `forward` of a Temporal module is another than the one that unfolds time."""
-    return type(module).forward is not Temporal.forward or "forward" in module.__dict__
-
-
-def each(function: Callable[[list[Tensor]], Tensor], outputs: Sequence[Any], who: str) -> Any:
+def each(function: Callable[[Sequence[Tensor]], Tensor], outputs: Sequence[Any], who: str) -> Any:
     """`function` of the tensors in the same place of outputs that are alike; of each in tuples,
     lists and dicts.
 
     Raises:
         InvalidTypeError: an output that is none of these, or another one than the first.
     """
-    tensors = [output for output in outputs if isinstance(output, Tensor)]
-    if len(tensors) == len(outputs):
-        return function(tensors)
     first = outputs[0]
+    if isinstance(first, Tensor) and (
+        len(outputs) == 1 or all(isinstance(output, Tensor) for output in outputs)
+    ):
+        return function(outputs)
+    changes = f"{who}: the network must return the same at every time step, got"
     if any(type(output) is not type(first) for output in outputs):
-        raise InvalidTypeError(
-            f"{who}: the network must return the same at every time step, got "
-            f"{', '.join(sorted({type(output).__name__ for output in outputs}))}"
-        )
+        kinds = sorted({type(output).__name__ for output in outputs})
+        raise InvalidTypeError(f"{changes} {', '.join(kinds)}")
     if isinstance(first, dict):
         if any(output.keys() != first.keys() for output in outputs):
-            raise InvalidTypeError(
-                f"{who}: the network must return the same at every time step, got dicts of"
-                " different keys"
-            )
+            raise InvalidTypeError(f"{changes} dicts of different keys")
         return {key: each(function, [output[key] for output in outputs], who) for key in first}
     if isinstance(first, list | tuple):
         if any(len(output) != len(first) for output in outputs):
-            raise InvalidTypeError(
-                f"{who}: the network must return the same at every time step, got"
-                f" {type(first).__name__}s of different lengths"
-            )
+            raise InvalidTypeError(f"{changes} {type(first).__name__}s of different lengths")
         values = [each(function, list(group), who) for group in zip(*outputs, strict=True)]
         # a named tuple takes its fields one by one
         return type(first)(*values) if hasattr(first, "_fields") else type(first)(values)
