@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -21,173 +21,9 @@ from snnsim.errors import (
     StateError,
 )
 from snnsim.temporal.module import Run, Temporal, fold, stack_steps, temporal_modules
-from snnsim.temporal.run import Batched, Before, StandIn, Stepped, each, take_steps
+from snnsim.temporal.run import Batched, Before, Members, each, take_steps
 
 __all__ = ["MultiStep", "SingleStep", "checkpoint", "detach", "reset", "set_states", "states"]
-
-Modules: TypeAlias = tuple[type[nn.Module], ...]
-SOFTMAXES: Modules = (nn.Softmax, nn.LogSoftmax, nn.Softmin)
-# modules that work along an axis which is given by its number
-ALONG: Modules = (*SOFTMAXES, nn.GLU, nn.CosineSimilarity)
-# modules that know their input by sizes, among which a batch may pass for one: which sizes, and the
-# axes of one sample
-SIZED: dict[type[nn.Module], Callable[[Any], tuple[tuple[int, ...], int]]] = {
-    nn.modules.conv._ConvNd: lambda module: ((module.in_channels,), len(module.kernel_size) + 1),
-    nn.Linear: lambda module: ((module.in_features,), 1),
-    nn.Bilinear: lambda module: ((module.in1_features, module.in2_features), 1),
-    nn.RNNCellBase: lambda module: ((module.input_size,), 1),
-    nn.LayerNorm: lambda module: (module.normalized_shape[:1], len(module.normalized_shape)),
-    nn.RMSNorm: lambda module: (module.normalized_shape[:1], len(module.normalized_shape)),
-    nn.modules.instancenorm._InstanceNorm: lambda module: (
-        (module.num_features,),
-        module._get_no_batch_dim(),
-    ),
-}
-# modules of torch's own that may take the axis of time and batch for another one
-AXES: Modules = (nn.RNNBase, nn.MultiheadAttention, nn.Softmax2d, *ALONG, *SIZED)
-# what says how they do: all attributes that are read here
-READ = ("forward", "dim", "batch_first", "in_channels", "kernel_size", "in_features")
-READ += ("in1_features", "in2_features", "input_size", "normalized_shape", "num_features")
-
-
-class Refused(NamedTuple):
-    """Modules that a runner cannot run, and what to say of them.
-
-    Attributes:
-        kinds: of module.
-        attribute: that decides; "" for all of these kinds.
-        value: with which they are refused.
-        reason: what follows their name in the message.
-    """
-
-    kinds: Modules
-    attribute: str
-    value: object
-    reason: str
-
-
-REFUSED = (
-    Refused(
-        (nn.MultiheadAttention,),
-        "batch_first",
-        False,
-        "with batch_first=False, which takes the first axis for its sequence, and here that is the"
-        " batch; make it, or the transformer layer that it belongs to, with batch_first=True and"
-        " give it [B, sequence, features]",
-    ),
-    Refused(
-        SOFTMAXES,
-        "dim",
-        None,
-        "without dim, which for 3 axes is the batch; give it the axis, as in dim=-1",
-    ),
-)
-
-
-class _Network:
-    """The modules of a network that a runner has to do with, as they were when it was looked at.
-
-    Args:
-        runner: whose network it is.
-
-    Attributes:
-        temporal: modules that know about time.
-
-    Raises:
-        RunError: a module that cannot run.
-    """
-
-    def __init__(self, runner: _Runner) -> None:
-        self.temporal: list[Temporal] = []
-        self._stand_ins: list[StandIn] = []
-        # for modules that may take a batch of one of these sizes for another axis
-        self._sized: list[tuple[tuple[int, ...], StandIn]] = []
-        # every module with its type, its children and what was read of it
-        self._seen: list[tuple[nn.Module, type, dict[str, Any], list[tuple[str, Any]]]] = []
-        compiling = torch.compiler.is_compiling()
-        above = "."
-        for name, module in runner.net.named_modules():
-            kind = type(module)
-            # a Temporal module sees time, and knows what it hands on
-            is_below = name.startswith(above)
-            is_read = True
-            if issubclass(kind, Temporal):
-                if not is_below:
-                    above = f"{name}." if name else ""
-                self._add_temporal(runner, name, module)
-            elif issubclass(kind, _Runner):
-                raise RunError(
-                    f"{type(runner).__name__}: the network holds a runner at {name!r}; runners do"
-                    " not nest, use only the outer one"
-                )
-            elif not is_below and (issubclass(kind, AXES) or hasattr(kind, "forward_sequence")):
-                self._add_checked(runner, name, module, compiling)
-            else:
-                is_read = False
-            if not compiling:
-                values = [(n, getattr(module, n)) for n in READ if is_read and hasattr(module, n)]
-                self._seen.append((module, kind, dict(module._modules), values))
-
-    def _add_temporal(self, runner: _Runner, name: str, module: Any) -> None:
-        kind = type(module)
-        if kind.__call__ is not nn.Module.__call__:
-            raise RunError(
-                f"{type(runner).__name__}: {name!r} ({kind.__name__}) has a __call__ of its own,"
-                " which would be given time for batch; name it forward, for one step, or"
-                " forward_sequence, for all of them"
-            )
-        self.temporal.append(module)
-        if kind.forward is not Temporal.forward or "forward" in module.__dict__:
-            self._stand_ins.append(Stepped(module, name))
-
-    def _add_checked(self, runner: _Runner, name: str, module: Any, compiling: bool) -> None:
-        """Take in a module that may take another axis for the batch, or refuse it."""
-        who, kind = type(runner).__name__, type(module).__name__
-        if hasattr(type(module), "forward_sequence"):
-            raise RunError(
-                f"{who}: {name!r} ({kind}) has a forward_sequence and does not derive from"
-                " snnsim.layers.Temporal, so it would not be called; derive it from there"
-            )
-        for kinds, attribute, value, reason in runner._refused:
-            if isinstance(module, kinds) and (not attribute or getattr(module, attribute) == value):
-                raise RunError(f"{who}: {name!r} is an nn.{kind} {reason}")
-        if isinstance(module, nn.MultiheadAttention):
-            self._stand_ins.append(Batched(module, name, 2))
-        elif isinstance(module, nn.Softmax2d):
-            self._stand_ins.append(Batched(module, name, 3))
-        elif isinstance(module, ALONG):
-            # an axis that is counted from the last may be the first
-            if runner._folds and module.dim is not None and module.dim < 0:
-                self._stand_ins.append(Batched(module, name, -module.dim))
-        elif not compiling:
-            for sized, look in SIZED.items():
-                if isinstance(module, sized):
-                    sizes, axes = look(module)
-                    self._sized.append((sizes, Batched(module, name, axes)))
-                    break
-
-    def is_that_of(self, net: nn.Module) -> bool:
-        """True while `net` is this network and what was read of it has not changed."""
-        if self._seen[0][0] is not net:
-            return False
-        for module, kind, children, values in self._seen:
-            if type(module) is not kind or module._modules != children:
-                return False
-            for name, value in values:
-                if getattr(module, name, None) != value:
-                    return False
-        return True
-
-    def stand_ins(self, rows: int, batch: int) -> list[StandIn]:
-        """What takes the place of a `forward` where the first axis of what modules are given has
-        one of these sizes.
-        """
-        found = list(self._stand_ins)
-        for sizes, stand_in in self._sized:
-            # a lazy module takes its sizes from its first input
-            if rows in sizes or batch in sizes or 0 in sizes:
-                found.append(stand_in)
-        return found
 
 
 class _Runner(nn.Module):
@@ -204,10 +40,8 @@ class _Runner(nn.Module):
             was.
     """
 
-    # MultiStep folds time into the batch
     _folds = False
-    _refused: tuple[Refused, ...] = REFUSED
-    _network: _Network | None = None
+    _members: Members | None = None
 
     def __init__(
         self, net: nn.Module, *, time_steps: int | None = None, carry_state: bool | str = False
@@ -244,30 +78,36 @@ class _Runner(nn.Module):
             filter(None, [steps, f"carry_state={self.carry_state!r}" if self.carry_state else ""])
         )
 
-    def _look(self) -> _Network:
-        """The network, checked; kept while nothing has changed that was looked at."""
-        if torch.compiler.is_compiling():
-            return _Network(self)
-        network = self._network
-        if network is None or not network.is_that_of(self.net):
-            network = _Network(self)
-            # kept past nn.Module: stand-ins that stay the same keep a compiled network
-            object.__setattr__(self, "_network", network)
-        return network
+    def _look(self) -> Members:
+        """The modules that take part, all of them checked."""
+        who = type(self).__name__
+        for name, module in self.net.named_modules():
+            if isinstance(module, _Runner):
+                raise RunError(
+                    f"{who}: the network holds a runner at {name!r}; runners do not nest, use only"
+                    " the outer one"
+                )
+        members = Members(self.net, who, self._folds)
+        if not torch.compiler.is_compiling():
+            # past nn.Module: no part of this one
+            object.__setattr__(self, "_members", members)
+        return members
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_network"}
+        return {name: value for name, value in self.__dict__.items() if name != "_members"}
 
     def forward(self, *x_seq: Tensor) -> Any:
         """Run the sequences `[T, B, *n]` (or static inputs `[B, *n]` with `time_steps`); the
         outputs get `[T, B]` back.
         """
-        network = self._look()
-        steps, inputs = self._check_sequences(x_seq, network.temporal)
+        members = self._members
+        if torch.compiler.is_compiling() or members is None or not members.are_those_of(self.net):
+            members = self._look()
+        steps, inputs = self._check_sequences(x_seq, members)
         before = Before()
         try:
             try:
-                return self._compute(network, before, steps, inputs)
+                return self._compute(members, before, steps, inputs)
             finally:
                 before.leave()
         # once more: an interrupt may have come while the run was left
@@ -277,19 +117,19 @@ class _Runner(nn.Module):
             raise
 
     def _compute(
-        self, network: _Network, before: Before, steps: int, inputs: Sequence[Tensor]
+        self, members: Members, before: Before, steps: int, inputs: Sequence[Tensor]
     ) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} must implement _compute")
+        raise NotImplementedError
 
     def _check_sequences(
-        self, sequences: tuple[Tensor, ...], modules: Sequence[Temporal]
+        self, sequences: tuple[Tensor, ...], members: Members
     ) -> tuple[int, tuple[Tensor, ...]]:
         """The number of time steps, the same in all inputs, and the inputs, dense."""
         who = type(self).__name__
         if not sequences:
             raise InvalidTypeError(f"{who}: needs an input, x_seq [T, B, *n]")
         if self.carry_state:
-            self._check_carry(modules)
+            self._check_carry(members.temporal)
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
             raise RunError(
                 f"{who}: torch.jit.trace cannot see what neurons compute, and would keep this run's"
@@ -379,44 +219,24 @@ class MultiStep(_Runner):
     """
 
     _folds = True
-    _refused = (
-        *REFUSED,
-        Refused(
-            (nn.RNNCellBase,), "", None, "which has to be fed step by step; use snnsim.SingleStep"
-        ),
-        Refused(
-            (nn.RNNBase,),
-            "",
-            None,
-            "which would take time for batch; run it outside, or use snnsim.SingleStep with an"
-            " nn.LSTMCell, nn.GRUCell or nn.RNNCell",
-        ),
-        Refused(
-            ALONG,
-            "dim",
-            0,
-            "with dim=0, which is time and batch; use snnsim.SingleStep, or another dim",
-        ),
-    )
 
     def _compute(
-        self, network: _Network, before: Before, steps: int, inputs: Sequence[Tensor]
+        self, members: Members, before: Before, steps: int, inputs: Sequence[Tensor]
     ) -> Any:
         # leading layers of a static input see the batch alone
         batch = inputs[0].shape[0 if self.time_steps else 1]
         rows = steps * batch
-        stand_ins = network.stand_ins(rows, batch if self.time_steps else rows)
         run = Run(steps, bool(self.carry_state), self.carry_state == "graph", rows, False)
-        before.enter(network.temporal, stand_ins, run)
+        before.enter(members, run, rows, batch if self.time_steps else rows)
         if self.time_steps is None:
             output = self.net(*map(fold, inputs))
         else:
             net, once = _split_static(self.net, inputs)
 
-            def repeat(xs: Sequence[Tensor]) -> Tensor:
+            def repeated(xs: Sequence[Tensor]) -> Tensor:
                 return fold(xs[0].expand(steps, *xs[0].shape))
 
-            output = net(*(each(repeat, [x], "MultiStep") for x in once))
+            output = net(*(each(repeated, [x], "MultiStep") for x in once))
 
         def unfold(outputs: Sequence[Tensor]) -> Tensor:
             x = outputs[0]
@@ -440,23 +260,12 @@ class SingleStep(_Runner):
     Args: see _Runner.
     """
 
-    _refused = (
-        *REFUSED,
-        Refused(
-            (nn.RNNBase,),
-            "",
-            None,
-            "which would take the batch of one step for time; use an nn.LSTMCell, nn.GRUCell or"
-            " nn.RNNCell",
-        ),
-    )
-
     def _compute(
-        self, network: _Network, before: Before, steps: int, inputs: Sequence[Tensor]
+        self, members: Members, before: Before, steps: int, inputs: Sequence[Tensor]
     ) -> Any:
         batch = inputs[0].shape[0 if self.time_steps else 1]
         run = Run(steps, bool(self.carry_state), self.carry_state == "graph", is_alone=False)
-        before.enter(network.temporal, network.stand_ins(batch, batch), run._replace(steps=None))
+        before.enter(members, run._replace(steps=None), batch)
         net: Callable[..., Any] = self.net
         if self.time_steps:
             net, inputs = _split_static(self.net, inputs)
@@ -464,7 +273,7 @@ class SingleStep(_Runner):
         def step(t: int) -> Any:
             return net(*(x if self.time_steps else x[t] for x in inputs))
 
-        outputs = take_steps(network.temporal, before, step, run)
+        outputs = take_steps(members.temporal, before, step, run)
         return each(stack_steps, outputs, "SingleStep")
 
 
