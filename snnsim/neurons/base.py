@@ -3,7 +3,6 @@ driven."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +15,14 @@ from snnsim._core.warn import warn_user
 from snnsim.automaton.build import channel_constants
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.kernels.table import LinearMembrane
-from snnsim.neurons.arguments import check_firing_levels, checked_surrogate, warn_if_far
-from snnsim.neurons.constants import V_RESET, V_THRESHOLD, Constant
+from snnsim.neurons.arguments import (
+    V_RESET,
+    V_THRESHOLD,
+    Constants,
+    check_firing_levels,
+    checked_surrogate,
+    warn_if_far,
+)
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
@@ -51,7 +56,7 @@ class BaseNode(Membrane):
         InvalidTypeError, InvalidValueError: arguments that cannot work together, at construction.
     """
 
-    constants: ClassVar[Mapping[str, Constant]] = {"v_threshold": V_THRESHOLD, "v_reset": V_RESET}
+    constants: ClassVar[Constants] = {"v_threshold": V_THRESHOLD, "v_reset": V_RESET}
     v_threshold: float | Tensor
     v_reset: float | None
     # whether the last run found what is learned out of reach
@@ -163,6 +168,7 @@ class BaseNode(Membrane):
         if (
             self._has_own(*equations)
             or not self._is_tabular()
+            or self.grid_bits is not None
             or type(self.surrogate).__call__ is not Surrogate.__call__
         ):
             return False
@@ -212,17 +218,11 @@ class BaseNode(Membrane):
         self._margin = (threshold.detach(), float(evaluation))
         self._planner.clear()
 
-    def extra_repr(self) -> str:
-        threshold = (
-            self.v_threshold
-            if isinstance(self.v_threshold, float)
-            else f"{tuple(self.v_threshold.shape)}"
-        )
-        text = f"v_threshold={threshold}, v_reset={self.v_reset}, surrogate={self.surrogate}"
-        text += ", learn_threshold=True" * isinstance(self.v_threshold, nn.Parameter)
-        return (
-            text + ", detach_reset=True" * self.detach_reset + ", min_decay=True" * self.min_decay
-        )
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            **super()._arguments(),
+            "learn_threshold": isinstance(self.v_threshold, nn.Parameter),
+        }
 
     def _check_constants(self, x: Tensor) -> None:
         """Refuse a threshold that does not fit one step of input, or that has learned its way out

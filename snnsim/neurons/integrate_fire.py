@@ -22,5 +22,4 @@ class IFNode(BaseNode):
         return v
 
     def _linear_leak(self) -> tuple[bool, Tensor | None]:
-        """No leak at all, unless a subclass has one."""
         return type(self).leak is IFNode.leak, None

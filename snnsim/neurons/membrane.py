@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -14,19 +15,24 @@ from snnsim._core.modules import FixedDtype
 from snnsim._core.warn import warn_user
 from snnsim.errors import InvalidTypeError, InvalidValueError, NoCodesError, StateError
 from snnsim.kernels.table import LinearMembrane
-from snnsim.neurons.arguments import check_broadcast, checked_codebook
-from snnsim.neurons.constants import Constant
+from snnsim.neurons.arguments import (
+    Constants,
+    check_broadcast,
+    checked_codebook,
+    shown,
+    signature_of,
+)
 from snnsim.neurons.handle import Handle
 from snnsim.neurons.plan import Plan, Planner, operator_form
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.ste import straight_through
+from snnsim.quant.ste import rounded, straight_through
 from snnsim.temporal.module import RUN_ATTRIBUTES, Temporal, stack_steps
 
 __all__ = ["Membrane"]
 
 
 # attributes that no equation reads
-BOOKKEEPING = RUN_ATTRIBUTES | {"_planner", "_handle", "_is_out_of_reach"}
+BOOKKEEPING = RUN_ATTRIBUTES | {"_planner", "_handle", "_is_out_of_reach", "_has_warned"}
 
 
 class Membrane(FixedDtype, Temporal):
@@ -42,8 +48,17 @@ class Membrane(FixedDtype, Temporal):
     """
 
     # of the equations, by attribute
-    constants: ClassVar[Mapping[str, Constant]] = MappingProxyType({})
+    constants: ClassVar[Constants] = MappingProxyType({})
     v_rest: float
+    # the leaked membrane is a multiple of 2**-grid_bits, for integers; None leaves it as it is
+    grid_bits: int | None = None
+    # levels that the leak cannot move are worth a warning, once
+    _is_leaky = False
+    _has_warned = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__signature__ = signature_of(cls)  # type: ignore[attr-defined]
 
     def __init__(
         self, v_rest: float | None, state_quant: Codebook | None, min_decay: bool = False
@@ -97,6 +112,29 @@ class Membrane(FixedDtype, Temporal):
     def _check_together(self) -> None:
         """Refuse constants that do not go together; called whenever one is set."""
 
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor by name, for a node like this one, as its repr, its files
+        and its description in other formats say them.
+        """
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def _stages(self) -> tuple[Membrane, ...]:
+        """Membranes that the input comes by, this one last."""
+        return (self,)
+
+    def extra_repr(self) -> str:
+        parts, arguments = [], inspect.signature(type(self)).parameters
+        for name, value in self._arguments().items():
+            text = shown(value)
+            # a switch that is off says nothing
+            is_off = (value is False or value is None) and arguments[name].default is value
+            if text is not None and not is_off:
+                parts.append(f"{name}={text}")
+        if self.grid_bits is not None:
+            parts.append(f"grid_bits={self.grid_bits}")
+        return ", ".join(parts)
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         tensor = next(iter((*self.parameters(), *self.buffers())), None)
@@ -105,6 +143,10 @@ class Membrane(FixedDtype, Temporal):
             value = self.__dict__.get(name)
             if isinstance(value, float):
                 destination[prefix + name] = torch.tensor(value, dtype=torch.float64, device=device)
+        # a network that is not on the grid must not take these values for its own: its layers
+        # would divide by tau twice
+        if self.grid_bits is not None:
+            destination[prefix + "grid_bits"] = torch.tensor(self.grid_bits, device=device)
 
     def _load_from_state_dict(
         self,
@@ -116,6 +158,14 @@ class Membrane(FixedDtype, Temporal):
         unexpected: list[str],
         errors: list[str],
     ) -> None:
+        if self.grid_bits is not None:
+            bits = state_dict.pop(prefix + "grid_bits", None)
+            if bits is not None and not bits.is_meta and int(bits) != self.grid_bits:
+                errors.append(
+                    f"{prefix}grid_bits: the file is of a network on the grid of 2**-{int(bits)},"
+                    f" and this one is on that of 2**-{self.grid_bits}; call to_grid with"
+                    f" grid_bits={int(bits)} on a fresh one"
+                )
         for name, constant in self.constants.items():
             found = state_dict.get(prefix + name)
             if found is None or found.is_meta:
@@ -143,11 +193,11 @@ class Membrane(FixedDtype, Temporal):
         self._planner.clear()
 
     def leak(self, v: Tensor) -> Tensor:
-        """What is left of the membrane after one step without input; elementwise, same shape."""
+        """Leaked membrane after one step without input; elementwise, same shape."""
         raise NotImplementedError(f"{type(self).__name__} must implement leak(v)")
 
     def drive(self, x: Tensor) -> Tensor:
-        """What one step of input adds to the membrane; elementwise, same shape."""
+        """Input as the membrane receives it in one step; elementwise, same shape."""
         divisor = self._input_divisor()
         return x if divisor is None else x / divisor
 
@@ -168,18 +218,14 @@ class Membrane(FixedDtype, Temporal):
 
     def _decayed(self, v: Tensor) -> Tensor:
         """`leak(v)`, moved on by one level where `min_decay` asks and the leak alone would round
-        back.
+        back; then on its grid.
         """
         leaked = self.leak(v)
-        if not self.min_decay or self.state_quant is None:
+        if self.min_decay and self.state_quant is not None:
+            leaked = _moved(self.state_quant, v.detach(), leaked, self.v_rest)
+        if self.grid_bits is None:
             return leaked
-        codebook, before, after = self.state_quant, v.detach(), leaked.detach()
-        # rest itself is not stuck, also where it is only near a level
-        resting = codebook.snap(torch.full_like(before[:1], self.v_rest), self.v_rest)
-        stuck = (codebook(after) == before) & (after != before) & (before != resting)
-        code = codebook._cell(before) + torch.sign(after - before).int()
-        neighbour = codebook.levels.to(before.dtype)[code.clamp(0, codebook.num_levels - 1)]
-        return straight_through(torch.where(stuck, neighbour, after), leaked)
+        return straight_through(rounded(leaked, self.grid_bits), leaked)
 
     def quantize(self, h: Tensor) -> Tensor:
         """The charged membrane on its codebook."""
@@ -413,6 +459,9 @@ class Membrane(FixedDtype, Temporal):
         """Refuse constants that do not fit one step of input, or that were moved to where they must
         not be.
         """
+        if self._is_leaky and not self._has_warned and not torch.compiler.is_compiling():
+            self._has_warned = True
+            self._warn_if_stuck()
         for name, constant in self.constants.items():
             value = self._buffers.get(name)
             value = self._parameters.get(name) if value is None else value
@@ -451,31 +500,38 @@ class Membrane(FixedDtype, Temporal):
 
     def _check_codebook(self) -> None:
         """Refuse a codebook that this node cannot work on; warn of one whose levels do not leak."""
-        if self.state_quant is not None and self._stuck_levels():
-            self._warn_if_stuck(self.state_quant, self.leak)
+        self._warn_if_stuck()
 
     def _stuck_levels(self) -> int:
-        """How many levels the leak alone cannot move; 0 where `min_decay` does, or where neurons
-        leak differently.
+        """Number of levels that the leak alone cannot move; 0 where `min_decay` does, or where
+        neurons leak differently.
         """
         if self.state_quant is None or self.min_decay:
             return 0
         levels = self.state_quant.levels
         with torch.no_grad():
             # behind the axes of any per-neuron constant, whose table would be larger
-            leaked = self.leak(levels.reshape(-1, *[1] * 8))
-        return (
-            len(self.state_quant.stuck_codes(lambda _: leaked.flatten()))
-            if leaked.numel() == len(levels)
-            else 0
-        )
+            leaked = self.leak(levels.reshape(-1, *[1] * 8)).flatten()
+        if len(leaked) != len(levels):
+            return 0
+        return len(self.state_quant.stuck_codes(lambda _: leaked))
 
-    def _warn_if_stuck(self, codebook: Codebook, leak: Any) -> None:
-        """Warn where most levels of a codebook are beyond the leak's reach."""
-        stuck = len(codebook.stuck_codes(leak))
-        if not self.min_decay and stuck > codebook.num_levels / 2:
+    def _warn_if_stuck(self) -> None:
+        stuck, codebook = self._stuck_levels(), self.state_quant
+        if codebook is not None and stuck > codebook.num_levels / 2:
             warn_user(
                 f"{type(self).__name__}: {stuck} of {codebook.num_levels} levels never leak,"
                 " because the leak moves them by less than half a gap; use more bits, a shorter"
                 " time constant, or min_decay=True"
             )
+
+
+def _moved(codebook: Codebook, before: Tensor, leaked: Tensor, v_rest: float) -> Tensor:
+    """Leaked states, one level closer to rest where they would round back to what they were."""
+    after = leaked.detach()
+    # rest itself is not stuck, also where it is only near a level
+    resting = codebook.snap(torch.full_like(before[:1], v_rest), v_rest)
+    stuck = (codebook(after) == before) & (after != before) & (before != resting)
+    code = codebook._cell(before) + torch.sign(after - before).int()
+    neighbour = codebook.levels.to(before.dtype)[code.clamp(0, codebook.num_levels - 1)]
+    return straight_through(torch.where(stuck, neighbour, after), leaked)

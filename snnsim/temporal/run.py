@@ -38,8 +38,9 @@ SAMPLES: dict[type[nn.Module], Callable[[Any], tuple[tuple[int | None, ...], int
 # modules of torch's own that may take the axis of time and batch for another one
 AXES = (nn.RNNBase, *ALONG, *SAMPLES)
 # all attributes of modules that say what a runner has to do with them
-READ = ("forward", "dim", "batch_first", "in_channels", "kernel_size", "in_features")
-READ += ("in1_features", "in2_features", "input_size", "normalized_shape", "num_features")
+READ: tuple[str, ...] = ("forward", "dim", "batch_first", "in_channels", "kernel_size")
+READ += ("in_features", "in1_features", "in2_features", "input_size")
+READ += ("normalized_shape", "num_features")
 
 
 def why_not(module: Any, folds: bool) -> str | None:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from snnsim.calibrate.conversion import BalancedIFNode
-from snnsim.deploy.grid import GRID_CLASSES, OnGrid
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
 from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.layers.sparse_layer import SpikeLayer
@@ -82,9 +81,6 @@ NEURONS: dict[str, type[Membrane]] = {
 }
 # tensors of a Driven neuron, beside those of the neuron itself
 DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
-ON_GRID: dict[type[Membrane], type[Membrane]] = {
-    grid: plain for plain, grid in GRID_CLASSES.items()
-}
 # arguments of a neuron's constructor that are attributes of the same name and plain numbers
 PLAIN: dict[type[Membrane], tuple[str, ...]] = {
     BalancedIFNode: ("detach_reset", "min_decay"),
@@ -253,9 +249,8 @@ def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
             arguments["tau"] = nn.Parameter(arguments["tau"])
     node = plain(**arguments)
     if values["grid_bits"] is not None:
-        _put_on_grid(node, _plain(values["grid_bits"], int))
-        if isinstance(node, SynapticNode):
-            _put_on_grid(node.current, _plain(values["grid_bits"], int))
+        for stage in node._stages():
+            stage.grid_bits = _plain(values["grid_bits"], int)
     # the values of plain codebooks are in the settings
     here = {name: tensor for name, tensor in node.state_dict().items() if _in_codebook(node, name)}
     _load(node, {**here, **tensors})
@@ -263,7 +258,7 @@ def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
 
 
 def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
-    kind = ON_GRID.get(type(node), type(node))
+    kind = type(node)
     if kind not in PLAIN:
         raise InvalidValueError(
             "a neuron of your own has equations that no other tool can know; export one of"
@@ -273,7 +268,7 @@ def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
         "kind": kind.__name__,
         **{name: getattr(node, name) for name in PLAIN[kind]},
     }
-    values["grid_bits"] = node.grid_bits if isinstance(node, OnGrid) else None
+    values["grid_bits"] = node.grid_bits
     values["state_quant"] = _of_codebook(node.state_quant)
     tensors = {
         name: tensor
@@ -309,7 +304,7 @@ def _is_number(node: Membrane, name: str) -> bool:
     """
     path, _, leaf = name.rpartition(".")
     owner = node.get_submodule(path)
-    if isinstance(owner, OnGrid) and leaf == "grid_bits":
+    if isinstance(owner, Membrane) and leaf == "grid_bits":
         return True
     if not isinstance(owner, Membrane) or leaf not in owner.constants:
         return False
@@ -317,11 +312,6 @@ def _is_number(node: Membrane, name: str) -> bool:
     return not isinstance(value, Tensor) or (
         value.dim() == 0 and not isinstance(value, nn.Parameter)
     )
-
-
-def _put_on_grid(node: Membrane, grid_bits: int) -> None:
-    node.__class__ = GRID_CLASSES[type(node)]
-    node.grid_bits = grid_bits
 
 
 def _of_codebook(codebook: Codebook | None) -> dict[str, Any] | None:
