@@ -15,7 +15,6 @@ from snnsim.deploy.operations import Integers, Window
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.readout import Readout
-from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
 
 __all__ = [
@@ -99,8 +98,8 @@ def checked_codebook(part: Part, node: Membrane) -> Codebook:
     if not isinstance(node, BaseNode | Readout):
         raise refusal(part, "it is neither a spiking neuron (BaseNode) nor a Readout")
     for name in ("forward", "forward_sequence", "step", "charge", "quantize", "transition"):
-        known = {getattr(kind, name, None) for kind in (BaseNode, Readout, SynapticNode, Membrane)}
-        if getattr(type(node), name, None) not in known or name in vars(node):
+        owner = next(kind for kind in type(node).__mro__ if name in vars(kind))
+        if not owner.__module__.startswith(("snnsim.", "torch.")) or name in vars(node):
             raise refusal(
                 part,
                 f"it has a {name} of its own, which a table of its leak, fire and reset does not"

@@ -23,7 +23,7 @@ from snnsim.deploy.shapes import (
 from snnsim.deploy.sum_pool import AdaptiveSumPool1d, AdaptiveSumPool2d, SumPool1d
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay
-from snnsim.neurons import LIFNode, ParametricLIFNode, SynapticNode
+from snnsim.neurons.leaky import Leaky
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.weight import QuantizedWeight
 
@@ -111,9 +111,7 @@ class _Mover:
         """Whether a part has a factor that has to move; where to is remembered."""
         module = part.module
         if isinstance(module, Membrane):
-            return self._find_division(
-                index, part, module.current if isinstance(module, SynapticNode) else module
-            )
+            return self._find_division(index, part, module._stages()[0])
         if isinstance(module, AVERAGES):
             return self._find_average(index, part, module)
         if isinstance(module, Scale) and not bool((module.factor == 1).all()):
@@ -125,8 +123,7 @@ class _Mover:
         divisor = node._input_divisor() if node._divides_input() else None
         if divisor is None or _is_power_of_two(divisor):
             return False
-        known = (LIFNode._input_divisor, ParametricLIFNode._input_divisor)
-        if type(node)._input_divisor not in known or "_input_divisor" in vars(node):
+        if node._has_own(Leaky._input_divisor):
             raise InvalidValueError(
                 f"to_grid: the neuron {part.name!r} divides its input by {divisor}; scale the layer"
                 " before it instead"

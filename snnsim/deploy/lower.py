@@ -65,7 +65,6 @@ from snnsim.errors import InvalidValueError
 from snnsim.layers import Delay as DelayLayer
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
-from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.weight import QuantizedWeight
 
@@ -202,11 +201,12 @@ class _Builder(Assembly):
             self.check_value(sources[0], part, "a delay")
             delay = Delay(part.name, tuple(sources), self.signals[sources[0]], module.delay_steps)
             return self.append(delay, self.added_bits[sources[0]])
-        if isinstance(module, SynapticNode):
-            current = replace(part, name=f"{part.name}.current", module=module.current)
-            return self._membrane(part, module, self._membrane(current, module.current, sources[0]))
         if isinstance(module, Membrane):
-            return self._membrane(part, module, sources[0])
+            source = sources[0]
+            for current in module._stages()[:-1]:
+                before = replace(part, name=f"{part.name}.current", module=current)
+                source = self._membrane(before, current, source)
+            return self._membrane(part, module, source)
         raise refusal(
             part,
             (

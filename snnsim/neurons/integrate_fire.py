@@ -17,6 +17,8 @@ class IFNode(BaseNode):
     Args: see BaseNode.
     """
 
+    _nir = "IF"
+
     def leak(self, v: Tensor) -> Tensor:
         """All of `v`."""
         return v

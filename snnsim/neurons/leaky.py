@@ -70,6 +70,7 @@ class LIFNode(Leaky, BaseNode):
     """
 
     constants: ClassVar[Constants] = {**BaseNode.constants, "tau": TAU}
+    _nir = "LIF"
 
     def __init__(
         self, tau: float | Tensor = 2.0, decay_input: bool = True, *others: Any, **options: Any

@@ -50,6 +50,8 @@ class Membrane(FixedDtype, Temporal):
     # of the equations, by attribute
     constants: ClassVar[Constants] = MappingProxyType({})
     v_rest: float
+    # name of the primitive of NIR that a class of this library stands for
+    _nir: ClassVar[str]
     # the leaked membrane is a multiple of 2**-grid_bits, for integers; None leaves it as it is
     grid_bits: int | None = None
     # levels that the leak cannot move are worth a warning, once

@@ -28,6 +28,8 @@ class ParametricLIFNode(Leaky, BaseNode):
     Source: Fang et al. 2021, "Incorporating Learnable Membrane Time Constant", arXiv 2007.05785.
     """
 
+    _nir = "LIF"
+
     def __init__(
         self, init_tau: float = 2.0, decay_input: bool = True, *others: Any, **options: Any
     ) -> None:

@@ -34,6 +34,7 @@ class LIReadout(Leaky, Readout):
     """
 
     constants: ClassVar[Constants] = {"tau": TAU}
+    _nir = "LI"
 
     def __init__(
         self,
@@ -52,6 +53,8 @@ class Integrator(Readout):
     Args:
         state_quant: codebook of the sum; None keeps it in floating point.
     """
+
+    _nir = "I"
 
     def __init__(self, state_quant: Codebook | None = None) -> None:
         super().__init__(0.0, state_quant)

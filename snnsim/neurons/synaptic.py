@@ -51,6 +51,7 @@ class SynapticNode(BaseNode):
     constants: ClassVar[Constants] = {**BaseNode.constants, "beta": BETA}
     beta: float
     _is_leaky = True
+    _nir = "CubaLIF"
 
     def __init__(
         self,

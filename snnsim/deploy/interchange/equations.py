@@ -47,7 +47,6 @@ from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.layers import Driven, Scale, Threshold
 from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, SynapticNode
 from snnsim.neurons.base import BaseNode
-from snnsim.neurons.leaky import Leaky
 
 __all__ = [
     "Drive",
@@ -118,18 +117,24 @@ def fields_of(
     gain, bias = (
         (module.gain.double(), module.bias.double()) if isinstance(module, Driven) else (1.0, 0.0)
     )
-    if not isinstance(node, Leaky) and bool(torch.as_tensor(bias).any()):
+    kind = getattr(type(node), "_nir", None)
+    if kind is None:
+        raise InvalidValueError(
+            f"NIR has no neuron like {type(node).__name__}; save the integer network instead"
+        )
+    tau = node._linear_leak()[1]
+    if tau is None and bool(torch.as_tensor(bias).any()):
         raise InvalidValueError(
             f"NIR has no bias in front of a {type(node).__name__}; give it to the layer in front"
         )
     constants: dict[str, Any] = {}
-    if isinstance(node, SynapticNode):
+    if kind == "CubaLIF":
         if node.beta == 1:
             raise InvalidValueError(
                 "beta = 1 is a membrane without leak, and NIR has no such neuron; use a beta"
                 " below 1"
             )
-        kind, time_syn, time_mem = "CubaLIF", 1 / (1 - node.current.alpha), 1 / (1 - node.beta)
+        time_syn, time_mem = 1 / (1 - node.alpha), 1 / (1 - node.beta)
         constants |= {
             "tau_syn": time_syn * dt,
             "tau_mem": time_mem * dt,
@@ -137,18 +142,13 @@ def fields_of(
             "w_in": time_syn * gain,
             "v_leak": 0.0,
         }
-    elif isinstance(node, Leaky):
-        kind = "LIF" if isinstance(node, BaseNode) else "LI"
-        tau = node.tau.detach().double()
-        scale, pull = (1.0, bias) if node.decay_input else (tau, bias * tau)
+    elif tau is not None:
+        tau = tau.detach().double()
+        divides = node._input_divisor() is not None
+        scale, pull = (1.0, bias) if divides else (tau, bias * tau)
         constants |= {"tau": tau * dt, "r": scale * gain, "v_leak": node.v_rest + pull}
-    elif isinstance(node, IFNode | Integrator):
-        kind = "IF" if isinstance(node, IFNode) else "I"
-        constants |= {"r": gain / dt}
     else:
-        raise InvalidValueError(
-            f"NIR has no neuron like {type(node).__name__}; save the integer network instead"
-        )
+        constants |= {"r": gain / dt}
     if isinstance(node, BaseNode):
         constants |= {
             "v_threshold": _stepped(_array(node.v_threshold), -np.inf),

@@ -8,6 +8,7 @@ file names code to run.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -18,20 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from snnsim.calibrate.conversion import BalancedIFNode
+from snnsim import calibrate, neurons
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
 from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
 from snnsim.layers.sparse_layer import SpikeLayer
-from snnsim.neurons import (
-    IFNode,
-    Integrator,
-    LIFNode,
-    LIReadout,
-    Membrane,
-    ParametricLIFNode,
-    SynapticNode,
-)
-from snnsim.neurons.base import BaseNode
+from snnsim.neurons import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
@@ -68,29 +60,24 @@ LAYERS: dict[str, type[nn.Module]] = {
     )
 }
 NEURONS: dict[str, type[Membrane]] = {
-    kind.__name__: kind
-    for kind in (
-        IFNode,
-        BalancedIFNode,
-        LIFNode,
-        ParametricLIFNode,
-        SynapticNode,
-        LIReadout,
-        Integrator,
-    )
+    name: kind
+    for module in (neurons, calibrate)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and "_nir" in vars(kind)
 }
 # tensors of a Driven neuron, beside those of the neuron itself
 DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
-# arguments of a neuron's constructor that are attributes of the same name and plain numbers
-PLAIN: dict[type[Membrane], tuple[str, ...]] = {
-    BalancedIFNode: ("detach_reset", "min_decay"),
-    Integrator: (),
-    IFNode: ("v_reset", "detach_reset", "min_decay"),
-    LIFNode: ("decay_input", "v_reset", "detach_reset", "min_decay"),
-    ParametricLIFNode: ("decay_input", "v_reset", "detach_reset", "min_decay"),
-    SynapticNode: ("beta", "v_reset", "detach_reset", "min_decay"),
-    LIReadout: ("decay_input", "min_decay"),
-}
+# arguments of neurons as they stand in a file; others follow
+ORDER: tuple[str, ...] = (
+    "beta",
+    "decay_input",
+    "v_reset",
+    "detach_reset",
+    "min_decay",
+    "grid_bits",
+    "state_quant",
+)
+ORDER += ("surrogate", "learn_threshold", "v_threshold", "alpha", "current_quant", "tau")
 CODEBOOKS = {kind.__name__: kind for kind in (Codebook, LearnedUniform, StochasticCodebook)}
 SURROGATES: dict[str, type[Surrogate]] = {name: getattr(library, name) for name in library.__all__}
 
@@ -234,19 +221,20 @@ def neuron_from(settings: Settings) -> Membrane | Driven:
 
 def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
     plain = NEURONS[values["kind"]]
-    arguments = {name: values[name] for name in PLAIN[plain]}
-    arguments["state_quant"] = _codebook(values["state_quant"])
-    if issubclass(plain, BaseNode):
-        arguments["surrogate"] = _surrogate(values["surrogate"])
-        arguments["learn_threshold"] = _plain(values["learn_threshold"], bool)
-        threshold = values["v_threshold"]
-        arguments["v_threshold"] = tensors["v_threshold"] if threshold is None else threshold
-    if plain is SynapticNode:
-        arguments |= {"alpha": values["alpha"], "current_quant": _codebook(values["current_quant"])}
-    elif plain in (LIFNode, LIReadout):
-        arguments["tau"] = tensors["tau"] if values["tau"] is None else values["tau"]
-        if _plain(values.get("learn_tau", False), bool):
-            arguments["tau"] = nn.Parameter(arguments["tau"])
+    arguments: dict[str, Any] = {}
+    for name in inspect.signature(plain).parameters:
+        if name in values:
+            value = values[name]
+            if name.endswith("_quant"):
+                value = _codebook(value)
+            elif name == "surrogate":
+                value = _surrogate(value)
+            elif name == "learn_threshold":
+                value = _plain(value, bool)
+            elif value is None and name in plain.constants and name in tensors:
+                value = tensors[name]
+            learns = _plain(values.get(f"learn_{name}", False), bool)
+            arguments[name] = nn.Parameter(value) if learns else value
     node = plain(**arguments)
     if values["grid_bits"] is not None:
         for stage in node._stages():
@@ -259,36 +247,34 @@ def _neuron(values: dict[str, Any], tensors: dict[str, Tensor]) -> Membrane:
 
 def _of_neuron(node: Membrane, tensors: dict[str, Tensor]) -> Settings:
     kind = type(node)
-    if kind not in PLAIN:
+    if kind not in NEURONS.values():
         raise InvalidValueError(
             "a neuron of your own has equations that no other tool can know; export one of"
             " snnsim.neurons"
         )
-    values: dict[str, Any] = {
-        "kind": kind.__name__,
-        **{name: getattr(node, name) for name in PLAIN[kind]},
-    }
-    values["grid_bits"] = node.grid_bits
-    values["state_quant"] = _of_codebook(node.state_quant)
+    arguments = {**node._arguments(), "grid_bits": node.grid_bits}
+    values: dict[str, Any] = {"kind": kind.__name__}
+    for name in sorted(arguments, key=lambda name: (*ORDER, name).index(name)):
+        value = arguments[name]
+        values[name] = _encoded(value)
+        # a learned threshold has an argument of its own
+        if isinstance(value, nn.Parameter) and name != "v_threshold":
+            values[f"learn_{name}"] = True
     tensors = {
         name: tensor
         for name, tensor in tensors.items()
         if not (_in_codebook(node, name) or _is_number(node, name))
     }
-    if isinstance(node, BaseNode):
-        values["surrogate"] = _of_surrogate(node.surrogate)
-        values["learn_threshold"] = isinstance(node.v_threshold, nn.Parameter)
-        values["v_threshold"] = None if isinstance(node.v_threshold, Tensor) else node.v_threshold
-    if isinstance(node, SynapticNode):
-        values |= {
-            "alpha": node.current.alpha,
-            "current_quant": _of_codebook(node.current.state_quant),
-        }
-    elif isinstance(node, LIFNode | LIReadout):
-        values["tau"] = float(node.tau) if _is_number(node, "tau") else None
-        if isinstance(node.tau, nn.Parameter):
-            values["learn_tau"] = True
     return Settings(values, tensors)
+
+
+def _encoded(value: Any) -> Any:
+    """An argument of a neuron as plain JSON; None for a tensor that travels as such."""
+    if isinstance(value, Tensor):
+        return None if value.dim() or isinstance(value, nn.Parameter) else float(value)
+    if isinstance(value, Codebook):
+        return _of_codebook(value)
+    return _of_surrogate(value) if isinstance(value, Surrogate) else value
 
 
 def _in_codebook(node: Membrane, name: str) -> bool:
