@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import snnsim.neurons  # noqa: F401  whole, before any part
 from snnsim._core.checks import check_real, check_tensor, dense
 from snnsim._core.restore import PassingHook, evaluating, hooked, restoring
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError

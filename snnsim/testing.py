@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+import snnsim.neurons  # noqa: F401  whole, before any part
 from snnsim.errors import ContractError, InvalidTypeError
 from snnsim.neurons.arguments import checked_surrogate
 from snnsim.neurons.base import BaseNode

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim._core.scalars import checked_bool
+from snnsim.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,9 +22,7 @@ def debug(on: bool) -> None:
     propagates.
     """
     global is_on
-    if not isinstance(on, bool):
-        raise InvalidTypeError(f"debug({on!r}): must be True or False")
-    is_on = on
+    is_on = checked_bool("debug", "on", on)
 
 
 def check_finite(where: str, x: Tensor) -> None:

@@ -1,5 +1,9 @@
 """Neurons: the equations, one file each."""
 
+# whole, before any part of them: see tests/test_imports.py
+import snnsim.automaton
+import snnsim.surrogate
+import snnsim.temporal  # noqa: F401
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.integrate_fire import IFNode
 from snnsim.neurons.leaky import LIFNode

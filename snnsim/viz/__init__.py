@@ -1,5 +1,7 @@
 """Pictures: each function takes and returns matplotlib axes, and works without a display."""
 
+# whole, before any part of them: see tests/test_imports.py
+import snnsim.neurons  # noqa: F401
 from snnsim.viz.bits import bits_accuracy, pareto_front
 from snnsim.viz.codebook import codebook
 from snnsim.viz.curves import learning_curve
