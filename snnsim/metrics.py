@@ -1,4 +1,4 @@
-"""What a network costs: bytes of state and weights by bit width, and how often its neurons fire."""
+"""Cost of a network: bytes of state and weights by bit width, and firing rates."""
 
 from __future__ import annotations
 

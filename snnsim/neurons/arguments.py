@@ -1,4 +1,4 @@
-"""What a neuron is made of: constants as data, and checks of what constructors are given."""
+"""Constants of neurons as data, and checks of what their constructors are given."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ Value: TypeAlias = float | Tensor | None
 
 @dataclass(frozen=True)
 class Constant:
-    """What a constant of the equations must be.
+    """Rule for a constant of the equations.
 
     Attributes:
-        rule: what its values must be and what to do else, for the message.
-        is_valid: whether values keep the rule, of a float64 tensor.
+        rule: what values must be and what to do else, for the message.
+        is_valid: true where values keep the rule, for a float64 tensor of them.
         is_tensor: kept as a tensor where it is one number too.
-        takes_tensors: whether it may be a tensor, one value for each neuron, or a parameter.
-        takes_none: whether it may be None.
+        takes_tensors: may be a tensor, one value for each neuron, or a parameter.
+        takes_none: may be None.
     """
 
     rule: str = ""
@@ -118,12 +118,12 @@ TAU = Constant(
 V_THRESHOLD = Constant()
 V_RESET = Constant(takes_tensors=False, takes_none=True)
 ALPHA = Constant(
-    "what is left of the current after a step lies in [0, 1)",
+    "the fraction of the current that is kept in a step lies in [0, 1)",
     lambda v: (v >= 0) & (v < 1),
     takes_tensors=False,
 )
 BETA = Constant(
-    "what is left of the membrane after a step lies in [0, 1]",
+    "the fraction of the membrane that is kept in a step lies in [0, 1]",
     lambda v: (v >= 0) & (v <= 1),
     takes_tensors=False,
 )

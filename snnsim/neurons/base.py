@@ -59,7 +59,7 @@ class BaseNode(Membrane):
     constants: ClassVar[Constants] = {"v_threshold": V_THRESHOLD, "v_reset": V_RESET}
     v_threshold: float | Tensor
     v_reset: float | None
-    # whether the last run found what is learned out of reach
+    # the last run found what is learned out of reach
     _is_out_of_reach = False
 
     def __init__(
@@ -125,7 +125,7 @@ class BaseNode(Membrane):
         return s, q, self.discharge(q, s)
 
     def _why_not_automaton(self) -> str | None:
-        """Why the next state does not follow from code and input alone; None where it does."""
+        """The reason why the next state does not follow from code and input alone, if any."""
         if self.training and not self.surrogate.spiking:
             return "spiking=False makes its spikes fractional"
         if self.training and self._margin is not None:
@@ -157,7 +157,7 @@ class BaseNode(Membrane):
         )
 
     def _is_linear(self) -> bool:
-        """Whether the equations are those of integrate-and-fire with a linear leak."""
+        """True for the equations of integrate-and-fire with a linear leak."""
         equations = (
             BaseNode.fire,
             BaseNode._firing_threshold,
@@ -175,9 +175,7 @@ class BaseNode(Membrane):
         return self._divides_input() and "leak" not in self.__dict__ and self._linear_leak()[0]
 
     def _linear_leak(self) -> tuple[bool, Tensor | None]:
-        """Whether `leak` is linear towards `v_rest`, and with which time constant; None for no leak
-        at all.
-        """
+        """True where `leak` is linear towards `v_rest`, and its time constant, None for no leak."""
         return False, None
 
     def _firing_threshold(self, q: Tensor) -> float | Tensor:

@@ -204,13 +204,11 @@ class Membrane(FixedDtype, Temporal):
         return x if divisor is None else x / divisor
 
     def _input_divisor(self) -> Tensor | None:
-        """What `drive` divides the input by, a number or broadcasting against `[*n]`; None for
-        nothing.
-        """
+        """Divisor of the input in `drive`, a number or broadcasting against `[*n]`, if any."""
         return None
 
     def _divides_input(self) -> bool:
-        """Whether `drive` is no more than the division by `_input_divisor`."""
+        """True where `drive` is no more than the division by `_input_divisor`."""
         return not self._has_own(Membrane.drive)
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class SynapticCurrent(Readout):
     """Synaptic current: `i = codebook(alpha * i + x)`.
 
     Args:
-        alpha: what is left of the current after one step, in [0, 1).
+        alpha: fraction of the current that is kept in one step, in [0, 1).
         current_quant: codebook of the current; None keeps it in floating point.
     """
 
@@ -42,8 +42,8 @@ class SynapticNode(BaseNode):
         every node
 
     Args:
-        alpha: what is left of the synaptic current after one step, in [0, 1).
-        beta: what is left of the membrane after one step, in [0, 1].
+        alpha: fraction of the synaptic current that is kept in one step, in [0, 1).
+        beta: fraction of the membrane that is kept in one step, in [0, 1].
         current_quant: codebook of the synaptic current; None keeps it in floating point.
         others: see BaseNode.
     """
@@ -67,7 +67,7 @@ class SynapticNode(BaseNode):
 
     @property
     def alpha(self) -> float:
-        """What is left of the synaptic current after one step."""
+        """Fraction of the synaptic current that is kept in one step."""
         return self.current.alpha
 
     @property

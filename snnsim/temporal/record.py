@@ -14,7 +14,7 @@ __all__ = ["Recorder", "Trace"]
 
 
 class Trace:
-    """What one node did during the runs that were recorded.
+    """Time steps of one node, of the runs that were recorded.
 
     Attributes:
         name: of the module in the network.

@@ -158,25 +158,25 @@ class Members:
 
 
 class Before:
-    """What the modules of a network had before a call, to be put back.
+    """Run, state and forward of modules as they were before a call, to be put back.
 
     `leave` and `undo` may be called again, also where an interrupt ended `enter` or themselves half
     way.
     """
 
     def __init__(self) -> None:
-        self._modules: list[tuple[Temporal, Run, dict[str, Tensor]]] = []
+        # the last is the number of steps that a recorder has collected
+        self._modules: list[tuple[Temporal, Run, dict[str, Tensor], int]] = []
         self._forwards: list[tuple[nn.Module, Callable[..., Any] | None]] = []
-        # what a recorder collects, and how much of it was there
-        self._traces: list[tuple[list[Any], int]] = []
 
     @classmethod
     def of(cls, net: nn.Module) -> Before:
-        """What the modules of `net` have now."""
+        """Those of all modules of `net` now."""
         before = cls()
         for module in net.modules():
             if isinstance(module, Temporal):
-                before._modules.append((module, module._run, module._state))
+                kept = (module, module._run, module._state, len(module._trace or ()))
+                before._modules.append(kept)
             before._forwards.append((module, module.__dict__.get("forward")))
         return before
 
@@ -195,9 +195,7 @@ class Before:
                     " only the outer one, and a copy of the network in each thread"
                 )
         for module in members.temporal:
-            self._modules.append((module, module._run, module._state))
-            if module._trace is not None:
-                self._traces.append((module._trace, len(module._trace)))
+            self._modules.append((module, module._run, module._state, len(module._trace or ())))
             object.__setattr__(module, "_run", run)
         for stand_in, those in members.stand_ins:
             for size in those:
@@ -210,7 +208,7 @@ class Before:
 
     def leave(self) -> None:
         """Undo `enter`, held states excepted."""
-        for module, run, _ in self._modules:
+        for module, run, _, _ in self._modules:
             object.__setattr__(module, "_run", run)
         for other, forward in self._forwards:
             if forward is None:
@@ -224,12 +222,13 @@ class Before:
         """
         self.leave()
         self.restore_states()
-        for trace, length in self._traces:
-            del trace[length:]
+        for module, _, _, length in self._modules:
+            if module._trace is not None:
+                del module._trace[length:]
 
     def restore_states(self) -> None:
         """Put back the states that were held before."""
-        for module, _, state in self._modules:
+        for module, _, state, _ in self._modules:
             module._state = state
 
 
@@ -286,7 +285,7 @@ class StandIn:
         self._takes_module = not isinstance(found, classmethod | staticmethod)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module does by itself."""
+        """The forward of the module itself."""
         if self.own is not None:
             return self.own(*args, **kwargs)
         return type(self.module).forward(*(self.module,) * self._takes_module, *args, **kwargs)

@@ -27,7 +27,7 @@ __all__ = ["MultiStep", "SingleStep", "checkpoint", "detach", "reset", "set_stat
 
 
 class _Runner(nn.Module):
-    """What both runners share: checking the network, the input and the outcome of a run.
+    """Base of both runners: checks of the network, of the input and of the outcome.
 
     Args:
         net: any module; its neurons and other Temporal modules are found wherever they are nested.
@@ -402,8 +402,8 @@ def _split_static(
 
 
 def _depends_on_time(module: nn.Module) -> bool:
-    """Whether presenting an input again may give another output: anything but torch's and our own
-    layers may.
+    """True for a module whose output may differ when an input is presented again: any but torch's
+    and our own layers.
     """
     known = type(module).__module__.startswith(("torch.nn.modules.", "snnsim.quant."))
     # batch statistics count the samples, and these draw
@@ -439,7 +439,7 @@ def _explain_shapes(problem: BaseException, who: str, x_seq: Sequence[Tensor]) -
 
 
 def _is_of_torch(problem: BaseException) -> bool:
-    """Whether torch said so; other errors of these types may be the user's own."""
+    """True for an error that torch raised; others of these types may be the user's own."""
     if isinstance(problem, RuntimeError):
         return True
     if not isinstance(problem, ValueError | IndexError):
