@@ -1,4 +1,4 @@
-"""What a network costs: bytes of state and weights by bit width, and how often its neurons fire."""
+"""Cost of a network: bytes of state and weights by bit width, and firing rates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import snnsim.neurons  # noqa: F401  whole, before any part
 from snnsim._core.checks import check_real, check_tensor, dense
 from snnsim._core.restore import PassingHook, evaluating, hooked, restoring
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError

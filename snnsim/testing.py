@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+import snnsim.neurons  # noqa: F401  whole, before any part
 from snnsim.errors import ContractError, InvalidTypeError
 from snnsim.neurons.arguments import checked_surrogate
 from snnsim.neurons.base import BaseNode
@@ -42,28 +43,26 @@ def check_surrogate(surrogate: Surrogate) -> None:
             .requires_grad_()
         )
         slope = surrogate.derivative(x.detach())
+        given, found = tuple(x.shape), tuple(slope.shape)
         _require(
-            slope.shape == x.shape,
-            f"{surrogate}: derivative turned shape {tuple(x.shape)} into {tuple(slope.shape)}",
-        )
-        _require(slope.dtype == dtype, f"{surrogate}: derivative turned {dtype} into {slope.dtype}")
-        _require(
-            bool(torch.isfinite(slope).all()),
-            f"{surrogate}: derivative is not finite everywhere on [-1e4, 1e4]",
+            surrogate,
+            (given == found, f"derivative turned shape {given} into {found}"),
+            (slope.dtype == dtype, f"derivative turned {dtype} into {slope.dtype}"),
+            (torch.isfinite(slope).all(), "derivative is not finite everywhere on [-1e4, 1e4]"),
         )
         alone = torch.stack([surrogate.derivative(value) for value in x.detach()[::50]])
-        _require(_close(alone, slope[::50]), f"{surrogate}: derivative is not elementwise")
         spikes = surrogate(x, training=False)
-        _require(torch.equal(spikes, heaviside(x)), f"{surrogate}: the forward is not the step")
         (gradient,) = torch.autograd.grad(spikes.sum(), x)
         _require(
-            torch.equal(gradient, slope),
-            f"{surrogate}: the gradient of a spike is not derivative(x)",
+            surrogate,
+            (_close(alone, slope[::50]), "derivative is not elementwise"),
+            (torch.equal(spikes, heaviside(x)), "the forward is not the step"),
+            (torch.equal(gradient, slope), "the gradient of a spike is not derivative(x)"),
         )
     if surrogate.has_primitive:
         report = check_gradient(surrogate)
-        _require(bool(report), f"{surrogate}: derivative is not that of its primitive: {report}")
-    _require(copy.deepcopy(surrogate) == surrogate, f"{surrogate}: a copy does not compare equal")
+        _require(surrogate, (report, f"derivative is not that of its primitive: {report}"))
+    _require(surrogate, (copy.deepcopy(surrogate) == surrogate, "a copy does not compare equal"))
 
 
 def check_codebook(codebook: Codebook) -> None:
@@ -78,50 +77,39 @@ def check_codebook(codebook: Codebook) -> None:
     if not isinstance(codebook, Codebook):
         raise InvalidTypeError(f"check_codebook({codebook!r}): must be a Codebook")
     levels, edges = codebook.levels.detach(), codebook.edges.detach()
-    _require(bool((levels.diff() > 0).all()), f"{codebook}: levels are not strictly increasing")
+    order = (levels[:-1] < edges) & (edges <= levels[1:])
     _require(
-        bool(((levels[:-1] < edges) & (edges <= levels[1:])).all()),
-        f"{codebook}: levels[i] < edges[i] <= levels[i+1] is broken",
+        codebook,
+        ((levels.diff() > 0).all(), "levels are not strictly increasing"),
+        (order.all(), "levels[i] < edges[i] <= levels[i+1] is broken"),
     )
     codes = torch.arange(codebook.num_levels, device=levels.device)
-    _require(
-        torch.equal(codebook.encode(levels).long(), codes),
-        f"{codebook}: encode(levels) is not 0 .. L-1",
-    )
-    _require(
-        torch.equal(codebook.decode(codes), levels),
-        f"{codebook}: decode(0 .. L-1) is not the levels",
-    )
-    _require(
-        torch.equal(codebook.encode(edges).long(), codes[1:]),
-        f"{codebook}: a value on an edge must belong to the upper cell",
-    )
-    below = torch.nextafter(edges, edges - 1)
-    _require(
-        torch.equal(codebook.encode(below).long(), codes[:-1]),
-        f"{codebook}: a value just below an edge must belong to the lower cell",
-    )
+    up, down = codebook.encode(edges).long(), codebook.encode(torch.nextafter(edges, edges - 1))
+    missing = codebook(torch.full_like(levels, torch.nan))
     spread = float(levels[-1] - levels[0])
-    h = torch.linspace(
-        float(levels[0]) - spread,
-        float(levels[-1]) + spread,
-        4097,
-        dtype=levels.dtype,
-        device=levels.device,
-    )
+    ends = float(levels[0]) - spread, float(levels[-1]) + spread
+    h = torch.linspace(*ends, 4097, dtype=levels.dtype, device=levels.device)
     q = codebook(h)
-    _require(bool(torch.isin(q, levels).all()), f"{codebook}: forward leaves the levels")
-    _require(torch.equal(codebook(levels), levels), f"{codebook}: rounding a level moves it")
     _require(
-        bool(torch.isnan(codebook(torch.full_like(levels, torch.nan))).all()),
-        f"{codebook}: NaN must stay NaN in forward",
+        codebook,
+        (torch.equal(codebook.encode(levels).long(), codes), "encode(levels) is not 0 .. L-1"),
+        (torch.equal(codebook.decode(codes), levels), "decode(0 .. L-1) is not the levels"),
+        (torch.equal(up, codes[1:]), "a value on an edge must belong to the upper cell"),
+        (
+            torch.equal(down.long(), codes[:-1]),
+            "a value just below an edge must belong to the lower cell",
+        ),
+        (torch.isin(q, levels).all(), "forward leaves the levels"),
+        (torch.equal(codebook(levels), levels), "rounding a level moves it"),
+        (torch.isnan(missing).all(), "NaN must stay NaN in forward"),
     )
-    if torch.equal(codebook(h), q):  # a stochastic rounding is neither monotone nor the same twice
-        _require(bool((q.diff() >= 0).all()), f"{codebook}: rounding is not monotone")
+    # a stochastic rounding is neither monotone nor the same twice
+    if torch.equal(codebook(h), q):
         alone = torch.cat([codebook(h[i : i + 1]) for i in range(0, len(h), 64)])
         _require(
-            torch.equal(alone, q[::64]),
-            f"{codebook}: rounding a value depends on the rest of the batch",
+            codebook,
+            ((q.diff() >= 0).all(), "rounding is not monotone"),
+            (torch.equal(alone, q[::64]), "rounding a value depends on the rest of the batch"),
         )
 
 
@@ -157,55 +145,36 @@ def check_node(
     node.eval()
     _check_elementwise(name, node, x_seq[0])
     output = _drawn(SingleStep(node), x_seq).detach()
+    kept = "left state behind; keep state only with self.hold(...)"
+    _require(name, (node.state() == {}, f"SingleStep {kept}"))
+    at_once = _drawn(MultiStep(node), x_seq)
+    fires = not isinstance(node, BaseNode) or ((output == 0) | (output == 1)).all()
     _require(
-        node.state() == {},
-        f"{name}: SingleStep left state behind; keep state only with self.hold(...)",
+        name,
+        (torch.equal(at_once, output), "MultiStep and SingleStep differ"),
+        (node.state() == {}, f"MultiStep {kept}"),
+        (fires, "spikes are not 0 or 1 in eval mode"),
     )
-    _require(
-        torch.equal(_drawn(MultiStep(node), x_seq), output),
-        f"{name}: MultiStep and SingleStep differ",
-    )
-    _require(
-        node.state() == {},
-        f"{name}: MultiStep left state behind; keep state only with self.hold(...)",
-    )
-    if isinstance(node, BaseNode):
-        _require(
-            bool(((output == 0) | (output == 1)).all()),
-            f"{name}: spikes are not 0 or 1 in eval mode",
-        )
     with _draws():
         for t, x in enumerate(x_seq):
-            _require(
-                torch.equal(node(x), output[t]),
-                f"{name}: single step {t} differs from the run as a whole",
-            )
+            same = torch.equal(node(x), output[t])
+            _require(name, (same, f"single step {t} differs from the run as a whole"))
             v, codebook = node.v, node.state_quant
-            on_codebook = (
-                codebook is None or v is None or bool(torch.isin(v.detach(), codebook.levels).all())
-            )
-            _require(on_codebook, f"{name}: after step {t} the membrane is off its codebook")
-    twin = copy.deepcopy(node)
-    _require(
-        torch.equal(_drawn(twin, x_seq[0]), _drawn(node, x_seq[0])),
-        f"{name}: a deepcopy behaves differently",
-    )
+            on = codebook is None or v is None or torch.isin(v.detach(), codebook.levels).all()
+            _require(name, (on, f"after step {t} the membrane is off its codebook"))
+    again = _drawn(copy.deepcopy(node), x_seq[0])
+    _require(name, (torch.equal(again, _drawn(node, x_seq[0])), "a deepcopy behaves differently"))
     node.reset()
     _check_checkpoint(name, node, make_node(), x_seq, output)
     x_seq.requires_grad_()
     node.train()
     loss = MultiStep(node)(x_seq).sum()
-    _require(
-        loss.requires_grad,
-        f"{name}: the gradient of x is missing: leak and drive must be differentiable",
-    )
+    missing = "the gradient of x is missing: leak and drive must be differentiable"
+    _require(name, (loss.requires_grad, missing))
     loss.backward()
-    leaves = {"x": x_seq, **dict(node.named_parameters())}
-    for leaf, tensor in leaves.items():
-        _require(
-            tensor.grad is not None and bool(torch.isfinite(tensor.grad).all()),
-            f"{name}: the gradient of {leaf} is missing or not finite",
-        )
+    for leaf, tensor in {"x": x_seq, **dict(node.named_parameters())}.items():
+        finite = tensor.grad is not None and torch.isfinite(tensor.grad).all()
+        _require(name, (finite, f"the gradient of {leaf} is missing or not finite"))
 
 
 def _check_elementwise(name: str, node: Membrane, x: Tensor) -> None:
@@ -214,11 +183,11 @@ def _check_elementwise(name: str, node: Membrane, x: Tensor) -> None:
         with torch.no_grad():
             # every other value, backwards: neither the order nor the rest of the batch may matter
             whole, alone = function(flat), function(flat[::2].flip(0)).flip(0)
-        _require(
-            whole.shape == flat.shape and _close(whole[::2], alone),
-            f"{name}.{function.__name__} must be elementwise: each value may depend on its own"
-            " element alone",
-        )
+        if whole.shape != flat.shape or not _close(whole[::2], alone):
+            raise ContractError(
+                f"{name}.{function.__name__} must be elementwise: each value may depend on its own"
+                " element alone"
+            )
 
 
 def _check_checkpoint(
@@ -229,11 +198,11 @@ def _check_checkpoint(
     stream.seek(0)
     other.load_state_dict(torch.load(stream, weights_only=True))
     same = torch.equal(_drawn(MultiStep(other.eval()), x_seq), output)
-    _require(
-        same,
-        f"{name}: a new node with this one's state_dict behaves differently; make what differs a"
-        " parameter or a buffer",
+    otherwise = (
+        "a new node with this one's state_dict behaves differently; make what differs a parameter"
+        " or a buffer"
     )
+    _require(name, (same, otherwise))
 
 
 @contextmanager
@@ -256,6 +225,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-12)
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ContractError(otherwise)
+def _require(who: object, *rules: tuple[object, str]) -> None:
+    """Raise for the first rule that does not hold."""
+    for holds, otherwise in rules:
+        if not holds:
+            raise ContractError(f"{who}: {otherwise}")

@@ -136,3 +136,64 @@ def test_public_parts_import_each_other_by_their_full_names(path):
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module == "snnsim"
     ]
+
+
+def whole_packages(name):
+    """Packages that are loaded before a part of this one is, by what its first file imports."""
+    file = PACKAGE / name / "__init__.py"
+    tree = ast.parse((file if file.exists() else file.parent.with_suffix(".py")).read_text())
+    direct = {
+        alias.name.removeprefix("snnsim.")
+        for node in tree.body
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.startswith("snnsim.") and alias.name.count(".") == 1
+    }
+    return direct.union(*(whole_packages(other) for other in direct))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC & set(RANK) | {"automaton", "deploy", "viz"}))
+def test_packages_below_are_loaded_whole(name):
+    # a thread that asks for a part of a package waits for the package itself, and one that loads
+    # the package for its parts
+    parts = [path for path in FILES if path.relative_to(PACKAGE).parts[0] in (name, f"{name}.py")]
+    used = {
+        node.module.split(".")[1]
+        for path in parts
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("snnsim.")
+        and node.module.count(".") > 1
+    } - {name}
+    firsts = {other: PACKAGE / other / "__init__.py" for other in used}
+    folders = {
+        other for other, first in firsts.items() if first.exists() and "import" in first.read_text()
+    }
+    assert folders <= whole_packages(name)
+
+
+def test_parts_can_be_imported_by_two_threads_at_once():
+    code = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+import torch, snnsim
+
+barrier, wrong = threading.Barrier(2), []
+
+def load(statement):
+    barrier.wait()
+    try:
+        exec(statement, {})
+    except BaseException as problem:
+        wrong.append(repr(problem))
+
+statements = ("import snnsim.quant", "import snnsim.neurons")
+threads = [threading.Thread(target=load, args=(statement,)) for statement in statements]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(wrong)
+"""
+    for _ in range(3):
+        assert run_python(code) == "[]"

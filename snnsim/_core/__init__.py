@@ -1,1 +1,1 @@
-"""What every part of the package uses: checks, whole files, autograd and module helpers."""
+"""Common ground of all parts: checks, whole files, autograd and module helpers."""

@@ -72,7 +72,7 @@ def check_generator(where: str, name: str, value: object) -> None:
 
 
 def is_one_of(value: object, choices: Sequence[str]) -> bool:
-    """Whether `value` is one of these words."""
+    """True for one of these words."""
     return isinstance(value, str) and value in choices
 
 

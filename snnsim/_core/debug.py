@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from snnsim.errors import InvalidTypeError, InvalidValueError
+from snnsim._core.scalars import checked_bool
+from snnsim.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_finite", "debug", "is_debugging"]
+__all__ = ["check_finite", "debug"]
 
-_debugging = False
+is_on = False
 
 
 def debug(on: bool) -> None:
@@ -20,15 +21,8 @@ def debug(on: bool) -> None:
     While on, every neuron refuses NaN input and names how many values are NaN and where; else NaN
     propagates.
     """
-    global _debugging
-    if not isinstance(on, bool):
-        raise InvalidTypeError(f"debug({on!r}): must be True or False")
-    _debugging = on
-
-
-def is_debugging() -> bool:
-    """Whether the checks of tensor values are on."""
-    return _debugging
+    global is_on
+    is_on = checked_bool("debug", "on", on)
 
 
 def check_finite(where: str, x: Tensor) -> None:
@@ -39,7 +33,7 @@ def check_finite(where: str, x: Tensor) -> None:
         where: who received `x`, opens the message.
         x: tensor to look at, any shape.
     """
-    if not _debugging:
+    if not is_on:
         return
     # here and not above: this module is loaded with the package, which starts without torch
     import torch

@@ -1,4 +1,4 @@
-"""What is set for a while and put back after, whatever comes between."""
+"""Settings for the length of a block, put back after it whatever comes between."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """From a trained network to integers with the same spikes."""
 
+# whole, before any part of them: see tests/test_imports.py
+import snnsim.calibrate  # noqa: F401
 from snnsim.deploy.grid import OnGrid, to_grid
 from snnsim.deploy.lower import lower
 from snnsim.deploy.network import IntegerNetwork

@@ -19,41 +19,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from snnsim import calibrate, neurons
 from snnsim._core.checks import check_int, checked_bool
-from snnsim.calibrate.conversion import BalancedIFNode
-from snnsim.deploy.grid import GRID_CLASSES, OnGrid
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
 from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
-from snnsim.neurons import (
-    IFNode,
-    Integrator,
-    LIFNode,
-    LIReadout,
-    Membrane,
-    ParametricLIFNode,
-    SynapticNode,
-)
+from snnsim.neurons import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
-from snnsim.quant.learned import from_description
 from snnsim.quant.quantizer import TensorQuantizer
+from snnsim.quant.recipes import from_description
 from snnsim.surrogate import Surrogate, library
 
-__all__ = ["Settings", "plain_class", "restored", "settings_of"]
+__all__ = ["NEURONS", "Settings", "restored", "settings_of"]
 
 VERSION = 1
 TEXT, TENSORS = "snnsim", "snnsim_tensors"
 # arguments of constructors that no field of a node holds; a module without an entry has none
-FIRING = (
-    "detach_reset",
-    "min_decay",
-    "grid_bits",
-    "state_quant",
-    "surrogate",
-    "learn_threshold",
-    "v_threshold",
-)
 QUANTIZED = ("bias", "weight_quant", "input_quant", "grid_bits")
 ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("bias",),
@@ -68,28 +50,28 @@ ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.AdaptiveAvgPool2d: ("output_size",),
     Delay: ("delay_steps",),
     Threshold: ("surrogate",),
-    BalancedIFNode: FIRING,
-    IFNode: ("v_reset", *FIRING),
-    LIFNode: ("decay_input", "v_reset", *FIRING, "tau", "learn_tau"),
-    ParametricLIFNode: ("decay_input", "v_reset", *FIRING),
-    SynapticNode: ("beta", "v_reset", *FIRING, "alpha", "current_quant"),
-    LIReadout: ("decay_input", "min_decay", "grid_bits", "state_quant", "tau", "learn_tau"),
-    Integrator: ("grid_bits", "state_quant"),
 }
+# neurons, which say themselves what they are written as and what their constructors are given
+NEURONS: dict[str, type[Membrane]] = {
+    name: kind
+    for module in (neurons, calibrate)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and "_nir" in vars(kind)
+}
+# their arguments as they stand in a file; others follow
+ORDER: tuple[str, ...] = (
+    *("beta", "decay_input", "v_reset", "detach_reset", "min_decay", "grid_bits", "state_quant"),
+    *("surrogate", "learn_threshold", "v_threshold", "alpha", "current_quant", "tau"),
+)
 # those that are no attributes of the same name
 PLACES: dict[str, Callable[[Any], Any]] = {
-    "alpha": attrgetter("current.alpha"),
     "bias": lambda layer: layer.bias is not None,
-    "current_quant": attrgetter("current.state_quant"),
     "grid_bits": lambda module: getattr(module, "grid_bits", None),
     "input_quant": attrgetter("input_quantizer"),
-    "learn_tau": lambda node: isinstance(node.tau, nn.Parameter),
-    "learn_threshold": lambda node: isinstance(node.v_threshold, nn.Parameter),
     "weight_quant": attrgetter("weight_quantizer"),
 }
 # tensors of a Driven neuron, beside those of the neuron itself
 DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
-PLAIN_CLASSES: dict[type, type[Membrane]] = {grid: plain for plain, grid in GRID_CLASSES.items()}
 SURROGATES: dict[str, type[Surrogate]] = {name: getattr(library, name) for name in library.__all__}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -153,11 +135,6 @@ class Settings:
         return cls(values, tensors)
 
 
-def plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module, on a grid or not."""
-    return PLAIN_CLASSES.get(type(module), type(module))
-
-
 def settings_of(module: nn.Module) -> Settings:
     """The settings of a layer or neuron.
 
@@ -168,23 +145,35 @@ def settings_of(module: nn.Module) -> Settings:
         inner = settings_of(module.node)
         drive = {name: getattr(module, own) for own, name in DRIVE.items()}
         return Settings(inner.values, inner.tensors | drive)
-    kind = plain_class(module)
-    if kind not in ARGUMENTS:
+    kind = type(module)
+    is_neuron = kind in NEURONS.values()
+    if kind not in ARGUMENTS and not is_neuron:
         return Settings()
     tensors = {}
     if _owns_tensors(module):
         state = module.state_dict()
         tensors = {name: state[name].detach() for name in state if _travels(module, name)}
     values: dict[str, Any] = {"kind": kind.__name__}
+    if isinstance(module, Membrane):
+        return Settings(values | _neuron_values(module, tensors), tensors)
     for name in ARGUMENTS[kind]:
         if name in PLACES:
             values[name] = _encoded(PLACES[name](module))
         else:
             values[name] = None if name in tensors else _encoded(getattr(module, name))
-    # said only where it is so
-    if not values.get("learn_tau", True):
-        del values["learn_tau"]
     return Settings(values, tensors)
+
+
+def _neuron_values(node: Membrane, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of a neuron's constructor; None for one that travels as a tensor."""
+    arguments, values = {**node._arguments(), "grid_bits": node.grid_bits}, {}
+    for name in sorted(arguments, key=lambda name: (*ORDER, name).index(name)):
+        value = arguments[name]
+        values[name] = None if name in tensors else _encoded(value)
+        # a learned threshold has an argument of its own
+        if isinstance(value, nn.Parameter) and name != "v_threshold":
+            values[f"learn_{name}"] = True
+    return values
 
 
 def restored(kind: type[nn.Module], settings: Settings, arguments: Mapping[str, Any]) -> nn.Module:
@@ -195,25 +184,24 @@ def restored(kind: type[nn.Module], settings: Settings, arguments: Mapping[str, 
         settings: of it.
         arguments: of its constructor that the fields of its node hold.
     """
-    given = {"learn_tau": False} | settings.values
-    values = {name: _decoded(given[name]) for name in ARGUMENTS[kind]}
     tensors = dict(settings.tensors)
     drive = {own: tensors.pop(name) for own, name in DRIVE.items() if name in tensors}
-    learns_tau = values.pop("learn_tau", False)
-    grid_bits = values.pop("grid_bits", None) if issubclass(kind, Membrane) else None
+    given, parameters = settings.values, inspect.signature(kind).parameters
+    names = ARGUMENTS.get(kind, tuple(name for name in parameters if name in given))
+    values = {name: _decoded(given[name]) for name in names}
     if "bias" in values:
         checked_bool("its metadata", "bias", values["bias"])
-    for name in inspect.signature(kind).parameters:
+    for name in parameters:
         if name in tensors and values.get(name) is None:
             values[name] = tensors[name]
-    if learns_tau:
-        values["tau"] = nn.Parameter(values["tau"])
+        if checked_bool("its metadata", f"learn_{name}", given.get(f"learn_{name}", False)):
+            values[name] = nn.Parameter(values[name])
     module = kind(**arguments, **values)
-    if grid_bits is not None:
-        check_int("its metadata", "grid_bits", grid_bits, at_least=0)
-        for inner in module.modules():
-            if isinstance(inner, Membrane):
-                inner.__class__, inner.grid_bits = GRID_CLASSES[type(inner)], grid_bits
+    if isinstance(module, Membrane) and given["grid_bits"] is not None:
+        bits = given["grid_bits"]
+        check_int("its metadata", "grid_bits", bits, at_least=0)
+        for stage in module._stages():
+            stage.grid_bits = bits
     if _owns_tensors(module):
         state = module.state_dict()
         _load(module, {name: state[name] for name in state if not _travels(module, name)} | tensors)
@@ -234,7 +222,7 @@ def _travels(module: nn.Module, name: str) -> bool:
     if isinstance(owner, Codebook):
         return leaf not in ("levels", "edges")
     if not isinstance(owner, Membrane) or leaf not in owner.constants:
-        return not (isinstance(owner, OnGrid) and leaf == "grid_bits")
+        return not (isinstance(owner, Membrane) and leaf == "grid_bits")
     value = getattr(owner, leaf)
     is_number = owner.constants[leaf].is_tensor and not value.dim()
     return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and not is_number)

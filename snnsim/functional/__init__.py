@@ -1,5 +1,7 @@
 """Functions on spike trains: `encode`, `decode`, `loss`, and the small ones by name."""
 
+# whole, before any part of them: see tests/test_imports.py
+import snnsim.quant  # noqa: F401
 from snnsim.functional import decode, encode, loss
 from snnsim.functional.misc import (
     delay,

@@ -1,5 +1,8 @@
 """Layers that know about time or spikes."""
 
+# whole, before any part of them: see tests/test_imports.py
+import snnsim.surrogate
+import snnsim.temporal  # noqa: F401
 from snnsim.layers.spikes import SpikeConv2d, SpikeLinear
 from snnsim.layers.time import (
     Delay,

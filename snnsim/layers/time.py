@@ -44,9 +44,9 @@ class Delay(Temporal):
                 )
         super().__setattr__(name, value)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state other than one tensor of one shape for each step that waits."""
-        super().check_state(state)
+        super()._check_state(state)
         expected = {f"x{i}" for i in range(self.delay_steps)}
         if state and set(state) != expected:
             raise StateError(
@@ -95,7 +95,7 @@ class Feedback(Delay):
         """Value written `delay_steps` ago, `[B, *n]`, zeros before; `x` is the network's input
         of this step.
         """
-        if self._time_steps is not None:
+        if self._run.steps is not None:
             raise RunError(
                 "MultiStep: this network has feedback, so one time step needs the one before; use"
                 " snnsim.SingleStep"
@@ -139,9 +139,9 @@ class Dropout(Temporal):
             value = float(value)
         super().__setattr__(name, value)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state other than the mask."""
-        super().check_state(state)
+        super()._check_state(state)
         if set(state) - {"mask"}:
             raise StateError(
                 f"Dropout: its state is 'mask', got {sorted(state)}; take states from"

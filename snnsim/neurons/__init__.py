@@ -1,12 +1,15 @@
 """Neurons: the equations, one file each."""
 
+# whole, before any part of them: see tests/test_imports.py
+import snnsim.automaton
+import snnsim.surrogate
+import snnsim.temporal  # noqa: F401
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.integrate_fire import IFNode
-from snnsim.neurons.integrator import Integrator
 from snnsim.neurons.leaky import LIFNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.parametric import ParametricLIFNode
-from snnsim.neurons.readout import LIReadout, Readout
+from snnsim.neurons.readout import Integrator, LIReadout, Readout
 from snnsim.neurons.synaptic import SynapticNode
 
 __all__ = [

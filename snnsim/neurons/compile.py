@@ -61,7 +61,7 @@ class _Planned(NamedTuple):
         """What the first input is added to, from the state `v` before it, None for rest."""
         if v is None:
             return self.start
-        return node.decayed(v) if self.kernel.starts_decayed else v
+        return node._decayed(v) if self.kernel.starts_decayed else v
 
 
 @cache
@@ -82,8 +82,8 @@ def run(
     Args:
         keep_input: the backward pass needs the input.
     """
-    dtype = node.state_dtype(x_seq, node.state_quant)
-    driven = x_seq if node.divides_input() else node.drive(x_seq.to(dtype))
+    dtype = node._state_dtype(x_seq, node.state_quant)
+    driven = x_seq if node._divides_input() else node.drive(x_seq.to(dtype))
     tensors = [*node.parameters(), *node.buffers()]
     inputs = (driven, *tensors) if v is None else (driven, v, *tensors)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)

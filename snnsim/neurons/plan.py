@@ -32,8 +32,8 @@ class PlannedNode(Node, Protocol):
     _planner: Planner
     _handle: Any
 
-    def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None: ...
-    def is_linear(self) -> bool: ...
+    def _linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None: ...
+    def _is_linear(self) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class Plan:
             if start.requires_grad:
                 start = start.expand(driven.shape[1:])
         if v is not None:
-            start = node.decayed(v) if kernel.starts_decayed else v
+            start = node._decayed(v) if kernel.starts_decayed else v
         elif not start.requires_grad:
             start = launch.rest
         output, after = launch.run(driven, start, entries)
@@ -185,7 +185,7 @@ class Planner:
     def _make(
         self, node: PlannedNode, x_seq: Tensor, tensors: list[Tensor], alone: bool = True
     ) -> Plan:
-        reason = node.coupling()
+        reason = node._why_not_automaton()
         if reason is None and any(tensor.is_inference() for tensor in tensors):
             reason = "it was made in inference mode, where nothing can be differentiated"
         if reason is not None:
@@ -205,7 +205,7 @@ class Planner:
             values.plan = _make_plan(node, x, ours=False)
         elif kept.plan.kernel is None:
             # step by step is right whatever has become of it
-            node.check_constants(x)
+            node._check_constants(x)
             values.plan = kept.plan
         else:
             unseen = kept.stands(node, x_seq, tensors)
@@ -317,11 +317,11 @@ def operator_form(node: PlannedNode, axes: int, dtype: torch.dtype) -> tuple[boo
         tensor.is_inference() for tensor in _tensors(node)
     ):
         return False, False
-    divisor = node.input_divisor() if node.divides_input() else None
+    divisor = node._input_divisor() if node._divides_input() else None
     keep_input = divisor is not None and divisor.requires_grad
     codebook = node.state_quant
     if codebook is None:
-        return node.is_linear(), keep_input
+        return node._is_linear(), keep_input
     if _why_not_tabular(node) is not None:
         return False, False
     keep_input = keep_input or any(p.requires_grad for p in codebook.parameters())
@@ -339,15 +339,15 @@ def operator_form(node: PlannedNode, axes: int, dtype: torch.dtype) -> tuple[boo
 
 def _why_not_tabular(node: Node) -> str | None:
     """Reason that a node cannot be an automaton whatever its equations give; None if it may."""
-    if not node.is_tabular():
+    if not node._is_tabular():
         return "its charge, quantize or step is its own"
     return None if node.state_quant is None else node.state_quant.why_not_tabular()
 
 
 def _stepwise(node: Node, x_seq: Tensor, reason: str) -> Plan:
-    dtype = node.state_dtype(x_seq, node.state_quant)
+    dtype = node._state_dtype(x_seq, node.state_quant)
     # a step without its graph: only its form matters
-    node.check_constants(x_seq.detach()[0])
+    node._check_constants(x_seq.detach()[0])
     return Plan(dtype, reason=reason)
 
 
@@ -370,7 +370,7 @@ def _make_plan(
             kind of input.
         unseen: other values could only come from something that is not registered.
     """
-    node.check_constants(x)
+    node._check_constants(x)
     # whatever the mode of this run, the next may ask for gradients; and what is saved on the way is
     # none of the business of hooks around the call (gradient checkpointing counts what they see)
     with (
@@ -390,23 +390,23 @@ def _planned(
     unseen: bool,
 ) -> Plan:
     codebook = node.state_quant
-    dtype = node.state_dtype(x, codebook)
+    dtype = node._state_dtype(x, codebook)
     if codebook is None:
-        membrane = node.linear_membrane(x, dtype)
+        membrane = node._linear_membrane(x, dtype)
         if membrane is None:
             return Plan(dtype, reason="its state is not quantized and its equations are its own")
         return Plan(dtype, membrane, start=node.rest(x, dtype, None), learned=learned)
     reason = _why_not_tabular(node)
     if reason is not None:
         return Plan(dtype, reason=reason)
-    divides = node.divides_input()
-    divisor = node.input_divisor() if divides else None
+    divides = node._divides_input()
+    divisor = node._input_divisor() if divides else None
     equations, is_known = node.transition, before is not None
     try:
         if before is None and not divides:
             check_drive(node, x.shape, dtype, x.device)
         automaton = automaton_of(node, equations, codebook, x.shape, dtype, divisor, is_known, ours)
-        start = node.decayed(node.rest(x, dtype, codebook))
+        start = node._decayed(node.rest(x, dtype, codebook))
         if before is not None:
             same = _is_same_plan(automaton, start, before)
             if same and not (automaton.learns or start.requires_grad):

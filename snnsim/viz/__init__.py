@@ -4,6 +4,8 @@ What breaks the rule of an argument raises an error that names the argument, the
 remedy: `InvalidTypeError`, `ShapeError` or `InvalidValueError` of `snnsim.errors`.
 """
 
+# whole, before any part of them: see tests/test_imports.py
+import snnsim.neurons  # noqa: F401
 from snnsim.viz.events import event_frame, event_movie
 from snnsim.viz.figure import save
 from snnsim.viz.levels import codebook, occupancy, weight_histogram
