@@ -152,11 +152,13 @@ def whole_packages(name):
     return direct.union(*(whole_packages(other) for other in direct))
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC & set(RANK) | {"automaton", "deploy", "viz"}))
+@pytest.mark.parametrize("name", sorted(PUBLIC & set(house.RANK) | {"automaton", "deploy", "viz"}))
 def test_packages_below_are_loaded_whole(name):
     # a thread that asks for a part of a package waits for the package itself, and one that loads
     # the package for its parts
-    parts = [path for path in FILES if path.relative_to(PACKAGE).parts[0] in (name, f"{name}.py")]
+    parts = [
+        path for path in house.files() if path.relative_to(PACKAGE).parts[0] in (name, f"{name}.py")
+    ]
     used = {
         node.module.split(".")[1]
         for path in parts

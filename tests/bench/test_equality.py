@@ -5,9 +5,9 @@ from bench import equality
 from bench.candidates import OWN, Candidate, build, reference_of
 from bench.equality import check_engines, check_peers
 from snnsim.errors import ContractError, EngineError
-from snnsim.kernels.cpu import engine as cpu
+from snnsim.kernels.cpu import host
 
-needs_numba = pytest.mark.skipif(cpu.unavailable() is not None, reason="needs the CPU engine")
+needs_numba = pytest.mark.skipif(host.why_not() is not None, reason="needs the CPU engine")
 
 
 @needs_numba
@@ -59,7 +59,7 @@ def test_another_gradient_stops_everything(monkeypatch):
 
 
 def test_without_the_fused_engine_nothing_is_timed(monkeypatch):
-    monkeypatch.setattr(cpu, "unavailable", lambda: "numba is not installed; pip install numba")
+    monkeypatch.setattr(host, "why_not", lambda: "numba is not installed; pip install numba")
     with pytest.raises(
         EngineError,
         match=(

@@ -16,6 +16,7 @@ from snnsim._core.restore import restoring
 from snnsim._version import __version__
 from snnsim.errors import EngineError
 from snnsim.kernels.cpu import engine as cpu
+from snnsim.kernels.cpu import host
 from snnsim.kernels.launch import engines
 
 # how much faster a product must be to be worth a word
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"  {device:<13}{line}")
     print(f"products       {precision_line(*measure_precision())}")
     if options.warm_up:
-        problem = cpu.unavailable()
+        problem = host.why_not()
         if problem is None:
             cpu.warm_up()
         print(f"warm-up        {problem or 'the CPU kernels are compiled and on disk'}")
