@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 
+GRID_REMEDY = "give the number of fractional bits; 16 is usual"
 # buffers that multiply what a layer computes: a number, or `[O]` per output channel
 FACTORS = ("step_factor", "output_factor")
 
@@ -148,7 +149,7 @@ class QuantizedWeight(nn.Module):
         if input_quant is not None:
             _check_input_descriptor(name, _descriptor_of(name, "input_quant", input_quant))
         if grid_bits is not None:
-            check_bits(name, "grid_bits", grid_bits, 0, MAX_BITS, "16 is usual")
+            check_bits(name, "grid_bits", grid_bits, 0, MAX_BITS, GRID_REMEDY)
 
     def reset_learned_range(self) -> None:
         """Start a learned range anew from the weights, by the descriptor's calib_method."""

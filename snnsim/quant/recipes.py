@@ -451,7 +451,9 @@ class LearnedUniform(Codebook):
         try:
             try:
                 self._seen = None
-                self._seen = _Seen(neurons, self.levels, self.edges, self.limits)
+                levels = self.levels
+                limits = float(levels[0]), float(levels[-1])
+                self._seen = _Seen(neurons, levels, _midpoints(levels), limits)
                 yield
             finally:
                 self._seen = before

@@ -576,7 +576,7 @@ def change(name, **changes):
             "0",
             {"grid_bits": "16"},
             DataError,
-            "is damaged .*must be an int, the number of fractional bits",
+            "is damaged .*must be an int.*the number of fractional bits",
         ),
         ("0", {"bias": None}, DataError, "is damaged"),
         (

@@ -349,7 +349,10 @@ def test_a_layer_of_zero_weights_gives_its_bias():
             lambda: QuantLinear(3, 2, input_quant=QuantDescriptor(1)),
             "use unsigned=True or more bits",
         ),
-        (lambda: QuantLinear(3, 2, grid_bits=25), "grid_bits must be 0 to 24; 16 is usual"),
+        (
+            lambda: QuantLinear(3, 2, grid_bits=25),
+            "grid_bits must be 0 to 24; give the number of fractional",
+        ),
     ],
 )
 def test_quantizers_that_do_not_fit_a_layer_are_refused(make, message):
