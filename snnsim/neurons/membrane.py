@@ -53,7 +53,7 @@ class Membrane(FixedDtype, Temporal):
     # name of the primitive of NIR that a class of this library stands for
     _nir: ClassVar[str]
     # the leaked membrane is a multiple of 2**-grid_bits, for integers; None leaves it as it is
-    grid_bits: int | None = None
+    grid_bits: int | None
     # levels that the leak cannot move are worth a warning, once
     _is_leaky = False
     _has_warned = False
@@ -68,6 +68,7 @@ class Membrane(FixedDtype, Temporal):
         super().__init__()
         self._planner = Planner()
         self._handle = operator.Handle(self)
+        self.grid_bits = getattr(type(self), "grid_bits", None)
         self.state_quant = checked_codebook(type(self).__name__, "state_quant", state_quant)
         if v_rest is not None:
             self.v_rest = checked_number(type(self).__name__, "v_rest", v_rest)
@@ -454,7 +455,7 @@ class Membrane(FixedDtype, Temporal):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({"grid_bits": getattr(type(self), "grid_bits", None), **state})
         # a copy is another node
         self._planner, self._handle = Planner(), operator.Handle(self)
 

@@ -3,13 +3,14 @@ they are parameters.
 """
 
 import copy
+import inspect
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from snnsim import MultiStep, neurons, quant
+from snnsim import MultiStep, calibrate, neurons, quant
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.neurons import IFNode, LIFNode, LIReadout, SynapticNode
 
@@ -174,3 +175,39 @@ def test_a_state_without_codebook_has_no_codes():
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = node.nothing_such
     assert LIFNode(state_quant=quant.uniform(4)).codes is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: neurons.IFNode(0.5, None, detach_reset=True),
+        lambda: neurons.LIFNode(torch.tensor([2.0, 3.0]), False, learn_threshold=True),
+        lambda: neurons.LIFNode(nn.Parameter(torch.tensor(3.0)), state_quant=quant.uniform(4)),
+        lambda: neurons.SynapticNode(0.3, 0.6, current_quant=quant.uniform(3)),
+        lambda: neurons.LIReadout(4.0, state_quant=quant.uniform(4), min_decay=True),
+        lambda: neurons.Integrator(quant.uniform(4)),
+        lambda: calibrate.BalancedIFNode(2.0),
+    ],
+)
+def test_a_node_is_made_again_from_its_arguments(make):
+    node = make()
+    twin = type(node)(**node._arguments())
+    assert repr(twin) == repr(node)
+    assert all(map(torch.equal, twin.state_dict().values(), node.state_dict().values()))
+
+
+def test_signatures_show_what_is_handed_on():
+    class Own(neurons.LIFNode):
+        def __init__(self, rate, *others, **options):
+            super().__init__(*others, **options)
+            self.rate = rate
+
+    names = list(inspect.signature(neurons.LIFNode).parameters)
+    assert names == [
+        *("tau", "decay_input", "v_threshold", "v_reset", "surrogate", "detach_reset"),
+        *("state_quant", "learn_threshold", "min_decay"),
+    ]
+    assert list(inspect.signature(Own).parameters) == ["rate", *names]
+    assert repr(Own(0.5)).startswith("Own(rate=0.5, tau=2, decay_input=True")
+    # what only the constructor above gives is no argument
+    assert "tau" not in inspect.signature(neurons.ParametricLIFNode).parameters
