@@ -98,8 +98,8 @@ class Plan:
                 start = start.expand(driven.shape[1:])
         if v is not None:
             start = node.decayed(v) if kernel.starts_decayed else v
-        elif not start.requires_grad:
-            start = launch.rest
+        elif not torch.is_grad_enabled() or not start.requires_grad:
+            start = self.start
         output, after = launch.run(driven, start, entries)
         return output if output.dtype == x_seq.dtype else output.to(x_seq.dtype), after
 

@@ -5,9 +5,9 @@ from snnsim.bench import equality
 from snnsim.bench.candidates import OWN, Candidate, build, reference_of
 from snnsim.bench.equality import check_engines, check_peers
 from snnsim.errors import ContractError, EngineError
-from snnsim.kernels.cpu import engine as cpu
+from snnsim.kernels.cpu import host
 
-needs_numba = pytest.mark.skipif(cpu.unavailable() is not None, reason="needs the CPU engine")
+needs_numba = pytest.mark.skipif(host.why_not() is not None, reason="needs the CPU engine")
 
 
 @needs_numba

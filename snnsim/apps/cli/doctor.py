@@ -14,7 +14,8 @@ from snnsim import neurons, quant
 from snnsim._core.restore import restoring
 from snnsim._version import __version__
 from snnsim.errors import EngineError
-from snnsim.kernels.cpu import engine as cpu
+from snnsim.kernels.cpu import host
+from snnsim.kernels.cpu.engine import warm_up
 from snnsim.kernels.launch import engines
 
 # how much faster a product must be to be worth a word
@@ -49,9 +50,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"  {device:<13}{line}")
     print(f"products       {precision_line(*measure_precision())}")
     if options.warm_up:
-        problem = cpu.unavailable()
+        problem = host.why_not()
         if problem is None:
-            cpu.warm_up()
+            warm_up()
         print(
             "warm-up       "
             f" {'the CPU kernels are compiled and on disk' if problem is None else problem}"
