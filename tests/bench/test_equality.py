@@ -59,7 +59,7 @@ def test_another_gradient_stops_everything(monkeypatch):
 
 
 def test_without_the_fused_engine_nothing_is_timed(monkeypatch):
-    monkeypatch.setattr(cpu, "unavailable", lambda: "numba is not installed; pip install numba")
+    monkeypatch.setattr(host, "why_not", lambda: "numba is not installed; pip install numba")
     with pytest.raises(
         EngineError,
         match=(

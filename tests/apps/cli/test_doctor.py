@@ -3,7 +3,7 @@ import torch
 
 from snnsim.__main__ import main
 from snnsim.apps.cli import doctor
-from snnsim.kernels.cpu import engine as cpu
+from snnsim.kernels.cpu import host
 
 
 def test_measures_the_precision_setting_and_puts_it_back():
@@ -44,6 +44,6 @@ def test_report_has_a_line_about_products(capsys, monkeypatch):
 def test_warm_up_compiles_the_kernels_or_says_why_not(capsys, monkeypatch):
     assert main(["doctor", "--warm-up"]) == 0
     assert "the CPU kernels are compiled and on disk" in capsys.readouterr().out
-    monkeypatch.setattr(cpu, "unavailable", lambda: "numba is not installed; pip install numba")
+    monkeypatch.setattr(host, "why_not", lambda: "numba is not installed; pip install numba")
     assert main(["doctor", "--warm-up"]) == 0
     assert "warm-up        numba is not installed" in capsys.readouterr().out

@@ -217,7 +217,11 @@ def test_a_long_sequence_uses_the_formula_and_a_short_one_does_not(monkeypatch):
     used, slope = [], surrogate.ATan().derivative
     run = cpu.CpuMembrane.backward_with
     monkeypatch.setattr(
-        cpu.CpuMembrane, "backward_with", lambda *args: used.append(args[1]) or run(*args)
+        cpu.CpuMembrane,
+        "backward_with",
+        lambda self, formula, *args, **kwargs: (
+            used.append(formula) or run(self, formula, *args, **kwargs)
+        ),
     )
     seen = []
 
