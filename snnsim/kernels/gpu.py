@@ -170,7 +170,7 @@ class GpuMembrane(ReferenceMembrane):
         self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """As `ReferenceMembrane.backward`."""
-        (above,), membrane = saved, self.membrane
+        above, membrane = saved[0], self.membrane
         time_steps, size = above.shape
         slopes = membrane.slopes(above).contiguous()
         grad = torch.empty_like(above)

@@ -212,7 +212,7 @@ class ReferenceMembrane(MembranePasses):
             Gradient of the input or of the charged membrane `[T, N]`, and of the state before the
             first step `[N]`.
         """
-        (above,), membrane = saved, self.membrane
+        above, membrane = saved[0], self.membrane
         threshold, tau, divisor = _constants(membrane, above.shape[1])
         grad = torch.empty_like(above)
         g = grad_v.to(membrane.dtype)

@@ -78,8 +78,8 @@ class Plan:
         """Outputs of a whole sequence `[T, B, *n]` and the state after it, from the state `v`
         before it, None for rest.
         """
-        kernel, start = self.kernel, self.start
-        if kernel is None or start is None:
+        kernel, start, rest = self.kernel, self.start, self.start
+        if kernel is None or start is None or rest is None:
             raise InvalidValueError(f"this plan is to run {type(node).__name__} step by step")
         driven = x_seq if self.divides else node.drive(x_seq.to(self.dtype))
         key = (driven.shape, driven.stride(), driven.dtype)
@@ -98,8 +98,9 @@ class Plan:
                 start = start.expand(driven.shape[1:])
         if v is not None:
             start = node._decayed(v) if kernel.starts_decayed else v
-        elif not start.requires_grad:
-            start = launch.rest
+        elif not (torch.is_grad_enabled() and start.requires_grad):
+            # the very object, of which the launch has the row
+            start = rest
         output, after = launch.run(driven, start, entries)
         return output if output.dtype == x_seq.dtype else output.to(x_seq.dtype), after
 

@@ -9,14 +9,13 @@ import json
 import sys
 
 import torch
-from snnsim.kernels.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from snnsim import neurons, quant
 from snnsim.kernels.gpu import GpuEngine
-from snnsim.kernels.scan import scan, scan_linear
+from snnsim.kernels.scan import scan
 
 
 class Driver:
@@ -79,8 +78,7 @@ def main(backend, arch):
         for dtype in (torch.float32, torch.float64, torch.float16):
             x = torch.zeros(5, 2, 3, dtype=dtype, requires_grad=True)
             plan = node._plan(x.detach()[0])
-            run = scan if isinstance(plan.kernel, Table) else scan_linear
-            spikes, _ = run(x, plan.start.expand(x.shape[1:]), plan.kernel, engine="gpu")
+            spikes, _ = scan(x, plan.start.expand(x.shape[1:]), plan.kernel, engine="gpu")
             spikes.sum().backward()
 
 

@@ -81,12 +81,7 @@ def test_a_scan_that_torch_compile_traces_is_refused(random_table):
     run = torch.compile(
         lambda x: scan(x, torch.zeros(1), table)[0], fullgraph=True, backend="aot_eager"
     )
-    with pytest.raises(Exception, match="scan: torch.compile cannot look into it") as caught:
+    with pytest.raises(Exception, match=r"scan: torch\.compile cannot look into it") as caught:
         run(torch.zeros(2, 3))
     assert isinstance(caught.value, RunError | torch._dynamo.exc.Unsupported)
-    torch._dynamo.reset()
-    # where the compiler may leave a call out, it is run as ever
-    run = torch.compile(lambda x: scan(x * 2, torch.zeros(1), table)[0], backend="aot_eager")
-    x = torch.randn(2, 3)
-    assert torch.equal(run(x), scan(x * 2, torch.zeros(1), table)[0])
     torch._dynamo.reset()

@@ -9,7 +9,6 @@ from torch import nn
 from snnsim import MultiStep, layers, metrics, neurons, quant
 from snnsim.deploy import lower
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError
-from snnsim.kernels import sparse as sparse_product
 from snnsim.kernels.cpu import host
 from snnsim.layers import SpikeConv2d, SpikeLinear
 from snnsim.layers.spikes import CONV_CROSSOVERS
@@ -384,7 +383,7 @@ def test_takes_an_empty_batch():
 def test_without_numba_it_is_dense_and_says_why(monkeypatch):
     dense, layer = pair(2, 4, 3)
     x = spikes(1, 2, 5, 5)
-    monkeypatch.setattr(sparse_product.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
     assert layer.explain(x) == "dense: numba is not installed; pip install numba"
     assert torch.equal(layer(x), dense(x))
 

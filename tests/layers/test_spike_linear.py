@@ -129,7 +129,7 @@ def test_more_threads_than_were_expected_find_no_memory_and_leave(monkeypatch):
     monkeypatch.setattr(
         sparse_product,
         "host",
-        SimpleNamespace(run=host.run, empty=host.empty, thread_count=lambda elements: 1),
+        SimpleNamespace(**{**vars(host), "thread_count": lambda elements: 1}),
     )
     torch.set_num_threads(4)
     try:
@@ -424,16 +424,14 @@ def test_few_outputs_and_half_weights_are_dense():
 def test_without_numba_it_is_dense_and_says_why(monkeypatch):
     dense, layer = pair(70, 64)
     x = spikes(10, 70)
-    monkeypatch.setattr(sparse_product.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
     assert layer.explain(x) == "dense: numba is not installed; pip install numba"
     assert torch.equal(layer(x), dense(x))
 
 
 def test_a_broken_numba_is_named(monkeypatch):
     _, layer = pair(70, 64)
-    monkeypatch.setattr(
-        sparse_product, "_import_problem", lambda: "numba cannot be imported: because"
-    )
+    monkeypatch.setattr(host, "_import_problem", lambda: "numba cannot be imported: because")
     assert layer.explain(spikes(10, 70)) == "dense: numba cannot be imported: because"
 
 

@@ -15,8 +15,8 @@ from snnsim import neurons, quant
 from snnsim._core.restore import restoring
 from snnsim._version import __version__
 from snnsim.errors import EngineError
-from snnsim.kernels.cpu import engine as cpu
 from snnsim.kernels.cpu import host
+from snnsim.kernels.cpu.engine import warm_up
 from snnsim.kernels.launch import engines
 
 # how much faster a product must be to be worth a word
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if options.warm_up:
         problem = host.why_not()
         if problem is None:
-            cpu.warm_up()
+            warm_up()
         print(f"warm-up        {problem or 'the CPU kernels are compiled and on disk'}")
     return 0
 

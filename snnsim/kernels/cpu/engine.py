@@ -261,7 +261,7 @@ class CpuMembrane(ReferenceMembrane):
         self, saved: Saved, grad_out: Tensor, grad_v: Tensor, divide: bool
     ) -> tuple[Tensor, Tensor]:
         """As `ReferenceMembrane.backward`."""
-        (above,) = saved
+        above, *_ = saved
         formula = _formula(self.membrane) if above.numel() >= FORMULA_ELEMENTS else None
         return self.backward_with(formula, above, grad_out, grad_v, divide)
 

@@ -18,7 +18,9 @@ def record_kind(integers: str, numbers: str = "") -> type[Any]:
     """A kind of record: HEADER, then fields for integers and addresses, then for numbers, eight
     bytes each. A field that it has not cannot be set.
     """
-    fields = [(name, ctypes.c_int64) for name in (*HEADER, *integers.split())]
+    fields: list[tuple[str, Any]] = [
+        (name, ctypes.c_int64) for name in (*HEADER, *integers.split())
+    ]
     fields += [(name, ctypes.c_double) for name in numbers.split()]
     return type("Record", (ctypes.Structure,), {"_fields_": fields, "__slots__": ()})
 

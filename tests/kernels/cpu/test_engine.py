@@ -11,7 +11,7 @@ pytest.importorskip("numba")
 
 from snnsim.kernels import codes
 from snnsim.kernels.cpu import records
-from snnsim.kernels.cpu.engine import CpuMembrane
+from snnsim.kernels.cpu.engine import CpuAutomaton, CpuMembrane
 from snnsim.kernels.launch import Launch
 from snnsim.kernels.reference import ReferenceMembrane
 from snnsim.kernels.scan import scan

@@ -217,7 +217,11 @@ def test_a_long_sequence_uses_the_formula_and_a_short_one_does_not(monkeypatch):
     used, slope = [], surrogate.ATan().derivative
     run = cpu.CpuMembrane.backward_with
     monkeypatch.setattr(
-        cpu.CpuMembrane, "backward_with", lambda *args: used.append(args[1]) or run(*args)
+        cpu.CpuMembrane,
+        "backward_with",
+        lambda self, formula, *args, **kwargs: (
+            used.append(formula) or run(self, formula, *args, **kwargs)
+        ),
     )
     seen = []
 
@@ -265,8 +269,9 @@ def test_a_formula_that_is_not_exact_is_not_used(monkeypatch):
 def test_reading_a_formula_does_not_import_the_compiler():
     # torch would: a second, and 150 MB
     code = (
-        "import sys, torch; from snnsim.kernels.cpu import formula; print(formula.read(lambda x: x * 2,"
-        " torch.float32).constants, 'torch._dynamo' in sys.modules)"
+        "import sys, torch; from snnsim.kernels.cpu import formula;"
+        " print(formula.read(lambda x: x * 2, torch.float32).constants,"
+        " 'torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "(2.0,) False\n"

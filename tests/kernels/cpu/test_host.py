@@ -136,8 +136,8 @@ def test_data_loader_workers_can_run_it(random_table):
 )
 def test_where_the_pool_is_not_found_kernels_run_on_one_thread(change, reason):
     code = (
-        "import sys, torch\nfrom snnsim.kernels import"
-        f" threads\n{change}\nprint(host.why_serial(), host.thread_count(10**9))"
+        "import sys, torch\nfrom snnsim.kernels.cpu import"
+        f" host\n{change}\nprint(host.why_serial(), host.thread_count(10**9))"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
@@ -148,14 +148,13 @@ def test_where_the_pool_is_not_found_kernels_run_on_one_thread(change, reason):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_kernel_that_ends_half_way_raises(random_table, monkeypatch):
     pytest.importorskip("numba")
-    from snnsim.kernels.cpu import engine as cpu
-    from snnsim.kernels.cpu import kernel_cache
+    from snnsim.kernels.cpu import cache
 
     def stops(memory):
         if memory[0] == memory[0]:
             raise ValueError
 
-    broken = kernel_cache.compiled(stops, False)
-    monkeypatch.setattr(cpu, "_kernel", lambda name, wide: broken)
+    broken = cache.compiled(stops, False)
+    monkeypatch.setattr(cache, "kernel", lambda name, wide: broken)
     with pytest.raises(EngineError, match="stops: ended before its work was done"):
         scan(torch.zeros(2, 3), torch.zeros(1), random_table(4), "cpu")
