@@ -244,29 +244,24 @@ class _Mover:
         self.graph = graph
         self.shapes: list[tuple[int, ...]] = []
         for part in graph.parts:
-            shape = (
+            self.shapes.append(
                 output_shape(part, self.shapes.__getitem__)
                 if part.inputs
                 else input_shape_of(graph, input_shape)
             )
-            self.shapes.append(shape)
         self.factors: list[_Factor] = []
         # pools that divide by no power of two somewhere, by identity
         self.summing: set[int] = set()
 
     def move(self) -> None:
         """Find all factors, then apply them."""
+        parts = self.graph.parts
         self.summing = {
             id(part.module)
-            for index, part in enumerate(self.graph.parts)
-            if isinstance(part.module, AVERAGES)
-            and not _is_power_of_two(self._divisor(index, part))
+            for part in parts
+            if isinstance(part.module, AVERAGES) and not _is_power_of_two(self._divisor(part))
         }
-        moved = {
-            id(part.module): part.module
-            for index, part in enumerate(self.graph.parts)
-            if self._find(index, part)
-        }
+        moved = {id(p.module): p.module for index, p in enumerate(parts) if self._find(index, p)}
         layers = self._by_layer()
         for module in moved.values():
             _without_factor(module)
@@ -309,7 +304,7 @@ class _Mover:
         # one that is to sum sums wherever it is used
         if id(pool) not in self.summing:
             return False
-        divisor = self._divisor(index, part)
+        divisor = self._divisor(part)
         check_method(part, pool)
         if part.is_function or type(pool) not in (*SUMMING, nn.AvgPool2d):
             raise refusal(
@@ -331,7 +326,7 @@ class _Mover:
                 ) from None
         return True
 
-    def _divisor(self, index: int, part: Part) -> Tensor:
+    def _divisor(self, part: Part) -> Tensor:
         window = pool_window(part, self.shapes[part.inputs[0]])
         return torch.tensor(pool_divisor(part, window), dtype=torch.float64)
 
@@ -371,13 +366,10 @@ class _Mover:
     def _before_reshape(self, part: Part, per_channel: Tensor | None) -> Tensor:
         """A constant behind a change of shape as one before it, of channels where they stay."""
         shape = self.shapes[part.inputs[0]]
-        if per_channel is None or (
-            per_channel.dim() and shape != (len(per_channel), *[1] * (len(shape) - 1))
-        ):
+        ones = [1] * (len(shape) - 1)
+        if per_channel is None or (per_channel.dim() and shape != (len(per_channel), *ones)):
             raise _CannotMoveError(part.name)
-        return (
-            per_channel.reshape(-1, *[1] * (len(shape) - 1)) if per_channel.dim() else per_channel
-        )
+        return per_channel.reshape(-1, *ones) if per_channel.dim() else per_channel
 
     def _behind(self, index: int, value: Tensor, origin: Part) -> list[_Factor]:
         """The factors of the layers behind a part that stand for one number times its output."""
@@ -404,15 +396,10 @@ class _Mover:
                 uses.setdefault(id(part.module), []).append(index)
         layers = []
         for places in uses.values():
-            products = [
-                _products([factor for factor in self.factors if factor.use == place])
-                for place in places
-            ]
-            for place, product in zip(places[1:], products[1:], strict=True):
-                if not all(
-                    torch.equal(*torch.broadcast_tensors(a, b))
-                    for a, b in zip(products[0], product, strict=True)
-                ):
+            wanted = _products(self._of_use(places[0]))
+            for place in places[1:]:
+                pairs = zip(wanted, _products(self._of_use(place)), strict=True)
+                if not all(torch.equal(*torch.broadcast_tensors(*pair)) for pair in pairs):
                     first, second = (self._reason(use) for use in (places[0], place))
                     raise InvalidValueError(
                         f"to_grid: the layer {self.graph.parts[place].name!r} is used in several"
@@ -421,17 +408,17 @@ class _Mover:
                         " or one tau to both neurons"
                     )
             layer: Any = self.graph.parts[places[0]].module
-            layers.append((layer, [factor for factor in self.factors if factor.use == places[0]]))
+            layers.append((layer, self._of_use(places[0])))
         return layers
+
+    def _of_use(self, use: int) -> list[_Factor]:
+        return [factor for factor in self.factors if factor.use == use]
 
     def _reason(self, use: int) -> str:
         """The parts that a use of a layer has its factors from; without any, what reads it."""
-        origins = [repr(factor.origin.name) for factor in self.factors if factor.use == use]
-        return " and ".join(
-            origins
-            or [repr(self.graph.parts[reader].name) for reader in self.graph.readers(use)]
-            or ["the output"]
-        )
+        origins = [repr(factor.origin.name) for factor in self._of_use(use)]
+        readers = [repr(self.graph.parts[reader].name) for reader in self.graph.readers(use)]
+        return " and ".join(origins or readers or ["the output"])
 
 
 def _takes_factors(module: Any) -> bool:

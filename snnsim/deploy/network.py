@@ -48,17 +48,8 @@ def is_compiled() -> bool:
 class IntegerNetwork(NetworkData):
     """A network of integer operations, made by `lower`. Calling it runs a sequence.
 
-    It holds its state between calls of `step` and starts every `__call__` from rest.
-
-    Args:
-        input: the signal that it reads.
-        operations: in the order they run.
-        output: which signal it returns: 0 is the input, i + 1 what operation i returns.
-        time_steps: of a static input; None takes sequences.
-        input_scale: a real input is multiplied by this, rounded (halves to even) and clamped to the
-            bounds of `input`; None takes integers as they are.
-        decision: how outputs become a class: "rate", the largest sum over time, or "membrane", the
-            largest value over time, of equals the first; None where they stand for no classes.
+    It holds its state between calls of `step` and starts every `__call__` from rest. Its arguments
+    are those of `NetworkData`.
     """
 
     _state: Packed | None = None
@@ -204,11 +195,10 @@ class IntegerNetwork(NetworkData):
 
     @property
     def state(self) -> Packed | None:
-        """The state held between steps, bytes `[B, S]` with as many bits for each number as it
-        needs; None at rest.
+        """The state held between steps, packed bytes `[B, S]`; None at rest.
 
-        `layout` says what lies where; `layout.unpack(net.state)` gives the state of each operation.
-        What was read can be set again, also in another process.
+        `layout.unpack(net.state)` gives the state of each operation. What was read can be set
+        again, also in another process.
 
         Raises:
             InvalidTypeError: set to something other than an array of uint8.
@@ -222,10 +212,8 @@ class IntegerNetwork(NetworkData):
         self._state = None if packed is None else self.layout.checked(packed).copy()
 
     def classify(self, x_seq: Tensor | npt.ArrayLike) -> Tensor:
-        """Class of each sample `[B]` by the decision rule: where the outputs summed over time are
-        largest, the first of equals.
-
-        With "membrane" their largest value over time takes the place of the sum.
+        """Class of each sample `[B]`: the first of the largest outputs, summed over time, or the
+        largest over time where the decision is "membrane".
 
         Raises:
             ShapeError: the output of one sample is not a vector.

@@ -371,21 +371,13 @@ def _on_grid(context: Context, node: Membrane) -> int:
     assembly.stages.append(stage)
     edges, leak = on_grid(table.edges, frac_bits), on_grid(table.leak, frac_bits)
     _limit(context, shift, edges, leak)
-    output, levels = _output(context, node, codebook)
     return context.append(
         GridNeuron(
-            context.name,
-            (source,),
-            output,
-            table.reset.numpy().astype(np.uint8),
-            table.fire.numpy().astype(np.int32),
-            table.start,
-            table.inner,
-            levels,
-            edges.astype(np.int32),
-            leak.astype(np.int32),
-            shift,
-            frac_bits,
+            **_fields(context, node, codebook, table, slice(None), table.inner),
+            edges=edges.astype(np.int32),
+            leak=leak.astype(np.int32),
+            shift=shift,
+            frac_bits=frac_bits,
         )
     )
 
@@ -408,36 +400,38 @@ def _bisected(context: Context, node: Membrane) -> int:
     channel = np.arange(signal.size)[::places] // table.inner % len(table.reset)
     unit = 2.0 ** -assembly.signals[product.inputs[0]].frac_bits
     codes = oracle(sums.layer, node, codebook, unit, len(signal.shape))
-    output, levels = _output(context, node, codebook)
+    fields = _fields(context, node, codebook, table, channel, places)
     ones = np.ones_like(product.multiplier)
     low, high = min(0, int(sums.low.min())), max(0, int(sums.high.max()))
     plain = Signal(signal.shape, low, high, 0)
     assembly.change(source, plain, multiplier=ones, offset=0 * ones)
-    return context.append(
-        TableNeuron(
-            context.name,
-            (source,),
-            output,
-            table.reset.numpy().astype(np.uint8)[channel],
-            table.fire.numpy().astype(np.int32)[channel],
-            table.start,
-            places,
-            levels,
-            bisect(codes, codebook.num_levels, sums.low, sums.high),
-        )
-    )
+    thresholds = bisect(codes, codebook.num_levels, sums.low, sums.high)
+    return context.append(TableNeuron(**fields, thresholds=thresholds))
 
 
-def _output(context: Context, node: Membrane, codebook: Codebook) -> tuple[Signal, Integers | None]:
-    """The signal that a neuron returns, and of a readout the integers of its levels."""
+def _fields(
+    context: Context, node: Membrane, codebook: Codebook, table: _Automaton, rows: Any, inner: int
+) -> dict[str, Any]:
+    """The fields of every neuron, with rows of its table for channels of `inner` neurons."""
     shape = context.signals[0].shape
-    if isinstance(node, BaseNode):
-        return Signal(shape, 0, 1), None
-    frac_bits = frac_bits_of(codebook.levels)
-    levels = on_grid(codebook.levels, min(frac_bits, SEARCHED_FRAC_BITS))
-    signal = Signal(shape, min(0, int(levels[0])), max(0, int(levels[-1])), frac_bits)
-    context.check_magnitude(signal.magnitude, frac_bits, "a level")
-    return signal, levels.astype(np.int32)
+    output, levels = Signal(shape, 0, 1), None
+    if not isinstance(node, BaseNode):
+        frac_bits = frac_bits_of(codebook.levels)
+        whole = on_grid(codebook.levels, min(frac_bits, SEARCHED_FRAC_BITS))
+        output = Signal(shape, min(0, int(whole[0])), max(0, int(whole[-1])), frac_bits)
+        context.check_magnitude(output.magnitude, frac_bits, "a level")
+        levels = whole.astype(np.int32)
+    reset, fire = table.reset.numpy().astype(np.uint8), table.fire.numpy().astype(np.int32)
+    return {
+        "name": context.name,
+        "inputs": context.inputs,
+        "output": output,
+        "reset": reset[rows],
+        "fire": fire[rows],
+        "start": table.start,
+        "inner": inner,
+        "levels": levels,
+    }
 
 
 def _stage(context: Context, table: _Automaton, frac_bits: int, shift: int, divided: int) -> Stage:
