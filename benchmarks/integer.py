@@ -142,8 +142,8 @@ def quantized_loop(net: nn.Sequential) -> Run:
         ]
         # what is left of every level one step later, on the grid; looked up with the reset
         left, start = (
-            module.decayed(after).detach(),
-            module.decayed(codebook(torch.zeros(()))).detach(),
+            module._decayed(after).detach(),
+            module._decayed(codebook(torch.zeros(()))).detach(),
         )
 
         def step(u: Tensor, states: list[Tensor | None], index: int) -> Tensor:

@@ -402,7 +402,7 @@ def test_vmap_over_an_ensemble_of_weights():
     def rate(weight, x):
         return neurons.LIFNode.forward_sequence(node, x @ weight).mean()
 
-    node._carries_state = False
+    node._run = node._run._replace(carries=False)
     weights = torch.randn(3, 6, 4)
     together = torch.func.vmap(torch.func.grad(rate), in_dims=(0, None))(weights, X_SEQ)
     for weight, slope in zip(weights, together, strict=True):

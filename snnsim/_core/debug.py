@@ -9,9 +9,9 @@ from snnsim.errors import InvalidTypeError, InvalidValueError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_finite", "debug", "is_debugging"]
+__all__ = ["check_finite", "debug"]
 
-_debugging = False
+is_on = False
 
 
 def debug(on: bool) -> None:
@@ -20,15 +20,10 @@ def debug(on: bool) -> None:
     While on, every neuron refuses NaN input and names how many values are NaN and where; else NaN
     propagates.
     """
-    global _debugging
+    global is_on
     if not isinstance(on, bool):
         raise InvalidTypeError(f"debug({on!r}): must be True or False")
-    _debugging = on
-
-
-def is_debugging() -> bool:
-    """Whether the checks of tensor values are on."""
-    return _debugging
+    is_on = on
 
 
 def check_finite(where: str, x: Tensor) -> None:
@@ -39,7 +34,7 @@ def check_finite(where: str, x: Tensor) -> None:
         where: who received `x`, opens the message.
         x: tensor to look at, any shape.
     """
-    if not _debugging:
+    if not is_on:
         return
     # here and not above: this module is loaded with the package, which starts without torch
     import torch

@@ -11,7 +11,7 @@ import torch
 __all__ = ["warn_user"]
 
 # frames of these packages are not the user's
-_INNER = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))
+_INNER = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
 def warn_user(message: str) -> None:

@@ -46,10 +46,15 @@ class BalancedIFNode(IFNode):
         Networks", arXiv 2202.01440.
     """
 
+    _nir = "IF"
+
     def __init__(
         self, v_threshold: float | Tensor = 1.0, state_quant: Codebook | None = None, **options: Any
     ) -> None:
         super().__init__(v_threshold, v_reset=None, state_quant=state_quant, **options)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: value for name, value in super()._arguments().items() if name != "v_reset"}
 
     def rest(self, x: Tensor, dtype: torch.dtype, codebook: Codebook | None) -> Tensor:
         """The state before the first step, for input like `x`: half the threshold, on its level."""

@@ -137,7 +137,7 @@ def _stuck(net: nn.Module) -> Iterator[Finding]:
     for name, node in net.named_modules():
         if not isinstance(node, Membrane) or node.state_quant is None:
             continue
-        stuck = node.stuck_levels()
+        stuck = node._stuck_levels()
         if stuck > node.state_quant.num_levels / 2:
             problem = f"{stuck} of {node.state_quant.num_levels} levels never leak"
             yield Finding(

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "frac_bits_of",
     "live_limits",
     "on_grid",
-    "rounded",
 ]
 
 # an array of some integer type
@@ -57,15 +55,6 @@ def frac_bits_of(*values: Tensor | float) -> int:
 def on_grid(values: Tensor | float, frac_bits: int) -> npt.NDArray[np.int64]:
     """The integers `values * 2**frac_bits`, for values that are on that grid."""
     return np.asarray(np.ldexp(_float64(values), frac_bits)).astype(np.int64)
-
-
-def rounded(values: Tensor, frac_bits: int) -> Tensor:
-    """The nearest multiples of `2**-frac_bits`, halves to even, in the dtype of `values` and
-    without a gradient.
-    """
-    return (torch.round(values.detach().double() * 2.0**frac_bits) * 2.0**-frac_bits).to(
-        values.dtype
-    )
 
 
 def _float64(values: Tensor | float) -> npt.NDArray[np.float64]:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snnsim._core.checks import check_int
-from snnsim.calibrate.conversion import BalancedIFNode
-from snnsim.deploy.bounds import MAX_FRAC_BITS, Report, frac_bits_of, rounded
+from snnsim.deploy.bounds import MAX_FRAC_BITS, Report, frac_bits_of
 from snnsim.deploy.lower import build, kind_of, output_shape
 from snnsim.deploy.ops import Delay, Pool, Product
 from snnsim.deploy.ops.pool import (
@@ -41,34 +40,16 @@ from snnsim.deploy.read import (
 )
 from snnsim.errors import InvalidValueError
 from snnsim.layers import Scale
-from snnsim.neurons import (
-    IFNode,
-    LIFNode,
-    LIReadout,
-    Membrane,
-    ParametricLIFNode,
-    Readout,
-    SynapticNode,
-)
-from snnsim.neurons.synaptic import SynapticCurrent
+from snnsim.neurons import Membrane, Readout
+from snnsim.neurons.leaky import Leaky
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.fold import fold_batch_norm
 from snnsim.quant.learned import LearnedUniform
 from snnsim.quant.ranges import channel_rows
-from snnsim.quant.ste import straight_through
+from snnsim.quant.ste import rounded
 from snnsim.quant.weight import QuantizedWeight
 
-__all__ = [
-    "GridBalancedIFNode",
-    "GridIFNode",
-    "GridLIFNode",
-    "GridLIReadout",
-    "GridParametricLIFNode",
-    "GridSynapticCurrent",
-    "GridSynapticNode",
-    "OnGrid",
-    "to_grid",
-]
+__all__ = ["OnGrid", "to_grid"]
 
 # what a positive factor passes through: before and behind them it is the same
 COMMUTING = (*Pool.layers, *RESHAPES, *IDENTITIES, *Delay.layers)
@@ -80,91 +61,14 @@ SUMMING: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class OnGrid(Membrane):
-    """A membrane whose leaked potential is rounded to a multiple of `2**-grid_bits`, with
-    straight-through gradient.
+    """A membrane that is on a grid from the start: its leaked potential is a multiple of
+    `2**-grid_bits`, with straight-through gradient.
 
-    To bring a neuron of your own onto the grid: `class GridMyNode(OnGrid, MyNode): pass`, and use
-        it in the network.
+    `to_grid` puts every neuron there. `class GridMyNode(OnGrid, MyNode): pass` is for networks that
+    are trained so from the beginning.
     """
 
-    grid_bits: int = 16
-
-    def decayed(self, v: Tensor) -> Tensor:
-        """What is left of `v` after one step, on the grid."""
-        leaked = super().decayed(v)
-        return straight_through(rounded(leaked, self.grid_bits), leaked)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        # a network that is not on the grid must not take these values for its own: its layers would
-        # divide by tau twice
-        tensor = next(iter((*self.parameters(), *self.buffers())), None)
-        destination[prefix + "grid_bits"] = torch.tensor(
-            self.grid_bits, device=None if tensor is None else tensor.device
-        )
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        metadata: Any,
-        strict: bool,
-        missing: list[str],
-        unexpected: list[str],
-        errors: list[str],
-    ) -> None:
-        bits = state_dict.pop(prefix + "grid_bits", None)
-        if bits is not None and not bits.is_meta and int(bits) != self.grid_bits:
-            errors.append(
-                f"{prefix}grid_bits: the file is of a network on the grid of 2**-{int(bits)}, and"
-                f" this one is on that of 2**-{self.grid_bits}; call to_grid with"
-                f" grid_bits={int(bits)} on a fresh one"
-            )
-        super()._load_from_state_dict(
-            state_dict, prefix, metadata, strict, missing, unexpected, errors
-        )
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, grid_bits={self.grid_bits}"
-
-
-class GridIFNode(OnGrid, IFNode):
-    """IFNode on a grid."""
-
-
-class GridBalancedIFNode(OnGrid, BalancedIFNode):
-    """BalancedIFNode on a grid."""
-
-
-class GridLIFNode(OnGrid, LIFNode):
-    """LIFNode on a grid."""
-
-
-class GridParametricLIFNode(OnGrid, ParametricLIFNode):
-    """ParametricLIFNode on a grid."""
-
-
-class GridLIReadout(OnGrid, LIReadout):
-    """LIReadout on a grid."""
-
-
-class GridSynapticNode(OnGrid, SynapticNode):
-    """SynapticNode on a grid."""
-
-
-class GridSynapticCurrent(OnGrid, SynapticCurrent):
-    """The current of a SynapticNode on a grid."""
-
-
-GRID_CLASSES: dict[type[Membrane], type[OnGrid]] = {
-    BalancedIFNode: GridBalancedIFNode,
-    IFNode: GridIFNode,
-    LIFNode: GridLIFNode,
-    ParametricLIFNode: GridParametricLIFNode,
-    LIReadout: GridLIReadout,
-    SynapticNode: GridSynapticNode,
-    SynapticCurrent: GridSynapticCurrent,
-}
+    grid_bits: int | None = 16
 
 
 def to_grid(
@@ -282,15 +186,6 @@ def _snap_node(name: str, node: Membrane, grid_bits: int) -> None:
     if codebook is None:
         # `lower` refuses it with the reason
         return
-    if not isinstance(node, OnGrid):
-        if type(node) not in GRID_CLASSES:
-            kind = type(node).__name__
-            raise InvalidValueError(
-                f"to_grid: the neuron {name!r} is a {kind}, whose leak is not on a grid; derive"
-                f" `class Grid{kind}(OnGrid, {kind})` with OnGrid from snnsim.deploy, and use that"
-                " in the network"
-            )
-        node.__class__ = GRID_CLASSES[type(node)]
     node.grid_bits = grid_bits
     if isinstance(codebook, LearnedUniform):
         codebook = codebook.freeze()
@@ -396,9 +291,7 @@ class _Mover:
         """True for a part with a factor that has to move; where to is remembered."""
         module = part.module
         if isinstance(module, Membrane):
-            return self._find_division(
-                index, part, module.current if isinstance(module, SynapticNode) else module
-            )
+            return self._find_division(index, part, module._stages()[0])
         if isinstance(module, AVERAGES):
             return self._find_average(index, part, module)
         if isinstance(module, Scale) and not bool((module.factor == 1).all()):
@@ -407,11 +300,10 @@ class _Mover:
         return False
 
     def _find_division(self, index: int, part: Part, node: Membrane) -> bool:
-        divisor = node.input_divisor() if node.divides_input() else None
+        divisor = node._input_divisor() if node._divides_input() else None
         if divisor is None or _is_power_of_two(divisor):
             return False
-        known = (LIFNode.input_divisor, ParametricLIFNode.input_divisor)
-        if type(node).input_divisor not in known or "input_divisor" in vars(node):
+        if node._has_own(Leaky._input_divisor):
             raise InvalidValueError(
                 f"to_grid: the neuron {part.name!r} divides its input by {divisor}; scale the layer"
                 " before it instead"

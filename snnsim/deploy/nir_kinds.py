@@ -44,20 +44,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from snnsim.calibrate.conversion import BalancedIFNode
-from snnsim.deploy.nir_settings import Settings, plain_class, restored
+from snnsim.deploy.nir_settings import NEURONS, Settings, restored
 from snnsim.deploy.ops.pool import AdaptiveSumPool2d
 from snnsim.errors import DataError, InvalidValueError, ShapeError
 from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
-from snnsim.neurons import (
-    IFNode,
-    Integrator,
-    LIFNode,
-    LIReadout,
-    Membrane,
-    ParametricLIFNode,
-    SynapticNode,
-)
+from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, SynapticNode
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
 from snnsim.quant.weight import QuantizedWeight
@@ -211,7 +202,7 @@ class Kind:
 
     def stands_for(self, module: nn.Module) -> bool:
         """True for a module that is written as this primitive."""
-        return plain_class(module) in self.modules
+        return type(module) in self.modules
 
     def axes_of(self, node: Node) -> int | None:
         """Axes of the sample that a node takes; None for any."""
@@ -338,12 +329,13 @@ class Neuron(Constants):
                     "beta = 1 is a membrane without leak, and NIR has no such neuron; use a beta"
                     " below 1"
                 )
-            time_syn, time_mem = 1 / (1 - node.current.alpha), 1 / (1 - node.beta)
+            time_syn, time_mem = 1 / (1 - node.alpha), 1 / (1 - node.beta)
             constants |= {"tau_syn": time_syn * dt, "tau_mem": time_mem * dt, "r": time_mem}
             constants["w_in"] = time_syn * gain
         elif "tau" in self.fields:
             tau = node.tau.detach().double()
-            scale, pull = (1.0, bias) if node.decay_input else (tau, bias * tau)
+            divides = node._input_divisor() is not None
+            scale, pull = (1.0, bias) if divides else (tau, bias * tau)
             constants |= {"tau": tau * dt, "r": scale * gain, "v_leak": node.v_rest + pull}
         else:
             constants["r"] = gain / dt
@@ -381,7 +373,7 @@ class Neuron(Constants):
 
     def behind(self, node: Node, module: nn.Module, x: Tensor) -> Tensor:
         if isinstance(module, Membrane):
-            module.check_constants(x)
+            module._check_constants(x)
         return x
 
 
@@ -802,9 +794,15 @@ RATE, LEAK = _constants("r"), _constants("tau", "r", "v_leak")
 CURRENT = _constants("tau_syn", "tau_mem", "r", "v_leak", "w_in")
 FIRING = _constants("v_threshold", "v_reset")
 WINDOW: Fields = {"kernel_size": _sizes(1, 2), "stride": _sizes(1, 2), "padding": _sizes(0, 2)}
-DENSE, LIF = (nn.Linear, QuantLinear, SpikeLinear), (LIFNode, ParametricLIFNode)
+DENSE = (nn.Linear, QuantLinear, SpikeLinear)
 CONV1D, CONV2D = (nn.Conv1d, QuantConv1d), (nn.Conv2d, QuantConv2d, SpikeConv2d)
 MEANS, SUMS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d), (nn.AvgPool2d, AdaptiveSumPool2d)
+
+
+def _neurons(name: str) -> tuple[type[Membrane], ...]:
+    return tuple(kind for kind in NEURONS if kind._nir == name)
+
+
 DELAY = Single(
     "Delay",
     _constants("delay"),
@@ -824,13 +822,13 @@ KINDS = {
         Weighted("Linear", WEIGHT, DENSE, 1, layer=nn.Linear),
         Kind("Output", SHAPE),
         Pool("SumPool2d", WINDOW, SUMS, 3, divisor=1),
-        Neuron("CubaLI", CURRENT),
-        Neuron("CubaLIF", CURRENT | FIRING, (SynapticNode,)),
+        Neuron("CubaLI", CURRENT, _neurons("CubaLI")),
+        Neuron("CubaLIF", CURRENT | FIRING, _neurons("CubaLIF")),
         DELAY,
-        Neuron("I", RATE, (Integrator,)),
-        Neuron("IF", RATE | FIRING, (IFNode, BalancedIFNode)),
-        Neuron("LI", LEAK, (LIReadout,)),
-        Neuron("LIF", LEAK | FIRING, LIF),
+        Neuron("I", RATE, _neurons("I")),
+        Neuron("IF", RATE | FIRING, _neurons("IF")),
+        Neuron("LI", LEAK, _neurons("LI")),
+        Neuron("LIF", LEAK | FIRING, _neurons("LIF")),
         Single(
             "Scale",
             _constants("scale"),

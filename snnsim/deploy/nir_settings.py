@@ -19,20 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from snnsim import calibrate, neurons
 from snnsim._core.checks import check_int, checked_bool
-from snnsim.calibrate.conversion import BalancedIFNode
-from snnsim.deploy.grid import GRID_CLASSES, OnGrid
 from snnsim.errors import DataError, InvalidValueError, SnnsimError
 from snnsim.layers import Delay, Driven, SpikeConv2d, SpikeLinear, Threshold
-from snnsim.neurons import (
-    IFNode,
-    Integrator,
-    LIFNode,
-    LIReadout,
-    Membrane,
-    ParametricLIFNode,
-    SynapticNode,
-)
+from snnsim.neurons import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.descriptor import QuantDescriptor
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantLinear
@@ -42,21 +33,24 @@ from snnsim.quant.stochastic import StochasticCodebook
 from snnsim.quant.weight import QuantizedWeight
 from snnsim.surrogate import Surrogate, library
 
-__all__ = ["Settings", "plain_class", "restored", "settings_of"]
+__all__ = ["NEURONS", "Settings", "restored", "settings_of"]
 
 VERSION = 1
 TEXT, TENSORS = "snnsim", "snnsim_tensors"
-# arguments of constructors that no field of a node holds; a module without an entry has none
-FIRING = (
-    "detach_reset",
-    "min_decay",
-    "grid_bits",
-    "state_quant",
-    "surrogate",
-    "learn_threshold",
-    "v_threshold",
+# of the library, each with the name of the primitive that it stands for
+NEURONS: tuple[type[Membrane], ...] = tuple(
+    kind
+    for module in (neurons, calibrate)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and "_nir" in vars(kind)
 )
+# arguments of neurons as they stand in a file
+ORDER: tuple[str, ...]
+ORDER = ("beta", "decay_input", "v_reset", "detach_reset", "min_decay", "grid_bits", "state_quant")
+ORDER += ("surrogate", "learn_threshold", "v_threshold", "alpha", "current_quant", "tau")
+ORDER += ("learn_tau",)
 QUANTIZED = ("bias", "weight_quant", "input_quant", "grid_bits")
+# arguments of constructors that no field of a node holds
 ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("bias",),
     nn.Conv1d: ("bias",),
@@ -70,28 +64,16 @@ ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.AdaptiveAvgPool2d: ("output_size",),
     Delay: ("delay_steps",),
     Threshold: ("surrogate",),
-    BalancedIFNode: FIRING,
-    IFNode: ("v_reset", *FIRING),
-    LIFNode: ("decay_input", "v_reset", *FIRING, "tau", "learn_tau"),
-    ParametricLIFNode: ("decay_input", "v_reset", *FIRING),
-    SynapticNode: ("beta", "v_reset", *FIRING, "alpha", "current_quant"),
-    LIReadout: ("decay_input", "min_decay", "grid_bits", "state_quant", "tau", "learn_tau"),
-    Integrator: ("grid_bits", "state_quant"),
 }
 # those that are no attributes of the same name
 PLACES: dict[str, Callable[[Any], Any]] = {
-    "alpha": attrgetter("current.alpha"),
     "bias": lambda layer: layer.bias is not None,
-    "current_quant": attrgetter("current.state_quant"),
-    "grid_bits": lambda module: getattr(module, "grid_bits", None),
     "input_quant": attrgetter("input_quantizer"),
     "learn_tau": lambda node: isinstance(node.tau, nn.Parameter),
-    "learn_threshold": lambda node: isinstance(node.v_threshold, nn.Parameter),
     "weight_quant": attrgetter("weight_quantizer"),
 }
 # tensors of a Driven neuron, beside those of the neuron itself
 DRIVE = {"gain": "drive.gain", "bias": "drive.bias"}
-PLAIN_CLASSES: dict[type, type[Membrane]] = {grid: plain for plain, grid in GRID_CLASSES.items()}
 CODEBOOKS = {kind.__name__: kind for kind in (Codebook, LearnedUniform, StochasticCodebook)}
 SURROGATES: dict[str, type[Surrogate]] = {name: getattr(library, name) for name in library.__all__}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -156,9 +138,14 @@ class Settings:
         return cls(values, tensors)
 
 
-def plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module, on a grid or not."""
-    return PLAIN_CLASSES.get(type(module), type(module))
+def _names(kind: Any) -> tuple[str, ...]:
+    """Arguments that settings hold; none for a module whose fields are all that it is."""
+    if not issubclass(kind, Membrane):
+        return ARGUMENTS.get(kind, ())
+
+    known = {"grid_bits", *kind()._arguments()}
+    known |= {"learn_tau"} if "tau" in known and "tau" in kind.constants else set()
+    return tuple(sorted(known, key=lambda name: ((*ORDER, name).index(name), name)))
 
 
 def settings_of(module: nn.Module) -> Settings:
@@ -171,19 +158,21 @@ def settings_of(module: nn.Module) -> Settings:
         inner = settings_of(module.node)
         drive = {name: getattr(module, own) for own, name in DRIVE.items()}
         return Settings(inner.values, inner.tensors | drive)
-    kind = plain_class(module)
-    if kind not in ARGUMENTS:
+    kind = type(module)
+    if not _names(kind):
         return Settings()
     tensors = {}
     if _owns_tensors(module):
         state = module.state_dict()
         tensors = {name: state[name].detach() for name in state if _travels(module, name)}
     values: dict[str, Any] = {"kind": kind.__name__}
-    for name in ARGUMENTS[kind]:
+    held = module._arguments() if isinstance(module, Membrane) else {}
+    for name in _names(kind):
         if name in PLACES:
             values[name] = _encoded(PLACES[name](module))
         else:
-            values[name] = None if name in tensors else _encoded(getattr(module, name))
+            value = held[name] if name in held else getattr(module, name)
+            values[name] = None if name in tensors else _encoded(value)
     # said only where it is so
     if not values.get("learn_tau", True):
         del values["learn_tau"]
@@ -194,12 +183,12 @@ def restored(kind: type[nn.Module], settings: Settings, arguments: Mapping[str, 
     """The module that `settings_of` was given.
 
     Args:
-        kind: its class, in which grids do not show.
+        kind: its class.
         settings: of it.
         arguments: of its constructor that the fields of its node hold.
     """
     given = {"learn_tau": False} | settings.values
-    values = {name: _decoded(given[name]) for name in ARGUMENTS[kind]}
+    values = {name: _decoded(given[name]) for name in _names(kind)}
     tensors = dict(settings.tensors)
     drive = {own: tensors.pop(name) for own, name in DRIVE.items() if name in tensors}
     learns_tau = values.pop("learn_tau", False)
@@ -212,11 +201,10 @@ def restored(kind: type[nn.Module], settings: Settings, arguments: Mapping[str, 
     if learns_tau:
         values["tau"] = nn.Parameter(values["tau"])
     module = kind(**arguments, **values)
-    if grid_bits is not None:
+    if grid_bits is not None and isinstance(module, Membrane):
         check_int("its metadata", "grid_bits", grid_bits, at_least=0)
-        for inner in module.modules():
-            if isinstance(inner, Membrane):
-                inner.__class__, inner.grid_bits = GRID_CLASSES[type(inner)], grid_bits
+        for stage in module._stages():
+            stage.grid_bits = grid_bits
     if _owns_tensors(module):
         state = module.state_dict()
         _load(module, {name: state[name] for name in state if not _travels(module, name)} | tensors)
@@ -237,7 +225,7 @@ def _travels(module: nn.Module, name: str) -> bool:
     if isinstance(owner, Codebook):
         return leaf not in ("levels", "edges")
     if not isinstance(owner, Membrane) or leaf not in owner.constants:
-        return not (isinstance(owner, OnGrid) and leaf == "grid_bits")
+        return not (isinstance(owner, Membrane) and leaf == "grid_bits")
     value = getattr(owner, leaf)
     is_number = owner.constants[leaf].is_tensor and not value.dim()
     return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and not is_number)

@@ -181,7 +181,7 @@ class Feedback(Delay):
         """What was written `delay_steps` ago, `[B, *n]`, zeros before; `x` is the network's input
         of this step.
         """
-        if self._time_steps is not None:
+        if self._run.steps is not None:
             raise RunError(
                 "MultiStep: this network has feedback, so one time step needs the one before; use"
                 " snnsim.SingleStep"

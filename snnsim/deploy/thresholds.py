@@ -52,7 +52,7 @@ def oracle(
             .reshape(*sums.shape, *[1] * layer.spatial_dims)
         )
         u = layer.from_sums(a, step, input_step).reshape(*sums.shape, *[1] * (axes - 1))
-        u = u.to(node.state_dtype(u, codebook))
+        u = u.to(node._state_dtype(u, codebook))
         v = codebook.levels[state].to(u.dtype).reshape([1] * u.dim())
         return codebook.encode(node.charge(u, v)).reshape(sums.shape)
 

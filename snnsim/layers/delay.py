@@ -38,9 +38,9 @@ class Delay(Temporal):
                 )
         super().__setattr__(name, value)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state other than one tensor of one shape for each step that waits."""
-        super().check_state(state)
+        super()._check_state(state)
         expected = {f"x{i}" for i in range(self.delay_steps)}
         if state and set(state) != expected:
             raise StateError(

@@ -38,9 +38,9 @@ class Dropout(Temporal):
             value = float(value)
         super().__setattr__(name, value)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state other than the mask."""
-        super().check_state(state)
+        super()._check_state(state)
         if set(state) - {"mask"}:
             raise StateError(
                 f"Dropout: its state is 'mask', got {sorted(state)}; take states from"

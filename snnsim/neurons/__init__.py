@@ -2,11 +2,10 @@
 
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.integrate_fire import IFNode
-from snnsim.neurons.integrator import Integrator
 from snnsim.neurons.leaky import LIFNode
 from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.parametric import ParametricLIFNode
-from snnsim.neurons.readout import LIReadout, Readout
+from snnsim.neurons.readout import Integrator, LIReadout, Readout
 from snnsim.neurons.synaptic import SynapticNode
 
 __all__ = [

@@ -1,24 +1,161 @@
-"""What the constructors of neurons are given, checked: constants, surrogates, codebooks that can
-work.
-"""
+"""What a neuron is made of: constants as data, and checks of what constructors are given."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import torch
+from torch import Tensor, nn
+
+from snnsim._core.checks import checked_number
 from snnsim._core.warn import warn_user
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import Surrogate
 
 __all__ = [
+    "ALPHA",
+    "BETA",
+    "TAU",
+    "V_RESET",
+    "V_THRESHOLD",
+    "Constant",
+    "Constants",
     "check_broadcast",
     "check_firing_levels",
     "checked_codebook",
     "checked_surrogate",
+    "shown",
+    "signature_of",
     "warn_if_far",
 ]
+
+HANDED_ON = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+Value: TypeAlias = float | Tensor | None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What a constant of the equations must be.
+
+    Attributes:
+        rule: what its values must be and what to do else, for the message.
+        is_valid: whether values keep the rule, of a float64 tensor.
+        is_tensor: kept as a tensor where it is one number too.
+        takes_tensors: whether it may be a tensor, one value for each neuron, or a parameter.
+        takes_none: whether it may be None.
+    """
+
+    rule: str = ""
+    is_valid: Callable[[Tensor], Tensor] = torch.isfinite
+    is_tensor: bool = False
+    takes_tensors: bool = True
+    takes_none: bool = False
+
+    def checked(self, who: str, name: str, value: object) -> Value:
+        """`value` as a node keeps it: None, a float, a tensor of its own, or the given parameter
+        itself.
+        """
+        if value is None and self.takes_none:
+            return None
+        if isinstance(value, Tensor) and self.takes_tensors:
+            if not value.dtype.is_floating_point or not torch.isfinite(value).all():
+                raise InvalidTypeError(
+                    f"{who}({name}): a tensor must be floating point and finite, got {value.dtype}"
+                )
+            self.check(who, name, value)
+            if isinstance(value, nn.Parameter):
+                if (
+                    value.dim()
+                    and value.dtype == torch.float64
+                    and torch.get_default_dtype() != torch.float64
+                ):
+                    raise InvalidTypeError(
+                        f"{who}({name}): a parameter of float64 would widen every state that it"
+                        f" meets; give it float32, as in nn.Parameter({name}.float())"
+                    )
+                return value
+            # float32: a wider constant would widen every state it meets, unless it is a single
+            # number
+            plain = value.detach().clone()
+            return plain.double() if self.is_tensor and not plain.dim() else plain.float()
+        number = checked_number(who, name, value)
+        as_tensor = torch.tensor(number, dtype=torch.float64, device="cpu")
+        self.check(who, name, as_tensor)
+        return as_tensor if self.is_tensor else number
+
+    def check(self, who: str, name: str, value: Tensor) -> None:
+        """Refuse values that break the rule, or that float32 cannot hold."""
+        values = value.detach().double()
+        kept = values.float()
+        for valid, rule in (
+            (self.is_valid(values), self.rule or f"{name} must be finite; pass an ordinary number"),
+            (
+                torch.isfinite(kept) & ((kept != 0) | (values == 0)),
+                (
+                    f"float32, in which states are kept, cannot tell {name} from 0 or infinity;"
+                    " scale weights and thresholds together"
+                ),
+            ),
+        ):
+            if not valid.all():
+                raise InvalidValueError(
+                    f"{who}({name}={values[~valid].flatten()[0].item():g}): {rule}"
+                )
+
+
+Constants: TypeAlias = Mapping[str, Constant]
+
+TAU = Constant(
+    "tau is in time steps and must be > 1; for a neuron without leak use IFNode()",
+    lambda v: v > 1,
+    is_tensor=True,
+)
+V_THRESHOLD = Constant()
+V_RESET = Constant(takes_tensors=False, takes_none=True)
+ALPHA = Constant(
+    "what is left of the current after a step lies in [0, 1)",
+    lambda v: (v >= 0) & (v < 1),
+    takes_tensors=False,
+)
+BETA = Constant(
+    "what is left of the membrane after a step lies in [0, 1]",
+    lambda v: (v >= 0) & (v <= 1),
+    takes_tensors=False,
+)
+
+
+def signature_of(kind: type) -> inspect.Signature:
+    """Arguments of a class whose constructors hand on what they do not take themselves."""
+    found: dict[str, inspect.Parameter] = {}
+    # of the constructors above: all of them hand on arguments by their place
+    by_place = True
+    for above, base in enumerate(base for base in kind.__mro__ if "__init__" in vars(base)):
+        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        handed_on = [parameter for parameter in own if parameter.kind in HANDED_ON]
+        for parameter in own:
+            # what has a place and no name is given by the constructor above
+            given = above and parameter.kind is parameter.POSITIONAL_ONLY
+            if parameter.name in found or parameter in handed_on or given:
+                continue
+            if above and (parameter.default is parameter.empty or not by_place):
+                parameter = parameter.replace(kind=parameter.KEYWORD_ONLY)
+            found[parameter.name] = parameter
+        if not handed_on:
+            break
+        by_place = by_place and handed_on[0].kind is inspect.Parameter.VAR_POSITIONAL
+    return inspect.Signature(sorted(found.values(), key=lambda parameter: parameter.kind))
+
+
+def shown(value: Any) -> str | None:
+    """A value as the repr of a node shows it; None for what is shown elsewhere or not at all."""
+    if isinstance(value, Tensor):
+        return f"{float(value.detach()):.4g}" if value.dim() == 0 else f"{tuple(value.shape)}"
+    return repr(value) if isinstance(value, bool | int | float | str | Surrogate | None) else None
 
 
 def check_firing_levels(

@@ -3,7 +3,6 @@ driven."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +15,14 @@ from snnsim._core.warn import warn_user
 from snnsim.automaton.build import channel_constants
 from snnsim.errors import InvalidValueError, ShapeError
 from snnsim.kernels.table import LinearMembrane
-from snnsim.neurons.arguments import check_firing_levels, checked_surrogate, warn_if_far
-from snnsim.neurons.constants import V_RESET, V_THRESHOLD, Constant
+from snnsim.neurons.arguments import (
+    V_RESET,
+    V_THRESHOLD,
+    Constants,
+    check_firing_levels,
+    checked_surrogate,
+    warn_if_far,
+)
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
@@ -51,7 +56,7 @@ class BaseNode(Membrane):
         InvalidTypeError, InvalidValueError: arguments that cannot work together, at construction.
     """
 
-    constants: ClassVar[Mapping[str, Constant]] = {"v_threshold": V_THRESHOLD, "v_reset": V_RESET}
+    constants: ClassVar[Constants] = {"v_threshold": V_THRESHOLD, "v_reset": V_RESET}
     v_threshold: float | Tensor
     v_reset: float | None
     # whether the last run found what is learned out of reach
@@ -89,7 +94,7 @@ class BaseNode(Membrane):
         """The potential that the leak decays to: `v_reset`, or 0 with a soft reset."""
         return 0.0 if self.v_reset is None else self.v_reset
 
-    def check_together(self) -> None:
+    def _check_together(self) -> None:
         """Refuse a threshold at or below the potential after a spike, or out of the codebook's
         reach.
         """
@@ -98,12 +103,12 @@ class BaseNode(Membrane):
 
     def fire(self, q: Tensor) -> Tensor:
         """Spikes: 1 where the membrane has reached the threshold, else 0."""
-        return self.surrogate(q - self.firing_threshold(q), training=self.training)
+        return self.surrogate(q - self._firing_threshold(q), training=self.training)
 
     def discharge(self, q: Tensor, s: Tensor) -> Tensor:
         """Membrane after the spikes `s`: reset where they are 1."""
         target = (
-            q - self.firing_threshold(q)
+            q - self._firing_threshold(q)
             if self.v_reset is None
             else torch.full_like(q, self.v_reset)
         )
@@ -119,7 +124,7 @@ class BaseNode(Membrane):
         s = self.fire(q)
         return s, q, self.discharge(q, s)
 
-    def coupling(self) -> str | None:
+    def _why_not_automaton(self) -> str | None:
         """Why the next state does not follow from code and input alone; None where it does."""
         if self.training and not self.surrogate.spiking:
             return "spiking=False makes its spikes fractional"
@@ -127,17 +132,17 @@ class BaseNode(Membrane):
             return "every sample has a threshold of its own"
         return None
 
-    def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
+    def _linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
         """This node's constants, where its equations are those of integrate-and-fire with a linear
         leak; else None.
         """
-        if not self.is_linear():
+        if not self._is_linear():
             return None
-        _, tau = self.linear_leak()
+        _, tau = self._linear_leak()
         constants = {
-            "threshold": self.firing_threshold(x),
+            "threshold": self._firing_threshold(x),
             "tau": tau,
-            "divisor": self.input_divisor(),
+            "divisor": self._input_divisor(),
         }
         per_channel, inner = channel_constants(constants, x, dtype)
         return LinearMembrane(
@@ -151,30 +156,31 @@ class BaseNode(Membrane):
             inner=inner,
         )
 
-    def is_linear(self) -> bool:
+    def _is_linear(self) -> bool:
         """Whether the equations are those of integrate-and-fire with a linear leak."""
         equations = (
             BaseNode.fire,
-            BaseNode.firing_threshold,
+            BaseNode._firing_threshold,
             BaseNode.discharge,
             BaseNode.settle,
-            Membrane.decayed,
+            Membrane._decayed,
         )
         if (
-            self.has_own(*equations)
-            or not self.is_tabular()
+            self._has_own(*equations)
+            or not self._is_tabular()
+            or self.grid_bits is not None
             or type(self.surrogate).__call__ is not Surrogate.__call__
         ):
             return False
-        return self.divides_input() and "leak" not in self.__dict__ and self.linear_leak()[0]
+        return self._divides_input() and "leak" not in self.__dict__ and self._linear_leak()[0]
 
-    def linear_leak(self) -> tuple[bool, Tensor | None]:
+    def _linear_leak(self) -> tuple[bool, Tensor | None]:
         """Whether `leak` is linear towards `v_rest`, and with which time constant; None for no leak
         at all.
         """
         return False, None
 
-    def firing_threshold(self, q: Tensor) -> float | Tensor:
+    def _firing_threshold(self, q: Tensor) -> float | Tensor:
         """The threshold in force for the membrane `q`: that of `set_training_threshold` while
         training, else the node's own.
         """
@@ -212,25 +218,19 @@ class BaseNode(Membrane):
         self._margin = (threshold.detach(), float(evaluation))
         self._planner.clear()
 
-    def extra_repr(self) -> str:
-        threshold = (
-            self.v_threshold
-            if isinstance(self.v_threshold, float)
-            else f"{tuple(self.v_threshold.shape)}"
-        )
-        text = f"v_threshold={threshold}, v_reset={self.v_reset}, surrogate={self.surrogate}"
-        text += ", learn_threshold=True" * isinstance(self.v_threshold, nn.Parameter)
-        return (
-            text + ", detach_reset=True" * self.detach_reset + ", min_decay=True" * self.min_decay
-        )
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            **super()._arguments(),
+            "learn_threshold": isinstance(self.v_threshold, nn.Parameter),
+        }
 
-    def check_constants(self, x: Tensor) -> None:
+    def _check_constants(self, x: Tensor) -> None:
         """Refuse a threshold that does not fit one step of input, or that has learned its way out
         of the codebook.
         """
-        super().check_constants(x)
+        super()._check_constants(x)
         if self._margin is not None:
-            threshold = self.firing_threshold(x)
+            threshold = self._firing_threshold(x)
             if isinstance(threshold, Tensor) and threshold.shape != x.shape:
                 raise ShapeError(
                     f"{type(self).__name__}: set_threshold_margin was given thresholds for"
@@ -247,12 +247,12 @@ class BaseNode(Membrane):
             # it may have been loaded, or moved in place
             self._check_threshold(moved=True)
 
-    def check_codebook(self) -> None:
+    def _check_codebook(self) -> None:
         """Refuse a codebook on which the node could never fire, always fires, or never comes back
         from a spike.
         """
         self._check_threshold()
-        super().check_codebook()
+        super()._check_codebook()
 
     def _check_learned(self) -> None:
         """Once when what is learned gets out of reach: it may come back, and where it does not,

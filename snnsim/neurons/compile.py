@@ -48,8 +48,8 @@ def run(node: Membrane, x_seq: Tensor, v: Tensor | None, keep_input: bool) -> tu
     Args:
         keep_input: whether the backward pass needs the input.
     """
-    dtype = node.state_dtype(x_seq, node.state_quant)
-    driven = x_seq if node.divides_input() else node.drive(x_seq.to(dtype))
+    dtype = node._state_dtype(x_seq, node.state_quant)
+    driven = x_seq if node._divides_input() else node.drive(x_seq.to(dtype))
     tensors = [*node.parameters(), *node.buffers()]
     inputs = (driven, *tensors) if v is None else (driven, v, *tensors)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
@@ -284,7 +284,7 @@ def _start(node: Membrane, planned: _Planned, v: Tensor | None) -> Tensor:
     """What the first input is added to, from the state `v` before it, None for rest."""
     if v is None:
         return planned.start
-    return node.decayed(v) if isinstance(planned.kernel, Table) else v
+    return node._decayed(v) if isinstance(planned.kernel, Table) else v
 
 
 class _Planning(nn.Module):

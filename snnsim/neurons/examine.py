@@ -183,7 +183,7 @@ def undisturbed(node: Membrane) -> Iterator[None]:
     for part in parts:
         if isinstance(part, Temporal):
             # whatever is held now shows, also where the run itself carries no state
-            part._state, part._carries_state = {}, True
+            part._state, part._run = {}, part._run._replace(carries=True)
     during = [dict(vars(part)) for part in parts]
     containers = [
         (kept, kept.copy())

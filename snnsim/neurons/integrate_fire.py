@@ -17,10 +17,11 @@ class IFNode(BaseNode):
     Args: see BaseNode.
     """
 
+    _nir = "IF"
+
     def leak(self, v: Tensor) -> Tensor:
         """All of `v`."""
         return v
 
-    def linear_leak(self) -> tuple[bool, Tensor | None]:
-        """No leak at all, unless a subclass has one."""
+    def _linear_leak(self) -> tuple[bool, Tensor | None]:
         return type(self).leak is IFNode.leak, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -14,19 +15,24 @@ from snnsim._core.modules import FixedDtype
 from snnsim._core.warn import warn_user
 from snnsim.errors import InvalidTypeError, InvalidValueError, NoCodesError, StateError
 from snnsim.kernels.table import LinearMembrane
-from snnsim.neurons.arguments import check_broadcast, checked_codebook
-from snnsim.neurons.constants import Constant
+from snnsim.neurons.arguments import (
+    Constants,
+    check_broadcast,
+    checked_codebook,
+    shown,
+    signature_of,
+)
 from snnsim.neurons.handle import Handle
 from snnsim.neurons.plan import Plan, Planner, operator_form
 from snnsim.quant.codebook import Codebook
-from snnsim.quant.ste import straight_through
+from snnsim.quant.ste import rounded, straight_through
 from snnsim.temporal.module import RUN_ATTRIBUTES, Temporal, stack_steps
 
 __all__ = ["Membrane"]
 
 
 # attributes that no equation reads
-BOOKKEEPING = RUN_ATTRIBUTES | {"_planner", "_handle", "_is_out_of_reach"}
+BOOKKEEPING = RUN_ATTRIBUTES | {"_planner", "_handle", "_is_out_of_reach", "_has_warned"}
 
 
 class Membrane(FixedDtype, Temporal):
@@ -42,8 +48,19 @@ class Membrane(FixedDtype, Temporal):
     """
 
     # of the equations, by attribute
-    constants: ClassVar[Mapping[str, Constant]] = MappingProxyType({})
+    constants: ClassVar[Constants] = MappingProxyType({})
     v_rest: float
+    # name of the primitive of NIR that a class of this library stands for
+    _nir: ClassVar[str]
+    # the leaked membrane is a multiple of 2**-grid_bits, for integers; None leaves it as it is
+    grid_bits: int | None = None
+    # levels that the leak cannot move are worth a warning, once
+    _is_leaky = False
+    _has_warned = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__signature__ = signature_of(cls)  # type: ignore[attr-defined]
 
     def __init__(
         self, v_rest: float | None, state_quant: Codebook | None, min_decay: bool = False
@@ -87,15 +104,38 @@ class Membrane(FixedDtype, Temporal):
                 self.register_buffer(name, kept)
             else:
                 super().__setattr__(name, kept)
-            self.check_together()
+            self._check_together()
         except BaseException:
             for place, entries in zip(places, before, strict=True):
                 place.clear()
                 place.update(entries)
             raise
 
-    def check_together(self) -> None:
+    def _check_together(self) -> None:
         """Refuse constants that do not go together; called whenever one is set."""
+
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor by name, for a node like this one, as its repr, its files
+        and its description in other formats say them.
+        """
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def _stages(self) -> tuple[Membrane, ...]:
+        """Membranes that the input comes by, this one last."""
+        return (self,)
+
+    def extra_repr(self) -> str:
+        parts, arguments = [], inspect.signature(type(self)).parameters
+        for name, value in self._arguments().items():
+            text = shown(value)
+            # a switch that is off says nothing
+            is_off = (value is False or value is None) and arguments[name].default is value
+            if text is not None and not is_off:
+                parts.append(f"{name}={text}")
+        if self.grid_bits is not None:
+            parts.append(f"grid_bits={self.grid_bits}")
+        return ", ".join(parts)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -105,6 +145,10 @@ class Membrane(FixedDtype, Temporal):
             value = self.__dict__.get(name)
             if isinstance(value, float):
                 destination[prefix + name] = torch.tensor(value, dtype=torch.float64, device=device)
+        # a network that is not on the grid must not take these values for its own: its layers
+        # would divide by tau twice
+        if self.grid_bits is not None:
+            destination[prefix + "grid_bits"] = torch.tensor(self.grid_bits, device=device)
 
     def _load_from_state_dict(
         self,
@@ -116,6 +160,14 @@ class Membrane(FixedDtype, Temporal):
         unexpected: list[str],
         errors: list[str],
     ) -> None:
+        if self.grid_bits is not None:
+            bits = state_dict.pop(prefix + "grid_bits", None)
+            if bits is not None and not bits.is_meta and int(bits) != self.grid_bits:
+                errors.append(
+                    f"{prefix}grid_bits: the file is of a network on the grid of 2**-{int(bits)},"
+                    f" and this one is on that of 2**-{self.grid_bits}; call to_grid with"
+                    f" grid_bits={int(bits)} on a fresh one"
+                )
         for name, constant in self.constants.items():
             found = state_dict.get(prefix + name)
             if found is None or found.is_meta:
@@ -143,43 +195,39 @@ class Membrane(FixedDtype, Temporal):
         self._planner.clear()
 
     def leak(self, v: Tensor) -> Tensor:
-        """What is left of the membrane after one step without input; elementwise, same shape."""
+        """Leaked membrane after one step without input; elementwise, same shape."""
         raise NotImplementedError(f"{type(self).__name__} must implement leak(v)")
 
     def drive(self, x: Tensor) -> Tensor:
-        """What one step of input adds to the membrane; elementwise, same shape."""
-        divisor = self.input_divisor()
+        """Input as the membrane receives it in one step; elementwise, same shape."""
+        divisor = self._input_divisor()
         return x if divisor is None else x / divisor
 
-    def input_divisor(self) -> Tensor | None:
+    def _input_divisor(self) -> Tensor | None:
         """What `drive` divides the input by, a number or broadcasting against `[*n]`; None for
         nothing.
         """
         return None
 
-    def divides_input(self) -> bool:
-        """Whether `drive` is no more than the division by `input_divisor`."""
-        return not self.has_own(Membrane.drive)
+    def _divides_input(self) -> bool:
+        """Whether `drive` is no more than the division by `_input_divisor`."""
+        return not self._has_own(Membrane.drive)
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """Charged membrane `h = leak(v) + drive(x)`."""
         # separate operations: a fused multiply-add would round differently from machine to machine
-        return self.decayed(v) + self.drive(x)
+        return self._decayed(v) + self.drive(x)
 
-    def decayed(self, v: Tensor) -> Tensor:
+    def _decayed(self, v: Tensor) -> Tensor:
         """`leak(v)`, moved on by one level where `min_decay` asks and the leak alone would round
-        back.
+        back; then on its grid.
         """
         leaked = self.leak(v)
-        if not self.min_decay or self.state_quant is None:
+        if self.min_decay and self.state_quant is not None:
+            leaked = _moved(self.state_quant, v.detach(), leaked, self.v_rest)
+        if self.grid_bits is None:
             return leaked
-        codebook, before, after = self.state_quant, v.detach(), leaked.detach()
-        # rest itself is not stuck, also where it is only near a level
-        resting = codebook.snap(torch.full_like(before[:1], self.v_rest), self.v_rest)
-        stuck = (codebook(after) == before) & (after != before) & (before != resting)
-        code = codebook._cell(before) + torch.sign(after - before).int()
-        neighbour = codebook.levels.to(before.dtype)[code.clamp(0, codebook.num_levels - 1)]
-        return straight_through(torch.where(stuck, neighbour, after), leaked)
+        return straight_through(rounded(leaked, self.grid_bits), leaked)
 
     def quantize(self, h: Tensor) -> Tensor:
         """The charged membrane on its codebook."""
@@ -207,11 +255,11 @@ class Membrane(FixedDtype, Temporal):
             )
         return super().__getattr__(name)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state that this node could not have held."""
-        super().check_state(state)
+        super()._check_state(state)
         # a step of the user's own may hold more
-        if set(state) - {"v"} and not self.has_own(Membrane.step):
+        if set(state) - {"v"} and not self._has_own(Membrane.step):
             raise StateError(
                 f"{type(self).__name__}: its state is 'v', got {sorted(state)}; take states from"
                 " snnsim.states(net)"
@@ -230,7 +278,7 @@ class Membrane(FixedDtype, Temporal):
                     " is of another network"
                 )
 
-    def state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
+    def _state_dtype(self, x_seq: Tensor, codebook: Codebook | None) -> torch.dtype:
         """float32, or float64 where the input or the codebook is.
 
         Raises:
@@ -288,7 +336,7 @@ class Membrane(FixedDtype, Temporal):
         one step later.
         """
         output, _, after = self.settle(q)
-        return output, after, self.decayed(after)
+        return output, after, self._decayed(after)
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
         """Outputs of a whole sequence `[T, B, *n]`, from the held state or from rest, in the dtype
@@ -297,9 +345,9 @@ class Membrane(FixedDtype, Temporal):
         Fused over time where the node's equations allow, else step by step; the values are the
         same.
         """
-        if self._calls is None and self._carries_state:
+        if self._run.is_alone and self._run.carries:
             self._check_step()
-        dtype = self.state_dtype(x_seq, self.state_quant)
+        dtype = self._state_dtype(x_seq, self.state_quant)
         # a step without its graph: only its form matters
         first = x_seq.detach()[0]
         held = self.check_held("v", first, dtype)
@@ -325,19 +373,19 @@ class Membrane(FixedDtype, Temporal):
         """Outputs of a sequence one step after the other, and the state after it; what steps hold
         besides reaches the next one.
         """
-        outputs, carries, keeps, before = [], self._carries_state, self._keeps_graph, self._state
+        outputs, run, before = [], self._run, self._state
         own: dict[str, Tensor] = {}
         try:
-            self._state = before if carries else {}
-            self._carries_state = self._keeps_graph = True
+            self._state = before if run.carries else {}
+            self._run = run._replace(carries=True, keeps_graph=True)
             for x in x_seq.to(dtype).unbind(0):
                 s, q, v = self.step(x, v)
-                self.trace(s, q, v)
+                self._record(s, q, v)
                 # a copy: one output alone is not stacked, and must not be the state itself
                 outputs.append(s.clone() if s is v else s)
             own = self._state
         finally:
-            self._carries_state, self._keeps_graph, self._state = carries, keeps, before
+            self._run, self._state = run, before
         self.hold(**own)
         return stack_steps(outputs).to(x_seq.dtype), v
 
@@ -345,18 +393,22 @@ class Membrane(FixedDtype, Temporal):
         """How the node would run on one step of input `[B, *n]`, and why: fused, by which engine,
         or step by step.
         """
-        return f"{type(self).__name__}: {self.plan(x).explain(x.unsqueeze(0))}"
+        return f"{type(self).__name__}: {self._plan(x).explain(x.unsqueeze(0))}"
 
-    def plan(self, x: Tensor) -> Plan:
+    def _plan(self, x: Tensor) -> Plan:
         """How the node runs on steps of input like `x`, `[B, *n]`."""
-        return self._planner.plan(self, x, self.state_dtype(x, self.state_quant))
+        return self._planner.plan(self, x, self._state_dtype(x, self.state_quant))
 
     def _as_operator(self, x: Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
         """While compiling: whether the node is one operator for steps like `x`, and whether its
         backward needs the input.
         """
         # an exported program knows no node
-        if torch.compiler.is_exporting() or self._trace is not None or self.coupling() is not None:
+        if (
+            torch.compiler.is_exporting()
+            or self._trace is not None
+            or self._why_not_automaton() is not None
+        ):
             return False, False
         return self._operator_form(x.dim() - 1, dtype)
 
@@ -367,21 +419,21 @@ class Membrane(FixedDtype, Temporal):
     # what torch.compiler.assume_constant_result does, which imports the compiler
     _operator_form._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def coupling(self) -> str | None:
+    def _why_not_automaton(self) -> str | None:
         """Why the next state does not follow from code and input alone; None where it does."""
         return None
 
-    def linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
+    def _linear_membrane(self, x: Tensor, dtype: torch.dtype) -> LinearMembrane | None:
         """This node's constants, where its equations are those of integrate-and-fire with a linear
         leak; else None.
         """
         return None
 
-    def is_linear(self) -> bool:
+    def _is_linear(self) -> bool:
         """Whether the equations are those of integrate-and-fire with a linear leak."""
         return False
 
-    def has_own(self, *methods: Callable[..., Any]) -> bool:
+    def _has_own(self, *methods: Callable[..., Any]) -> bool:
         """Whether this node, or a subclass of it, has replaced any of these methods of its base
         classes.
         """
@@ -389,9 +441,9 @@ class Membrane(FixedDtype, Temporal):
             getattr(type(self), m.__name__) is not m or m.__name__ in self.__dict__ for m in methods
         )
 
-    def is_tabular(self) -> bool:
+    def _is_tabular(self) -> bool:
         """Whether a step is: charge, quantize, and what follows from the quantized state alone."""
-        return not self.has_own(Membrane.charge, Membrane.quantize, Membrane.step)
+        return not self._has_own(Membrane.charge, Membrane.quantize, Membrane.step)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -405,10 +457,13 @@ class Membrane(FixedDtype, Temporal):
         # a copy is another node
         self._planner, self._handle = Planner(), Handle(self)
 
-    def check_constants(self, x: Tensor) -> None:
+    def _check_constants(self, x: Tensor) -> None:
         """Refuse constants that do not fit one step of input, or that were moved to where they must
         not be.
         """
+        if self._is_leaky and not self._has_warned and not torch.compiler.is_compiling():
+            self._has_warned = True
+            self._warn_if_stuck()
         for name, constant in self.constants.items():
             value = self._buffers.get(name)
             value = self._parameters.get(name) if value is None else value
@@ -440,38 +495,45 @@ class Membrane(FixedDtype, Temporal):
         before = self.state_quant
         try:
             self.state_quant = codebook
-            self.check_codebook()
+            self._check_codebook()
         except BaseException:
             self.state_quant = before
             raise
 
-    def check_codebook(self) -> None:
+    def _check_codebook(self) -> None:
         """Refuse a codebook that this node cannot work on; warn of one whose levels do not leak."""
-        if self.state_quant is not None and self.stuck_levels():
-            self.warn_if_stuck(self.state_quant, self.leak)
+        self._warn_if_stuck()
 
-    def stuck_levels(self) -> int:
-        """How many levels the leak alone cannot move; 0 where `min_decay` does, or where neurons
-        leak differently.
+    def _stuck_levels(self) -> int:
+        """Number of levels that the leak alone cannot move; 0 where `min_decay` does, or where
+        neurons leak differently.
         """
         if self.state_quant is None or self.min_decay:
             return 0
         levels = self.state_quant.levels
         with torch.no_grad():
             # behind the axes of any per-neuron constant, whose table would be larger
-            leaked = self.leak(levels.reshape(-1, *[1] * 8))
-        return (
-            len(self.state_quant.stuck_codes(lambda _: leaked.flatten()))
-            if leaked.numel() == len(levels)
-            else 0
-        )
+            leaked = self.leak(levels.reshape(-1, *[1] * 8)).flatten()
+        if len(leaked) != len(levels):
+            return 0
+        return len(self.state_quant.stuck_codes(lambda _: leaked))
 
-    def warn_if_stuck(self, codebook: Codebook, leak: Any) -> None:
-        """Warn where most levels of a codebook are beyond the leak's reach."""
-        stuck = len(codebook.stuck_codes(leak))
-        if not self.min_decay and stuck > codebook.num_levels / 2:
+    def _warn_if_stuck(self) -> None:
+        stuck, codebook = self._stuck_levels(), self.state_quant
+        if codebook is not None and stuck > codebook.num_levels / 2:
             warn_user(
                 f"{type(self).__name__}: {stuck} of {codebook.num_levels} levels never leak,"
                 " because the leak moves them by less than half a gap; use more bits, a shorter"
                 " time constant, or min_decay=True"
             )
+
+
+def _moved(codebook: Codebook, before: Tensor, leaked: Tensor, v_rest: float) -> Tensor:
+    """Leaked states, one level closer to rest where they would round back to what they were."""
+    after = leaked.detach()
+    # rest itself is not stuck, also where it is only near a level
+    resting = codebook.snap(torch.full_like(before[:1], v_rest), v_rest)
+    stuck = (codebook(after) == before) & (after != before) & (before != resting)
+    code = codebook._cell(before) + torch.sign(after - before).int()
+    neighbour = codebook.levels.to(before.dtype)[code.clamp(0, codebook.num_levels - 1)]
+    return straight_through(torch.where(stuck, neighbour, after), leaked)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snnsim._core.checks import checked_number
 from snnsim.errors import InvalidValueError
+from snnsim.neurons.arguments import TAU, shown
 from snnsim.neurons.base import BaseNode
-from snnsim.neurons.leaky import Leaky, tau_repr
-from snnsim.quant.codebook import Codebook
-from snnsim.surrogate import ATan, Surrogate
+from snnsim.neurons.leaky import Leaky
 
 __all__ = ["ParametricLIFNode"]
 
@@ -28,38 +28,19 @@ class ParametricLIFNode(Leaky, BaseNode):
     Source: Fang et al. 2021, "Incorporating Learnable Membrane Time Constant", arXiv 2007.05785.
     """
 
+    _nir = "LIF"
+
     def __init__(
-        self,
-        init_tau: float = 2.0,
-        decay_input: bool = True,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate: Surrogate = ATan(),  # noqa: B008  frozen
-        detach_reset: bool = False,
-        state_quant: Codebook | None = None,
-        *,
-        learn_threshold: bool = False,
-        min_decay: bool = False,
+        self, init_tau: float = 2.0, decay_input: bool = True, *others: Any, **options: Any
     ) -> None:
-        super().__init__(
-            v_threshold,
-            v_reset,
-            surrogate,
-            detach_reset,
-            state_quant,
-            learn_threshold=learn_threshold,
-            min_decay=min_decay,
-        )
+        super().__init__(init_tau, decay_input, *others, **options)
+
+    def _start_at(self, tau: float | Tensor) -> None:
         who = type(self).__name__
-        if not checked_number(who, "init_tau", init_tau) > 1:
-            raise InvalidValueError(
-                f"{who}(init_tau={init_tau}): tau is in time steps and must be > 1; without leak"
-                " use IFNode()"
-            )
-        self.w = nn.Parameter(torch.tensor(-math.log(init_tau - 1)))
-        self.decay_input = decay_input
-        if state_quant is not None:
-            self.warn_if_stuck(state_quant, self.leak)
+        start = checked_number(who, "init_tau", tau)
+        if not start > 1:
+            raise InvalidValueError(f"{who}(init_tau={tau}): {TAU.rule}")
+        self.w = nn.Parameter(torch.tensor(-math.log(start - 1)))
 
     @property
     def tau(self) -> Tensor:  # type: ignore[override]
@@ -67,4 +48,4 @@ class ParametricLIFNode(Leaky, BaseNode):
         return 1 + torch.exp(-self.w)
 
     def extra_repr(self) -> str:
-        return f"{tau_repr(self)}, decay_input={self.decay_input}, {super().extra_repr()}"
+        return f"tau={shown(self.tau)}, {super().extra_repr()}"

@@ -70,7 +70,7 @@ class Plan:
             raise InvalidValueError(f"this plan is to run {type(node).__name__} step by step")
         driven = x_seq if self.divides else node.drive(x_seq.to(self.kernel.dtype))
         if isinstance(self.kernel, Table):
-            start = self.start if v is None else node.decayed(v)
+            start = self.start if v is None else node._decayed(v)
             output, after = scan(driven, start.expand(x_seq.shape[1:]), self.kernel)
         else:
             start = self.start if v is None else v
@@ -103,7 +103,7 @@ class Planner:
         """
         reason = _momentary_obstacle(node)
         if reason is not None:
-            node.check_constants(x)
+            node._check_constants(x)
             return Plan(None, reason)
         # a subclass may keep tensors that are not registered
         tensors = _tensors(
@@ -112,7 +112,7 @@ class Planner:
         learns = False
         for tensor in tensors:
             if tensor.is_inference():
-                node.check_constants(x)
+                node._check_constants(x)
                 return Plan(
                     None, "it was made in inference mode, where nothing can be differentiated"
                 )
@@ -154,7 +154,7 @@ class Planner:
             plan = _make_plan(node, x, dtype)
         elif kept.plan.kernel is None:
             # step by step is right whatever has become of it
-            node.check_constants(x)
+            node._check_constants(x)
             plan = kept.plan
         else:
             plan = _make_plan(node, x, dtype, kept.plan, kept.values.are_those_of(tensors))
@@ -186,7 +186,7 @@ def _momentary_obstacle(node: Membrane) -> str | None:
         return "a torch.func transform is at work"
     if node._trace is not None:
         return "its membrane is being recorded"
-    return node.coupling()
+    return node._why_not_automaton()
 
 
 def _tensors(module: nn.Module, found: list[Tensor]) -> list[Tensor]:
@@ -210,11 +210,11 @@ def operator_form(node: Membrane, axes: int, dtype: torch.dtype) -> tuple[bool, 
         t.is_inference() for t in _tensors(node, [])
     ):
         return False, False
-    divisor = node.input_divisor() if node.divides_input() else None
+    divisor = node._input_divisor() if node._divides_input() else None
     keep_input = divisor is not None and divisor.requires_grad
     codebook = node.state_quant
     if codebook is None:
-        return node.is_linear(), keep_input
+        return node._is_linear(), keep_input
     if why_no_table(node, codebook) is not None:
         return False, False
     keep_input = keep_input or any(p.requires_grad for p in codebook.parameters())
@@ -238,7 +238,7 @@ def operator_form(node: Membrane, axes: int, dtype: torch.dtype) -> tuple[bool, 
 
 def why_no_table(node: Membrane, codebook: Codebook) -> str | None:
     """Why a node cannot have a table whatever its equations give; None if it may."""
-    if not node.is_tabular():
+    if not node._is_tabular():
         return "its charge, quantize or step is its own"
     if type(codebook) not in (Codebook, LearnedUniform):
         return f"a {type(codebook).__name__} is not a fixed set of levels and edges"
@@ -258,18 +258,18 @@ def _make_plan(
             input.
         unseen: whether other values could only come from something that is not registered.
     """
-    node.check_constants(x)
+    node._check_constants(x)
     codebook = node.state_quant
     if codebook is None:
-        membrane = node.linear_membrane(x, dtype)
+        membrane = node._linear_membrane(x, dtype)
         if membrane is None:
             return Plan(None, "its state is not quantized and its equations are its own")
         return Plan(membrane, start=node.rest(x, dtype, None))
     reason = why_no_table(node, codebook)
     if reason is not None:
         return Plan(None, reason)
-    divides = node.divides_input()
-    divisor = node.input_divisor() if divides else None
+    divides = node._divides_input()
+    divisor = node._input_divisor() if divides else None
     try:
         if before is None and not divides:
             check_drive(node, x.shape, dtype, x.device)
@@ -277,7 +277,7 @@ def _make_plan(
             node, node.transition, codebook, x.shape, dtype, divisor, is_known=before is not None
         )
         with torch.inference_mode(False):
-            start = node.decayed(node.rest(x, dtype, codebook))
+            start = node._decayed(node.rest(x, dtype, codebook))
         if before is not None:
             same = _is_same_plan(table, start, before)
             if same and not (learns(table) or start.requires_grad):

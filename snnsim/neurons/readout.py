@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
 
-from snnsim.neurons.constants import TAU, Constant
-from snnsim.neurons.leaky import Leaky, tau_repr
+from snnsim.neurons.arguments import TAU, Constants
+from snnsim.neurons.leaky import Leaky
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 
-__all__ = ["LIReadout", "Readout"]
+__all__ = ["Integrator", "LIReadout", "Readout"]
 
 
 class Readout(Membrane):
@@ -34,7 +33,8 @@ class LIReadout(Leaky, Readout):
         min_decay: a level that the leak cannot move leaks one level toward rest instead.
     """
 
-    constants: ClassVar[Mapping[str, Constant]] = {"tau": TAU}
+    constants: ClassVar[Constants] = {"tau": TAU}
+    _nir = "LI"
 
     def __init__(
         self,
@@ -44,15 +44,24 @@ class LIReadout(Leaky, Readout):
         *,
         min_decay: bool = False,
     ) -> None:
-        super().__init__(0.0, state_quant, min_decay)
-        # kept as a tensor
-        self.tau = tau  # type: ignore[assignment]
-        self.decay_input = decay_input
-        if state_quant is not None and self.tau.dim() == 0:
-            self.warn_if_stuck(state_quant, self.leak)
+        super().__init__(tau, decay_input, 0.0, state_quant, min_decay)
 
-    def extra_repr(self) -> str:
-        return (
-            f"{tau_repr(self)}, decay_input={self.decay_input}"
-            + ", min_decay=True" * self.min_decay
-        )
+
+class Integrator(Readout):
+    """Sum of all input so far, which never fires: `v = codebook(v + x)`.
+
+    Args:
+        state_quant: codebook of the sum; None keeps it in floating point.
+    """
+
+    _nir = "I"
+
+    def __init__(self, state_quant: Codebook | None = None) -> None:
+        super().__init__(0.0, state_quant)
+
+    def leak(self, v: Tensor) -> Tensor:
+        """All of `v`."""
+        return v
+
+    def _linear_leak(self) -> tuple[bool, Tensor | None]:
+        return type(self).leak is Integrator.leak, None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from snnsim.neurons.arguments import ALPHA, BETA, Constants
 from snnsim.neurons.base import BaseNode
-from snnsim.neurons.constants import ALPHA, BETA, Constant
+from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.readout import Readout
 from snnsim.quant.codebook import Codebook
-from snnsim.surrogate import ATan, Surrogate
 
 __all__ = ["SynapticCurrent", "SynapticNode"]
 
@@ -24,7 +23,7 @@ class SynapticCurrent(Readout):
         current_quant: codebook of the current; None keeps it in floating point.
     """
 
-    constants: ClassVar[Mapping[str, Constant]] = {"alpha": ALPHA}
+    constants: ClassVar[Constants] = {"alpha": ALPHA}
     alpha: float
 
     def __init__(self, alpha: float, current_quant: Codebook | None = None) -> None:
@@ -32,11 +31,8 @@ class SynapticCurrent(Readout):
         self.alpha = alpha
 
     def leak(self, v: Tensor) -> Tensor:
-        """The fraction `alpha` of the current."""
+        """Leaked current: the fraction `alpha`."""
         return self.alpha * v
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}"
 
 
 class SynapticNode(BaseNode):
@@ -52,39 +48,38 @@ class SynapticNode(BaseNode):
         others: see BaseNode.
     """
 
-    constants: ClassVar[Mapping[str, Constant]] = {**BaseNode.constants, "beta": BETA}
+    constants: ClassVar[Constants] = {**BaseNode.constants, "beta": BETA}
     beta: float
+    _is_leaky = True
+    _nir = "CubaLIF"
 
     def __init__(
         self,
         alpha: float = 0.5,
         beta: float = 0.5,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate: Surrogate = ATan(),  # noqa: B008  frozen
-        detach_reset: bool = False,
-        state_quant: Codebook | None = None,
+        *others: Any,
         current_quant: Codebook | None = None,
-        *,
-        learn_threshold: bool = False,
-        min_decay: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            v_threshold,
-            v_reset,
-            surrogate,
-            detach_reset,
-            state_quant,
-            learn_threshold=learn_threshold,
-            min_decay=min_decay,
-        )
+        super().__init__(*others, **options)
         self.current = SynapticCurrent(alpha, current_quant)
         self.beta = beta
-        if state_quant is not None and self.beta < 1:
-            self.warn_if_stuck(state_quant, self.leak)
+
+    @property
+    def alpha(self) -> float:
+        """What is left of the synaptic current after one step."""
+        return self.current.alpha
+
+    @property
+    def current_quant(self) -> Codebook | None:
+        """Codebook of the synaptic current."""
+        return self.current.state_quant
+
+    def _stages(self) -> tuple[Membrane, ...]:
+        return self.current, self
 
     def leak(self, v: Tensor) -> Tensor:
-        """The fraction `beta` of the membrane."""
+        """Leaked membrane: the fraction `beta`."""
         return self.beta * v
 
     def forward_sequence(self, x_seq: Tensor) -> Tensor:
@@ -94,7 +89,7 @@ class SynapticNode(BaseNode):
         before = self.current._state
         try:
             # the current reaches the membrane in its own precision, not in that of the input
-            wide = x_seq.to(self.current.state_dtype(x_seq, self.current.state_quant))
+            wide = x_seq.to(self.current._state_dtype(x_seq, self.current.state_quant))
             return super().forward_sequence(self.current.forward_sequence(wide)).to(x_seq.dtype)
         except BaseException:
             # a step that fails changes neither state
@@ -115,6 +110,3 @@ class SynapticNode(BaseNode):
     def detach(self) -> None:
         super().detach()
         self.current.detach()
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}, {super().extra_repr()}"

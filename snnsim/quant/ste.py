@@ -15,7 +15,7 @@ from snnsim._core.autograd import apply
 from snnsim._core.checks import check_real, checked_float
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["ceil", "clamp", "floor", "round", "straight_through"]
+__all__ = ["ceil", "clamp", "floor", "round", "rounded", "straight_through"]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -119,3 +119,11 @@ def clamp(x: Tensor, min_value: float, max_value: float) -> Tensor:
             " max_value; swap the two"
         )
     return apply(_Clamp, x, min_value, max_value)
+
+
+def rounded(values: Tensor, frac_bits: int) -> Tensor:
+    """Nearest multiples of `2**-frac_bits`, halves to even, in the dtype of `values` and without a
+    gradient.
+    """
+    step = 2.0**-frac_bits
+    return (torch.round(values.detach().double() / step) * step).to(values.dtype)

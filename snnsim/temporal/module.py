@@ -4,21 +4,42 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from snnsim._core import debug
 from snnsim._core.checks import check_tensor, dense
-from snnsim._core.debug import check_finite
 from snnsim._core.restore import PassingHook
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, StateError
 
-__all__ = ["Temporal", "fold", "stack_steps"]
+__all__ = ["RUN_ATTRIBUTES", "Run", "Temporal", "fold", "stack_steps", "temporal_modules"]
 
-RUN_ATTRIBUTES = frozenset(
-    {"_time_steps", "_carries_state", "_keeps_graph", "_calls", "_rows", "_is_restored", "_state"}
-)
+# of a module: what no copy of it takes over, and what no equation reads
+RUN_ATTRIBUTES = frozenset({"_run", "_state", "_trace"})
+
+
+class Run(NamedTuple):
+    """The call that a module takes part in, one value that its runner sets and puts back.
+
+    Attributes:
+        steps: time steps that come folded into the batch; None where they come one by one.
+        carries: state is read, and kept for the next step.
+        keeps_graph: kept state stays within the graph.
+        rows: time x batch; a layer may make more rows of them (patches), never fewer.
+        is_alone: no runner is at work.
+        is_used: the module has been called, and must not be again.
+        is_restored: `checkpoint` has put back the state that this call started from.
+    """
+
+    steps: int | None = None
+    carries: bool = True
+    keeps_graph: bool = True
+    rows: int = 0
+    is_alone: bool = True
+    is_used: bool = False
+    is_restored: bool = False
 
 
 def stack_steps(steps: Sequence[Tensor]) -> Tensor:
@@ -47,16 +68,8 @@ class Temporal(nn.Module):
     `hold(name=tensor)`; both know whether the current run carries state.
     """
 
-    # set by a runner for the length of one call, as plain attributes (a context variable would
-    # break torch.compile)
-    _time_steps: int | None = None
-    _carries_state: bool = True
-    _keeps_graph: bool = True
-    _calls: int | None = None
-    # time x batch of the run; a layer may make more rows of them (patches), never fewer
-    _rows: int = 0
-    # whether `checkpoint` has put back the state that this call started from
-    _is_restored: bool = False
+    # a plain attribute: a context variable would break torch.compile
+    _run: Run = Run()
     # where a Recorder collects (output, membrane before the reset, membrane after it) of every step
     _trace: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
@@ -65,8 +78,7 @@ class Temporal(nn.Module):
         self._state: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # plain attributes that change several times a run: past nn.Module, which looks for
-        # parameters in everything
+        # past nn.Module, which looks for parameters in everything
         if name in RUN_ATTRIBUTES:
             object.__setattr__(self, name, value)
         else:
@@ -88,33 +100,47 @@ class Temporal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """One time step `[B, *n]`; inside MultiStep the folded sequence `[T*B, *n]`."""
-        x = self._checked(x)
-        if self._time_steps is None:
-            check_finite(type(self).__name__, x)
-            return self.forward_sequence(x.unsqueeze(0)).squeeze(0)
-        x_seq = self._unfold(x)
-        check_finite(type(self).__name__, x_seq)
-        return fold(self.forward_sequence(x_seq))
+        run = self._run
+        if not isinstance(x, Tensor):
+            check_tensor(type(self).__name__, "x", x)
+        if x.layout is not torch.strided or x.is_nested:
+            x = dense(type(self).__name__, "x", x)
+        if x.dim() == 0:
+            raise ShapeError(
+                f"{type(self).__name__}: x must be [B, *n], got a single number; give it a batch"
+                " axis with x.reshape(1, 1)"
+            )
+        if run.is_alone:
+            self._check_recomputed()
+        else:
+            if run.is_used:
+                self._refuse_reuse()
+            used = Run(run.steps, run.carries, run.keeps_graph, run.rows, False, True)
+            object.__setattr__(self, "_run", used)
+        x_seq = x.unsqueeze(0) if run.steps is None else self._unfold(x, run)
+        if debug.is_on:
+            debug.check_finite(type(self).__name__, x if run.steps is None else x_seq)
+        out = self.forward_sequence(x_seq)
+        return out.squeeze(0) if run.steps is None else fold(out)
 
     def held(self, name: str) -> Tensor | None:
         """A state tensor kept from the step before, or None at rest."""
-        if self._calls is None:
+        if self._run.is_alone:
             self._check_recomputed()
-        return self._state.get(name) if self._carries_state else None
+        return self._state.get(name) if self._run.carries else None
 
     def hold(self, **tensors: Tensor) -> None:
         """Keep state tensors for the next step, if this run carries state; those of other names
         stay as they are.
         """
-        if self._carries_state:
-            if self._calls is None:
+        run = self._run
+        if run.carries:
+            if run.is_alone:
                 self._check_step()
-            kept = {
-                name: tensor if self._keeps_graph else tensor.detach()
-                for name, tensor in tensors.items()
-            }
+            if not run.keeps_graph:
+                tensors = {name: tensor.detach() for name, tensor in tensors.items()}
             # another dictionary: whoever has taken down what was held keeps that
-            self._state = {**self._state, **kept}
+            self._state = {**self._state, **tensors}
 
     def _check_step(self) -> None:
         """Refuse a step of its own whose state would not be there for the next one."""
@@ -139,7 +165,7 @@ class Temporal(nn.Module):
         first time.
         """
         if (
-            not self._is_restored
+            not self._run.is_restored
             and not torch.compiler.is_compiling()
             and torch._C._current_graph_task_id() != -1
         ):
@@ -151,9 +177,8 @@ class Temporal(nn.Module):
 
     def _check_between_steps(self, what: str) -> None:
         """Refuse what takes place between two time steps while all of them are computed at once."""
-        if self._time_steps is not None and not (
-            what == "state" and self._calls and self._carries_state
-        ):
+        run = self._run
+        if run.steps is not None and not (what == "state" and run.is_used and run.carries):
             raise RunError(
                 f"{type(self).__name__}: {what} of a module within a run of MultiStep, which"
                 " computes all time steps at once, so that it would not be that of one step; use"
@@ -180,10 +205,10 @@ class Temporal(nn.Module):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned; empty for rest."""
         self._check_between_steps("load_state")
-        self.check_state(state)
+        self._check_state(state)
         self._state = dict(state)
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
         """Refuse a state that this module could not have held."""
         if not isinstance(state, Mapping):
             raise InvalidTypeError(
@@ -192,30 +217,28 @@ class Temporal(nn.Module):
             )
         for name, tensor in state.items():
             if not isinstance(name, str):
-                raise InvalidTypeError(
-                    f"load_state: names of states are str, got {name!r}; take states from"
-                    " snnsim.states(net)"
+                problem = (
+                    f"names of states are str, got {name!r}; take states from snnsim.states(net)"
                 )
-            if not isinstance(tensor, Tensor):
-                raise InvalidTypeError(
-                    f"load_state: {name!r} must be a tensor, got {type(tensor).__name__}"
+            elif not isinstance(tensor, Tensor):
+                problem = f"{name!r} must be a tensor, got {type(tensor).__name__}"
+            elif not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+                problem = f"{name!r} must be floating point of 16 bits or more, got {tensor.dtype}"
+            elif tensor.is_nested:
+                problem = f"{name!r} must be a dense tensor, got a nested one"
+            elif tensor.layout is not torch.strided:
+                problem = (
+                    f"{name!r} must be a dense tensor, got {tensor.layout}; use its to_dense()"
                 )
-            if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
-                raise InvalidTypeError(
-                    f"load_state: {name!r} must be floating point of 16 bits or more, got"
-                    f" {tensor.dtype}"
-                )
-            if tensor.layout is not torch.strided or tensor.is_nested:
-                layout = (
-                    "a nested one" if tensor.is_nested else f"{tensor.layout}; use its to_dense()"
-                )
-                raise InvalidTypeError(f"load_state: {name!r} must be a dense tensor, got {layout}")
-            if not tensor.is_meta and not bool(tensor.isfinite().all()):
+            elif tensor.is_meta or bool(tensor.isfinite().all()):
+                continue
+            else:
                 raise InvalidValueError(
                     f"load_state: {name!r} holds NaN or infinite values, which a state never leaves"
                     " again; start from rest with snnsim.reset(net), or take the states of a run"
                     " without them"
                 )
+            raise InvalidTypeError(f"load_state: {problem}")
 
     def check_held(self, name: str, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The held state tensor, checked against one step of input.
@@ -228,7 +251,9 @@ class Temporal(nn.Module):
         Raises:
             StateError: another shape, dtype or device than the state held from the step before.
         """
-        tensor = self.held(name)
+        run = self._run
+        # a run from rest finds nothing
+        tensor = self.held(name) if run.carries or run.is_alone else None
         if tensor is None:
             return None
         who = f"{type(self).__name__}: the state held from the step before"
@@ -246,9 +271,9 @@ class Temporal(nn.Module):
             )
         return tensor
 
-    def _unfold(self, x: Tensor) -> Tensor:
-        steps = self._time_steps
-        if steps is None or x.shape[0] % steps or (self._rows and x.shape[0] % self._rows):
+    def _unfold(self, x: Tensor, run: Run) -> Tensor:
+        steps = run.steps
+        if steps is None or x.shape[0] % steps or (run.rows and x.shape[0] % run.rows):
             raise ShapeError(
                 f"{type(self).__name__}: got shape {tuple(x.shape)} within a run of {steps} time"
                 " steps; the first axis must stay time x batch from the runner's input to every"
@@ -256,48 +281,31 @@ class Temporal(nn.Module):
             )
         return x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
 
-    def _checked(self, x: Tensor) -> Tensor:
-        """`x`, dense, if the module may be called with it now; marks the module as used."""
-        if not isinstance(x, Tensor):
-            check_tensor(type(self).__name__, "x", x)
-        if x.layout is not torch.strided or x.is_nested:
-            x = dense(type(self).__name__, "x", x)
-        if x.dim() == 0:
-            raise ShapeError(
-                f"{type(self).__name__}: x must be [B, *n], got a single number; give it a batch"
-                " axis with x.reshape(1, 1)"
-            )
-        if self._calls is None:
-            self._check_recomputed()
-        else:
-            self._check_unused()
-            self._calls = 1
-        return x
+    def _refuse_reuse(self) -> NoReturn:
+        raise RunError(
+            f"{type(self).__name__} is used twice within one run: its second use would continue"
+            " from the state of the first; give each place in the network a module of its own"
+        )
 
-    def _check_unused(self) -> None:
-        """Refuse a second use within one run."""
-        if self._calls:
-            raise RunError(
-                f"{type(self).__name__} is used twice within one run: its second use would continue"
-                " from the state of the first; give each place in the network a module of its own"
-            )
-
-    def trace(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
+    def _record(self, output: Tensor, charged: Tensor, after: Tensor) -> None:
         """Hand one time step to the recorder, if there is one."""
         if self._trace is not None:
             self._trace.append((output.detach(), charged.detach(), after.detach()))
 
     def __getstate__(self) -> dict[str, Any]:
-        # a copy is in no run and in no recording, also one that was made within
-        kept = {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in RUN_ATTRIBUTES and name != "_trace"
-        }
-        # nor does a copy count for what counts the original
+        # a copy is in no run and in no recording, also one that was made within; nor does it count
+        # for what counts the original
         hooks = self._forward_hooks.items()
+        kept = {name: value for name, value in self.__dict__.items() if name not in RUN_ATTRIBUTES}
         kept["_forward_hooks"] = OrderedDict(
             (key, hook) for key, hook in hooks if not isinstance(hook, PassingHook)
         )
         # a held state may be inside a graph, which can be neither copied nor pickled
         return {**kept, "_state": {name: tensor.detach() for name, tensor in self._state.items()}}
+
+
+def temporal_modules(net: nn.Module, who: str = "net") -> dict[str, Temporal]:
+    """Modules of a network that know about time, by name."""
+    if not isinstance(net, nn.Module):
+        raise InvalidTypeError(f"{who}: must be an nn.Module, got {type(net).__name__}")
+    return {name: module for name, module in net.named_modules() if isinstance(module, Temporal)}

@@ -7,8 +7,8 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from snnsim.errors import InvalidTypeError, RunError, ShapeError
-from snnsim.temporal.module import Temporal, stack_steps
+from snnsim.errors import RunError, ShapeError
+from snnsim.temporal.module import Temporal, stack_steps, temporal_modules
 
 __all__ = ["Recorder", "Trace"]
 
@@ -67,12 +67,8 @@ class Recorder(Mapping[str, Trace]):
     __hash__ = object.__hash__
 
     def __init__(self, net: nn.Module) -> None:
-        if not isinstance(net, nn.Module):
-            raise InvalidTypeError(f"Recorder(net): must be an nn.Module, got {type(net).__name__}")
         self._steps: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
-        self._nodes = {
-            name: module for name, module in net.named_modules() if isinstance(module, Temporal)
-        }
+        self._nodes = temporal_modules(net, "Recorder(net)")
 
     def __enter__(self) -> Recorder:
         if any(node._trace is not None for node in self._nodes.values()):

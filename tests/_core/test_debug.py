@@ -1,15 +1,16 @@
 import torch
 
 import snnsim
-from snnsim._core.debug import check_finite, is_debugging
+from snnsim._core import debug
+from snnsim._core.debug import check_finite
 
 
 def test_is_off_at_start_and_switches():
-    assert not is_debugging()
+    assert not debug.is_on
     snnsim.debug(True)
-    assert is_debugging()
+    assert debug.is_on
     snnsim.debug(False)
-    assert not is_debugging()
+    assert not debug.is_on
 
 
 def test_checks_nothing_while_off():

@@ -1,14 +1,13 @@
 import copy
 import pickle
 
-import configurations
 import pytest
 import torch
 from deploy.networks import awake, dense, lowered, spikes
 from torch import nn
 
 from snnsim import MultiStep, neurons, quant
-from snnsim.deploy import OnGrid, lower, to_grid, verify
+from snnsim.deploy import lower, to_grid, verify
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.layers import QuantConv2d, QuantLinear
 from snnsim.quant.learned import LearnedUniform
@@ -33,7 +32,7 @@ def test_scales_biases_edges_and_leaks_are_multiples():
         assert on_grid(layer.quantized_bias(), 11)
     for node in (net[2], net[4]):
         assert on_grid(node.state_quant.edges, 11)
-        assert on_grid(node.decayed(node.state_quant.levels), 11)
+        assert on_grid(node._decayed(node.state_quant.levels), 11)
 
 
 def test_modules_stay_the_objects_they_were():
@@ -186,14 +185,6 @@ REFUSED = {
         24,
         r"need 24 fractional bits, .* at most 2\d; call snnsim.deploy.to_grid\(net, grid_bits=16\)",
     ),
-    "own neuron": (
-        lambda: one(configurations.QuadraticNode(state_quant=quant.uniform(4))),
-        14,
-        (
-            r"'1' is a QuadraticNode, whose leak is not on a grid; derive `class"
-            r" GridQuadraticNode\(OnGrid, QuadraticNode\)`"
-        ),
-    ),
     "no codebook": (
         lambda: one(neurons.IFNode()),
         14,
@@ -247,12 +238,10 @@ def test_grid_bits_is_an_int():
 
 
 def test_leak_on_a_grid_passes_its_gradient_straight_through():
-    class GridLIF(OnGrid, neurons.LIFNode):
-        grid_bits = 3
-
-    node = GridLIF(3.0, state_quant=quant.uniform(4))
+    node = neurons.LIFNode(3.0, state_quant=quant.uniform(4))
+    node.grid_bits = 3
     v = torch.tensor([0.3, -0.4], requires_grad=True)
-    leaked = node.decayed(v)
+    leaked = node._decayed(v)
     leaked.sum().backward()
     assert on_grid(leaked, 3)
     torch.testing.assert_close(v.grad, torch.full((2,), 2 / 3), atol=1e-5, rtol=1e-5)
@@ -283,9 +272,7 @@ def test_a_codebook_that_draws_is_refused_and_not_replaced():
     net = nn.Sequential(QuantLinear(12, 9), neurons.IFNode(state_quant=codebook))
     with pytest.raises(
         InvalidValueError,
-        match=(
-            r"'1' \(GridIFNode\).*its codebook is a StochasticCodebook, which no table stands for"
-        ),
+        match=(r"'1' \(IFNode\).*its codebook is a StochasticCodebook, which no table stands for"),
     ):
         to_grid(net)
     assert net[1].state_quant is codebook

@@ -9,7 +9,7 @@ from deploy.networks import NETWORKS, Residual, awake, dense, example, lowered, 
 from torch import nn
 
 from snnsim import MultiStep, layers, neurons, quant
-from snnsim.deploy import lower, to_grid, verify
+from snnsim.deploy import OnGrid, lower, to_grid, verify
 from snnsim.deploy.ops import GridNeuron, Product
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.descriptor import QuantDescriptor
@@ -72,13 +72,13 @@ def test_channels_of_images_share_their_table():
     assert verify(net, integer, [spikes(9, 3, 1, 6, 7)]).exact
 
 
-def test_a_neuron_of_ones_own_lowers_once_it_is_on_the_grid():
-    from snnsim.deploy import OnGrid
+class OnCoarseGrid(OnGrid, configurations.QuadraticNode):
+    grid_bits = 12
 
-    class GridQuadratic(OnGrid, configurations.QuadraticNode):
-        pass
 
-    net = awake(nn.Sequential(QuantLinear(12, 9), GridQuadratic(state_quant=quant.uniform(4))))
+@pytest.mark.parametrize("kind", [configurations.QuadraticNode, OnCoarseGrid])
+def test_a_neuron_of_ones_own_lowers(kind):
+    net = awake(nn.Sequential(QuantLinear(12, 9), kind(state_quant=quant.uniform(4))))
     assert verify(net, lowered(net), [spikes(9, 3, 12)]).exact
 
 

@@ -225,7 +225,7 @@ def test_a_grid_class_of_ones_own_is_not_ours_by_name():
         to_nir(nn.Sequential(nn.Linear(4, 4), mine))
 
 
-@pytest.mark.parametrize("name", ["leak", "drive", "fire", "discharge", "decayed", "forward"])
+@pytest.mark.parametrize("name", ["leak", "drive", "fire", "discharge", "_decayed", "forward"])
 @pytest.mark.parametrize("driven", [False, True])
 def test_methods_put_on_a_neuron_are_refused(name, driven):
     node = neurons.LIFNode(3.0, state_quant=quant.uniform(4))

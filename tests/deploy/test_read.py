@@ -99,7 +99,7 @@ def test_methods_put_on_an_object_are_refused(part):
 def test_equations_put_on_a_neuron_are_refused(name):
     net = dense()
     setattr(net[1], name, getattr(net[1], name))
-    with pytest.raises(InvalidValueError, match=rf"'1' \(GridIFNode\).*it has a {name} of its own"):
+    with pytest.raises(InvalidValueError, match=rf"'1' \(IFNode\).*it has a {name} of its own"):
         lower(net)
 
 

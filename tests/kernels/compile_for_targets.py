@@ -78,7 +78,7 @@ def main(backend, arch):
     for node in nodes():
         for dtype in (torch.float32, torch.float64, torch.float16):
             x = torch.zeros(5, 2, 3, dtype=dtype, requires_grad=True)
-            plan = node.plan(x.detach()[0])
+            plan = node._plan(x.detach()[0])
             run = scan if isinstance(plan.kernel, Table) else scan_linear
             spikes, _ = run(x, plan.start.expand(x.shape[1:]), plan.kernel, engine="gpu")
             spikes.sum().backward()

@@ -166,15 +166,29 @@ def test_a_large_snap_warns():
 
 def test_most_codes_stuck_warns_once_for_leaky_nodes_only():
     codebook = quant.uniform(4)
+    node = LIFNode(tau=40.0, state_quant=codebook)
     with pytest.warns(UserWarning, match="levels never leak") as caught:
-        LIFNode(tau=40.0, state_quant=codebook)
+        MultiStep(node)(torch.zeros(3, 2, 3))
+    node(torch.zeros(2, 3))
     assert len(caught) == 1
-    # the warning points at the line that made the node
+    # the warning points at the line that first ran the node
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        IFNode(state_quant=codebook)
-        LIFNode(tau=40.0, state_quant=codebook, min_decay=True)
+        IFNode(state_quant=codebook)(torch.zeros(2, 3))
+        LIFNode(tau=40.0, state_quant=codebook, min_decay=True)(torch.zeros(2, 3))
+
+
+def test_a_leak_that_needs_what_a_subclass_sets_later_is_not_called_before():
+    class Own(LIFNode):
+        def __init__(self, factor, **options):
+            super().__init__(**options)
+            self.factor = factor
+
+        def leak(self, v):
+            return self.factor * v
+
+    assert Own(0.5, state_quant=quant.uniform(4))(torch.zeros(2, 3)).shape == (2, 3)
 
 
 def test_min_decay_moves_a_stuck_code_one_level_toward_rest():
@@ -213,7 +227,7 @@ def test_nan_is_named_while_debugging():
     node = IFNode()
     x = torch.zeros(2, 3)
     x[1, 2] = torch.nan
-    snnsim._core.debug(True)
+    snnsim.debug(True)
     try:
         with pytest.raises(
             InvalidValueError, match=r"1 NaN of 6 values, at \(1, 2\) of shape \(2, 3\)"
@@ -223,10 +237,10 @@ def test_nan_is_named_while_debugging():
         with pytest.raises(InvalidValueError, match=r"at \(0, 1, 2\), .* of shape \(3, 2, 3\)"):
             MultiStep(node)(torch.stack([x, x, x]))
     finally:
-        snnsim._core.debug(False)
+        snnsim.debug(False)
     assert node(x)[1, 2].isnan()
     with pytest.raises(InvalidTypeError, match="True or False"):
-        snnsim._core.debug(1)
+        snnsim.debug(1)
 
 
 def test_another_batch_size_than_the_held_state_raises_and_changes_nothing():

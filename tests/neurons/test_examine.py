@@ -141,7 +141,7 @@ def test_a_state_in_an_attribute_is_seen_and_left_alone():
     class Adapting(LIFNode):
         a = 0.0
 
-        def firing_threshold(self, q):
+        def _firing_threshold(self, q):
             return 1 + 0.5 * torch.as_tensor(self.a)
 
         def fire(self, q):
@@ -191,10 +191,10 @@ def test_what_leak_reads_is_read_anew_when_it_has_changed(where, monkeypatch):
 def test_equations_of_a_user_that_give_the_same_keep_their_plan():
     x, node = inputs(), Holder("dict")
     with torch.no_grad():
-        plan = node.plan(x[0])
-        assert node.plan(x[0]) is plan
+        plan = node._plan(x[0])
+        assert node._plan(x[0]) is plan
         node.kept["a"] = 0.5
-        assert node.plan(x[0]) is not plan
+        assert node._plan(x[0]) is not plan
 
 
 @pytest.mark.parametrize("codebook", [None, quant.uniform(4)], ids=["float", "quantized"])
@@ -288,7 +288,7 @@ class Divided(LIFNode):
         super().__init__(**options)
         self.scale = nn.Parameter(torch.zeros(()))
 
-    def input_divisor(self):
+    def _input_divisor(self):
         return self.scale
 
 

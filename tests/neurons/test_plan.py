@@ -138,7 +138,7 @@ def test_every_engine_gives_the_step_loop(engine, monkeypatch):
 def test_thresholds_per_channel_make_a_table_for_each():
     thresholds = torch.tensor([0.8, 1.0, 1.2]).view(3, 1, 1)
     node = LIFNode(v_threshold=thresholds, state_quant=quant.uniform(4))
-    table = node.plan(torch.zeros(2, 3, 4, 5)).kernel
+    table = node._plan(torch.zeros(2, 3, 4, 5)).kernel
     assert table.channels == 3
     assert table.inner == 20
     for memory_format in (torch.contiguous_format, torch.channels_last):
@@ -206,7 +206,7 @@ class TestPlan:
 
     def test_is_kept_while_nothing_changes(self):
         node = LIFNode(state_quant=quant.uniform(4))
-        assert node.plan(self.x) is node.plan(self.x)
+        assert node._plan(self.x) is node._plan(self.x)
 
     @pytest.mark.parametrize(
         "change",
@@ -305,7 +305,7 @@ def test_an_engine_asked_for_by_name_that_is_not_there_raises():
     from snnsim.kernels.scan import scan
 
     node = LIFNode(state_quant=quant.uniform(4))
-    table = node.plan(torch.zeros(1, 3)).kernel
+    table = node._plan(torch.zeros(1, 3)).kernel
     with pytest.raises((EngineError, ValueError), match="warp"):
         scan(torch.zeros(2, 1, 3), torch.zeros(1, 3), table, engine="warp")
 
@@ -393,7 +393,7 @@ class Stepping(IFNode):
 
 
 class Demanding(IFNode):
-    def firing_threshold(self, q):
+    def _firing_threshold(self, q):
         return 9.0
 
 

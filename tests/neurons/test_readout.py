@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from snnsim import neurons, quant
-from snnsim.neurons import LIReadout
-from snnsim.temporal.runner import MultiStep
+from snnsim import MultiStep, SingleStep, neurons, quant
+from snnsim.neurons import Integrator, LIReadout
 from snnsim.testing import check_node
 
 
@@ -33,3 +32,25 @@ def test_an_output_is_not_the_state_itself():
         kept = readout.v.clone()
         out.mul_(100)
         assert torch.equal(readout.v, kept)
+
+
+def test_sums_its_input():
+    x = torch.randn(20, 2, 3, dtype=torch.float64)
+    assert torch.allclose(MultiStep(Integrator())(x), x.cumsum(0), atol=1e-12, rtol=0)
+    assert torch.equal(MultiStep(Integrator())(x), SingleStep(Integrator())(x))
+
+
+def test_a_quantized_sum_stays_on_its_levels():
+    codebook = quant.uniform(4, low=-4.0, high=4.0)
+    x = torch.randn(20, 2, 3, generator=torch.Generator().manual_seed(0))
+    found = MultiStep(Integrator(codebook))(x)
+    assert torch.isin(found, codebook.levels).all()
+    v = torch.zeros(2, 3)
+    for now, out in zip(x, found, strict=True):
+        v = codebook(v + now)
+        assert torch.equal(out, v)
+    assert "fused" in Integrator(codebook).explain(x[0])
+
+
+def test_repr_of_an_integrator():
+    assert repr(Integrator()) == "Integrator()"

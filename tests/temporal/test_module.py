@@ -7,6 +7,7 @@ from torch import nn
 
 import snnsim
 from snnsim import MultiStep, SingleStep, layers, neurons, quant
+from snnsim._core.restore import evaluating
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, SnnsimError, StateError
 
 MODULES = [
@@ -111,7 +112,7 @@ def test_a_held_nan_survives_a_look_at_the_network():
     node = neurons.SynapticNode()
     node(torch.full((2, 3), torch.nan))
     held = node.v, node.i
-    with snnsim.temporal.evaluating.evaluating(node):
+    with evaluating(node):
         snnsim.reset(node)
     assert (node.v, node.i) == held
     # a step that fails puts the same state back

@@ -139,8 +139,7 @@ def test_a_failed_run_changes_nothing(runner):
         runner(bad, carry_state=True)(torch.rand(2, 5, 3))
     after = snnsim.states(net)
     assert all(torch.equal(after[name]["v"], before[name]["v"]) for name in before)
-    assert net[0]._time_steps is None
-    assert net[0]._calls is None
+    assert net[0]._run.is_alone
 
 
 def test_states_can_be_taken_and_put_back():

@@ -65,7 +65,7 @@ def engine_lines(device: str) -> list[str]:
     """
     node = neurons.LIFNode(state_quant=quant.uniform(4)).to(device)
     x_seq = torch.zeros(8, 16, 1000, device=device)
-    kernel = node.plan(x_seq[0]).kernel
+    kernel = node._plan(x_seq[0]).kernel
     if kernel is None:
         raise EngineError("a 4-bit LIF layer has no table; report this")
     lines, taken = [], False

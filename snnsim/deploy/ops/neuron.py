@@ -29,7 +29,6 @@ from snnsim.neurons.base import BaseNode
 from snnsim.neurons.examine import table_of
 from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.readout import Readout
-from snnsim.neurons.synaptic import SynapticNode
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.weight import QuantizedWeight
 
@@ -114,9 +113,9 @@ class Neuron(Operation):
     @classmethod
     def lowered(cls, context: Context) -> int:
         node: Any = context.part.module
-        if isinstance(node, SynapticNode):
-            current = replace(context.part, name=f"{context.name}.current", module=node.current)
-            driven = _membrane(replace(context, part=current), node.current)
+        for current in node._stages()[:-1]:
+            part = replace(context.part, name=f"{context.name}.current", module=current)
+            driven = _membrane(replace(context, part=part), current)
             context = replace(context, inputs=(driven,))
         return _membrane(context, node)
 
@@ -341,7 +340,7 @@ def _membrane(context: Context, node: Membrane) -> int:
 def _may_bisect(context: Context, node: Membrane) -> bool:
     codebook, assembly = _checked_codebook(context, node), context.assembly
     sums = assembly.sums.get(assembly.origin_of(context.inputs[0]))
-    divisor = node.input_divisor()
+    divisor = node._input_divisor()
     return (
         assembly.bisects
         and codebook.num_levels <= MAX_BISECTED_LEVELS
@@ -349,7 +348,7 @@ def _may_bisect(context: Context, node: Membrane) -> bool:
         and isinstance(sums.layer, QuantizedWeight)
         and _is_alone(context)
         and sums.largest <= FLOAT32_EXACT
-        and node.divides_input()
+        and node._divides_input()
         and (divisor is None or bool((divisor > 0).all()))
     )
 
@@ -521,13 +520,13 @@ def _checked_codebook(context: Context, node: Membrane) -> Codebook:
     if not isinstance(node, BaseNode | Readout):
         raise context.refusal("it is neither a spiking neuron (BaseNode) nor a Readout")
     for name in FIXED_METHODS:
-        known = {getattr(kind, name, None) for kind in (BaseNode, Readout, SynapticNode, Membrane)}
-        if getattr(type(node), name, None) not in known or name in vars(node):
+        owner = next(kind for kind in type(node).__mro__ if name in vars(kind))
+        if not owner.__module__.startswith(("snnsim.", "torch.")) or name in vars(node):
             raise context.refusal(
                 f"it has a {name} of its own, which a table of its leak, fire and reset does not"
                 " show"
             )
-    coupling = node.coupling()
+    coupling = node._why_not_automaton()
     if coupling is not None:
         raise context.refusal(coupling)
     return codebook
@@ -535,11 +534,11 @@ def _checked_codebook(context: Context, node: Membrane) -> Codebook:
 
 def _input_bits(context: Context, node: Membrane) -> int:
     """Binary digits by which a node divides its input."""
-    if not node.divides_input():
+    if not node._divides_input():
         raise context.refusal(
             "it has a drive of its own; scale the input in the layer before it instead"
         )
-    divisor = node.input_divisor()
+    divisor = node._input_divisor()
     if divisor is None:
         return 0
     mantissa, exponent = torch.frexp(divisor.detach().reshape(-1)[0])
@@ -576,7 +575,7 @@ def _automaton(context: Context, node: Membrane, codebook: Codebook, shape: Shap
     def equations(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output, _, after = node.settle(q)
         # the leak of the state itself, not of the state after a reset: the held state is a code
-        return output, after, node.decayed(q)
+        return output, after, node._decayed(q)
 
     dtype = codebook.levels.dtype
     try:
