@@ -48,14 +48,7 @@ from snnsim.deploy.nir_settings import NEURONS, Settings, restored
 from snnsim.deploy.ops.pool import AdaptiveSumPool2d
 from snnsim.errors import DataError, InvalidValueError, ShapeError
 from snnsim.layers import Delay, Driven, Scale, SpikeConv2d, SpikeLinear, Threshold
-from snnsim.neurons import (
-    IFNode,
-    Integrator,
-    LIFNode,
-    LIReadout,
-    Membrane,
-    SynapticNode,
-)
+from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, SynapticNode
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
 
@@ -340,7 +333,8 @@ class Neuron(Constants):
             constants["w_in"] = time_syn * gain
         elif "tau" in self.fields:
             tau = node.tau.detach().double()
-            scale, pull = (1.0, bias) if node.decay_input else (tau, bias * tau)
+            divides = node._input_divisor() is not None
+            scale, pull = (1.0, bias) if divides else (tau, bias * tau)
             constants |= {"tau": tau * dt, "r": scale * gain, "v_leak": node.v_rest + pull}
         else:
             constants["r"] = gain / dt
@@ -791,11 +785,6 @@ def _geometry(axes: int) -> Fields:
     }
 
 
-def _neurons(name: str) -> tuple[type[Membrane], ...]:
-    """Neurons that are written as a primitive."""
-    return tuple(kind for kind in NEURONS.values() if kind._nir == name)
-
-
 WEIGHT: Fields = {"weight": _numbers}
 BIAS: Fields = {"bias": _numbers}
 SHAPE: Fields = {"shape": _shape}
@@ -807,6 +796,12 @@ WINDOW: Fields = {"kernel_size": _sizes(1, 2), "stride": _sizes(1, 2), "padding"
 DENSE = (nn.Linear, QuantLinear, SpikeLinear)
 CONV1D, CONV2D = (nn.Conv1d, QuantConv1d), (nn.Conv2d, QuantConv2d, SpikeConv2d)
 MEANS, SUMS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d), (nn.AvgPool2d, AdaptiveSumPool2d)
+
+
+def _neurons(name: str) -> tuple[type[Membrane], ...]:
+    return tuple(kind for kind in NEURONS if kind._nir == name)
+
+
 DELAY = Single(
     "Delay",
     _constants("delay"),
@@ -826,7 +821,7 @@ KINDS = {
         Weighted("Linear", WEIGHT, DENSE, 1, layer=nn.Linear),
         Kind("Output", SHAPE),
         Pool("SumPool2d", WINDOW, SUMS, 3, divisor=1),
-        Neuron("CubaLI", CURRENT),
+        Neuron("CubaLI", CURRENT, _neurons("CubaLI")),
         Neuron("CubaLIF", CURRENT | FIRING, _neurons("CubaLIF")),
         DELAY,
         Neuron("I", RATE, _neurons("I")),

@@ -35,8 +35,20 @@ __all__ = ["NEURONS", "Settings", "restored", "settings_of"]
 
 VERSION = 1
 TEXT, TENSORS = "snnsim", "snnsim_tensors"
-# arguments of constructors that no field of a node holds; a module without an entry has none
+# of the library, each with the name of the primitive that it stands for
+NEURONS: tuple[type[Membrane], ...] = tuple(
+    kind
+    for module in (neurons, calibrate)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and "_nir" in vars(kind)
+)
+# arguments of neurons as they stand in a file
+ORDER: tuple[str, ...]
+ORDER = ("beta", "decay_input", "v_reset", "detach_reset", "min_decay", "grid_bits", "state_quant")
+ORDER += ("surrogate", "learn_threshold", "v_threshold", "alpha", "current_quant", "tau")
+ORDER += ("learn_tau",)
 QUANTIZED = ("bias", "weight_quant", "input_quant", "grid_bits")
+# arguments of constructors that no field of a node holds
 ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("bias",),
     nn.Conv1d: ("bias",),
@@ -51,23 +63,11 @@ ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     Delay: ("delay_steps",),
     Threshold: ("surrogate",),
 }
-# neurons, which say themselves what they are written as and what their constructors are given
-NEURONS: dict[str, type[Membrane]] = {
-    name: kind
-    for module in (neurons, calibrate)
-    for name, kind in vars(module).items()
-    if isinstance(kind, type) and "_nir" in vars(kind)
-}
-# their arguments as they stand in a file; others follow
-ORDER: tuple[str, ...] = (
-    *("beta", "decay_input", "v_reset", "detach_reset", "min_decay", "grid_bits", "state_quant"),
-    *("surrogate", "learn_threshold", "v_threshold", "alpha", "current_quant", "tau"),
-)
 # those that are no attributes of the same name
 PLACES: dict[str, Callable[[Any], Any]] = {
     "bias": lambda layer: layer.bias is not None,
-    "grid_bits": lambda module: getattr(module, "grid_bits", None),
     "input_quant": attrgetter("input_quantizer"),
+    "learn_tau": lambda node: isinstance(node.tau, nn.Parameter),
     "weight_quant": attrgetter("weight_quantizer"),
 }
 # tensors of a Driven neuron, beside those of the neuron itself
@@ -135,6 +135,16 @@ class Settings:
         return cls(values, tensors)
 
 
+def _names(kind: Any) -> tuple[str, ...]:
+    """Arguments that settings hold; none for a module whose fields are all that it is."""
+    if not issubclass(kind, Membrane):
+        return ARGUMENTS.get(kind, ())
+
+    known = {"grid_bits", *kind()._arguments()}
+    known |= {"learn_tau"} if "tau" in known and "tau" in kind.constants else set()
+    return tuple(sorted(known, key=lambda name: ((*ORDER, name).index(name), name)))
+
+
 def settings_of(module: nn.Module) -> Settings:
     """The settings of a layer or neuron.
 
@@ -146,62 +156,52 @@ def settings_of(module: nn.Module) -> Settings:
         drive = {name: getattr(module, own) for own, name in DRIVE.items()}
         return Settings(inner.values, inner.tensors | drive)
     kind = type(module)
-    is_neuron = kind in NEURONS.values()
-    if kind not in ARGUMENTS and not is_neuron:
+    if not _names(kind):
         return Settings()
     tensors = {}
     if _owns_tensors(module):
         state = module.state_dict()
         tensors = {name: state[name].detach() for name in state if _travels(module, name)}
     values: dict[str, Any] = {"kind": kind.__name__}
-    if isinstance(module, Membrane):
-        return Settings(values | _neuron_values(module, tensors), tensors)
-    for name in ARGUMENTS[kind]:
+    held = module._arguments() if isinstance(module, Membrane) else {}
+    for name in _names(kind):
         if name in PLACES:
             values[name] = _encoded(PLACES[name](module))
         else:
-            values[name] = None if name in tensors else _encoded(getattr(module, name))
+            value = held[name] if name in held else getattr(module, name)
+            values[name] = None if name in tensors else _encoded(value)
+    # said only where it is so
+    if not values.get("learn_tau", True):
+        del values["learn_tau"]
     return Settings(values, tensors)
-
-
-def _neuron_values(node: Membrane, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of a neuron's constructor; None for one that travels as a tensor."""
-    arguments, values = {**node._arguments(), "grid_bits": node.grid_bits}, {}
-    for name in sorted(arguments, key=lambda name: (*ORDER, name).index(name)):
-        value = arguments[name]
-        values[name] = None if name in tensors else _encoded(value)
-        # a learned threshold has an argument of its own
-        if isinstance(value, nn.Parameter) and name != "v_threshold":
-            values[f"learn_{name}"] = True
-    return values
 
 
 def restored(kind: type[nn.Module], settings: Settings, arguments: Mapping[str, Any]) -> nn.Module:
     """The module that `settings_of` was given.
 
     Args:
-        kind: its class, in which grids do not show.
+        kind: its class.
         settings: of it.
         arguments: of its constructor that the fields of its node hold.
     """
+    given = {"learn_tau": False} | settings.values
+    values = {name: _decoded(given[name]) for name in _names(kind)}
     tensors = dict(settings.tensors)
     drive = {own: tensors.pop(name) for own, name in DRIVE.items() if name in tensors}
-    given, parameters = settings.values, inspect.signature(kind).parameters
-    names = ARGUMENTS.get(kind, tuple(name for name in parameters if name in given))
-    values = {name: _decoded(given[name]) for name in names}
+    learns_tau = values.pop("learn_tau", False)
+    grid_bits = values.pop("grid_bits", None) if issubclass(kind, Membrane) else None
     if "bias" in values:
         checked_bool("its metadata", "bias", values["bias"])
-    for name in parameters:
+    for name in inspect.signature(kind).parameters:
         if name in tensors and values.get(name) is None:
             values[name] = tensors[name]
-        if checked_bool("its metadata", f"learn_{name}", given.get(f"learn_{name}", False)):
-            values[name] = nn.Parameter(values[name])
+    if learns_tau:
+        values["tau"] = nn.Parameter(values["tau"])
     module = kind(**arguments, **values)
-    if isinstance(module, Membrane) and given["grid_bits"] is not None:
-        bits = given["grid_bits"]
-        check_int("its metadata", "grid_bits", bits, at_least=0)
+    if grid_bits is not None and isinstance(module, Membrane):
+        check_int("its metadata", "grid_bits", grid_bits, at_least=0)
         for stage in module._stages():
-            stage.grid_bits = bits
+            stage.grid_bits = grid_bits
     if _owns_tensors(module):
         state = module.state_dict()
         _load(module, {name: state[name] for name in state if not _travels(module, name)} | tensors)
