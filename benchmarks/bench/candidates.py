@@ -141,7 +141,7 @@ def leaky_node(codebook: str) -> LIFNode:
 
 def reference_of(codebook: str) -> Run:
     """The same neuron run by the reference engine, which is the definition."""
-    plan = leaky_node(codebook).plan(torch.zeros(1))
+    plan = leaky_node(codebook)._plan(torch.zeros(1))
     kernel, start = plan.kernel, plan.start
     if kernel is not None and start is not None:
         return lambda x: scan(x, start, kernel, "reference")[0]

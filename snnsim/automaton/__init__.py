@@ -3,4 +3,5 @@ it.
 """
 
 # whole, before any part of them: see tests/test_imports.py
-import snnsim.quant  # noqa: F401
+import snnsim.quant
+import snnsim.temporal  # noqa: F401

@@ -190,10 +190,10 @@ class AutomatonPasses(Passes):
             + learned.by_membrane * membrane
             + learned.outside @ clipped.sum(0)
         )
-        return [
-            total.to(value.dtype).reshape(value.shape)
-            for total, value in zip(totals, learned.parameters, strict=True)
-        ]
+        found = []
+        for total, value in zip(totals, learned.parameters, strict=True):
+            found.append(total.to(value.dtype).reshape(value.shape))
+        return found
 
 
 class MembranePasses(Passes):

@@ -516,5 +516,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 def from_description(values: dict[str, Any]) -> Codebook:
     """The codebook that `Codebook.describe` described."""
-    plain = Codebook(values["levels"], values["edges"], values["ste"], DTYPES[values["dtype"]])
-    return CODEBOOKS[values["kind"]]._like(plain)
+    kind = CODEBOOKS[values["kind"]]
+    return kind._like(
+        Codebook(values["levels"], values["edges"], values["ste"], DTYPES[values["dtype"]])
+    )

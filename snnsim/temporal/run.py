@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snnsim.errors import InvalidTypeError, RunError, ShapeError
 from snnsim.temporal.module import Run, Temporal, fold, stack_steps
 
-__all__ = ["Batched", "Before", "Members", "StandIn", "Stepped", "each", "take_steps"]
+__all__ = ["Batched", "Before", "Members", "StandIn", "Stepped", "each", "take_steps", "unfolded"]
 
 
 SOFTMAXES = (nn.Softmax, nn.LogSoftmax, nn.Softmin)
@@ -372,3 +372,19 @@ def each(function: Callable[[Sequence[Tensor]], Tensor], outputs: Sequence[Any],
         f"{who}: the network must return tensors (or tuples, lists, dicts of them), got"
         f" {type(first).__name__}"
     )
+
+
+def unfolded(output: Any, steps: int, rows: int) -> Any:
+    """What MultiStep's network returned for rows of time x batch, with the two axes apart."""
+
+    def unfold(outputs: Sequence[Tensor]) -> Tensor:
+        x = outputs[0]
+        if x.dim() == 0 or x.shape[0] != rows:
+            raise ShapeError(
+                f"MultiStep: the network turned {rows} rows of time x batch into shape"
+                f" {tuple(x.shape)}; the batch axis must stay first, so reduce over time"
+                " outside the runner"
+            )
+        return x.reshape(steps, rows // steps, *x.shape[1:])
+
+    return each(unfold, [output], "MultiStep")

@@ -21,7 +21,7 @@ from snnsim.errors import (
     StateError,
 )
 from snnsim.temporal.module import Run, Temporal, fold, stack_steps, temporal_modules
-from snnsim.temporal.run import Batched, Before, Members, each, take_steps
+from snnsim.temporal.run import Batched, Before, Members, each, take_steps, unfolded
 
 __all__ = ["MultiStep", "SingleStep", "checkpoint", "detach", "reset", "set_states", "states"]
 
@@ -103,8 +103,8 @@ class _Runner(nn.Module):
         members = self._members
         if torch.compiler.is_compiling() or members is None or not members.are_those_of(self.net):
             members = self._look()
-        steps, inputs = self._check_sequences(x_seq, members)
         before = Before()
+        steps, inputs = self._check_sequences(x_seq, members)
         try:
             try:
                 return self._compute(members, before, steps, inputs)
@@ -238,17 +238,7 @@ class MultiStep(_Runner):
 
             output = net(*(each(repeated, [x], "MultiStep") for x in once))
 
-        def unfold(outputs: Sequence[Tensor]) -> Tensor:
-            x = outputs[0]
-            if x.dim() == 0 or x.shape[0] != rows:
-                raise ShapeError(
-                    f"MultiStep: the network turned {rows} rows of time x batch into shape"
-                    f" {tuple(x.shape)}; the batch axis must stay first, so reduce over time"
-                    " outside the runner"
-                )
-            return x.reshape(steps, rows // steps, *x.shape[1:])
-
-        return each(unfold, [output], "MultiStep")
+        return unfolded(output, steps, rows)
 
 
 class SingleStep(_Runner):
