@@ -38,6 +38,9 @@ class Leaky(Membrane):
         super().__init__(*others, **options)
         self._start_at(tau)
         self.decay_input = checked_bool(type(self).__name__, "decay_input", decay_input)
+        # a leak of the user's own may need what its constructor has yet to set
+        if type(self).leak is Leaky.leak:
+            self._warn_once()
 
     def _start_at(self, tau: float | Tensor) -> None:
         # kept as a tensor

@@ -464,8 +464,7 @@ class Membrane(FixedDtype, Temporal):
         not be.
         """
         if self._is_leaky and not self._has_warned and not torch.compiler.is_compiling():
-            self._has_warned = True
-            self._warn_if_stuck()
+            self._warn_once()
         for name, constant in self.constants.items():
             value = self._buffers.get(name)
             value = self._parameters.get(name) if value is None else value
@@ -519,6 +518,10 @@ class Membrane(FixedDtype, Temporal):
         if len(leaked) != len(levels):
             return 0
         return len(self.state_quant.stuck_codes(lambda _: leaked))
+
+    def _warn_once(self) -> None:
+        self._has_warned = True
+        self._warn_if_stuck()
 
     def _warn_if_stuck(self) -> None:
         stuck, codebook = self._stuck_levels(), self.state_quant

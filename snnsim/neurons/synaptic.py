@@ -64,6 +64,8 @@ class SynapticNode(BaseNode):
         super().__init__(*others, **options)
         self.current = SynapticCurrent(alpha, current_quant)
         self.beta = beta
+        if type(self).leak is SynapticNode.leak:
+            self._warn_once()
 
     @property
     def alpha(self) -> float:

@@ -349,12 +349,13 @@ def checkpoint(function: nn.Module, *inputs: Tensor) -> Any:
                 module._trace = trace
 
         with restoring(put_back):
-            now.undo()
             for module, was_traced in traced:
-                module._run = module._run._replace(is_restored=True)
                 # what is computed again is not recorded again; a list to throw away keeps the
                 # nodes on the same path
                 module._trace = [] if was_traced else None
+            now.undo()
+            for module, _ in traced:
+                module._run = module._run._replace(is_restored=True)
             return function(*args)
 
     return torch.utils.checkpoint.checkpoint(run, *inputs, use_reentrant=False)

@@ -166,17 +166,31 @@ def test_a_large_snap_warns():
 
 def test_most_codes_stuck_warns_once_for_leaky_nodes_only():
     codebook = quant.uniform(4)
-    node = LIFNode(tau=40.0, state_quant=codebook)
+    with pytest.warns(UserWarning, match="levels never leak") as caught:
+        node = LIFNode(tau=40.0, state_quant=codebook)
+    assert len(caught) == 1
+    # the warning points at the line that made the node
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MultiStep(node)(torch.zeros(3, 2, 3))
+        node(torch.zeros(2, 3))
+        IFNode(state_quant=codebook)(torch.zeros(2, 3))
+        LIFNode(tau=40.0, state_quant=codebook, min_decay=True)(torch.zeros(2, 3))
+
+
+def test_codes_stuck_by_a_leak_of_the_users_own_warn_at_the_first_run():
+    class Slow(LIFNode):
+        def leak(self, v):
+            return v * 0.999
+
+    node = Slow(state_quant=quant.uniform(4))
     with pytest.warns(UserWarning, match="levels never leak") as caught:
         MultiStep(node)(torch.zeros(3, 2, 3))
     node(torch.zeros(2, 3))
     assert len(caught) == 1
     # the warning points at the line that first ran the node
     assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        IFNode(state_quant=codebook)(torch.zeros(2, 3))
-        LIFNode(tau=40.0, state_quant=codebook, min_decay=True)(torch.zeros(2, 3))
 
 
 def test_a_leak_that_needs_what_a_subclass_sets_later_is_not_called_before():
