@@ -17,8 +17,6 @@ from torch.autograd import Function
 
 from snnsim.errors import RunError
 
-__all__ = ["apply", "differentiable_once", "stored"]
-
 
 def apply(function: type[Function], *args: Any) -> Any:
     """`function.apply(*args)`, in one piece with its context where neither a transform nor a

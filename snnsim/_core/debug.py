@@ -10,8 +10,6 @@ from snnsim.errors import InvalidValueError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_finite", "debug"]
-
 is_on = False
 
 

@@ -20,17 +20,6 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "as_path",
-    "claimed",
-    "is_left_over",
-    "locked",
-    "remove_left_overs",
-    "user_cache",
-    "write_folder",
-    "write_whole",
-]
-
 LOCK = ".lock"
 PARTIAL = ".partial"
 # the second form is that of earlier versions

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["FixedDtype"]
-
 
 class FixedDtype(nn.Module):
     """A module whose own buffers follow `.to(device)` and ignore `.to(dtype)`, `.half()` and the

@@ -7,8 +7,6 @@ from typing import Any
 
 from snnsim.errors import MissingPackageError
 
-__all__ = ["optional"]
-
 
 def optional(module: str, extra: str, purpose: str = "") -> Any:
     """A module of a package that comes with an extra.

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["PassingHook", "evaluating", "hooked", "restoring"]
-
 
 @contextmanager
 def restoring(restore: Callable[[], object]) -> Iterator[None]:

@@ -9,8 +9,6 @@ from numbers import Real
 
 from snnsim.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["check_int", "checked_bool", "checked_float", "checked_number", "short"]
-
 # of a neuron state
 MAX_STATE_BITS = 16
 # threads or processes at once: more than any machine has cores, and fewer than bring one to a halt

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["warn_user"]
-
 # frames of these packages are not the user's
 _INNER = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 

@@ -23,8 +23,6 @@ from snnsim.apps.config import Config
 from snnsim.errors import CheckpointError, MissingDataError
 from snnsim.quant import Codebook
 
-__all__ = ["CHECKPOINT_FORMAT", "Checkpoint", "load_checkpoint", "save_checkpoint"]
-
 CHECKPOINT_FORMAT = 1
 PARTS = {"config", "model", "optimizer", "scheduler", "order", "rng", "history"}
 RECORD = {"epoch", "loss", "accuracy", "firing_rate"}

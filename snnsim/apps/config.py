@@ -21,8 +21,6 @@ from snnsim.errors import InvalidTypeError, InvalidValueError, SnnsimError, refu
 if TYPE_CHECKING:
     from snnsim.quant import Codebook
 
-__all__ = ["CODEBOOKS", "DATASETS", "NETWORKS", "Config", "config_hash", "describe_bits"]
-
 DATASETS = ("digits", "mnist", "digits-dvs")
 NETWORKS = ("mlp", "conv")
 CODEBOOKS: dict[str, Callable[[int], Codebook]] = {

@@ -14,8 +14,6 @@ from snnsim.data.events import Cached, DigitsDVS, FrameDataset, FramesByTime
 from snnsim.data.images import InMemory
 from snnsim.errors import MissingDataError
 
-__all__ = ["SETS", "load_datasets"]
-
 Folder = str | Path | None
 
 

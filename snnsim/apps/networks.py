@@ -12,8 +12,6 @@ from snnsim.apps.config import Config
 from snnsim.apps.datasets import SETS
 from snnsim.temporal.runner import MultiStep
 
-__all__ = ["build_network", "event_network"]
-
 CHANNELS = (16, 32)
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 else:
     pd = optional("pandas", "apps")
 
-__all__ = ["config_of", "draw", "frame", "grid", "read_csv", "smallest", "summary", "table"]
-
 FLOAT = "float"
 GROUP = ["codebook", "state_bits", "weight_bits"]
 MEASURED = ("accuracy", "firing_rate", "state_bytes", "weight_bytes")

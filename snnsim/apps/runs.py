@@ -31,8 +31,6 @@ from snnsim.data.images import InMemory
 from snnsim.errors import EngineError, InvalidValueError, SnnsimError, refuse
 from snnsim.metrics import footprint
 
-__all__ = ["run_sweep", "train_row"]
-
 # seconds until a cluster that does not answer is given up
 PATIENCE = 10
 # delayed calls, and their results as they come

@@ -29,8 +29,6 @@ from snnsim.errors import (
     refuse,
 )
 
-__all__ = ["AXES", "BACKENDS", "GRID", "Plan", "Store", "sound_row"]
-
 # what a Plan lists, and the option of a Config that each entry is
 GRID = {"weight_bits": "weight_bits", "codebooks": "codebook", "state_bits": "bits"}
 # options that differ within a sweep

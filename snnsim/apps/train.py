@@ -31,8 +31,6 @@ from snnsim.metrics import FiringMeter
 from snnsim.quant import Codebook
 from snnsim.temporal.runner import MultiStep
 
-__all__ = ["Training"]
-
 # learning rate after the float epochs, as a share of that before
 FINE_TUNING_RATE = 0.5
 FROM_DATA = ("learned", "calibrated")

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["Automaton", "LearnedLevels", "check_constants", "check_kind"]
-
 DTYPES = (torch.float32, torch.float64)
 ROWS = ("out", "carry", "after", "d_out", "d_carry", "d_after")
 

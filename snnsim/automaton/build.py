@@ -15,17 +15,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from snnsim.automaton.automaton import Automaton, LearnedLevels
 from snnsim.quant.codebook import Codebook
 
-__all__ = [
-    "COMPANY",
-    "Equations",
-    "NoTable",
-    "Sample",
-    "build",
-    "channel_constants",
-    "constants_shape",
-    "sample",
-]
-
 # what a node says of itself: quantized state -> (output, state after the reset, what is left of
 # that one step later)
 Equations = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]

@@ -18,8 +18,6 @@ from snnsim.automaton.build import Equations, NoTable, build, sample
 from snnsim.quant.codebook import Codebook
 from snnsim.temporal.module import Temporal
 
-__all__ = ["Node", "automaton_of", "check_drive", "is_ours", "undisturbed"]
-
 # what a subclass may define that no equation reads
 _HARMLESS = {
     "__annotations__",

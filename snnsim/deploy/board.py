@@ -34,21 +34,6 @@ from snnsim.errors import InvalidValueError, RunError
 if TYPE_CHECKING:
     from snnsim.deploy.network import IntegerNetwork
 
-__all__ = [
-    "BOARDS",
-    "Board",
-    "Build",
-    "Emulation",
-    "HostProgram",
-    "build",
-    "compiler_version",
-    "emulate",
-    "host_program",
-    "missing_tools",
-    "why_no_program",
-    "write_board",
-]
-
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
 # Debian's names of the packages that hold them
 PACKAGES = {

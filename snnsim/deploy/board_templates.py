@@ -4,8 +4,6 @@ fill in; see `board.py`.
 
 from __future__ import annotations
 
-__all__ = ["LINKER_SCRIPT", "PROGRAM"]
-
 LINKER_SCRIPT = """\
 /* $board: $flash bytes of flash, $ram bytes of RAM. */
 MEMORY

@@ -17,19 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = [
-    "FLOAT32_EXACT",
-    "INT32_MAX",
-    "MAX_FRAC_BITS",
-    "Integers",
-    "Report",
-    "Stage",
-    "accumulator_bounds",
-    "frac_bits_of",
-    "live_limits",
-    "on_grid",
-]
-
 # an array of some integer type
 Integers = npt.NDArray[Any]
 # float32 holds every whole number up to this one

@@ -28,17 +28,6 @@ from snnsim.deploy.integers import (
 from snnsim.deploy.ops.base import Integers, Operation
 from snnsim.errors import InvalidValueError
 
-__all__ = [
-    "CSource",
-    "Layout",
-    "Source",
-    "check_name",
-    "generate",
-    "layout_of",
-    "why_not",
-    "write_c",
-]
-
 NUMBERS_PER_LINE = 16
 C_TYPES = {
     "b": "int8_t",

@@ -6,8 +6,6 @@ keep it within 32 bits: no operation overflows, and no negative number is shifte
 
 from __future__ import annotations
 
-__all__ = ["HEADER", "HELPERS", "MAIN", "MAKEFILE", "SOURCE"]
-
 HEADER = """\
 /* $title
  *

@@ -48,8 +48,6 @@ from snnsim.kernels.cpu.records import fill, record_kind
 from snnsim.kernels.cpu.vector import as_bytes, at, jit, next_block, pointer, retyped
 from snnsim.kernels.sparse_kernels import count_bits, lowest_bit, next_slot
 
-__all__ = ["Program"]
-
 # of instructions; numba takes module-level numbers for constants
 KINDS = (
     *("product", "sum_pool", "max_pool", "add", "copy", "delay"),

@@ -17,8 +17,6 @@ from snnsim.deploy.ops.base import Cost, Operation
 from snnsim.errors import InvalidValueError
 from snnsim.temporal.runner import MultiStep
 
-__all__ = ["Energy", "Operations", "count_operations"]
-
 
 @dataclass(frozen=True)
 class Operations:

@@ -49,8 +49,6 @@ from snnsim.quant.layers import QuantizedWeight
 from snnsim.quant.ranges import channel_rows
 from snnsim.quant.ste import rounded
 
-__all__ = ["OnGrid", "to_grid"]
-
 # what a positive factor passes through: before and behind them it is the same
 COMMUTING = (*Pool.layers, *RESHAPES, *IDENTITIES, *Delay.layers)
 SUMMING: dict[type[nn.Module], type[nn.Module]] = {

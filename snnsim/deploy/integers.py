@@ -18,18 +18,6 @@ from snnsim.deploy.ops.base import Integers, Operation, Signal
 from snnsim.deploy.ops.neuron import Neuron
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError
 
-__all__ = [
-    "DECISIONS",
-    "NetworkData",
-    "Packed",
-    "StateLayout",
-    "checked_decision",
-    "input_in_words",
-    "interface_of",
-    "layout_in_words",
-    "time_in_words",
-]
-
 # bytes `[B, S]`, little end first; every operation's numbers begin with a byte of their own
 Packed = npt.NDArray[np.uint8]
 DECISIONS = {

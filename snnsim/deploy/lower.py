@@ -28,8 +28,6 @@ from snnsim.deploy.read import (
 )
 from snnsim.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["build", "kind_of", "lower", "output_shape"]
-
 NORMS = nn.modules.batchnorm._BatchNorm
 
 

@@ -21,8 +21,6 @@ from snnsim.deploy.ops import Integers, Neuron
 from snnsim.deploy.store import describe, load_network, save_network
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError, StateError
 
-__all__ = ["IntegerNetwork", "NeuronTrace"]
-
 
 @dataclass(frozen=True, eq=False)
 class NeuronTrace:

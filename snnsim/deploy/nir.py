@@ -56,8 +56,6 @@ from snnsim.layers import Dropout
 from snnsim.quant.layers import QuantizedWeight
 from snnsim.temporal.runner import reset as reset_states
 
-__all__ = ["GraphNetwork", "from_nir", "to_nir"]
-
 # seconds; what most tools write and read
 DEFAULT_DT = 1e-4
 # in eval mode

@@ -19,8 +19,6 @@ from snnsim._core.optional import optional
 from snnsim.deploy.nir_kinds import DELAY, KINDS, Kind, Node
 from snnsim.errors import DataError, InvalidValueError, MissingDataError, SnnsimError
 
-__all__ = ["Topology", "flatten", "load"]
-
 Edges = list[tuple[str, str]]
 # subgraphs within subgraphs
 MAX_DEPTH = 64

@@ -52,19 +52,6 @@ from snnsim.neurons import IFNode, Integrator, LIFNode, LIReadout, Membrane, Syn
 from snnsim.neurons.base import BaseNode
 from snnsim.quant.layers import QuantConv1d, QuantConv2d, QuantizedWeight, QuantLinear
 
-__all__ = [
-    "DELAY",
-    "KINDS",
-    "ONE_SAMPLE",
-    "Drive",
-    "Kind",
-    "Misfit",
-    "Node",
-    "Stepping",
-    "delay_steps",
-    "kind_of",
-]
-
 Array = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
 Check: TypeAlias = Callable[[str, Any], Any]

@@ -16,8 +16,6 @@ from snnsim.deploy.ops import Delay, Integers, Operation, Product, Signal
 from snnsim.deploy.ops.chips import LoihiLIF, Preset, PresetLayer, PresetNeuron, XyloLIF
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["preset_network"]
-
 
 def preset_network(
     layers: Sequence[tuple[Tensor | npt.ArrayLike, Preset]], delay: int = 0

@@ -23,27 +23,6 @@ from snnsim.quant.layers import QuantizedWeight
 from snnsim.temporal.module import Temporal
 from snnsim.temporal.runner import MultiStep, SingleStep, reset
 
-__all__ = [
-    "IDENTITIES",
-    "IDLE",
-    "MAX_AXES",
-    "Feedback",
-    "Graph",
-    "Part",
-    "Reshaping",
-    "at_rest",
-    "check_method",
-    "check_methods",
-    "input_shape_of",
-    "is_own_layer",
-    "leading_features",
-    "network_of",
-    "own_method",
-    "read",
-    "refusal",
-    "whole_numbers",
-]
-
 IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 ADDITIONS = (operator.add, torch.add, "add", *IN_PLACE_ADDITIONS)
 # functions and methods that keep the order of the numbers

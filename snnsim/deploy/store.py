@@ -20,8 +20,6 @@ from snnsim.deploy.integers import NetworkData
 from snnsim.deploy.ops import OPERATIONS, Integers, Signal, Window
 from snnsim.errors import DataError, InvalidValueError, MissingDataError, SnnsimError
 
-__all__ = ["describe", "load_network", "save_network"]
-
 FORMAT = "snnsim integer network"
 FORMAT_VERSION = 1
 MANIFEST, TENSORS = "network.json", "tensors.safetensors"

@@ -20,8 +20,6 @@ from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.layers import QuantizedWeight
 
-__all__ = ["bisect", "oracle"]
-
 # sums `[N, O]` and the code of the state -> codes before the reset `[N, O]`
 Oracle = Callable[[Tensor, int], Tensor]
 

@@ -32,8 +32,6 @@ from snnsim.quant.codebook import Codebook
 from snnsim.temporal.record import Recorder, Trace
 from snnsim.temporal.runner import MultiStep
 
-__all__ = ["Certificate", "Difference", "verify", "verify_copy"]
-
 CERTIFICATE_FORMAT = 1
 History = npt.NDArray[Any]
 Histories = dict[str, History]

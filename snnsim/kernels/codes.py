@@ -19,22 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "BISECT",
-    "GRID",
-    "LONG",
-    "TREE",
-    "UNIFORM",
-    "CellFinder",
-    "cell_finder",
-    "code_dtype",
-    "is_marked",
-    "mark_bit",
-    "nan_aside",
-    "stored_nan",
-    "unpack",
-]
-
 # kernels of the CPU, by how they find a cell
 TREE, UNIFORM, GRID, BISECT, LONG = (
     "forward_by_tree",

@@ -24,8 +24,6 @@ from snnsim.kernels.reference import (
     state_products,
 )
 
-__all__ = ["GpuEngine"]
-
 # neurons of one program
 BLOCK = 256
 # every product and every sum rounds on its own, as in the reference

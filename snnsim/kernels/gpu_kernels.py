@@ -13,8 +13,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["backward_kernel", "forward_kernel", "linear_backward_kernel", "linear_forward_kernel"]
-
 
 @triton.jit
 def divided(x, by):

@@ -15,18 +15,6 @@ from snnsim.automaton.automaton import Automaton
 from snnsim.errors import InvalidValueError
 from snnsim.kernels.linear import LinearMembrane
 
-__all__ = [
-    "AutomatonPasses",
-    "Entries",
-    "MembranePasses",
-    "Passes",
-    "Saved",
-    "channel_of",
-    "channel_sums",
-    "leaked_gradient",
-    "per_neuron",
-]
-
 # what a forward pass keeps for the backward pass, and gradients of the entries of a neuron
 Saved: TypeAlias = Sequence[Any]
 Entries: TypeAlias = tuple[Tensor | None, ...]

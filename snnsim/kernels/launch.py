@@ -23,8 +23,6 @@ from snnsim.kernels.gradients import Entries, Passes, Saved, per_neuron
 from snnsim.kernels.linear import LinearMembrane
 from snnsim.kernels.reference import ReferenceEngine
 
-__all__ = ["Engine", "Launch", "Layout", "Neuron", "choose", "engines", "explain"]
-
 # what can be run
 Neuron: TypeAlias = Automaton | LinearMembrane
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from snnsim.automaton.automaton import DTYPES, check_constants, check_kind
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = ["LinearMembrane"]
-
 
 @dataclass(frozen=True, eq=False)
 class LinearMembrane:

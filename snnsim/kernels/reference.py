@@ -20,18 +20,6 @@ from snnsim.kernels.gradients import (
 )
 from snnsim.kernels.linear import LinearMembrane
 
-__all__ = [
-    "RUN",
-    "ReferenceAutomaton",
-    "ReferenceEngine",
-    "ReferenceMembrane",
-    "histogram_block",
-    "input_product",
-    "input_products",
-    "state_after",
-    "state_products",
-]
-
 # neurons whose products are added up together, neurons of a strip of them, and sums that grow side
 # by side: fixed, so that no thread count changes a rounding
 RUN, STRIP, LANES = 4096, 512, 16

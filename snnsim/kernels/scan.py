@@ -8,8 +8,6 @@ from torch import Tensor
 from snnsim.errors import InvalidTypeError, RunError, ShapeError
 from snnsim.kernels.launch import Launch, Neuron
 
-__all__ = ["scan"]
-
 
 def scan(
     x_seq: Tensor, start: Tensor, neuron: Neuron, engine: str | None = None

@@ -14,23 +14,6 @@ from snnsim._core.autograd import stored
 from snnsim.kernels.cpu import host
 from snnsim.kernels.cpu.records import fill
 
-__all__ = [
-    "Geometry",
-    "Spikes",
-    "competitor",
-    "convolve",
-    "find_events",
-    "find_spikes",
-    "input_gradient",
-    "is_last",
-    "kernel_gradient",
-    "percent",
-    "result_dtype",
-    "weight_gradient",
-    "why_not",
-    "why_not_tensors",
-]
-
 # a tile of outputs, `sparse_kernels.TILE_BYTES`, must be full
 LEAST_BYTES = 256
 # rows that are searched for spikes as one block of work

@@ -30,26 +30,6 @@ from snnsim.kernels.cpu.host import Kernel
 from snnsim.kernels.cpu.records import record_kind
 from snnsim.kernels.cpu.vector import as_bytes, at, jit, kind_of, next_block, pointer, stack
 
-__all__ = [
-    "CHUNK",
-    "CONV",
-    "INDEX",
-    "PRODUCT",
-    "RUN_FIELDS",
-    "SURVEY",
-    "TILE_BYTES",
-    "WORD",
-    "add_windows",
-    "collect",
-    "collect_runs",
-    "gradient_windows",
-    "invert",
-    "kernel",
-    "survey",
-    "weight_gradient",
-    "weight_sums",
-]
-
 # bytes of a row that are summed at once: 4 AVX-512 or 8 AVX2 registers
 TILE_BYTES = 256
 # terms that are added one after the other

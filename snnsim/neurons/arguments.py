@@ -16,23 +16,6 @@ from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import Surrogate
 
-__all__ = [
-    "ALPHA",
-    "BETA",
-    "TAU",
-    "V_RESET",
-    "V_THRESHOLD",
-    "Constant",
-    "Constants",
-    "check_broadcast",
-    "check_firing_levels",
-    "checked_codebook",
-    "checked_surrogate",
-    "shown",
-    "signature_of",
-    "warn_if_far",
-]
-
 HANDED_ON = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 Value: TypeAlias = float | Tensor | None

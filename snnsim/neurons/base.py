@@ -27,8 +27,6 @@ from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 from snnsim.surrogate import ATan, Surrogate
 
-__all__ = ["BaseNode"]
-
 
 class BaseNode(Membrane):
     """A spiking neuron. Subclasses implement `leak` and, if the input is scaled, `drive`.

@@ -24,8 +24,6 @@ from snnsim.kernels.codes import code_dtype
 from snnsim.kernels.launch import Launch, Neuron
 from snnsim.neurons.plan import Plan, PlannedNode, grads_below
 
-__all__ = ["Handle", "register", "run"]
-
 # plans of runs whose backward pass may still come, for each node; one that is gone is made again
 KEPT_PLANS = 256
 

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from snnsim.neurons.base import BaseNode
 
-__all__ = ["IFNode"]
-
 
 class IFNode(BaseNode):
     """Integrate-and-fire neuron: `h = v + x`.

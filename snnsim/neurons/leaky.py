@@ -11,8 +11,6 @@ from snnsim.neurons.arguments import TAU, Constants
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.membrane import Membrane
 
-__all__ = ["LIFNode", "Leaky"]
-
 
 class Leaky(Membrane):
     """The leaky integration that LIF neurons and readouts share.

@@ -28,9 +28,6 @@ from snnsim.quant.codebook import Codebook
 from snnsim.quant.ste import rounded, straight_through
 from snnsim.temporal.module import RUN_ATTRIBUTES, Temporal, stack_steps
 
-__all__ = ["Membrane"]
-
-
 # attributes that no equation reads
 BOOKKEEPING = RUN_ATTRIBUTES | {"_planner", "_handle", "_is_out_of_reach", "_has_warned"}
 

@@ -14,8 +14,6 @@ from snnsim.neurons.arguments import TAU, shown
 from snnsim.neurons.base import BaseNode
 from snnsim.neurons.leaky import Leaky
 
-__all__ = ["ParametricLIFNode"]
-
 
 class ParametricLIFNode(Leaky, BaseNode):
     """Leaky integrate-and-fire neuron whose `1/tau = sigmoid(w)` is learned, one for the layer.

@@ -19,8 +19,6 @@ from snnsim.kernels.cpu.formula import why_not as why_no_formula
 from snnsim.kernels.launch import Launch, Neuron, explain
 from snnsim.kernels.linear import LinearMembrane
 
-__all__ = ["Plan", "PlannedNode", "Planner", "grads_below", "operator_form"]
-
 # launches that a plan keeps, for as many kinds of input
 MOST_LAUNCHES = 16
 

@@ -11,8 +11,6 @@ from snnsim.neurons.leaky import Leaky
 from snnsim.neurons.membrane import Membrane
 from snnsim.quant.codebook import Codebook
 
-__all__ = ["Integrator", "LIReadout", "Readout"]
-
 
 class Readout(Membrane):
     """A membrane whose output is its own potential after every step: `v = codebook(leak(v) +

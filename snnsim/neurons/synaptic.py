@@ -12,8 +12,6 @@ from snnsim.neurons.membrane import Membrane
 from snnsim.neurons.readout import Readout
 from snnsim.quant.codebook import Codebook
 
-__all__ = ["SynapticCurrent", "SynapticNode"]
-
 
 class SynapticCurrent(Readout):
     """Synaptic current: `i = codebook(alpha * i + x)`.

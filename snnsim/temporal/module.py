@@ -14,8 +14,6 @@ from snnsim._core.checks import check_tensor, dense
 from snnsim._core.restore import PassingHook
 from snnsim.errors import InvalidTypeError, InvalidValueError, RunError, ShapeError, StateError
 
-__all__ = ["RUN_ATTRIBUTES", "Run", "Temporal", "fold", "stack_steps", "temporal_modules"]
-
 # of a module: what no copy of it takes over, and what no equation reads
 RUN_ATTRIBUTES = frozenset({"_run", "_state", "_trace"})
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from snnsim.errors import RunError, ShapeError
 from snnsim.temporal.module import Temporal, stack_steps, temporal_modules
 
-__all__ = ["Recorder", "Trace"]
-
 
 class Trace:
     """Time steps of one node, of the runs that were recorded.

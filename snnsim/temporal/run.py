@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from snnsim.errors import InvalidTypeError, RunError, ShapeError
 from snnsim.temporal.module import Run, Temporal, fold, stack_steps
 
-__all__ = ["Batched", "Before", "Members", "StandIn", "Stepped", "each", "take_steps", "unfolded"]
-
-
 SOFTMAXES = (nn.Softmax, nn.LogSoftmax, nn.Softmin)
 # modules that work along an axis which is given by its number
 ALONG = (*SOFTMAXES, nn.GLU, nn.CosineSimilarity)

@@ -23,8 +23,6 @@ from snnsim.errors import (
 from snnsim.temporal.module import Run, Temporal, fold, stack_steps, temporal_modules
 from snnsim.temporal.run import Batched, Before, Members, each, take_steps, unfolded
 
-__all__ = ["MultiStep", "SingleStep", "checkpoint", "detach", "reset", "set_states", "states"]
-
 
 class _Runner(nn.Module):
     """Base of both runners: checks of the network, of the input and of the outcome.

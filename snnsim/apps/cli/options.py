@@ -19,18 +19,6 @@ from snnsim.apps.config import Choice, Config, Kind, Number, Switch, Whole
 from snnsim.apps.sweep import AXES, BACKENDS, GRID, Plan
 from snnsim.errors import RunError
 
-__all__ = [
-    "COMMANDS",
-    "WORKERS",
-    "Place",
-    "add",
-    "build_parser",
-    "given",
-    "option_of",
-    "shows_progress",
-    "typed",
-]
-
 WORKERS = Whole(at_most=MOST_WORKERS)
 THREADS = "of torch; as many as torch takes unless given"
 # picojoules of an operation, as `deploy.cost.Energy` has them

@@ -17,8 +17,6 @@ from typing import Any
 from snnsim._core.files import write_whole
 from snnsim.errors import OutputError
 
-__all__ = ["REPORT", "Target"]
-
 # what an export is known by; it names every file that was written, with its SHA-256
 REPORT = "export.json"
 PARTIAL = r"\.[0-9a-f]{16}\.partial"

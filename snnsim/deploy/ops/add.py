@@ -10,8 +10,6 @@ import numpy as np
 from snnsim.deploy.ops.base import Integers, Operation, Signal
 from snnsim.deploy.ops.context import Context
 
-__all__ = ["Add", "shifted"]
-
 
 @dataclass(frozen=True, eq=False)
 class Add(Operation):

@@ -19,8 +19,6 @@ from snnsim.deploy.bounds import INT32_MAX, Integers
 from snnsim.deploy.read import Part
 from snnsim.errors import InvalidValueError
 
-__all__ = ["Cost", "Integers", "Operation", "Shape", "Signal", "Window", "magnitude", "require"]
-
 Shape = tuple[int, ...]
 MAX_SHIFT = 31
 

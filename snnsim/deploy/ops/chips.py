@@ -25,17 +25,6 @@ from snnsim._core.checks import check_int, checked_number
 from snnsim.deploy.ops.base import Integers, Operation, Signal
 from snnsim.errors import InvalidTypeError, InvalidValueError, ShapeError
 
-__all__ = [
-    "EQUATIONS",
-    "Currents",
-    "LoihiLIF",
-    "Preset",
-    "PresetLayer",
-    "PresetNeuron",
-    "SpeckIF",
-    "XyloLIF",
-]
-
 Int64 = npt.NDArray[np.int64]
 
 DECAY_BITS = 12

@@ -16,8 +16,6 @@ from snnsim.deploy.ops.base import Operation, Shape, Signal
 from snnsim.deploy.read import Graph, Part, refusal
 from snnsim.errors import InvalidValueError
 
-__all__ = ["Assembly", "Context", "Sums"]
-
 
 @dataclass
 class Sums:

@@ -11,8 +11,6 @@ from snnsim.deploy.ops.base import Integers, Operation, Shape, Signal
 from snnsim.deploy.ops.context import Context
 from snnsim.layers import Delay as DelayLayer
 
-__all__ = ["Delay"]
-
 
 @dataclass(frozen=True, eq=False)
 class Delay(Operation):

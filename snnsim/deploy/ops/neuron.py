@@ -32,8 +32,6 @@ from snnsim.neurons.readout import Readout
 from snnsim.quant.codebook import Codebook
 from snnsim.quant.layers import QuantizedWeight
 
-__all__ = ["GridNeuron", "Neuron", "TableNeuron"]
-
 MAX_LEVELS = 256
 # a table of thresholds has L * (L - 1) entries per output channel
 MAX_BISECTED_LEVELS = 16

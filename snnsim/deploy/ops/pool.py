@@ -16,17 +16,6 @@ from snnsim.deploy.ops.context import Context
 from snnsim.deploy.ops.product import spatial_shape, window_of
 from snnsim.deploy.read import Part, refusal
 
-__all__ = [
-    "AVERAGES",
-    "MAXIMA",
-    "AdaptiveSumPool1d",
-    "AdaptiveSumPool2d",
-    "Pool",
-    "SumPool1d",
-    "pool_divisor",
-    "pool_window",
-]
-
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
 ROWS = (nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.MaxPool1d, nn.AdaptiveMaxPool1d)

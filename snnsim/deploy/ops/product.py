@@ -24,8 +24,6 @@ from snnsim.deploy.ops.reshape import Reshape
 from snnsim.deploy.read import Part, check_method, refusal
 from snnsim.quant.layers import QuantizedWeight
 
-__all__ = ["LINEAR_LAYERS", "Product", "check_finite", "spatial_shape", "tile_width", "window_of"]
-
 # layers by the axes of one sample
 AXES: dict[type, int] = {nn.Linear: 1, nn.Conv1d: 2, nn.Conv2d: 3}
 LINEAR_LAYERS = tuple(AXES)

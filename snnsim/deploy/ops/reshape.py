@@ -14,8 +14,6 @@ from snnsim.deploy.ops.context import Context
 from snnsim.deploy.read import IDENTITIES, MAX_AXES, Part, Reshaping, refusal
 from snnsim.layers import Scale
 
-__all__ = ["RESHAPES", "Reshape"]
-
 RESHAPES = (nn.Flatten, nn.Unflatten, Reshaping)
 
 

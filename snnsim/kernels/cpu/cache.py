@@ -35,8 +35,6 @@ from snnsim._core.files import user_cache
 from snnsim.kernels.cpu import formula, passes, records, vector
 from snnsim.kernels.cpu.host import Kernel
 
-__all__ = ["compiled", "folder", "kernel"]
-
 log = logging.getLogger("snnsim")
 
 CHECKSUM = 32

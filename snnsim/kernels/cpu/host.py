@@ -29,20 +29,6 @@ from torch import Tensor
 
 from snnsim.errors import EngineError, InvalidValueError
 
-__all__ = [
-    "MINIMUM",
-    "SERIAL_ELEMENTS",
-    "Kernel",
-    "empty",
-    "free_bytes",
-    "limit",
-    "run",
-    "set_limit",
-    "thread_count",
-    "why_not",
-    "why_serial",
-]
-
 # below this, waking threads costs more than it saves
 SERIAL_ELEMENTS = 50_000
 # bytes; smaller memory comes from the allocator's own free lists, already mapped

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["BACKWARD", "FORWARD", "HEADER", "HISTOGRAM", "LINEAR", "PRODUCT", "fill", "record_kind"]
-
 # what every record begins with: blocks taken, threads that hold a slot, and threads that have begun
 # and not come to the end
 HEADER = ("counter", "tickets", "unfinished")

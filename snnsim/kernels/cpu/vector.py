@@ -20,33 +20,6 @@ from numba.extending import intrinsic, overload
 
 from snnsim.kernels.cpu.records import HEADER
 
-__all__ = [
-    "GRID",
-    "IEEE",
-    "NUMBERS",
-    "REGISTERS",
-    "SHORT",
-    "TREE",
-    "UNIFORM",
-    "as_bytes",
-    "ask_for",
-    "at",
-    "entry",
-    "grid_bin",
-    "inlined",
-    "jit",
-    "kind_of",
-    "look_up",
-    "next_block",
-    "pointer",
-    "prepare",
-    "register_size",
-    "retyped",
-    "stack",
-    "step_back",
-    "step_forward",
-]
-
 # how a cell is found, where it may be found in registers
 TREE, UNIFORM, GRID = 0, 1, 2
 
