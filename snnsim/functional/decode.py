@@ -11,6 +11,8 @@ from torch import Tensor
 from snnsim._core.checks import check_real, check_sequence, summable
 from snnsim.functional.misc import earliest
 
+__all__ = ["first_spike", "membrane", "rate"]
+
 
 def rate(s_seq: Tensor) -> Tensor:
     """Spikes per time step: the mean over time.

@@ -23,6 +23,8 @@ from snnsim._core.checks import (
 from snnsim.errors import InvalidTypeError, InvalidValueError
 from snnsim.quant.ste import straight_through
 
+__all__ = ["delta", "direct", "latency", "phase", "rate"]
+
 
 def rate(x: Tensor, time_steps: int, generator: torch.Generator | None = None) -> Tensor:
     """Independent random spikes: each step fires with probability `x` (Bernoulli, the discrete

@@ -25,6 +25,16 @@ from snnsim.errors import InvalidValueError
 from snnsim.functional import decode
 from snnsim.functional.misc import earliest, redundant_one_hot
 
+__all__ = [
+    "rate_cross_entropy",
+    "rate_mse",
+    "spike_count",
+    "temporal_cross_entropy",
+    "temporal_mse",
+    "tet",
+    "van_rossum",
+]
+
 
 def rate_mse(s_seq: Tensor, target_rate: Tensor) -> Tensor:
     """Mean squared difference of the firing rates from their targets.
