@@ -86,10 +86,10 @@ def test_thresholds_out_of_reach_are_counted():
 
 
 def test_levels_that_never_leak_are_found():
-    run = network(tau=60.0)
-    nn.init.constant_(run.net[0].bias, 20.0)
     with pytest.warns(UserWarning, match="never leak"):
-        (finding,) = calibrate.inspect(run, DATA)
+        run = network(tau=60.0)
+    nn.init.constant_(run.net[0].bias, 20.0)
+    (finding,) = calibrate.inspect(run, DATA)
     assert (finding.layer, finding.remedy) == (
         "net.1",
         "use more bits, a shorter time constant, or min_decay=True",

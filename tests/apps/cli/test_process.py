@@ -81,8 +81,8 @@ def test_a_pipe_that_closes_early_ends_a_command_quietly(arguments, tmp_path):
     done = command(*arguments, cwd=tmp_path, stdout=write)
     os.close(write)
     assert done.stderr == ""
-    # argparse looks away where its own text is refused
-    assert done.returncode == (141 if arguments == ["doctor"] else 0)
+    # argparse looks away where its own text is refused at once, which an unbuffered stream does
+    assert done.returncode in ((141,) if arguments == ["doctor"] else (0, 141))
 
 
 @posix
