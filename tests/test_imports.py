@@ -1,6 +1,8 @@
 """Imports go downward only: the order of DESIGN, read from the source."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +201,31 @@ print(wrong)
 """
     for _ in range(3):
         assert run_python(code) == "[]"
+
+
+NAME = re.compile(r"(?<![\w./-])snnsim(?:\.[A-Za-z_]\w*)+")
+# a key, no name
+NO_NAMES = {"snnsim.bounds"}
+
+
+def exists(name):
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        return not parts[length:] or hasattr(thing, parts[length])
+    return False
+
+
+def test_names_in_texts_exist_and_are_not_private():
+    texts = [
+        node.value
+        for path in house.files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    names = {name for text in texts for name in NAME.findall(text)} - NO_NAMES
+    assert len(names) > 20
+    assert not sorted(name for name in names if "._" in name or not exists(name))

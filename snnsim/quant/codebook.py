@@ -114,7 +114,7 @@ class Codebook(FixedDtype):
             if missing:
                 raise InvalidValueError(
                     f"Codebook.encode(h): h holds {missing} NaN of {h.numel()} values and NaN has"
-                    " no code; find its source with snnsim._core.debug(True), or use forward,"
+                    " no code; find its source with snnsim.debug(True), or use forward,"
                     " which keeps NaN"
                 )
         return self._cell(h).to(self.code_dtype)
